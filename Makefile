@@ -1,0 +1,69 @@
+# The commands a developer types. All they need beforehand is make and a Python of 3.11 or newer.
+#
+#   make demo        environment, base install, then the embedded model on real pictures
+#   make test        environment, full install, then the fast, offline test suite
+#   make test-slow   the tests that take longer than a few seconds each
+#   make parity      replay the recordings of the original (folder in LAVIS_GOLDENS, default tests/goldens)
+#   make check       formatting, lint and types
+#   make venv        environment with the full install, and nothing else
+
+VENV ?= .venv
+PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13 python3.14 python; do \
+	if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$candidate; exit; fi; \
+	done)
+WORKERS ?= 2
+PYTEST_FLAGS ?= -n $(WORKERS)
+
+BIN := $(VENV)/bin
+STAMP_CREATED := $(VENV)/.created
+STAMP_BASE := $(VENV)/.installed-base
+STAMP_DEV := $(VENV)/.installed-dev
+
+# A test that spawns one thread per core in each of several workers is slower than one thread each.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-slow parity check format clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(STAMP_CREATED):
+	@test -n "$(PYTHON)" || { echo "No Python of 3.11 or newer found; install one or call make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
+
+$(STAMP_BASE): $(STAMP_CREATED) pyproject.toml setup.cfg
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(STAMP_DEV): $(STAMP_BASE)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+venv: $(STAMP_DEV)
+
+demo: $(STAMP_BASE)
+	$(BIN)/modeling-lavis demo
+
+test: $(STAMP_DEV)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-slow: $(STAMP_DEV)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m slow
+
+parity: $(STAMP_DEV)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) tests/parity
+
+check: $(STAMP_DEV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy modeling_lavis
+
+format: $(STAMP_DEV)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

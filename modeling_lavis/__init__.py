@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ALBEF, ALPRO, BLIP and BLIP-2 of LAVIS as ordinary transformers models.
+
+Importing this package makes transformers' Auto classes and `pipeline` know its models. It does so without importing
+torch or transformers: `registration` waits for the Auto classes to be imported and fills them in then.
+"""
+
+import importlib
+from typing import Any
+
+from modeling_lavis import registration
+
+__version__ = "0.1.0.dev0"
+
+# Public name -> the module that defines it. A name is imported when it is first asked for.
+_HOME_OF: dict[str, str] = {
+    name: f"modeling_lavis.{module}"
+    for module, names in {
+        "models.auto_lavis": (
+            "AutoModelForImageAndTextClassification",
+            "AutoModelForImageTextRetrieval",
+            "AutoModelForImagesAndTextClassification",
+            "AutoModelForVideoTextRetrieval",
+        ),
+        "models.configuration_lavis_blip": ("LavisBlipConfig",),
+        "models.configuration_text_bert": ("LavisBertConfig",),
+        "models.configuration_vision_vit": ("LavisViTConfig",),
+        "models.image_processing_lavis": ("LavisImageProcessor", "LavisImageProcessorTorchvision"),
+        "models.modeling_lavis_blip": (
+            "LavisBlipForConditionalGeneration",
+            "LavisBlipForImageAndTextClassification",
+            "LavisBlipForImageTextRetrieval",
+            "LavisBlipForImagesAndTextClassification",
+            "LavisBlipForPreTraining",
+            "LavisBlipForQuestionAnswering",
+            "LavisBlipModel",
+        ),
+        "models.processing_lavis_blip": ("LavisBlipProcessor",),
+        "models.vision_vit": ("LavisViTModel",),
+    }.items()
+    for name in names
+}
+
+__all__ = ["__version__", *_HOME_OF]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public class on first use, and keep it as a plain attribute from then on."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+registration.install()

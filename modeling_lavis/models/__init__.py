@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The models, and the tables that tell transformers' Auto classes about them.
+
+This file is the only one that knows all families. Each function below fills one kind of Auto class and may be called
+any number of times. `modeling_lavis.registration` calls them when the Auto classes are imported.
+"""
+
+
+def register_configurations() -> None:
+    """Make `AutoConfig` know the configurations, those of the towers included."""
+    from transformers.models.auto.configuration_auto import AutoConfig
+
+    from .configuration_lavis_blip import LavisBlipConfig
+    from .configuration_text_bert import LavisBertConfig
+    from .configuration_vision_vit import LavisViTConfig
+
+    for config_class in (LavisViTConfig, LavisBertConfig, LavisBlipConfig):
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+
+
+def register_models() -> None:
+    """Make the Auto classes of transformers, and this package's own, know the models.
+
+    `AutoModel` gets all heads of a family, so that it returns the one that a checkpoint was saved from.
+    """
+    from transformers.models.auto import modeling_auto as auto
+
+    from .auto_lavis import AutoModelForImageAndTextClassification as AutoForImageAndText
+    from .auto_lavis import AutoModelForImagesAndTextClassification as AutoForImagesAndText
+    from .auto_lavis import AutoModelForImageTextRetrieval
+    from .configuration_lavis_blip import LavisBlipConfig
+    from .configuration_vision_vit import LavisViTConfig
+    from .modeling_lavis_blip import (
+        LavisBlipForConditionalGeneration,
+        LavisBlipForImageAndTextClassification,
+        LavisBlipForImagesAndTextClassification,
+        LavisBlipForImageTextRetrieval,
+        LavisBlipForPreTraining,
+        LavisBlipForQuestionAnswering,
+        LavisBlipModel,
+    )
+    from .vision_vit import LavisViTModel
+
+    auto.AutoModel.register(LavisViTConfig, LavisViTModel, exist_ok=True)
+    heads = {
+        auto.AutoModelForPreTraining: LavisBlipForPreTraining,
+        auto.AutoModelForZeroShotImageClassification: LavisBlipForImageTextRetrieval,
+        AutoModelForImageTextRetrieval: LavisBlipForImageTextRetrieval,
+        auto.AutoModelForImageTextToText: LavisBlipForConditionalGeneration,
+        auto.AutoModelForVisualQuestionAnswering: LavisBlipForQuestionAnswering,
+        AutoForImagesAndText: LavisBlipForImagesAndTextClassification,
+        AutoForImageAndText: LavisBlipForImageAndTextClassification,
+    }
+    auto.AutoModel.register(LavisBlipConfig, (LavisBlipModel, *dict.fromkeys(heads.values())), exist_ok=True)
+    for auto_class, head in heads.items():
+        auto_class.register(LavisBlipConfig, head, exist_ok=True)
+
+
+def register_tokenizers() -> None:
+    """Make `AutoTokenizer` know which tokenizer belongs to each configuration."""
+    from transformers.models.auto.tokenization_auto import AutoTokenizer
+    from transformers.models.bert.tokenization_bert import BertTokenizer
+
+    from .configuration_lavis_blip import LavisBlipConfig
+
+    AutoTokenizer.register(LavisBlipConfig, tokenizer_class=BertTokenizer, exist_ok=True)
+
+
+def register_image_processors() -> None:
+    """Make `AutoImageProcessor` know which image processor belongs to each configuration."""
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    from .configuration_lavis_blip import LavisBlipConfig
+    from .configuration_vision_vit import LavisViTConfig
+    from .image_processing_lavis import LavisImageProcessor
+
+    for config_class in (LavisBlipConfig, LavisViTConfig):
+        AutoImageProcessor.register(config_class, image_processor_classes={"pil": LavisImageProcessor}, exist_ok=True)
+
+
+def register_processors() -> None:
+    """Make `AutoProcessor` know which processor belongs to each configuration."""
+    from transformers.models.auto.processing_auto import AutoProcessor
+
+    from .configuration_lavis_blip import LavisBlipConfig
+    from .processing_lavis_blip import LavisBlipProcessor
+
+    AutoProcessor.register(LavisBlipConfig, LavisBlipProcessor, exist_ok=True)
+
+
+def register() -> None:
+    """Register everything at once; imports transformers' Auto classes and torch."""
+    register_configurations()
+    register_models()
+    register_tokenizers()
+    register_image_processors()
+    register_processors()

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Auto classes for tasks that transformers has none for; used as its own are (`from_pretrained`, `from_config`)."""
+
+from collections import OrderedDict
+
+from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping, auto_class_update
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+
+def _empty_mapping() -> _LazyAutoMapping:
+    return _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+
+class AutoModelForImageTextRetrieval(_BaseAutoModelClass):
+    """Finds the class that matches images and texts (contrastive similarity and matching head)."""
+
+    _model_mapping = _empty_mapping()
+
+
+class AutoModelForVideoTextRetrieval(_BaseAutoModelClass):
+    """Finds the class that matches videos and texts (contrastive similarity and matching head)."""
+
+    _model_mapping = _empty_mapping()
+
+
+class AutoModelForImagesAndTextClassification(_BaseAutoModelClass):
+    """Finds the class that labels a text about a pair of images, as in NLVR2."""
+
+    _model_mapping = _empty_mapping()
+
+
+class AutoModelForImageAndTextClassification(_BaseAutoModelClass):
+    """Finds the class that labels an image together with a text, as in visual entailment."""
+
+    _model_mapping = _empty_mapping()
+
+
+AutoModelForImageTextRetrieval = auto_class_update(AutoModelForImageTextRetrieval, head_doc="image-text retrieval")
+AutoModelForVideoTextRetrieval = auto_class_update(AutoModelForVideoTextRetrieval, head_doc="video-text retrieval")
+AutoModelForImagesAndTextClassification = auto_class_update(
+    AutoModelForImagesAndTextClassification, head_doc="image pair and text classification"
+)
+AutoModelForImageAndTextClassification = auto_class_update(
+    AutoModelForImageAndTextClassification, head_doc="image and text classification"
+)
