@@ -1,0 +1,1 @@
+"""Replays of the recorded outputs of the original implementation."""

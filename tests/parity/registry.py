@@ -1,0 +1,57 @@
+"""Which function replays which architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from .goldens import GoldenSet
+from .ledger import Ledger
+
+Replay = Callable[[GoldenSet, Ledger, Path], None]
+
+REPLAYS: dict[str, Replay] = {}
+
+# Architectures of families that this package does not build yet. An entry leaves when its replay arrives; an
+# architecture in neither table fails.
+PLANNED: dict[str, str] = {
+    **{
+        name: "the ALBEF family is not built yet"
+        for name in (
+            "albef_classification",
+            "albef_feature_extractor",
+            "albef_nlvr",
+            "albef_pretrain",
+            "albef_retrieval",
+            "albef_vqa",
+        )
+    },
+    **dict.fromkeys(("alpro_qa", "alpro_retrieval"), "the ALPRO family is not built yet"),
+    **{
+        name: "the BLIP-2 family is not built yet"
+        for name in ("blip2", "blip2_feature_extractor", "blip2_image_text_matching", "blip2_opt", "blip2_t5")
+    },
+}
+
+
+def replays(*architectures: str) -> Callable[[Replay], Replay]:
+    """Registers a function `(golden, ledger, scratch folder)` as the replay of `architectures`."""
+
+    def register(function: Replay) -> Replay:
+        for name in architectures:
+            if name in REPLAYS or name in PLANNED:
+                raise ValueError(f"{name} has a replay already, or is still in PLANNED.")
+            REPLAYS[name] = function
+        return function
+
+    return register
+
+
+def replay_of(architecture: str) -> Replay:
+    """The replay of one architecture; LookupError for a name that nobody registered."""
+    if architecture not in REPLAYS:
+        raise LookupError(
+            f"No replay for the architecture {architecture!r}. Write one and register it with @replays; "
+            f"there are replays for {sorted(REPLAYS)}."
+        )
+    return REPLAYS[architecture]

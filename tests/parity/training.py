@@ -1,0 +1,135 @@
+"""Replays one recorded evaluation of a training objective: losses, taps, gradients, state, and a step of SGD.
+
+Scopes of the recording: `<scope>.*` the first forward, `<scope>.after.*` the state right after it, `<scope>.grad*` its
+gradients, `<scope>.step2.*` a second forward after one step of SGD.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from .draws import recorded_negatives
+from .ledger import Ledger
+from .names import Names
+
+LEARNING_RATE = 0.05
+
+Forward = Callable[[nn.Module], ModelOutput]
+Record = Callable[[ModelOutput], Mapping[str, torch.Tensor]]
+
+
+@contextmanager
+def recorded_taps(model: nn.Module, ledger: Ledger, names: Names, scope: str) -> Iterator[None]:
+    """Compares outputs of modules, in call order, with `<scope>.tap.<module>.<call>`."""
+    prefix = f"{scope}.tap."
+    wanted: dict[str, int] = defaultdict(int)
+    for name in ledger.golden.below(prefix):
+        wanted[name[len(prefix) :].rsplit(".", 1)[0]] += 1
+    calls: dict[str, list[torch.Tensor]] = {module: [] for module in wanted}
+
+    def keep(store: list[torch.Tensor]) -> Callable[..., None]:
+        return lambda module, arguments, output: store.append(output.detach().clone())
+
+    hooks = [model.get_submodule(names.ours(module)).register_forward_hook(keep(calls[module])) for module in wanted]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for module, count in wanted.items():
+        ledger.check(f"{prefix}{module}: {len(calls[module])} calls, {count} recorded", len(calls[module]) == count)
+        for number, output in enumerate(calls[module][:count]):
+            ledger.compare(f"{prefix}{module}.{number}", output)
+
+
+def compare_recorded(ledger: Ledger, scope: str, values: Mapping[str, torch.Tensor]) -> None:
+    """Compares those of `values` (names below `scope`) that the set records."""
+    for name, value in values.items():
+        if ledger.records(f"{scope}.{name}"):
+            ledger.compare(f"{scope}.{name}", value)
+
+
+def losses(output: ModelOutput) -> dict[str, torch.Tensor]:
+    """`loss` and its parts."""
+    return {name: value for name, value in output.items() if name.startswith("loss") and value is not None}
+
+
+def compare_state(model: nn.Module, ledger: Ledger, names: Names, scope: str) -> None:
+    """Queues, pointer, temperature and momentum copies against `<scope>.after.*`."""
+    prefix = f"{scope}.after."
+    state = model.state_dict()
+    for name in ledger.golden.below(prefix):
+        key = names.ours(name[len(prefix) :])
+        if key not in state:
+            ledger.check(f"{name}: the model has no {key}", False)
+            continue
+        ledger.compare(name, state[key])
+
+
+def compare_gradients(model: nn.Module, ledger: Ledger, names: Names, scope: str) -> None:
+    """Three whole gradients, the norm per top-level module, and which parameters got none."""
+    golden = ledger.golden
+    parameters = {names.theirs(name): p for name, p in model.named_parameters() if p.requires_grad}
+    compared = []
+    for name in golden.below(f"{scope}.grad."):
+        parameter = name[len(f"{scope}.grad.") :]
+        compared.append(parameter)
+        gradient = parameters[parameter].grad if parameter in parameters else None
+        ledger.compare(name, gradient)
+    if ledger.records(f"{scope}.grad_names"):
+        ledger.compare_value(f"{scope}.grad_names", compared)
+
+    for name in golden.below(f"{scope}.grad_norm."):
+        module = name[len(f"{scope}.grad_norm.") :]
+        own = [p.grad for key, p in parameters.items() if key.split(".")[0] == module and p.grad is not None]
+        total = sum((g.double().square().sum() for g in own), torch.zeros((), dtype=torch.float64))
+        ledger.compare(name, total.sqrt())
+
+    if ledger.records(f"{scope}.no_grad"):
+        # Only parameters that the original model has: a head that takes several architectures may own more.
+        theirs = golden.checkpoint_keys - set(golden.load["unexpected_keys"]) | set(golden.load["missing_keys"])
+        idle = [key for key, p in parameters.items() if key in theirs and (p.grad is None or not p.grad.any())]
+        ledger.compare_value(f"{scope}.no_grad", sorted(idle))
+
+
+def replay_training(
+    model: nn.Module,
+    ledger: Ledger,
+    names: Names,
+    forward: Forward,
+    record: Record,
+    scope: str = "train",
+) -> None:
+    """Runs the objective under `eval()` with gradients, compares all below `scope`, then takes the recorded step.
+
+    `forward` runs the objective once; `record` gives the recorded names, without the scope, of what it returned.
+    """
+    model.eval()
+    model.zero_grad(set_to_none=True)
+    with recorded_negatives(model, ledger, scope), recorded_taps(model, ledger, names, scope):
+        output = forward(model)
+    compare_recorded(ledger, scope, {**losses(output), **record(output)})
+    compare_state(model, ledger, names, scope)
+    output.loss.backward()
+    compare_gradients(model, ledger, names, scope)
+
+    second = f"{scope}.step2"
+    if not ledger.golden.below(f"{second}."):
+        return
+    torch.optim.SGD([p for p in model.parameters() if p.grad is not None], lr=LEARNING_RATE).step()
+    with torch.no_grad(), recorded_negatives(model, ledger, second):
+        output = forward(model)
+    compare_recorded(ledger, second, {**losses(output), **record(output)})
+    compare_state(model, ledger, names, second)
+
+
+def pick(output: ModelOutput | Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
+    """Those of `names` that `output` has and that are not None."""
+    return {name: output[name] for name in names if output is not None and output.get(name) is not None}
