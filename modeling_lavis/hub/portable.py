@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attach the code of a model to its folder, so that it loads where this package is not installed.
+
+The files of `modeling_lavis/models/` import each other by one dot only, so they work unchanged beside a `config.json`.
+`attach_code` copies those that a checkpoint needs, byte for byte, and names its classes in `auto_map`. Loading such a
+folder takes `trust_remote_code=True`; where this package is installed and imported, its own classes are used instead.
+"""
+
+import ast
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import modeling_lavis
+
+_ROOM = Path(__file__).resolve().parent.parent / "models"
+_CONFIG = "config.json"
+_PROCESSOR_CONFIG = "processor_config.json"
+_IMAGE_PROCESSOR_CONFIG = "preprocessor_config.json"
+
+
+def portable_files(modules: Iterable[str]) -> list[Path]:
+    """Return the files of the portable room that `modules` (file names without `.py`) need, themselves included.
+
+    Raises:
+        ValueError: a module is not a file of the room.
+    """
+    found: dict[str, Path] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        path = _ROOM / f"{name}.py"
+        if not path.is_file():
+            raise ValueError(f"{name!r} is no file of the portable room {_ROOM}; expected one of {_names_of_room()}.")
+        found[name] = path
+        waiting.extend(_sibling_imports(path))
+    return [found[name] for name in sorted(found)]
+
+
+def attach_code(folder: str | os.PathLike[str]) -> list[Path]:
+    """Copy the code that the model saved in `folder` needs into it, and name its classes in `auto_map`.
+
+    Args:
+        folder: result of `save_pretrained`; `config.json` must name its class in `architectures`. The configurations
+            of a processor and an image processor are completed too where they are present.
+
+    Returns:
+        The copied files, sorted by name.
+
+    Raises:
+        OSError: `folder` has no `config.json`.
+        ValueError: `config.json` names no class of this package.
+    """
+    folder = Path(folder)
+    if not (folder / _CONFIG).is_file():
+        raise OSError(f"{folder} has no {_CONFIG}; expected a folder written by `save_pretrained`.")
+    config = _read_json(folder / _CONFIG)
+    model_class = _public_class(next(iter(config.get("architectures") or ()), None), folder / _CONFIG)
+    processor_map = _processor_auto_map(folder)
+    auto_map = {**_model_auto_map(model_class), **processor_map}
+
+    files = portable_files(reference.partition(".")[0] for reference in auto_map.values())
+    copied = [_copy_whole(path, folder / path.name) for path in files]
+    _write_json(folder / _CONFIG, {**config, "auto_map": auto_map})
+    for name in (_PROCESSOR_CONFIG, _IMAGE_PROCESSOR_CONFIG):
+        if processor_map and (folder / name).is_file():
+            content = {**_read_json(folder / name), "auto_map": processor_map}
+            if isinstance(content.get("image_processor"), dict):
+                content["image_processor"] = {**content["image_processor"], "auto_map": processor_map}
+            _write_json(folder / name, content)
+    return copied
+
+
+def _model_auto_map(model_class: type) -> dict[str, str]:
+    """`AutoModel` leads to the head itself, as does each Auto class of transformers that knows the head."""
+    from transformers.models.auto import modeling_auto
+
+    config_class = model_class.config_class  # type: ignore[attr-defined]
+    auto_map = {"AutoConfig": _reference(config_class), "AutoModel": _reference(model_class)}
+    for name, auto_class in vars(modeling_auto).items():
+        mapping = getattr(auto_class, "_model_mapping", None) if name.startswith("AutoModelFor") else None
+        if mapping is not None and mapping.get(config_class, None) is model_class:
+            auto_map[name] = _reference(model_class)
+    return auto_map
+
+
+def _processor_auto_map(folder: Path) -> dict[str, str]:
+    configs = [_read_json(folder / n) for n in (_PROCESSOR_CONFIG, _IMAGE_PROCESSOR_CONFIG) if (folder / n).is_file()]
+    configs += [content["image_processor"] for content in configs if isinstance(content.get("image_processor"), dict)]
+    auto_map = {}
+    for auto_name, key in (("AutoProcessor", "processor_class"), ("AutoImageProcessor", "image_processor_type")):
+        name = next((content[key] for content in configs if content.get(key)), None)
+        if name in modeling_lavis.__all__:
+            auto_map[auto_name] = _reference(getattr(modeling_lavis, name))
+    return auto_map
+
+
+def _public_class(name: str | None, source: Path) -> type:
+    if name not in modeling_lavis.__all__:
+        raise ValueError(
+            f"{source} names {name!r} in `architectures`; expected a model class of modeling_lavis. "
+            "Save the model with `save_pretrained` of such a class first."
+        )
+    return getattr(modeling_lavis, name)
+
+
+def _reference(cls: type) -> str:
+    return f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}"
+
+
+def _sibling_imports(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    return [
+        node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module is not None
+    ]
+
+
+def _names_of_room() -> list[str]:
+    return sorted(path.stem for path in _ROOM.glob("*.py") if path.stem != "__init__")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+        json.dump(content, file, indent=2, sort_keys=True, ensure_ascii=False)
+        file.write("\n")
+    _replace(Path(file.name), path)
+
+
+def _copy_whole(source: Path, target: Path) -> Path:
+    with tempfile.NamedTemporaryFile("wb", dir=target.parent, suffix=".tmp", delete=False) as file:
+        file.write(source.read_bytes())
+    _replace(Path(file.name), target)
+    return target
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    if target.exists():
+        shutil.copymode(target, temporary)
+    else:
+        temporary.chmod(0o644)
+    os.replace(temporary, target)

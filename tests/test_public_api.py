@@ -1,0 +1,66 @@
+"""The exported names are frozen: adding or removing one is a decision, not an accident."""
+
+import importlib
+import importlib.resources
+
+import modeling_lavis
+
+EXPECTED = {
+    "AutoModelForImageAndTextClassification",
+    "AutoModelForImageTextRetrieval",
+    "AutoModelForImagesAndTextClassification",
+    "AutoModelForVideoTextRetrieval",
+    "LavisBertConfig",
+    "LavisBlipConfig",
+    "LavisBlipForConditionalGeneration",
+    "LavisBlipForImageAndTextClassification",
+    "LavisBlipForImageTextRetrieval",
+    "LavisBlipForImagesAndTextClassification",
+    "LavisBlipForPreTraining",
+    "LavisBlipForQuestionAnswering",
+    "LavisBlipModel",
+    "LavisBlipProcessor",
+    "LavisImageProcessor",
+    "LavisImageProcessorTorchvision",
+    "LavisViTConfig",
+    "LavisViTModel",
+    "__version__",
+}
+
+
+def test_exported_names() -> None:
+    assert set(modeling_lavis.__all__) == EXPECTED
+    assert len(modeling_lavis.__all__) == len(EXPECTED)
+
+
+def test_every_name_resolves_to_the_class_of_that_name() -> None:
+    for name in EXPECTED - {"__version__"}:
+        assert getattr(modeling_lavis, name).__name__ == name
+
+
+def test_every_public_name_is_documented() -> None:
+    undocumented = [name for name in EXPECTED - {"__version__"} if not getattr(modeling_lavis, name).__doc__]
+    assert undocumented == []
+
+
+def test_dir_lists_the_names() -> None:
+    assert set(dir(modeling_lavis)) >= EXPECTED
+
+
+def test_unknown_name() -> None:
+    try:
+        modeling_lavis.LavisBlop  # noqa: B018
+    except AttributeError as error:
+        assert "LavisBlop" in str(error)
+    else:
+        raise AssertionError("an unknown name was found")
+
+
+def test_no_name_of_transformers_is_reused() -> None:
+    transformers = importlib.import_module("transformers")
+    assert [name for name in EXPECTED - {"__version__"} if hasattr(transformers, name)] == []
+
+
+def test_typed() -> None:
+    files = importlib.resources.files(modeling_lavis)
+    assert (files / "py.typed").is_file()
