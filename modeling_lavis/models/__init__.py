@@ -71,11 +71,17 @@ def register_image_processors() -> None:
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     from .configuration_lavis_blip import LavisBlipConfig
+    from .configuration_text_bert import LavisBertConfig
     from .configuration_vision_vit import LavisViTConfig
-    from .image_processing_lavis import LavisImageProcessor
+    from .image_processing_lavis import LavisImageProcessor, LavisImageProcessorTorchvision
 
+    # under both names: the Auto class looks for "torchvision" first and would warn that it is missing
+    exact = {"pil": LavisImageProcessor, "torchvision": LavisImageProcessor}
     for config_class in (LavisBlipConfig, LavisViTConfig):
-        AutoImageProcessor.register(config_class, image_processor_classes={"pil": LavisImageProcessor}, exist_ok=True)
+        AutoImageProcessor.register(config_class, image_processor_classes=exact, exist_ok=True)
+    # a stored class is found by its name among the registered ones only; no model is read by this configuration
+    faster = {"pil": LavisImageProcessorTorchvision, "torchvision": LavisImageProcessorTorchvision}
+    AutoImageProcessor.register(LavisBertConfig, image_processor_classes=faster, exist_ok=True)
 
 
 def register_processors() -> None:
