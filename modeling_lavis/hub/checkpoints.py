@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading checkpoints without running any code that they may carry.
+
+A file is recognised by its first bytes, never by its name, so a renamed file is read for what it is. Tensors stay
+mapped from the file until they are used.
+"""
+
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from modeling_lavis.hub.downloads import fetch, is_url
+
+_ZIP_MAGIC = b"PK\x03\x04"
+_LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_WRAPPERS = ("model", "state_dict")
+# What training scripts store next to bare weights; carries nothing that a model needs.
+_COMPANIONS = frozenset({"optimizer", "lr_scheduler", "scheduler", "scaler", "config", "epoch", "iters", "args"})
+_MODULE_PREFIX = "module."
+
+
+class CheckpointError(OSError):
+    """A file that cannot be read as a checkpoint; the message names the file, the reason and what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights of a checkpoint.
+
+    Args:
+        path: the file.
+        tensors: weights by name, mapped from the file; without the wrapper and without a leading `module.`.
+        wrapper: key of the file that held the weights (`"model"`, `"state_dict"`), or `None` for a flat file.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    wrapper: str | None = None
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor by name."""
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+
+def read_checkpoint(source: str | Path) -> Checkpoint:
+    """Read the weights of a checkpoint file or of an original's URL.
+
+    Args:
+        source: path of a PyTorch or safetensors file, or the URL of one (kept in torch hub's cache once fetched).
+
+    Returns:
+        The weights, mapped from the file.
+
+    Raises:
+        CheckpointError: the file is missing, empty, cut off, of another kind, or holds objects other than tensors.
+    """
+    path = fetch(str(source)) if is_url(str(source)) else Path(source).expanduser()
+    head = _first_bytes(path)
+    if head.startswith(_ZIP_MAGIC):
+        content = _load_torch(path, mapped=True)
+    elif head.startswith(_LEGACY_TORCH_MAGIC):
+        content = _load_torch(path, mapped=False)  # the format of PyTorch before 1.6 cannot be mapped
+    elif _looks_like_safetensors(path, head):
+        content = _load_safetensors(path)
+    else:
+        raise CheckpointError(_why_foreign(path, head))
+    wrapper, weights = _unwrap(path, content)
+    return Checkpoint(path, _strip_module_prefix(path, weights), wrapper)
+
+
+def _first_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, not a checkpoint file. Give the file inside it.")
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist. Check the path, or give the URL of a published checkpoint.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be opened: {error.strerror}. Check its permissions.") from error
+    if not head:
+        raise CheckpointError(f"{path} is empty (0 bytes), so a copy or a download did not happen. Fetch it again.")
+    return head
+
+
+def _load_torch(path: Path, mapped: bool) -> Any:
+    if mapped:
+        _check_archive(path)
+    try:
+        return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+    except Exception as error:
+        # The restricted unpickler refuses every class but tensors and plain containers, and says which one it met.
+        refused = re.search(r"(?:GLOBAL|global|class) `?([A-Za-z_][\w.]*\.[\w.]+)`? ", str(error))
+        if refused or "weights_only" in str(error).lower() or "Unsupported" in str(error):
+            name = refused.group(1) if refused else "an object"
+            raise CheckpointError(
+                f"{path} holds objects other than tensors ({name}). Such a file can run code when it is read, so it "
+                "is refused. If you trust where it comes from, load it in the environment it was written with, and "
+                'save only its weights: torch.save({"model": checkpoint["model"]}, "weights.pth").'
+            ) from error
+        raise CheckpointError(
+            f"{path} is damaged: PyTorch cannot read it ({_first_line(error)}). Fetch or copy it again."
+        ) from error
+
+
+def _check_archive(path: Path) -> None:
+    size = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(
+            f"{path} is cut off: it begins like a PyTorch checkpoint, but after {size:,} bytes its end is missing. "
+            "Fetch or copy it again."
+        ) from error
+    names = [entry.filename for entry in entries]
+    if not any(name.endswith("data.pkl") for name in names):
+        example = ", ".join(names[:3]) or "nothing"
+        raise CheckpointError(
+            f"{path} is a zip archive, not a PyTorch checkpoint (it contains {example}). Unpack it, or give the "
+            "checkpoint file itself."
+        )
+    if any(name.rpartition("/")[2] == "constants.pkl" for name in names):
+        raise CheckpointError(
+            f"{path} is a TorchScript program, not a file of weights. Give the checkpoint that it was made from."
+        )
+
+
+def _looks_like_safetensors(path: Path, head: bytes) -> bool:
+    # Eight bytes of little-endian header length, then the header, a JSON object.
+    return len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{path} is cut off or damaged: it begins like a safetensors file of {path.stat().st_size:,} bytes, but "
+            f"cannot be read ({_first_line(error)}). Fetch or copy it again."
+        ) from error
+
+
+def _why_foreign(path: Path, head: bytes) -> str:
+    start = head.lstrip()[:64].lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        kind = "a web page (an error page of a download, perhaps)"
+    elif head.startswith(b"version https://git-lfs"):
+        kind = "a Git LFS pointer, not the file it points to; fetch it with `git lfs pull`"
+    elif head.startswith(b"\x80"):
+        kind = "a bare Python pickle; reading it would run code"
+    elif head[:2] == b"\x1f\x8b":
+        kind = "a gzip archive; unpack it first"
+    elif head[257:262] == b"ustar":
+        kind = "a tar archive; unpack it first"
+    else:
+        kind = f"no checkpoint (it begins with {head[:8]!r})"
+    return f"{path} is {kind}. Expected a file written by torch.save or safetensors; give one of those."
+
+
+def _unwrap(path: Path, content: Any) -> tuple[str | None, dict[str, Tensor]]:
+    if isinstance(content, Tensor) or not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}, expected a dictionary of weights. Give a checkpoint file."
+        )
+    for wrapper in _WRAPPERS:
+        inner = content.get(wrapper)
+        if isinstance(inner, Mapping):
+            return wrapper, _only_tensors(path, inner, f'under "{wrapper}"')
+    flat = {name: value for name, value in content.items() if isinstance(value, Tensor) or name not in _COMPANIONS}
+    return None, _only_tensors(path, flat, "at its top level")
+
+
+def _only_tensors(path: Path, weights: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
+    others = [str(name) for name, value in weights.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if others:
+        raise CheckpointError(
+            f"{path} has entries {where} that are no tensors: {_some(others)}. Expected a dictionary of weights, bare "
+            'or under "model" or "state_dict"; save it like that.'
+        )
+    if not weights:
+        raise CheckpointError(f"{path} has no weights {where}. Give a checkpoint that was saved after training.")
+    return dict(weights)
+
+
+def _strip_module_prefix(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    stripped: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        short = name.removeprefix(_MODULE_PREFIX)
+        if short in stripped:
+            raise CheckpointError(
+                f"{path} has the weight {short!r} twice, with and without a leading {_MODULE_PREFIX!r}. Delete one of "
+                "them and save the file again."
+            )
+        stripped[short] = tensor
+    return stripped
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    shown = ", ".join(names[:limit])
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing a repository so that it is there whole or not at all, one shard in memory at a time."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from torch import Tensor
+
+WEIGHTS_PATTERN = "model{suffix}.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raise when a repository cannot be written to `output`; creates nothing.
+
+    Raises:
+        FileExistsError: it is a file, or a folder with something in it and `overwrite` is off.
+        OSError: the folder above cannot be written to.
+    """
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise FileExistsError(f"{output} is not a folder. Give the path of a folder that does not exist yet.")
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        raise FileExistsError(
+            f"{output} exists and is not empty. Give another folder, or say that it is to be replaced (--overwrite)."
+        )
+    above = _first_existing(output.absolute().parent)
+    if not above.is_dir():
+        raise NotADirectoryError(f"{output} cannot be written: {above} is not a folder. Give another path.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{output} cannot be written: no permission to write in {above}. Give another path.")
+
+
+def _first_existing(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+@contextlib.contextmanager
+def whole_folder(output: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder next to `output`, which takes its place when the block ends well.
+
+    When the block raises, the temporary folder (and any folder created above it) is removed and `output` is as it
+    was. An existing folder is replaced by two renames; if the second fails, the first is taken back.
+
+    Raises:
+        OSError: see [`check_output`].
+    """
+    check_output(output, overwrite)
+    output = output.absolute()
+    missing = [parent for parent in output.parents if not parent.exists()]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.partial-"))
+    try:
+        yield work
+        os.chmod(work, 0o777 & ~_umask())
+        _take_place(work, output)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        for parent in missing:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _take_place(work: Path, output: Path) -> None:
+    if not output.exists():
+        os.rename(work, output)
+        return
+    old = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.replaced-"))
+    os.rename(output, old / output.name)
+    try:
+        os.rename(work, output)
+    except BaseException:
+        os.rename(old / output.name, output)
+        old.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_shards(
+    folder: Path,
+    targets: Mapping[str, Tensor],
+    value_of: Callable[[str], Tensor],
+    dtype_of: Callable[[str, torch.dtype], torch.dtype],
+    max_shard_size: str,
+) -> list[str]:
+    """Write weights as safetensors, in shards with an index when one file does not hold them.
+
+    Args:
+        folder: where.
+        targets: meta tensors by name; they say the shapes.
+        value_of: gives the value of a name, in any floating dtype.
+        dtype_of: (name, dtype of the value) -> dtype to store.
+        max_shard_size: size of the largest file, for example `"5GB"`.
+
+    Returns:
+        Names of the weight files.
+
+    Raises:
+        OSError: the disk is too small.
+    """
+    planned = {
+        name: torch.empty(tensor.shape, dtype=dtype_of(name, value_of(name).dtype), device="meta")
+        for name, tensor in targets.items()
+    }
+    split = split_torch_state_dict_into_shards(
+        planned, filename_pattern=WEIGHTS_PATTERN, max_shard_size=max_shard_size
+    )
+    need, free = sum(tensor.nbytes for tensor in planned.values()), shutil.disk_usage(folder).free
+    if need > free:
+        raise OSError(f"The weights need {need:,} bytes and {folder.parent} has {free:,} left. Make room and try again.")
+    for file_name, names in split.filename_to_tensors.items():
+        shard: dict[str, Tensor] = {}
+        used: set[int] = set()
+        for name in names:
+            tensor = value_of(name).to(planned[name].dtype).contiguous()
+            # safetensors refuses two names for one memory; a copy (a momentum twin, say) needs its own.
+            if tensor.data_ptr() in used:
+                tensor = tensor.clone()
+            used.add(tensor.data_ptr())
+            shard[name] = tensor
+        save_file(shard, folder / file_name, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return list(split.filename_to_tensors)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration of the BLIP family."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from .configuration_text_bert import LavisBertConfig
+from .configuration_vision_vit import LavisViTConfig
+
+_FOREIGN_MODEL_TYPE = "blip"
+
+
+@strict
+class LavisBlipConfig(PreTrainedConfig):
+    r"""
+    Configuration of the BLIP models (Li et al., 2022, https://arxiv.org/abs/2201.12086). `from_pretrained` also reads
+    the `config.json` of repositories in transformers' own BLIP format and translates it.
+
+    Args:
+        vision_config (`LavisViTConfig` or `dict`, *optional*): image tower; ViT-B/16 at 224 px by default.
+        text_config (`LavisBertConfig` or `dict`, *optional*): text encoder and decoder; BERT-base with 30,524 word
+            pieces by default. Its `encoder_hidden_size` is set to the width of the image tower.
+        projection_dim (`int`, *optional*, defaults to 256): width of the space in which images and texts are compared.
+        logit_temperature (`float`, *optional*, defaults to 0.07): initial temperature of the contrastive loss.
+        queue_size (`int`, *optional*, defaults to 57600): momentum features kept for the contrastive loss.
+        momentum (`float`, *optional*, defaults to 0.995): share that the momentum twins keep at an update.
+        alpha (`float`, *optional*, defaults to 0.4): weight of the soft targets of the momentum twins.
+        use_momentum (`bool`, *optional*, defaults to `True`): whether heads that know them have momentum twins and
+            queues. Without, they contrast within the batch and classify without distillation, in half the memory.
+        use_distill (`bool`, *optional*, defaults to `True`): whether training uses the twins' soft targets.
+        negative_all_rank (`bool`, *optional*, defaults to `False`): draw hard negatives from all processes.
+        label_smoothing (`float`, *optional*, defaults to 0.1): smoothing of the language-model loss; parity: the
+            original applies it in evaluation and in answer ranking as well.
+        attend_question_padding (`bool`, *optional*, defaults to `True`): parity: when answers are generated the
+            original lets them attend to the padding of shorter questions; `False` masks it, so that answers do not
+            depend on the other questions of a batch.
+        pad_token_id, cls_token_id, eos_token_id, bos_token_id, enc_token_id (`int`): `[PAD]`, `[CLS]`, `[SEP]`,
+            `[DEC]` (starts what is decoded) and `[ENC]` (slot 0 of a text that is read together with an image). With
+            `enc_token_id=None` slot 0 is left as it comes, as transformers' own BLIP does.
+        initializer_range (`float`, *optional*, defaults to 0.02): deviation for new projections and heads.
+    """
+
+    model_type = "lavis_blip"
+    sub_configs_defaults = {"vision_config": LavisViTConfig, "text_config": LavisBertConfig}
+    keys_to_ignore_at_inference = ["past_key_values", "encoder_last_hidden_state", "intermediates"]
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    projection_dim: int = 256
+    logit_temperature: float = 0.07
+    queue_size: int = 57600
+    momentum: float = 0.995
+    alpha: float | int = 0.4
+    use_momentum: bool = True
+    use_distill: bool = True
+    negative_all_rank: bool = False
+    label_smoothing: float | int = 0.1
+    attend_question_padding: bool = True
+    pad_token_id: int = 0
+    cls_token_id: int = 101
+    eos_token_id: int = 102
+    bos_token_id: int = 30522
+    enc_token_id: int | None = 30523
+    initializer_range: float = 0.02
+    is_encoder_decoder: bool = True
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.text_config is None:
+            self.text_config = {"vocab_size": 30524}
+        super().__post_init__(**kwargs)
+        self.text_config.encoder_hidden_size = self.vision_config.hidden_size
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "LavisBlipConfig":
+        """Build the configuration from a dictionary, translating transformers' own BLIP format when it is met."""
+        if config_dict.get("model_type") == _FOREIGN_MODEL_TYPE:
+            config_dict = translate_transformers_config(config_dict)
+        return super().from_dict(config_dict, **kwargs)
+
+
+def translate_transformers_config(foreign: dict[str, Any]) -> dict[str, Any]:
+    """
+    Rewrite the `config.json` of a repository in transformers' own BLIP format as fields of [`LavisBlipConfig`].
+
+    Twins and queues are not part of that format, so `use_momentum` is switched off. Fields that the file leaves out
+    get transformers' defaults, not ours.
+    """
+    vision, text = dict(foreign.get("vision_config") or {}), dict(foreign.get("text_config") or {})
+    width = vision.get("hidden_size", 768)
+    heads = text.get("num_attention_heads", 8)
+    bos = text.get("bos_token_id", 30522)
+    translated: dict[str, Any] = {
+        "vision_config": {
+            "image_size": vision.get("image_size", 384),
+            "patch_size": vision.get("patch_size", 16),
+            "hidden_size": width,
+            "num_hidden_layers": vision.get("num_hidden_layers", 12),
+            "num_attention_heads": vision.get("num_attention_heads", 12),
+            "mlp_ratio": vision.get("intermediate_size", 3072) / width,
+            "hidden_act": vision.get("hidden_act", "gelu"),
+            "layer_norm_eps": vision.get("layer_norm_eps", 1e-5),
+            "attention_probs_dropout_prob": vision.get("attention_dropout", 0.0),
+        },
+        "text_config": {
+            "vocab_size": text.get("vocab_size", 30524),
+            "hidden_size": text.get("hidden_size", 768),
+            "num_hidden_layers": text.get("num_hidden_layers", 12),
+            "num_attention_heads": heads,
+            "intermediate_size": text.get("intermediate_size", 3072),
+            "hidden_act": text.get("hidden_act", "gelu"),
+            "layer_norm_eps": text.get("layer_norm_eps", 1e-12),
+            "max_position_embeddings": text.get("max_position_embeddings", 512),
+            "hidden_dropout_prob": text.get("hidden_dropout_prob", 0.0),
+            "attention_probs_dropout_prob": text.get("attention_probs_dropout_prob", 0.0),
+            "pad_token_id": text.get("pad_token_id", 0),
+        },
+        "projection_dim": foreign.get("image_text_hidden_size", 256),
+        "pad_token_id": text.get("pad_token_id", 0),
+        "cls_token_id": 101,
+        "eos_token_id": text.get("sep_token_id", 102),
+        "bos_token_id": bos,
+        "enc_token_id": bos + 1,
+        "use_momentum": False,
+        "label_smoothing": 0.1,
+    }
+    for key in ("architectures", "dtype", "id2label", "label2id", "torch_dtype"):
+        if foreign.get(key) is not None:
+            translated[key.removeprefix("torch_")] = foreign[key]
+    return translated
+
+
+__all__ = ["LavisBlipConfig", "translate_transformers_config"]

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every model of the package has in common with respect to saving, loading and the Trainer."""
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+
+class LavisPreTrainedModel(PreTrainedModel):
+    """
+    Base of all models: attention through transformers' interface, files in our own key names, losses that are means
+    over a batch.
+    """
+
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    # Our losses are means over the batch, contrastive ones cannot even be split: the Trainer must divide by the
+    # number of accumulation steps itself.
+    accepts_loss_kwargs = False
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Save under our own key names, also when the weights were read from another format."""
+        # transformers would write the names of the file that was loaded; a resumed Trainer could not read those.
+        kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(*args, **kwargs)
+
+
+__all__ = ["LavisPreTrainedModel"]

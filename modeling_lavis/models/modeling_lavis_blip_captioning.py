@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BLIP as a captioner: an image tower and a causal decoder that attends to it.
+
+Letters: B images, N image tokens, T text tokens, V vocabulary.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import can_return_tuple
+
+from .configuration_lavis_blip import LavisBlipConfig
+from .generation import ImageGroundedGenerationMixin, SharedCrossAttentionCache, as_prompt, with_first_token
+from .language_loss import mean_over_tokens, next_token_loss
+from .modeling_lavis_blip_base import LavisBlipPreTrainedModel
+from .outputs import LavisGenerationOutput
+from .text_bert import LavisBertLMHeadModel
+from .vision_vit import LavisViTModel
+
+
+class BlipCaptioningMixin(ImageGroundedGenerationMixin):
+    """Decoding captions, for heads with an image tower and a text decoder."""
+
+    def encode_for_generation(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """Image states (B, N, D); image tokens carry no mask."""
+        states = self.encode_images(inputs.pop("pixel_values"), inputs.pop("interpolate_pos_encoding", False))
+        return states, None
+
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        r"""
+        Generate captions by transformers' `generate`.
+
+        Args:
+            inputs (`Tensor` of shape `(B, C, H, W)`, *optional*): images; `pixel_values=` is the same.
+            input_ids (`Tensor` of shape `(B, T)`, *optional*): prompts as the tokenizer or the processor gives them;
+                the decoder's start token is put in slot 0, an end token is cut off, padding goes to the left.
+            attention_mask (`Tensor` of shape `(B, T)`, *optional*): 1 for tokens of the prompts.
+            kwargs: options of `generate`. Lengths count the prompt.
+
+        Returns:
+            ids that begin with the prompt, or what `return_dict_in_generate` asks for.
+        """
+        if input_ids is None:
+            input_ids = kwargs.pop("decoder_input_ids", None)
+            attention_mask = kwargs.pop("decoder_attention_mask", attention_mask)
+        if input_ids is not None and input_ids.shape[1]:
+            config = self.config
+            input_ids, mask = as_prompt(
+                input_ids, attention_mask, config.bos_token_id, config.eos_token_id, config.pad_token_id
+            )
+            kwargs["decoder_input_ids"] = input_ids
+            if mask is not None:
+                kwargs["decoder_attention_mask"] = mask
+        return super().generate(inputs, **kwargs)
+
+    def decode_captions(
+        self,
+        decoder_input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        decoder_position_ids: Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Any,
+    ) -> LavisGenerationOutput:
+        """One pass of the decoder; see [`LavisBlipForConditionalGeneration.forward`] for the arguments."""
+        if encoder_outputs is None:
+            if pixel_values is None:
+                raise ValueError("The decoder needs pixel_values, or encoder_outputs that were made of them.")
+            states = self.encode_images(pixel_values, interpolate_pos_encoding)
+        else:
+            states = encoder_outputs[0]
+        if past_key_values is None and use_cache:
+            text_config = self.config.text_config
+            past_key_values = SharedCrossAttentionCache(
+                DynamicCache(config=text_config), DynamicCache(config=text_config)
+            )
+        for name in ("encoder_attention_mask", "input_ids", "attention_mask"):
+            kwargs.pop(name, None)
+        logits, output = self.text_decoder(
+            decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            position_ids=decoder_position_ids,
+            encoder_hidden_states=states,
+            past_key_values=past_key_values,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+        return LavisGenerationOutput(
+            logits=logits,
+            past_key_values=past_key_values,
+            encoder_last_hidden_state=states,
+            image_embeds=states,
+            decoder_hidden_states=output.hidden_states,
+            decoder_attentions=output.attentions,
+            cross_attentions=output.cross_attentions,
+        )
+
+
+class LavisBlipForConditionalGeneration(BlipCaptioningMixin, LavisBlipPreTrainedModel):
+    """
+    BLIP for captioning (https://arxiv.org/abs/2201.12086, section 3.2): the LAVIS architecture `blip_caption`.
+
+    Args:
+        config ([`LavisBlipConfig`]): sizes; the decoder has no twins.
+    """
+
+    def __init__(self, config: LavisBlipConfig) -> None:
+        super().__init__(config)
+        self.vision_model = LavisViTModel._from_config(config.vision_config)
+        self.text_decoder = LavisBertLMHeadModel._from_config(config.text_config)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The decoder's map to the vocabulary."""
+        return self.text_decoder.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        """Replace the decoder's map to the vocabulary."""
+        self.text_decoder.set_output_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        decoder_position_ids: Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        output_intermediates: bool = False,
+        interpolate_pos_encoding: bool = False,
+        token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> LavisGenerationOutput:
+        r"""
+        Args:
+            pixel_values (`Tensor` of shape `(batch_size, channels, height, width)`): images.
+            input_ids (`Tensor` of shape `(batch_size, T)`): captions; `[DEC]` is set in slot 0.
+            attention_mask (`Tensor` of shape `(batch_size, T)`, *optional*): 1 for tokens.
+            labels (`Tensor` of shape `(batch_size, T)`, *optional*): the captions with -100 where nothing is to be
+                learned (prompt, padding). The loss is the label-smoothed mean over the other tokens.
+            decoder_input_ids, decoder_attention_mask, decoder_position_ids: the same by the names that `generate`
+                uses.
+            encoder_outputs (`BaseModelOutput`, *optional*): image states in place of `pixel_values`; one row may serve
+                several rows of text.
+            past_key_values (`Cache`, *optional*), use_cache (`bool`, *optional*): keys and values of earlier tokens.
+            logits_to_keep (`int`, *optional*, defaults to 0): logits of the last tokens only; 0 for all.
+            output_intermediates (`bool`, *optional*, defaults to `False`): also return logits and labels by name.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): take images of another size.
+            token_type_ids: accepted for transformers' pipelines, without effect.
+
+        Returns:
+            [`LavisGenerationOutput`].
+        """
+        if decoder_input_ids is None:
+            if input_ids is None:
+                raise ValueError(
+                    "Captions are needed as input_ids (or decoder_input_ids); labels alone hide the prompt."
+                )
+            decoder_input_ids = with_first_token(input_ids, self.config.bos_token_id)
+            decoder_attention_mask = attention_mask
+        output = self.decode_captions(
+            decoder_input_ids,
+            pixel_values,
+            decoder_attention_mask,
+            decoder_position_ids,
+            encoder_outputs,
+            past_key_values,
+            use_cache,
+            0 if labels is not None else logits_to_keep,
+            interpolate_pos_encoding,
+            **kwargs,
+        )
+        if labels is not None:
+            smoothing = self.config.label_smoothing
+            output.loss = mean_over_tokens(next_token_loss(output.logits, labels, smoothing), labels)
+            output.loss_lm = output.loss
+            if output_intermediates:
+                output.intermediates = {"decoder_logits": output.logits, "decoder_labels": labels}
+        return output
+
+
+__all__ = ["BlipCaptioningMixin", "LavisBlipForConditionalGeneration"]

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Contrastive learning with momentum twins and queues, and the batch for matching: what ALBEF and BLIP train alike.
+
+Letters: B rows of this process, W rows of all processes, P width of the common space, Q length of the queue.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import initialization as init
+
+from .contrastive import ContrastiveOutput, contrastive_loss, draw_negatives, same_ids
+from .distributed import gather, gather_with_grad, rank
+from .momentum import ModulePairs, freeze_twins, initialise_twins, push_to_queue, update_twins
+
+_NO_ID = -100
+
+
+class MomentumContrastMixin:
+    """
+    Twins, queues, temperature and hard negatives of a head.
+
+    The head sets `momentum_pairs` and calls [`add_queues`] in its constructor, `initialise_momentum` from
+    `_init_weights` and `freeze_momentum` from `tie_weights`.
+    """
+
+    #: weight of the twins' soft targets; a callback may ramp it, `None` takes the configuration's `alpha`
+    distill_alpha: float | None = None
+
+    @property
+    def momentum_pairs(self) -> ModulePairs:
+        """Online modules and their twins; empty without twins."""
+        return []
+
+    def add_queues(self, with_ids: bool) -> None:
+        """Queues of past features, as buffers that are saved."""
+        size, width = self.config.queue_size, self.config.projection_dim
+        self.register_buffer("image_queue", torch.zeros(width, size))
+        self.register_buffer("text_queue", torch.zeros(width, size))
+        if with_ids:
+            self.register_buffer("idx_queue", torch.full((1, size), _NO_ID))
+        self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
+
+    def initialise_momentum(self) -> None:
+        """Fill what no checkpoint has filled: temperature, queues, twins."""
+        if hasattr(self, "temp"):
+            init.constant_(self.temp, self.config.logit_temperature)
+        if hasattr(self, "queue_ptr"):
+            for queue in (self.image_queue, self.text_queue):
+                init.copy_(queue, F.normalize(torch.randn_like(queue), dim=0))
+            init.zeros_(self.queue_ptr)
+        if hasattr(self, "idx_queue"):
+            init.constant_(self.idx_queue, _NO_ID)
+        initialise_twins(self.momentum_pairs)
+
+    def freeze_momentum(self) -> None:
+        """Keep the twins away from optimisers."""
+        freeze_twins(self.momentum_pairs)
+
+    def begin_step(self, update_state: bool) -> None:
+        """What the original does before a training forward: clamp the temperature and move the twins."""
+        if update_state:
+            with torch.no_grad():
+                self.temp.clamp_(0.001, 0.5)
+            update_twins(self.momentum_pairs, self.config.momentum)
+
+    def soft_target_weight(self, alpha: float | None) -> float:
+        """Weight of the soft targets: the argument, else what a callback has set, else the configuration's."""
+        if not self.config.use_distill:
+            return 0.0
+        for value in (alpha, self.distill_alpha):
+            if value is not None:
+                return float(value)
+        return float(self.config.alpha)
+
+    def contrast(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        momentum_features: Callable[[], tuple[Tensor, Tensor]] | None,
+        image_ids: Tensor | None,
+        alpha: float | None,
+        update_state: bool,
+    ) -> ContrastiveOutput:
+        """
+        Contrastive loss of the batch against itself and the queue; the queue takes in the batch afterwards.
+
+        Args:
+            image_features, text_features (`Tensor` of shape `(B, P)`): normalised features.
+            momentum_features (callable, *optional*): gives the twins' image and text features (B, P). Without, the
+                batches of all processes are compared with each other and no queue is used.
+            image_ids (`Tensor` of shape `(B,)`, *optional*): equal ids are positives of each other.
+            alpha (`float`, *optional*): weight of the soft targets.
+            update_state (`bool`): whether the queue takes in the batch.
+        """
+        batch = image_features.shape[0]
+        ids = None if image_ids is None else image_ids.reshape(-1)
+        if momentum_features is None:
+            return self._contrast_within_batch(image_features, text_features, ids)
+        with torch.no_grad():
+            image_m, text_m = momentum_features()
+        # One copy of each queue is needed: it changes below, before the backward pass.
+        image_bank = torch.cat([image_m.T, self.image_queue.to(image_m.dtype)], dim=1)
+        text_bank = torch.cat([text_m.T, self.text_queue.to(text_m.dtype)], dim=1)
+        if ids is None or not hasattr(self, "idx_queue"):
+            positives = torch.eye(batch, image_bank.shape[1], dtype=torch.bool, device=image_m.device)
+        else:
+            positives = same_ids(ids, torch.cat([ids, self.idx_queue[0]]))
+        result = contrastive_loss(
+            image_features,
+            text_features,
+            image_bank,
+            text_bank,
+            self.temp,
+            positives,
+            (image_m, text_m),
+            self.soft_target_weight(alpha),
+        )
+        if update_state:
+            queues = [(self.image_queue, gather(image_m).T), (self.text_queue, gather(text_m).T)]
+            if hasattr(self, "idx_queue"):
+                entries = ids if ids is not None else torch.full((batch,), _NO_ID, device=image_m.device)
+                queues.append((self.idx_queue, gather(entries)[None]))
+            push_to_queue(queues, self.queue_ptr)
+        return result
+
+    def _contrast_within_batch(
+        self, image_features: Tensor, text_features: Tensor, ids: Tensor | None
+    ) -> ContrastiveOutput:
+        batch = image_features.shape[0]
+        images, texts = gather_with_grad(image_features), gather_with_grad(text_features)
+        if ids is None:
+            own = torch.arange(batch, device=images.device) + rank() * batch
+            positives = same_ids(own, torch.arange(images.shape[0], device=images.device))
+        else:
+            positives = same_ids(ids, gather(ids))
+        return contrastive_loss(image_features, text_features, images.T, texts.T, self.temp, positives)
+
+    def draw_negatives(self, weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One hard negative per row of weights (B, K): int64 (B,)."""
+        return draw_negatives(weights, generator)
+
+
+def matching_rows(negative_images: Tensor, negative_texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    The rows of a matching batch: B positives, then each text with its negative image, then each image with its
+    negative text (ALBEF, section 3.2).
+
+    Args:
+        negative_images (`Tensor` of shape `(B,)`): image row for each text.
+        negative_texts (`Tensor` of shape `(B,)`): text row for each image.
+
+    Returns:
+        image rows (3B,), text rows (3B,) and labels (3B,), 1 for the positives.
+    """
+    own = torch.arange(negative_images.shape[0], device=negative_images.device)
+    images = torch.cat([own, negative_images, own])
+    texts = torch.cat([own, own, negative_texts])
+    labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
+    return images, texts, labels
+
+
+__all__ = ["MomentumContrastMixin", "matching_rows"]

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ViT image tower of ALBEF and BLIP.
+
+Letters: B images, C channels, H and W pixels, P patches, N = P + 1 tokens (class token first), D width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .attention import attend, split_heads
+from .configuration_vision_vit import LavisViTConfig
+from .modeling_base import LavisPreTrainedModel
+from .position_embeddings import resize_grid_positions
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al., 2016, https://arxiv.org/abs/1603.09382): drops whole rows while training."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, states: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return states
+        keep = 1.0 - self.rate
+        mask = torch.empty((states.shape[0],) + (1,) * (states.ndim - 1), dtype=states.dtype, device=states.device)
+        return states * mask.bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
+
+
+class ViTPatchEmbedding(nn.Module):
+    """Cuts images into patches and maps each to a vector: `(B, C, H, W)` to `(B, P, D)`."""
+
+    def __init__(self, config: LavisViTConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.proj(pixel_values).flatten(2).transpose(1, 2)
+
+
+class ViTAttention(nn.Module):
+    """Self-attention with one fused map to queries, keys and values."""
+
+    def __init__(self, config: LavisViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.is_causal = False
+        self.num_heads = config.num_attention_heads
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.proj_drop = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        query, key, value = self.qkv(hidden_states).chunk(3, dim=-1)
+        context, weights = attend(
+            self,
+            query,
+            split_heads(key, self.num_heads),
+            split_heads(value, self.num_heads),
+            None,
+            self.num_heads,
+            dropout=self.config.attention_probs_dropout_prob,
+            **kwargs,
+        )
+        return self.proj_drop(self.proj(context)), weights
+
+
+class ViTMLP(nn.Module):
+    """Feed-forward part of a block."""
+
+    def __init__(self, config: LavisViTConfig) -> None:
+        super().__init__()
+        hidden = int(config.hidden_size * config.mlp_ratio)
+        self.fc1 = nn.Linear(config.hidden_size, hidden)
+        self.act = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(hidden, config.hidden_size)
+        self.drop = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(hidden_states)))))
+
+
+class ViTBlock(GradientCheckpointingLayer):
+    """Pre-norm transformer block with stochastic depth."""
+
+    def __init__(self, config: LavisViTConfig, drop_path_rate: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attn = ViTAttention(config)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = ViTMLP(config)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        hidden_states = hidden_states + self.drop_path(self.attn(self.norm1(hidden_states), **kwargs)[0])
+        return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+
+
+class LavisViTModel(LavisPreTrainedModel):
+    """
+    Vision transformer (https://arxiv.org/abs/2010.11929) that returns the normalised state of every token.
+
+    Args:
+        config ([`LavisViTConfig`]): sizes of the tower.
+    """
+
+    config: LavisViTConfig
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _no_split_modules = ["ViTBlock"]
+    _can_record_outputs = {"hidden_states": ViTBlock, "attentions": OutputRecorder(ViTAttention, index=1)}
+
+    def __init__(self, config: LavisViTConfig) -> None:
+        super().__init__(config)
+        self.patch_embed = ViTPatchEmbedding(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.pos_embed = nn.Parameter(torch.zeros(1, config.num_patches + 1, config.hidden_size))
+        self.pos_drop = nn.Dropout(config.hidden_dropout_prob)
+        depth = config.num_hidden_layers
+        rates = [config.drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(ViTBlock(config, rate) for rate in rates)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif module is self:
+            init.trunc_normal_(self.cls_token, std=std)
+            init.trunc_normal_(self.pos_embed, std=std)
+        else:
+            super()._init_weights(module)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The patch embedding."""
+        return self.patch_embed
+
+    def embed(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
+        """Patches with class token and positions: `(B, C, H, W)` to `(B, N, D)`."""
+        config = self.config
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != config.num_channels:
+            raise ValueError(
+                f"Got pixel_values of shape {tuple(pixel_values.shape)}, expected (batch, {config.num_channels}, "
+                f"height, width). Let the processor make them from pictures."
+            )
+        height, width = pixel_values.shape[-2:]
+        positions = self.pos_embed
+        if (height, width) != (config.image_size, config.image_size):
+            if not interpolate_pos_encoding:
+                raise ValueError(
+                    f"Got images of {height} x {width} pixels, but this model was built for {config.image_size} x "
+                    f"{config.image_size}. Resize them with the processor or pass interpolate_pos_encoding=True."
+                )
+            if height % config.patch_size or width % config.patch_size:
+                raise ValueError(
+                    f"Got images of {height} x {width} pixels; both sides have to be multiples of the patch size "
+                    f"{config.patch_size}."
+                )
+            grid = (height // config.patch_size, width // config.patch_size)
+            positions = resize_grid_positions(positions, grid)
+        patches = self.patch_embed(pixel_values.to(self.patch_embed.proj.weight.dtype))
+        tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
+        return self.pos_drop(tokens + positions)
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self, pixel_values: Tensor | None = None, interpolate_pos_encoding: bool = False, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Args:
+            pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`): normalised images.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): take images of another size and
+                interpolate the positions.
+
+        Returns:
+            [`BaseModelOutputWithPooling`]: `last_hidden_state` (batch_size, N, D) after the final norm and
+            `pooler_output` (batch_size, D), its class token.
+        """
+        if pixel_values is None:
+            raise ValueError("The image tower needs pixel_values; the processor makes them from pictures.")
+        # generate() hands the text's masks to every encoder; the tower has no use for them.
+        for name in ("attention_mask", "input_ids"):
+            kwargs.pop(name, None)
+        hidden_states = self.embed(pixel_values, interpolate_pos_encoding)
+        for block in self.blocks:
+            hidden_states = block(hidden_states, **kwargs)
+        hidden_states = self.norm(hidden_states)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
+
+
+__all__ = ["DropPath", "LavisViTModel"]
