@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configurations of this project's models for the workloads."""
+
+from typing import Any
+
+
+def blip_config(size: Any) -> Any:
+    """BLIP with the dimensions of a workload's size: image_size, width, layers, heads, feed_forward, vocabulary."""
+    from modeling_lavis import LavisBlipConfig
+
+    return LavisBlipConfig(
+        vision_config={
+            "image_size": size.image_size,
+            "patch_size": 16,
+            "hidden_size": size.width,
+            "num_hidden_layers": size.layers,
+            "num_attention_heads": size.heads,
+        },
+        text_config={
+            "vocab_size": size.vocabulary,
+            "hidden_size": size.width,
+            "num_hidden_layers": size.layers,
+            "num_attention_heads": size.heads,
+            "intermediate_size": size.feed_forward,
+            "max_position_embeddings": 512,
+        },
+        use_momentum=False,
+    )

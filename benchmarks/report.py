@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From measurements to ratios, a comparison of what the peers found, and a table."""
+
+import json
+import platform
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.runner import MACHINE
+from benchmarks.workloads import OURS, Workload
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """What `benchmarks.runner` left in a folder; tensors are under `outputs`."""
+    result = json.loads((folder / "result.json").read_text())
+    outputs = folder / "outputs.pt"
+    result["outputs"] = torch.load(outputs, weights_only=True) if outputs.exists() else {}
+    return result
+
+
+def summarise(workload: Workload, size: str, threads: int, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Everything that is reported, fit for JSON.
+
+    Ratios are another's figure over this project's: above 1 means that this project is faster, or smaller. The floor is
+    the time that the unavoidable operations take at the machine's own rate of matrix products.
+    """
+    rate = next((result["flops_per_second"] for result in results if result["peer"] == MACHINE), None)
+    measured = [result for result in results if result["peer"] != MACHINE]
+    ours = next((result for result in measured if result["peer"] == OURS), None)
+    work = workload.count_flops(workload.sizes[size])
+    floor = work / rate if rate else None
+    return {
+        "workload": workload.name,
+        "summary": workload.summary,
+        "size": size,
+        "threads": threads,
+        "machine": {"processor": _processor(), "system": platform.platform()},
+        "flops": work,
+        "flops_per_second": rate,
+        "floor_seconds": floor,
+        "peers": [_row(result, ours, floor, workload) for result in measured],
+    }
+
+
+def _row(
+    result: dict[str, Any], ours: dict[str, Any] | None, floor: float | None, workload: Workload
+) -> dict[str, Any]:
+    median = statistics.median(result["seconds"])
+    row = {
+        "peer": result["peer"],
+        "dtype": result["dtype"],
+        "median_seconds": median,
+        "seconds": result["seconds"],
+        "peak_bytes": result["peak_bytes"],
+        "peak_while_loading_bytes": result["peak_while_loading_bytes"],
+        "peak_includes_loading": result["peak_includes_loading"],
+        "versions": result["versions"],
+        # the floor holds for the precision whose rate was measured, which is that of our first row
+        "times_floor": median / floor if floor and ours and result["dtype"] == ours["dtype"] else None,
+    }
+    if ours is not None and result is not ours:
+        row["time_ratio"] = median / statistics.median(ours["seconds"])
+        row["memory_ratio"] = result["peak_bytes"] / ours["peak_bytes"]
+        row["agreement"] = compare(ours["outputs"], result["outputs"], workload.exact)
+    return row
+
+
+def compare(
+    ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], exact: frozenset[str]
+) -> dict[str, str | float]:
+    """For each output that both have: the share of equal entries if it must be exact, else the largest difference."""
+    agreement: dict[str, str | float] = {}
+    for name in ours.keys() & theirs.keys():
+        left, right = ours[name], theirs[name]
+        if left.shape != right.shape:
+            agreement[name] = f"shapes {tuple(left.shape)} and {tuple(right.shape)}"
+        elif name in exact:
+            equal = int((left == right).sum())
+            agreement[name] = "equal" if equal == left.numel() else f"{equal} of {left.numel()} equal"
+        else:
+            agreement[name] = float((left.double() - right.double()).abs().max())
+    return agreement
+
+
+def as_table(summary: dict[str, Any]) -> str:
+    """A Markdown table with a heading and the floor."""
+    lines = [
+        f"### {summary['workload']}: {summary['summary']}"
+        + (f" (size: {summary['size']})" if summary["size"] != "full" else ""),
+        "",
+        f"{summary['threads']} threads, {summary['machine']['processor']}",
+        "",
+        "| peer | dtype | median s | peak MB | time against ours | memory against ours | times the floor | results |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for row in summary["peers"]:
+        cells = [
+            row["peer"],
+            row["dtype"],
+            f"{row['median_seconds']:.3f}",
+            f"{row['peak_bytes'] / 1e6:.0f}",
+            _times(row.get("time_ratio")),
+            _times(row.get("memory_ratio")),
+            _times(row.get("times_floor")),
+            ", ".join(f"{name} {_agreement(value)}" for name, value in sorted(row.get("agreement", {}).items())),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    if summary["floor_seconds"] is not None:
+        lines += [
+            "",
+            f"Floor: {summary['flops'] / 1e9:.0f} GFLOP at {summary['flops_per_second'] / 1e9:.0f} GFLOP/s "
+            f"take {summary['floor_seconds']:.3f} s.",
+        ]
+    return "\n".join(lines)
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f} x"
+
+
+def _agreement(value: str | float) -> str:
+    return value if isinstance(value, str) else f"within {value:.1e}"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one peer on one workload in this process and writes what it measured into a folder.
+
+Started by `benchmarks.cli` in the peer's own Python as `python -m benchmarks.runner`. The settings come as one JSON
+argument. The peer `machine` measures the rate of matrix products instead.
+"""
+
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import measure
+from benchmarks.workloads import WORKLOADS
+
+MACHINE = "machine"
+
+
+def run(settings: dict[str, Any], folder: Path) -> None:
+    """Measure, then write `result.json` and, for a peer, `outputs.pt`.
+
+    Args:
+        settings: `peer`, `workload`, `size`, `dtype`, `threads`, `repeats`, `warmups`.
+        folder: an existing folder of this run's own.
+    """
+    torch.set_num_threads(settings["threads"])
+    dtype = getattr(torch, settings["dtype"])
+    result: dict[str, Any] = {"peer": settings["peer"], "dtype": settings["dtype"], "versions": _versions()}
+    if settings["peer"] == MACHINE:
+        result["flops_per_second"] = measure.matmul_rate(dtype)
+    else:
+        workload = WORKLOADS[settings["workload"]]
+        size = workload.sizes[settings["size"]]
+        with torch.inference_mode():
+            work = workload.builders[settings["peer"]](size, dtype)
+            loaded = measure.peak_bytes()
+            mark_is_new = measure.reset_peak()
+            seconds, outputs = measure.timed(work, repeats=settings["repeats"], warmups=settings["warmups"])
+        result["seconds"] = seconds
+        result["peak_bytes"] = measure.peak_bytes()
+        result["peak_while_loading_bytes"] = loaded
+        result["peak_includes_loading"] = not mark_is_new
+        torch.save({name: value.detach().cpu() for name, value in outputs.items()}, folder / "outputs.pt")
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    for name in ("transformers", "modeling_lavis"):
+        if name in sys.modules:
+            versions[name] = sys.modules[name].__version__
+    return versions
+
+
+if __name__ == "__main__":
+    run(json.loads(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same random weights for every peer, without a file: each tensor is drawn from a seed made of its name.
+
+The names are LAVIS's. A peer that calls a parameter by another name translates it, so that all peers draw the same
+numbers for it, whatever the order in which they hold their parameters.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+# Wide enough for clear winners in beam search and ranking: near-ties would make equal ids a matter of rounding.
+_DEVIATION = 0.05
+_NORM_WEIGHT = re.compile(r"(?:norm\d?|LayerNorm)\.weight$")
+
+Rename = Callable[[str], str]
+
+
+def draw(name: str, shape: Sequence[int], seed: int = 0) -> torch.Tensor:
+    """Return the float32 tensor that belongs to a LAVIS parameter name."""
+    if _NORM_WEIGHT.search(name):
+        return torch.ones(*shape)
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.randn(*shape, generator=generator) * _DEVIATION
+
+
+@torch.no_grad()
+def fill(model: nn.Module, rename: Rename = str, seed: int = 0) -> None:
+    """Overwrite all parameters of a model.
+
+    Args:
+        model: any peer's model; tied parameters are drawn once, under the first name they have.
+        rename: the model's parameter name -> LAVIS's name.
+        seed: changes all numbers.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.copy_(draw(rename(name), parameter.shape, seed))
+
+
+def rename_by(rules: Sequence[tuple[str, str]]) -> Rename:
+    """Make a renaming out of regular expressions and their replacements, applied in order."""
+    compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
+
+    def rename(name: str) -> str:
+        for pattern, replacement in compiled:
+            name = pattern.sub(replacement, name)
+        return name
+
+    return rename
+
+
+# The output bias is one parameter under two names.
+_TIED_BIAS = (r"cls\.predictions\.decoder\.bias$", "cls.predictions.bias")
+
+FROM_LAVIS = rename_by([_TIED_BIAS])
+FROM_OURS = rename_by([(r"^vision_model\.", "visual_encoder."), _TIED_BIAS])
+FROM_TRANSFORMERS_BLIP = rename_by(
+    [
+        (r"^vision_model\.embeddings\.class_embedding$", "visual_encoder.cls_token"),
+        (r"^vision_model\.embeddings\.position_embedding$", "visual_encoder.pos_embed"),
+        (r"^vision_model\.embeddings\.patch_embedding\.", "visual_encoder.patch_embed.proj."),
+        (r"^vision_model\.post_layernorm\.", "visual_encoder.norm."),
+        (r"^vision_model\.encoder\.layers\.", "visual_encoder.blocks."),
+        (r"(visual_encoder\.blocks\.\d+)\.layer_norm(\d)\.", r"\1.norm\2."),
+        (r"(visual_encoder\.blocks\.\d+)\.self_attn\.qkv\.", r"\1.attn.qkv."),
+        (r"(visual_encoder\.blocks\.\d+)\.self_attn\.projection\.", r"\1.attn.proj."),
+        _TIED_BIAS,
+    ]
+)

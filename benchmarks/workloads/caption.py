@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captioning: BLIP-base at 384 pixels, beams over 4 images, captions of a fixed length.
+
+The least and the greatest length are the same, so that every peer decodes equally many tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks import flops, weights
+from benchmarks.workloads.base import OURS, Run, Tensors, Workload
+
+DEC, SEP = 30522, 102
+PROMPT = (1037, 3861, 1997)  # "a picture of"
+
+
+@dataclass(frozen=True)
+class Size:
+    """Dimensions of model and task; lengths are in tokens and include [DEC] and the prompt."""
+
+    images: int = 4
+    beams: int = 3
+    length: int = 20
+    image_size: int = 384
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    vocabulary: int = 30524
+
+    @property
+    def feed_forward(self) -> int:
+        return 4 * self.width
+
+
+def make_pixels(images: int, image_size: int) -> torch.Tensor:
+    """Normalised noise, (images, 3, image_size, image_size); the same for every peer."""
+    return torch.randn(images, 3, image_size, image_size, generator=torch.Generator().manual_seed(1))
+
+
+def build_ours(size: Size, dtype: torch.dtype) -> Run:
+    from benchmarks.our_parts import blip_config
+    from modeling_lavis import LavisBlipForConditionalGeneration
+
+    model = LavisBlipForConditionalGeneration(blip_config(size))
+    weights.fill(model, weights.FROM_OURS)
+    model = model.to(dtype).eval()
+    pixels = make_pixels(size.images, size.image_size).to(dtype)
+    prompt = torch.tensor([[DEC, *PROMPT]]).repeat(size.images, 1)
+
+    def run() -> Tensors:
+        ids = model.generate(
+            pixel_values=pixels,
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            num_beams=size.beams,
+            max_length=size.length,
+            min_length=size.length,
+            do_sample=False,
+        )
+        return {"ids": ids}
+
+    return run
+
+
+def build_transformers(size: Size, dtype: torch.dtype) -> Run:
+    from transformers import BlipConfig, BlipForConditionalGeneration
+
+    text = {
+        "vocab_size": size.vocabulary,
+        "hidden_size": size.width,
+        "encoder_hidden_size": size.width,
+        "intermediate_size": size.feed_forward,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+    }
+    vision = {
+        "hidden_size": size.width,
+        "intermediate_size": size.feed_forward,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "image_size": size.image_size,
+        "layer_norm_eps": 1e-6,
+    }
+    model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision))
+    weights.fill(model, weights.FROM_TRANSFORMERS_BLIP)
+    model = model.to(dtype).eval()
+    pixels = make_pixels(size.images, size.image_size).to(dtype)
+    prompt = torch.tensor([[DEC, *PROMPT, SEP]]).repeat(size.images, 1)  # it drops the last token itself
+
+    def run() -> Tensors:
+        ids = model.generate(
+            pixel_values=pixels,
+            input_ids=prompt.clone(),
+            attention_mask=torch.ones_like(prompt),
+            num_beams=size.beams,
+            max_length=size.length,
+            min_length=size.length,
+            do_sample=False,
+        )
+        return {"ids": ids}
+
+    return run
+
+
+def build_lavis(size: Size, dtype: torch.dtype) -> Run:
+    from lavis.models.blip_models.blip_caption import BlipCaption
+    from lavis.models.med import XBertLMHeadDecoder
+
+    from benchmarks import lavis_parts
+
+    prompt = "a picture of "
+    tokenizer = lavis_parts.PreparedTokenizer(
+        {prompt: (101, *PROMPT, SEP)}, bos_token_id=DEC, sep_token_id=SEP, pad_token_id=0
+    )
+    config = lavis_parts.med_config(
+        vocab_size=size.vocabulary,
+        hidden_size=size.width,
+        encoder_width=size.width,
+        intermediate_size=size.feed_forward,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+    )
+    tower = lavis_parts.vision_tower(image_size=size.image_size, width=size.width, layers=size.layers, heads=size.heads)
+    model = lavis_parts.with_tokenizer(BlipCaption, tokenizer)(tower, XBertLMHeadDecoder(config), prompt=prompt)
+    weights.fill(model, weights.FROM_LAVIS)
+    model = model.to(dtype).eval()
+    pixels = make_pixels(size.images, size.image_size).to(dtype)
+
+    def run() -> Tensors:
+        model.generate({"image": pixels}, num_beams=size.beams, max_length=size.length, min_length=size.length)
+        assert tokenizer.decoded is not None
+        return {"ids": tokenizer.decoded}
+
+    return run
+
+
+def count_flops(size: Size) -> float:
+    """Towers; keys and values of each image once; the prompt once per image; one token per beam and step after it."""
+    image_tokens = (size.image_size // 16) ** 2 + 1
+    prompt = 1 + len(PROMPT)
+    work = flops.vit(size.image_size, size.width, size.layers)
+    work += size.layers * flops.project_keys_and_values(image_tokens, size.width, size.width)
+    # causal: token t of the prompt sees t tokens, so on average half of them
+    layer = flops.bert_layer(prompt, (prompt + 1) / 2, size.width, size.feed_forward, image_tokens)
+    work += size.layers * layer + flops.lm_head(1, size.width, size.vocabulary)
+    for seen in range(prompt + 1, size.length):
+        layer = flops.bert_layer(size.beams, seen, size.width, size.feed_forward, image_tokens)
+        work += size.layers * layer + flops.lm_head(size.beams, size.width, size.vocabulary)
+    return size.images * work
+
+
+WORKLOAD = Workload(
+    name="caption",
+    summary="BLIP-base, 384 px, 4 images, 3 beams, 20 tokens",
+    sizes={
+        "full": Size(),
+        "tiny": Size(images=2, length=8, image_size=32, width=32, layers=2, heads=2),
+    },
+    builders={OURS: build_ours, "transformers": build_transformers, "lavis": build_lavis},
+    count_flops=count_flops,
+    exact=frozenset({"ids"}),
+)
