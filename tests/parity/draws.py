@@ -44,7 +44,9 @@ class RecordedCalls:
 
     def finish(self) -> None:
         """Fails when recorded calls were not asked for."""
-        self.ledger.check(f"{self.prefix}*: {self.next} of {self.total} recorded draws were used", self.next == self.total)
+        self.ledger.check(
+            f"{self.prefix}*: {self.next} of {self.total} recorded draws were used", self.next == self.total
+        )
 
 
 @contextmanager

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from modeling_lavis.hub.families import family_of
+from modeling_lavis.hub.key_maps import KeyMap
+
+_INSIDE = ".weight"
 
 
-@dataclass(frozen=True)
 class Names:
-    """Translates parameter and module names by the top-level module's name.
+    """Translates parameter, buffer and module names of one architecture with the converter's own key map."""
 
-    `prefixes` maps the original's leading part to ours; a name that no prefix fits stays as it is.
-    """
+    def __init__(self, key_map: KeyMap) -> None:
+        self.key_map = key_map
 
-    prefixes: dict[str, str] = field(default_factory=dict)
-
-    @staticmethod
-    def _swap(name: str, table: dict[str, str]) -> str:
-        for old in sorted(table, key=len, reverse=True):
-            if name == old or name.startswith(f"{old}."):
-                return table[old] + name[len(old) :]
-        return name
+    @classmethod
+    def of(cls, architecture: str) -> Names:
+        """The names of a LAVIS architecture."""
+        return cls(family_of(architecture).key_map)
 
     def ours(self, name: str) -> str:
-        """This package's name of the original's parameter or module `name`."""
-        return self._swap(name, self.prefixes)
+        """This package's name of the original's parameter or buffer `name`."""
+        (first, *_) = self.key_map.forward(name)
+        return first
 
     def theirs(self, name: str) -> str:
-        """The original's name of this package's parameter or module `name`."""
-        return self._swap(name, {new: old for old, new in self.prefixes.items()})
+        """The original's name of this package's parameter or buffer `name`."""
+        return self.key_map.backward(name)
 
-
-BLIP_NAMES = Names({"visual_encoder": "vision_model", "visual_encoder_m": "vision_model_m"})
+    def module(self, name: str) -> str:
+        """This package's name of the original's module `name`."""
+        return self.ours(name + _INSIDE).removesuffix(_INSIDE)

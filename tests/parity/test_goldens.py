@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from . import replays_blip  # noqa: F401  registers the replays
+from . import replays_blip_labels, replays_blip_matching, replays_blip_text  # noqa: F401  they register their replays
 from .goldens import GoldenSet, golden_folders
 from .ledger import Ledger
 from .registry import PLANNED, replay_of

@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from modeling_lavis.hub.key_maps import KeyMap, Rename
+
 from .draws import recorded_multinomial, recorded_negatives
 from .goldens import GoldenSet, call_numbers, golden_folders
 from .ledger import Ledger
-from .names import BLIP_NAMES
+from .names import Names
 from .registry import PLANNED, REPLAYS, replay_of
 
 
@@ -151,11 +153,12 @@ def test_an_unknown_folder_is_not_overlooked(tmp_path: Path) -> None:
 
 
 def test_names_translate_both_ways() -> None:
+    names = Names(KeyMap((Rename("visual_encoder.{rest}", "vision_model.{rest}"),)))
     for theirs, ours in {
         "visual_encoder.pos_embed": "vision_model.pos_embed",
-        "visual_encoder_m.pos_embed": "vision_model_m.pos_embed",
-        "visual_encoder": "vision_model",
         "vision_proj.weight": "vision_proj.weight",
     }.items():
-        assert BLIP_NAMES.ours(theirs) == ours
-        assert BLIP_NAMES.theirs(ours) == theirs
+        assert names.ours(theirs) == ours
+        assert names.theirs(ours) == theirs
+    assert names.module("visual_encoder") == "vision_model"
+    assert names.module("itm_head") == "itm_head"

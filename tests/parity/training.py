@@ -37,7 +37,7 @@ def recorded_taps(model: nn.Module, ledger: Ledger, names: Names, scope: str) ->
     def keep(store: list[torch.Tensor]) -> Callable[..., None]:
         return lambda module, arguments, output: store.append(output.detach().clone())
 
-    hooks = [model.get_submodule(names.ours(module)).register_forward_hook(keep(calls[module])) for module in wanted]
+    hooks = [model.get_submodule(names.module(module)).register_forward_hook(keep(calls[module])) for module in wanted]
     try:
         yield
     finally:

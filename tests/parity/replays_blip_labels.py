@@ -1,0 +1,69 @@
+"""Replays of the BLIP architectures that classify: pairs of images (NLVR2), and images, with a text.
+
+Shapes: B batch, N image tokens, T text tokens, D width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from .blip_inputs import compare_tokenizer, tokens
+from .converted import Converted
+from .goldens import GoldenSet
+from .ledger import Ledger
+from .registry import replays
+from .training import pick, replay_training
+
+
+def _replay(run: Converted, batch: dict[str, torch.Tensor], alpha: float | None) -> None:
+    golden, ledger = run.golden, run.ledger
+    compare_tokenizer(run)
+    model, labels = run.model(), golden.inputs["label"]
+    with torch.no_grad():
+        output = model(**batch)
+    ledger.compare("predict.predictions", output.logits)
+    if ledger.records("image_embeds"):
+        ledger.compare("image_embeds", output.image_embeds)
+
+    def forward(model: nn.Module) -> ModelOutput:
+        extra = {} if alpha is None else {"alpha": alpha, "update_state": True, "output_intermediates": True}
+        return model(**batch, labels=labels, **extra)
+
+    replay_training(run.model(), ledger, run.names, forward, _record)
+
+
+def _record(output: ModelOutput) -> dict[str, torch.Tensor]:
+    """Names of the original's output, without the scope."""
+    kept = output.intermediates
+    embeds = output.image_embeds
+    inner = {
+        # Pairs are recorded as two stacked batches.
+        "image_embeds": embeds.transpose(0, 1) if embeds.ndim == 4 else embeds,
+        "encoder_output.last_hidden_state": output.multimodal_embeds,
+        **pick(kept, "image_embeds_m"),
+    }
+    if kept is not None:
+        inner["encoder_output_m.last_hidden_state"] = kept["multimodal_embeds_m"]
+    return {
+        **{f"intermediate_output.{name}": value for name, value in inner.items()},
+        **pick(output, "logits"),
+        **pick(kept, "logits_m"),
+    }
+
+
+@replays("blip_nlvr")
+def replay_pairs(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
+    run = Converted(golden, ledger, scratch)
+    images = torch.stack([golden.inputs["image0"], golden.inputs["image1"]], dim=1)
+    _replay(run, {"pixel_values": images, **tokens(run, golden.inputs["text_input"])}, alpha=None)
+
+
+@replays("blip_classification")
+def replay_classification(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
+    run = Converted(golden, ledger, scratch)
+    batch = {"pixel_values": golden.inputs["image"], **tokens(run, golden.inputs["text_input"])}
+    _replay(run, batch, alpha=golden.alpha(epochs=1))

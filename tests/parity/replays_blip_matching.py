@@ -1,0 +1,162 @@
+"""Replays of the BLIP architectures that compare images and texts.
+
+Shapes: B batch, N image tokens, T text tokens, D width, P width of the common space.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.utils import ModelOutput
+
+# from modeling_lavis.evaluation.retrieval import compute_sim_matrix
+# from modeling_lavis.interpretability.gradcam import gradcam
+
+from .blip_inputs import compare_tokenizer, tokens
+from .converted import Converted
+from .goldens import GoldenSet
+from .ledger import Ledger
+from .registry import replays
+from .training import compare_gradients, pick, replay_training
+
+# Texts of a similarity matrix are padded to this many tokens, whatever the model was trained with.
+MATRIX_TEXT_LENGTH = 35
+# itm_rank drops the first tokens of what it is given; the slot after them becomes slot 0.
+RANKED_FROM = 3
+GRADCAM_PAIRS = 2
+
+
+@replays("blip_feature_extractor")
+def replay_features(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
+    run = Converted(golden, ledger, scratch)
+    compare_tokenizer(run)
+    model, images = run.model(), golden.inputs["image"]
+    texts = tokens(run, golden.inputs["text_input"])
+    with torch.no_grad():
+        for mode, inputs in {
+            "image": {"pixel_values": images},
+            "text": texts,
+            "multimodal": {"pixel_values": images, **texts},
+        }.items():
+            output = model(**inputs)
+            scope = f"extract_features.{mode}"
+            for field, value in {
+                "image_embeds": output.image_embeds,
+                "image_embeds_proj": output.image_features,
+                "text_embeds": output.text_embeds,
+                "text_embeds_proj": output.text_features,
+                "multimodal_embeds": output.multimodal_embeds,
+            }.items():
+                if ledger.records(f"{scope}.{field}"):
+                    ledger.compare(f"{scope}.{field}", value)
+
+
+@replays("blip_image_text_matching")
+def replay_matching(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
+    run = Converted(golden, ledger, scratch)
+    compare_tokenizer(run)
+    model, images = run.model(), golden.inputs["image"]
+    texts = tokens(run, golden.inputs["text_input"])
+    with torch.no_grad():
+        matched = model(pixel_values=images, **texts, match_head="itm")
+        contrasted = model(pixel_values=images, **texts, match_head="itc")
+    ledger.compare("image_embeds", matched.image_embeds)
+    ledger.compare("forward.itm", matched.logits)
+    # The original's matrix is the bare cosine.
+    ledger.compare("forward.itc", contrasted.logits_per_image * model.temp.detach())
+    ledger.compare("forward.itc", contrasted.logits_per_text.T * model.temp.detach())
+    _ranking(run, model, images)
+    _matching_gradients(run, images, texts)
+    _gradcam(run, images)
+
+
+def _ranking(run: Converted, model: nn.Module, images: torch.Tensor) -> None:
+    ids = run.ledger.feed("itm_rank.input_ids")[:, RANKED_FROM:]
+    texts = {"input_ids": ids, "attention_mask": (ids != run.golden.config["text"]["pad_token_id"]).long()}
+    own = torch.arange(len(images))
+    scores = model.score_pairs(images, texts, torch.stack([own, own], dim=1))
+    run.ledger.compare("itm_rank.itm", scores.probabilities)
+    features = model.get_image_features(images) @ model.get_text_features(**texts).T
+    run.ledger.compare("itm_rank.itc", features)
+
+
+def _matching_gradients(run: Converted, images: torch.Tensor, texts: dict[str, torch.Tensor]) -> None:
+    model, scope = run.model(), "itm_cross_entropy"
+    logits = model(pixel_values=images, **texts, match_head="itm").logits
+    # The recording names no labels; 0, 1, 0, ... give its loss.
+    loss = F.cross_entropy(logits, torch.arange(len(logits)) % 2)
+    run.ledger.compare(f"{scope}.loss", loss)
+    loss.backward()
+    compare_gradients(model, run.ledger, run.names, scope)
+
+
+def _gradcam(run: Converted, images: torch.Tensor) -> None:
+    model, ledger, golden = run.model(), run.ledger, run.golden
+    texts = tokens(run, golden.inputs["text_input"][:GRADCAM_PAIRS])
+    ledger.compare("gradcam.input_ids", texts["input_ids"])
+    pixel_values = images[:GRADCAM_PAIRS]
+    maps = gradcam(model, pixel_values, **texts, layer=golden.config["gradcam_block"])
+    recorded = golden.below("gradcam.maps.")
+    ledger.check(f"gradcam: {len(maps)} maps, {len(recorded)} recorded", len(maps) == len(recorded))
+    for number, own in enumerate(maps[: len(recorded)]):
+        ledger.compare(f"gradcam.maps.{number}", own)
+    with torch.no_grad():
+        ledger.compare("gradcam.output", model(pixel_values=pixel_values, **texts, match_head="itm").logits)
+
+
+def _record(output: ModelOutput) -> dict[str, torch.Tensor]:
+    """Names of the original's output, without the scope."""
+    kept = output.intermediates
+    batch = len(output.image_embeds)
+    inner = {
+        **pick(output, "image_embeds", "text_embeds"),
+        **pick(kept, "image_embeds_m", "text_embeds_m", "itm_logits", "itm_labels", "decoder_labels"),
+        # Ours reads positives and negatives in one pass, the original in two.
+        "encoder_output.last_hidden_state": kept["multimodal_embeds"][:batch],
+        "encoder_output_neg.last_hidden_state": kept["multimodal_embeds"][batch:],
+        "decoder_output.logits": kept.get("decoder_logits"),
+        "decoder_output.loss": output.get("loss_lm"),
+    }
+    sims = pick(kept, *(f"sim_{way}{kind}" for way in ("i2t", "t2i") for kind in ("", "_m", "_targets")))
+    return {
+        **{f"intermediate_output.{name}": value for name, value in inner.items() if value is not None},
+        **{f"sims.{name}": value for name, value in sims.items()},
+    }
+
+
+def _train(run: Converted, scope: str, model: nn.Module) -> None:
+    golden = run.golden
+    texts = tokens(run, golden.inputs["text_input"], padding="max_length")
+    batch = {"pixel_values": golden.inputs["image"], **texts}
+    if "image_id" in golden.inputs:
+        batch["image_ids"] = golden.inputs["image_id"]
+
+    def forward(model: nn.Module) -> ModelOutput:
+        return model(
+            **batch, return_loss=True, alpha=golden.alpha(epochs=2), update_state=True, output_intermediates=True
+        )
+
+    replay_training(model, run.ledger, run.names, forward, _record, scope)
+
+
+@replays("blip_retrieval")
+def replay_retrieval(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
+    run = Converted(golden, ledger, scratch)
+    compare_tokenizer(run)
+    _train(run, "train", run.model())
+    if golden.below("train_negative_all_rank."):
+        _train(run, "train_negative_all_rank", run.model(negative_all_rank=True))
+    texts = tokens(run, golden.inputs["retrieval_texts"], max_length=MATRIX_TEXT_LENGTH, padding="max_length")
+    matrix = compute_sim_matrix(run.model(), golden.inputs["image"], texts, k=golden.inputs["k_test"])
+    ledger.compare("compute_sim_matrix.score_i2t", matrix.image_to_text)
+    ledger.compare("compute_sim_matrix.score_t2i", matrix.text_to_image)
+
+
+@replays("blip_pretrain")
+def replay_pretraining(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
+    run = Converted(golden, ledger, scratch)
+    compare_tokenizer(run)
+    _train(run, "train", run.model())

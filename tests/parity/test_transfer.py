@@ -1,0 +1,77 @@
+"""Starting a task model from a pre-training checkpoint: every weight comes from where the original took it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling_lavis.hub.convert import convert
+
+from .converted import HEADS, auto_class, compare_load
+from .goldens import TOKENIZER, TRANSFER, excess, goldens_root, read_json
+from .ledger import TOLERANCE
+from .names import Names
+from .registry import PLANNED
+
+FOLDER = goldens_root() / TRANSFER
+RECORDED = read_json(FOLDER / "transfer.json")["targets"] if FOLDER.is_dir() else {}
+RESIZED = "resized from "
+
+
+class Notes:
+    """Collects what does not fit; the part of a ledger that an account of weights needs."""
+
+    def __init__(self) -> None:
+        self.failures: list[str] = []
+
+    def check(self, what: str, condition: bool) -> None:
+        if not condition:
+            self.failures.append(what)
+
+
+@pytest.mark.parametrize("target", RECORDED)
+def test_transfer(target: str, tmp_path: Path) -> None:
+    if target in PLANNED:
+        pytest.skip(f"{target}: {PLANNED[target]}")
+    recorded = RECORDED[target]
+    checkpoint = FOLDER / recorded["source"]
+    report = convert(
+        target, checkpoint, tmp_path / "converted", config=settings(recorded), tokenizer=goldens_root() / TOKENIZER
+    )
+    class_name, auto_name = HEADS[target]
+    model = auto_class(auto_name).from_pretrained(tmp_path / "converted")
+    assert type(model).__name__ == class_name
+
+    sources = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+    resized = load_file(FOLDER / "resized.safetensors")
+    state, names, notes = model.state_dict(), Names.of(target), Notes()
+    compare_load(notes, report, recorded, set(sources))
+    for key, origin in recorded["origin"].items():
+        own = state.get(names.ours(key))
+        if key.endswith("position_ids") or key == "queue_ptr":
+            # Constants are not saved, and the pointer starts at 0 with every new training.
+            notes.check(f"{key} is {own}", own is None or not own.any())
+        elif own is None:
+            notes.check(f"{key}: the model has no {names.ours(key)}", False)
+        elif origin is None:
+            notes.check(f"{key}: untouched in the original, not listed here", names.ours(key) in report.initialised)
+        elif origin.startswith(RESIZED):
+            value = resized[f"{target}.{key}"]
+            same = own.shape == value.shape and excess(own, value, TOLERANCE) <= TOLERANCE
+            notes.check(f"{key}: differs from the resized {origin.removeprefix(RESIZED)}", same)
+        else:
+            notes.check(f"{key}: differs from {origin}", torch.equal(own, sources[origin]))
+    assert not notes.failures, "\n".join(notes.failures)
+
+
+def settings(recorded: dict[str, Any]) -> dict[str, Any]:
+    """The recorded configuration with the arguments of the original's call."""
+    return {**recorded["config"], **recorded["arguments"]}
+
+
+def test_every_target_is_known() -> None:
+    assert set(RECORDED) <= set(HEADS) | set(PLANNED)
