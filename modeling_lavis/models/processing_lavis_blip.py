@@ -121,6 +121,8 @@ class LavisBlipProcessor(LavisProcessorMixin):
                 text = self.prompt
             if text_format == "prompt" and isinstance(text, str):
                 text = [text] * len(pictures)
+            if in_pairs and text is not None and len(list_of_texts(text)) != len(pictures) // 2:
+                raise ValueError(f"{len(list_of_texts(text))} texts do not fit {len(pictures) // 2} pairs of pictures.")
         if text is not None and text_format == "prompt":
             data.update(self.prompt_inputs(text, return_tensors=return_tensors, **text_kwargs))
         elif text is not None:
