@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training transforms of pictures as in LAVIS (`blip_image_train`, `blip2_image_train`): random crop, flip, augmentation.
+"""Training transforms of pictures as in LAVIS (`blip_image_train`, `blip2_image_train`): crop, flip, augmentation.
 
 What is random is drawn first, into a `TrainDraw`, and applied afterwards, so that a recorded draw gives the recorded
 pixels, bit for bit:

@@ -250,15 +250,15 @@ class LavisBlipProcessor(LavisProcessorMixin):
             raise ValueError(f"weights are given for {len(weights)} questions, answers for {len(answers)}.")
         for number, given in enumerate(answers):
             given = list_of_texts(given, f"answers[{number}]")
-            unique = list(dict.fromkeys(given)) if weights is None else given
-            share = [given.count(answer) / len(given) for answer in unique]
-            if weights is not None:
+            if weights is None:
+                given, share = answer_shares(given)
+            else:
                 share = [float(weight) for weight in weights[number]]
-                if len(share) != len(given):
-                    raise ValueError(f"Question {number} has {len(given)} answers and {len(share)} weights.")
-            flat += unique
+            if len(share) != len(given):
+                raise ValueError(f"Question {number} has {len(given)} answers and {len(share)} weights.")
+            flat += given
             shares += share
-            counts.append(len(unique))
+            counts.append(len(given))
         rows = self._tokenize_from(list_of_texts(flat, "answers"), self.bos_token_id, kwargs, keep_end=True)
         labels = [
             [token if seen else _IGNORED for token, seen in zip(*row, strict=True)]
@@ -274,6 +274,19 @@ class LavisBlipProcessor(LavisProcessorMixin):
             "BlipForConditionalGeneration": {"text_format": "prompt", "max_text_length": 40},
             "BlipForQuestionAnswering": {"cleaning": "question"},
         }.get(architecture, {})
+
+
+def answer_shares(answers: list[str]) -> tuple[list[str], list[float]]:
+    """Count the answers to one question.
+
+    Args:
+        answers: what people answered, with repetitions.
+
+    Returns:
+        The different answers in the order in which they are first seen, and the share of each among all.
+    """
+    unique = list(dict.fromkeys(answers))
+    return unique, [answers.count(answer) / len(answers) for answer in unique]
 
 
 def _is_flat(answers: Any) -> bool:
