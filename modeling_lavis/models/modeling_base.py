@@ -23,6 +23,11 @@ class LavisPreTrainedModel(PreTrainedModel):
     # number of accumulation steps itself.
     accepts_loss_kwargs = False
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        # transformers looks for the interface in the text of the model's file; ours is in a file that all share.
+        return True
+
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Save under our own key names, also when the weights were read from another format."""
         # transformers would write the names of the file that was loaded; a resumed Trainer could not read those.

@@ -4,6 +4,7 @@
 Letters: B questions, N image tokens, T question tokens, A answers, L answer tokens, V vocabulary, k candidates.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -33,7 +34,10 @@ class LavisBlipForQuestionAnswering(ImageGroundedGenerationMixin, LavisBlipPreTr
     def __init__(self, config: LavisBlipConfig) -> None:
         super().__init__(config)
         build_encoders(self, config, twins=False)
-        self.text_decoder = LavisBertLMHeadModel._from_config(config.text_config)
+        # The decoder reads questions, whose width is that of the text, not that of the images.
+        decoder_config = copy.deepcopy(config.text_config)
+        decoder_config.encoder_hidden_size = decoder_config.hidden_size
+        self.text_decoder = LavisBertLMHeadModel._from_config(decoder_config)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:

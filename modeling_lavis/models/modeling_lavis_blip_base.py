@@ -95,8 +95,11 @@ class BlipFeaturesMixin:
         Returns:
             `Tensor` of shape `(batch_size, projection_dim)`: projected and normalised features.
         """
-        states = self.encode_images(pixel_values, interpolate_pos_encoding)
-        return project(states[:, 0], self.vision_proj)
+        return self.project_images(self.encode_images(pixel_values, interpolate_pos_encoding))
+
+    def project_images(self, image_embeds: Tensor) -> Tensor:
+        """Projected and normalised features (B, P) of image states (B, N, D) that [`encode_images`] has made."""
+        return project(image_embeds[:, 0], self.vision_proj)
 
     @torch.no_grad()
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:

@@ -16,6 +16,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import attend, split_heads
+from .checkpoint_formats import register_transformers_vit_keys
 from .configuration_vision_vit import LavisViTConfig
 from .modeling_base import LavisPreTrainedModel
 from .position_embeddings import resize_grid_positions
@@ -204,6 +205,9 @@ class LavisViTModel(LavisPreTrainedModel):
             hidden_states = block(hidden_states, **kwargs)
         hidden_states = self.norm(hidden_states)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
+
+
+register_transformers_vit_keys(LavisViTConfig.model_type)
 
 
 __all__ = ["DropPath", "LavisViTModel"]
