@@ -16,7 +16,10 @@ What becomes of each kind of picture:
   transformers' pipelines agree. The original ignored it: `do_exif_transpose=False` is the parity setting.
 """
 
+import difflib
 import os
+import struct
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -37,7 +40,7 @@ from transformers.processing_utils import ImagesKwargs
 from transformers.utils import is_torchvision_available
 
 
-class LavisImagesKwargs(ImagesKwargs, total=False):
+class LavisImagesKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     """Options of the image processors: those of transformers, and `do_exif_transpose` (default True)."""
 
     do_exif_transpose: bool | None
@@ -57,7 +60,7 @@ def open_picture(source: Any) -> Any:
         FileNotFoundError: no such file. OSError: the file is broken, truncated or no picture. Both name it.
     """
     if isinstance(source, PIL.Image.Image):
-        return _decoded(source, getattr(source, "filename", "") or "the picture given as a PIL image")
+        return _decoded(source, getattr(source, "filename", "") or "given as a PIL image")
     if isinstance(source, (np.ndarray, torch.Tensor)):
         return source
     if not isinstance(source, (str, os.PathLike)):
@@ -77,7 +80,19 @@ def open_picture(source: Any) -> Any:
         picture = PIL.Image.open(address)
     except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise OSError(f"Cannot read the picture {_short(address)}: {error}") from error
-    return _decoded(picture, address)
+    try:
+        return _decoded(picture, address)
+    except (OSError, ValueError):
+        picture.close()
+        raise
+
+
+def upright(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """Turn a picture as its EXIF orientation says; unreadable EXIF data counts as none."""
+    try:
+        return PIL.ImageOps.exif_transpose(picture)
+    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):  # what PIL raises on damaged EXIF blocks
+        return picture
 
 
 def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
@@ -92,7 +107,8 @@ def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
         from PIL import ImageCms
 
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.applyTransform(picture, ImageCms.buildTransform(*profiles, "LAB", "RGB"))
+        converted = ImageCms.applyTransform(picture, ImageCms.buildTransform(*profiles, "LAB", "RGB"))
+        return picture if converted is None else converted  # None is returned for work in place only
     return picture.convert("RGB")
 
 
@@ -173,6 +189,11 @@ class _AnyPictures:
     do_convert_rgb = True
     do_exif_transpose = True
 
+    def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+        """Prepare pictures; see the class for what they may be. `return_tensors`: "pt", "np", or None for a list."""
+        reject_unknown(type(self).__name__, kwargs, self.valid_kwargs.__annotations__)
+        return super().__call__(images, *args, **kwargs)  # type: ignore[misc]
+
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Open addresses (`open_picture`), keeping the nesting of lists."""
         if isinstance(image_url_or_urls, (list, tuple)):
@@ -192,7 +213,7 @@ class _AnyPictures:
         image = open_picture(image)
         if isinstance(image, PIL.Image.Image):
             if do_exif_transpose:
-                image = PIL.ImageOps.exif_transpose(image)
+                image = upright(image)
             if do_convert_rgb:
                 image = np.array(to_rgb(image))
                 input_data_format = ChannelDimension.LAST
@@ -260,6 +281,15 @@ class LavisImageProcessorTorchvision(_AnyPictures, TorchvisionBackend):
     def _pixels(self, pictures: list[Any], **kwargs: Any) -> list[torch.Tensor]:
         values = [self.process_image(picture, **kwargs) for picture in pictures]
         return list(self._preprocess(values, return_tensors=None, **kwargs)["pixel_values"])
+
+
+def reject_unknown(what: str, given: Collection[str], known: Collection[str]) -> None:
+    """Raise a TypeError that names the first option that `what` does not take, and the closest that it does."""
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else f" It takes {', '.join(sorted(known))}."
+            raise TypeError(f"{what} got an unexpected option {name!r}.{hint}")
 
 
 def _decoded(picture: PIL.Image.Image, name: Any) -> PIL.Image.Image:

@@ -4,7 +4,6 @@
 Letters: B batch, T text tokens, A answers, S sum of the numbers of answers of a batch.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_base import BatchFeature, ImageProcessingMixin
 
-from .image_processing_lavis import LavisImageProcessor, LavisImageProcessorTorchvision
+from .image_processing_lavis import LavisImageProcessor, LavisImageProcessorTorchvision, reject_unknown
 from .text_cleaning import CLEANINGS, clean_text
 
 # Stored image processor types that are read into ours: transformers' own BLIP under all the names it has had.
@@ -78,12 +77,7 @@ class LavisProcessorMixin(ProcessorMixin):
         Returns:
             Options of the tokenizer, of the image processor, and `return_tensors`.
         """
-        known = self._known_kwargs()
-        for name in kwargs:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else f" It takes {', '.join(sorted(known))}."
-                raise TypeError(f"{type(self).__name__} got an unexpected option {name!r}.{hint}")
+        reject_unknown(type(self).__name__, kwargs, self._known_kwargs())
         merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         text_kwargs, image_kwargs = dict(merged["text_kwargs"]), dict(merged["images_kwargs"])
         in_text = text_kwargs.pop("return_tensors", None)

@@ -128,7 +128,7 @@ class LavisBlipProcessor(LavisProcessorMixin):
         elif text is not None:
             data.update(to_batch(self._tokenize(self.clean(text, cleaning), text_kwargs), return_tensors))
         if answers is not None:
-            build = self.answer_candidates if _is_flat(answers) else self.answer_labels
+            build: Any = self.answer_candidates if _is_flat(answers) else self.answer_labels
             data.update(build(answers, return_tensors=return_tensors))
         if not data:
             raise ValueError(f"{type(self).__name__} was called with nothing; give it images, text or answers.")
@@ -270,10 +270,11 @@ class LavisBlipProcessor(LavisProcessorMixin):
     def _options_for_foreign(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         # transformers' captioners go on from the text, without a prompt of their own
         architecture = (config.get("architectures") or [""])[0]
-        return {
+        options: dict[str, dict[str, Any]] = {
             "BlipForConditionalGeneration": {"text_format": "prompt", "max_text_length": 40},
             "BlipForQuestionAnswering": {"cleaning": "question"},
-        }.get(architecture, {})
+        }
+        return options.get(architecture, {})
 
 
 def answer_shares(answers: list[str]) -> tuple[list[str], list[float]]:
