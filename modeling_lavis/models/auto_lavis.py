@@ -35,11 +35,11 @@ class AutoModelForImageAndTextClassification(_BaseAutoModelClass):
     _model_mapping = _empty_mapping()
 
 
-AutoModelForImageTextRetrieval = auto_class_update(AutoModelForImageTextRetrieval, head_doc="image-text retrieval")
-AutoModelForVideoTextRetrieval = auto_class_update(AutoModelForVideoTextRetrieval, head_doc="video-text retrieval")
-AutoModelForImagesAndTextClassification = auto_class_update(
-    AutoModelForImagesAndTextClassification, head_doc="image pair and text classification"
-)
-AutoModelForImageAndTextClassification = auto_class_update(
-    AutoModelForImageAndTextClassification, head_doc="image and text classification"
-)
+# Writes the names of tasks into the inherited docstrings.
+for _auto_class, _task in (
+    (AutoModelForImageTextRetrieval, "image-text retrieval"),
+    (AutoModelForVideoTextRetrieval, "video-text retrieval"),
+    (AutoModelForImagesAndTextClassification, "image pair and text classification"),
+    (AutoModelForImageAndTextClassification, "image and text classification"),
+):
+    auto_class_update(_auto_class, head_doc=_task)
