@@ -6,6 +6,7 @@ listed with the reason it is dropped; every target is filled once or listed with
 an error that names the weights.
 """
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from modeling_lavis.hub.families import TWIN_SUFFIX, Architecture, Family, Fresh, Initialiser, module_of
 from modeling_lavis.hub.key_maps import matches
 from modeling_lavis.models.position_embeddings import resize_grid_positions
+
+
+_SECOND_NAME = "second name of a tensor that the model ties, equal to the first"
 
 
 class AccountingError(ValueError):
@@ -68,7 +72,14 @@ class Plan:
     initialised: dict[str, Initialised] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
 
-    def tensor(self, name: str, sources: Mapping[str, Tensor], config: Any, generator: torch.Generator) -> Tensor:
+    def dtype(self, name: str, sources: Mapping[str, Tensor]) -> torch.dtype:
+        """The dtype of one target's value."""
+        if name in self.filled:
+            return sources[self.filled[name].source].dtype
+        copied = self.initialised[name].copy_of
+        return self.targets[name].dtype if copied is None else self.dtype(copied, sources)
+
+    def tensor(self, name: str, sources: Mapping[str, Tensor], config: Any) -> Tensor:
         """The value of one target; mapped from the checkpoint wherever it can be taken as it is."""
         if name in self.filled:
             tensor = sources[self.filled[name].source]
@@ -79,9 +90,11 @@ class Plan:
             return tensor
         origin = self.initialised[name]
         if origin.copy_of is not None:
-            return self.tensor(origin.copy_of, sources, config, generator)
+            return self.tensor(origin.copy_of, sources, config)
         if origin.initialise is None:
             raise AccountingError(f"{name} has neither a source nor a first value; its family's table must name one.")
+        # The seed comes from the name, so that converting again gives the same file whatever else is fresh.
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
         return origin.initialise(name, tuple(self.targets[name].shape), config, generator)
 
 
@@ -156,8 +169,7 @@ class _Accountant:
         targets, tied = targets_of(model)
         self.plan = Plan(targets, tied)
         self.target_modules = {module_of(name) for name in (*targets, *tied)}
-        rows = self.to.transfer_renames if self.transfer else ()
-        self.key_map = family.key_map.preceded_by(rows)
+        self.key_map = family.key_map.preceded_by(self.to.transfer_renames.get(source_architecture, ()))
         self.problems: dict[str, list[str]] = {}
 
     def run(self) -> Plan:
@@ -194,11 +206,11 @@ class _Accountant:
         module = module_of(source)
         if module_of(target) in self.target_modules or not {module, target} & self.of.all_modules:
             return None
+        kind = "contrastive queue" if target in self.of.queues else f"{module} of {self.source_name}"
         if module.endswith(TWIN_SUFFIX):
-            return f"momentum twin, which {self.name} has not" if not self.to.twins else "momentum twin, switched off"
-        if target in self.of.queues:
-            return f"contrastive queue, which {self.name} has not" if not self.to.queues else "queue, switched off"
-        return f"{module} of {self.source_name}, which {self.name} has not"
+            kind = "momentum twin"
+        switched_off = {module, target} & self.to.all_modules
+        return f"{kind}, switched off" if switched_off else f"{kind}, which {self.name} has not"
 
     def _fill(self, target: str, source: str, is_second_name: bool) -> None:
         present = self.plan.filled.get(target)
@@ -208,9 +220,9 @@ class _Accountant:
             if torch.equal(self.sources[present.source], self.sources[source]):
                 # The first name of a tied tensor is the one that is reported as used.
                 if is_second_name:
-                    self.plan.dropped[source] = f"second name of {present.source}, equal"
+                    self.plan.dropped[source] = _SECOND_NAME
                 else:
-                    self.plan.dropped[present.source] = f"second name of {source}, equal"
+                    self.plan.dropped[present.source] = _SECOND_NAME
                     self.plan.filled[target] = Filled(source, present.resized_from)
             else:
                 self._problem("one tensor in the model, but different in the file", f"{present.source} and {source}")

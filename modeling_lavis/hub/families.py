@@ -7,7 +7,7 @@ the buffer `queue_ptr` is its own module. A momentum twin's module ends in `_m`.
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class Architecture:
         twins: modules that have a momentum twin in the original.
         queues: buffers of the contrastive queue.
         sources: other architectures whose checkpoints can start this one.
-        transfer_renames: rows that are asked first when the checkpoint is of another architecture.
+        transfer_renames: rows that are asked first when the checkpoint is of another architecture; by that one.
         fresh: weights that may be missing.
     """
 
@@ -77,7 +77,7 @@ class Architecture:
     twins: frozenset[str] = frozenset()
     queues: frozenset[str] = frozenset()
     sources: tuple[str, ...] = ()
-    transfer_renames: tuple[Rename, ...] = ()
+    transfer_renames: Mapping[str, tuple[Rename, ...]] = field(default_factory=dict)
     fresh: tuple[Fresh, ...] = ()
 
     @property
@@ -124,11 +124,12 @@ class Family:
             `Fresh` row.
         positions: template of the tables of image positions (our names), which may be resized.
         resizable_queues: buffers (our names) that may start anew when another length is asked for.
-        tied_copies: what several names of one tensor are called in the report.
         build_config: (architecture, source architecture, shapes, settings, tokenizer) -> model configuration.
         build_processor: (architecture, settings, model configuration, tokenizer) -> processor.
         build_generation_config: (architecture, settings, model configuration) -> generation configuration or `None`.
         load_tokenizer: (folder or Hub id, or `None` for the published one) -> tokenizer.
+        known_settings: names in a configuration that say something about a model.
+        separate_parts: arguments of the conversion that give parts kept in other files (BLIP-2's frozen ones).
     """
 
     name: str
@@ -143,6 +144,8 @@ class Family:
     build_processor: Callable[..., Any]
     build_generation_config: Callable[..., Any]
     load_tokenizer: Callable[[str | Path | None], Any]
+    known_settings: frozenset[str]
+    separate_parts: frozenset[str] = frozenset()
 
     def recognise(self, names: Iterable[str]) -> str:
         """Name the architecture whose checkpoint has these names.

@@ -4,8 +4,8 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -58,10 +58,9 @@ def whole_folder(output: Path, overwrite: bool = False) -> Iterator[Path]:
     output = output.absolute()
     missing = [parent for parent in output.parents if not parent.exists()]
     output.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.partial-"))
+    work = _sibling(output, "partial")
     try:
         yield work
-        os.chmod(work, 0o777 & ~_umask())
         _take_place(work, output)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
@@ -71,17 +70,18 @@ def whole_folder(output: Path, overwrite: bool = False) -> Iterator[Path]:
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _sibling(output: Path, kind: str) -> Path:
+    # Not tempfile.mkdtemp: its folders can be read by their owner only, and this one becomes the repository.
+    folder = output.parent / f".{output.name}.{kind}-{secrets.token_hex(4)}"
+    folder.mkdir()
+    return folder
 
 
 def _take_place(work: Path, output: Path) -> None:
     if not output.exists():
         os.rename(work, output)
         return
-    old = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.replaced-"))
+    old = _sibling(output, "replaced")
     os.rename(output, old / output.name)
     try:
         os.rename(work, output)
@@ -96,7 +96,7 @@ def write_shards(
     folder: Path,
     targets: Mapping[str, Tensor],
     value_of: Callable[[str], Tensor],
-    dtype_of: Callable[[str, torch.dtype], torch.dtype],
+    dtype_of: Callable[[str], torch.dtype],
     max_shard_size: str,
 ) -> list[str]:
     """Write weights as safetensors, in shards with an index when one file does not hold them.
@@ -104,8 +104,8 @@ def write_shards(
     Args:
         folder: where.
         targets: meta tensors by name; they say the shapes.
-        value_of: gives the value of a name, in any floating dtype.
-        dtype_of: (name, dtype of the value) -> dtype to store.
+        value_of: gives the value of a name; called once for each, when its shard is written.
+        dtype_of: gives the dtype in which a name is stored.
         max_shard_size: size of the largest file, for example `"5GB"`.
 
     Returns:
@@ -114,16 +114,13 @@ def write_shards(
     Raises:
         OSError: the disk is too small.
     """
-    planned = {
-        name: torch.empty(tensor.shape, dtype=dtype_of(name, value_of(name).dtype), device="meta")
-        for name, tensor in targets.items()
-    }
-    split = split_torch_state_dict_into_shards(
-        planned, filename_pattern=WEIGHTS_PATTERN, max_shard_size=max_shard_size
-    )
+    planned = {name: torch.empty(tensor.shape, dtype=dtype_of(name), device="meta") for name, tensor in targets.items()}
+    split = split_torch_state_dict_into_shards(planned, filename_pattern=WEIGHTS_PATTERN, max_shard_size=max_shard_size)
     need, free = sum(tensor.nbytes for tensor in planned.values()), shutil.disk_usage(folder).free
     if need > free:
-        raise OSError(f"The weights need {need:,} bytes and {folder.parent} has {free:,} left. Make room and try again.")
+        raise OSError(
+            f"The weights need {need:,} bytes and {folder.parent} has {free:,} left. Make room and try again."
+        )
     for file_name, names in split.filename_to_tensors.items():
         shard: dict[str, Tensor] = {}
         used: set[int] = set()
