@@ -212,7 +212,7 @@ def _sizes_between_towers(
 
 
 def _labels(architecture: str, sizes: Mapping[str, Any]) -> dict[int, str]:
-    names = sizes.get("labels") or LABELS.get(architecture)
+    names: Any = sizes.get("labels") or LABELS.get(architecture)
     number = sizes.get("num_classes") or (len(names) if names else None)
     if number is None:
         raise ValueError(
