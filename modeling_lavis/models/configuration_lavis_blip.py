@@ -46,8 +46,8 @@ class LavisBlipConfig(PreTrainedConfig):
     sub_configs_defaults = {"vision_config": LavisViTConfig, "text_config": LavisBertConfig}
     keys_to_ignore_at_inference = ["past_key_values", "encoder_last_hidden_state", "intermediates"]
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    vision_config: Any = None
+    text_config: Any = None
     projection_dim: int = 256
     logit_temperature: float = 0.07
     queue_size: int = 57600

@@ -111,7 +111,18 @@ class ImageGroundedGenerationMixin(GenerationMixin):
             kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
             if mask is not None:
                 kwargs["encoder_attention_mask"] = mask
-        return super().generate(**kwargs)
+        return self._pad_after_end(super().generate(**kwargs))
+
+    def _pad_after_end(self, output: Any) -> Any:
+        """Padding after the end token. Beam search fills up with end tokens where the id of the padding is 0."""
+        sequences = output if isinstance(output, Tensor) else output.sequences
+        ended = (sequences == self.config.eos_token_id).cumsum(dim=1)
+        after = torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], dim=1) > 0
+        sequences = sequences.masked_fill(after, self.config.pad_token_id)
+        if isinstance(output, Tensor):
+            return sequences
+        output.sequences = sequences
+        return output
 
     @staticmethod
     def _expand_inputs_for_generation(

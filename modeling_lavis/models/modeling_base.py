@@ -3,7 +3,19 @@
 
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
+
+
+def image_and_text(pixel_values: Tensor | None, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Both inputs, for heads that cannot do without; `ValueError` names what is missing."""
+    if pixel_values is None or input_ids is None:
+        missing = "pixel_values" if pixel_values is None else "input_ids"
+        raise ValueError(
+            f"{missing} is missing; this head reads an image and a text. The processor makes both from pictures and "
+            "texts."
+        )
+    return pixel_values, input_ids
 
 
 class LavisPreTrainedModel(PreTrainedModel):
@@ -35,4 +47,4 @@ class LavisPreTrainedModel(PreTrainedModel):
         super().save_pretrained(*args, **kwargs)
 
 
-__all__ = ["LavisPreTrainedModel"]
+__all__ = ["LavisPreTrainedModel", "image_and_text"]

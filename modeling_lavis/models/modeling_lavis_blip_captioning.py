@@ -188,7 +188,7 @@ class LavisBlipForConditionalGeneration(BlipCaptioningMixin, LavisBlipPreTrained
             interpolate_pos_encoding,
             **kwargs,
         )
-        if labels is not None:
+        if labels is not None and output.logits is not None:
             smoothing = self.config.label_smoothing
             output.loss = mean_over_tokens(next_token_loss(output.logits, labels, smoothing), labels)
             output.loss_lm = output.loss

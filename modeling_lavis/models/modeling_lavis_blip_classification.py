@@ -15,6 +15,7 @@ from .configuration_lavis_blip import LavisBlipConfig
 from .contrastive import soft_cross_entropy
 from .generation import with_first_token
 from .heads import classification_head
+from .modeling_base import image_and_text
 from .modeling_lavis_blip_base import LavisBlipPreTrainedModel, build_encoders
 from .momentum import update_twins
 from .momentum_contrast import MomentumContrastMixin
@@ -95,6 +96,7 @@ class LavisBlipForImageAndTextClassification(MomentumContrastMixin, LavisBlipPre
         Returns:
             [`LavisClassificationOutput`].
         """
+        pixel_values, input_ids = image_and_text(pixel_values, input_ids)
         input_ids = with_first_token(input_ids, self.config.cls_token_id)
         image_embeds, output, logits = self._read(
             "", pixel_values, input_ids, attention_mask, interpolate_pos_encoding, **kwargs
@@ -169,10 +171,10 @@ class LavisBlipForImagesAndTextClassification(LavisBlipPreTrainedModel):
         Returns:
             [`LavisClassificationOutput`].
         """
-        if pixel_values is None or pixel_values.ndim != 5 or pixel_values.shape[1] != 2:
-            shape = None if pixel_values is None else tuple(pixel_values.shape)
+        pixel_values, input_ids = image_and_text(pixel_values, input_ids)
+        if pixel_values.ndim != 5 or pixel_values.shape[1] != 2:
             raise ValueError(
-                f"Got pixel_values of shape {shape}, expected (batch, 2, channels, height, width): two images for each "
+                f"Got pixel_values of shape {tuple(pixel_values.shape)}, expected (batch, 2, channels, height, width): two images for each "
                 "text. The processor pairs pictures that are given as a list of pairs."
             )
         # One pass for all first and all second images, in the original's order.

@@ -18,6 +18,7 @@ from .distributed import gather, gather_ragged, gather_with_grad, rank
 from .generation import with_first_token
 from .heads import project
 from .language_loss import mean_over_tokens, next_token_loss
+from .modeling_base import image_and_text
 from .modeling_lavis_blip_base import BlipFeaturesMixin, LavisBlipPreTrainedModel, build_encoders, build_projections
 from .modeling_lavis_blip_captioning import BlipCaptioningMixin
 from .momentum_contrast import MomentumContrastMixin, matching_rows
@@ -145,6 +146,11 @@ class BlipMatchingMixin(BlipFeaturesMixin, MomentumContrastMixin):
         interpolate_pos_encoding: bool,
     ) -> dict[str, Any]:
         """Both losses and what they were made of, as fields of the output."""
+        if pixel_values.shape[0] != input_ids.shape[0]:
+            raise ValueError(
+                f"Training takes pairs, but got {pixel_values.shape[0]} images and {input_ids.shape[0]} texts; give "
+                "one text per image and mark texts of the same image by equal image_ids."
+            )
         self.begin_step(update_state)
         image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
         text_ids = with_first_token(input_ids, self.config.cls_token_id)
@@ -311,6 +317,7 @@ class LavisBlipForImageTextRetrieval(BlipMatchingMixin, LavisBlipPreTrainedModel
         Returns:
             [`LavisImageTextRetrievalOutput`].
         """
+        pixel_values, input_ids = image_and_text(pixel_values, input_ids)
         if return_loss:
             fields = self._contrast_and_match(
                 pixel_values,
@@ -441,6 +448,7 @@ class LavisBlipForPreTraining(BlipMatchingMixin, BlipCaptioningMixin, LavisBlipP
                 past_key_values=decoded.past_key_values,
                 image_embeds=decoded.encoder_last_hidden_state,
             )
+        pixel_values, input_ids = image_and_text(pixel_values, input_ids)
         if not return_loss:
             return LavisPreTrainingOutput(
                 **self._compare(pixel_values, input_ids, attention_mask, match_head, interpolate_pos_encoding, **kwargs)

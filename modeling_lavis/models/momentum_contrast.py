@@ -29,10 +29,8 @@ class MomentumContrastMixin:
     #: weight of the twins' soft targets; a callback may ramp it, `None` takes the configuration's `alpha`
     distill_alpha: float | None = None
 
-    @property
-    def momentum_pairs(self) -> ModulePairs:
-        """Online modules and their twins; empty without twins."""
-        return []
+    #: online modules and their twins; no value here, it would hide the one of the family's base class
+    momentum_pairs: ModulePairs
 
     def add_queues(self, with_ids: bool) -> None:
         """Queues of past features, as buffers that are saved."""

@@ -162,7 +162,7 @@ class LavisViTModel(LavisPreTrainedModel):
                 f"height, width). Let the processor make them from pictures."
             )
         height, width = pixel_values.shape[-2:]
-        positions = self.pos_embed
+        positions: Tensor = self.pos_embed
         if (height, width) != (config.image_size, config.image_size):
             if not interpolate_pos_encoding:
                 raise ValueError(
