@@ -71,7 +71,7 @@ def rank_answers(
     k = min(num_candidates, num_answers)
     batch = encoder_hidden_states.shape[0]
     config = decoder.config
-    given = answer_input_ids != config.pad_token_id if answer_attention_mask is None else answer_attention_mask.bool()
+    given = answer_input_ids.ne(config.pad_token_id) if answer_attention_mask is None else answer_attention_mask.bool()
     labels = answer_input_ids.masked_fill(~given, -100)
 
     cache = SharedCrossAttentionCache(DynamicCache(config=config), DynamicCache(config=config))
