@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_lavis_blip import LavisBlipConfig
@@ -414,6 +415,7 @@ class LavisBlipForPreTraining(BlipMatchingMixin, BlipCaptioningMixin, LavisBlipP
         output_intermediates: bool = False,
         interpolate_pos_encoding: bool = False,
         decoder_input_ids: Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
         token_type_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> LavisPreTrainingOutput:
@@ -433,6 +435,7 @@ class LavisBlipForPreTraining(BlipMatchingMixin, BlipCaptioningMixin, LavisBlipP
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): take images of another size.
             decoder_input_ids (`Tensor` of shape `(B, T)`, *optional*): run the caption decoder instead; this is what
                 `generate` does.
+            encoder_outputs (`BaseModelOutput`, *optional*): for the decoder, image states in place of `pixel_values`.
             token_type_ids: accepted for transformers' pipelines, without effect.
 
         Returns:
@@ -440,7 +443,11 @@ class LavisBlipForPreTraining(BlipMatchingMixin, BlipCaptioningMixin, LavisBlipP
         """
         if decoder_input_ids is not None:
             decoded = self.decode_captions(
-                decoder_input_ids, pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs
+                decoder_input_ids,
+                pixel_values,
+                encoder_outputs=encoder_outputs,
+                interpolate_pos_encoding=interpolate_pos_encoding,
+                **kwargs,
             )
             return LavisPreTrainingOutput(
                 logits=decoded.logits,
