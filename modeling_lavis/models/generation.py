@@ -7,7 +7,7 @@ Letters: B images, n beams or returned sequences per image, T prompt tokens.
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
@@ -75,7 +75,7 @@ class ImageGroundedGenerationMixin(GenerationMixin):
     What a head needs beside `forward` to be used with `generate`.
 
     The states that the decoder attends to stay at one row per image through beams and returned sequences, and their
-    keys and values are worked out once. Heads implement [`encode_for_generation`].
+    keys and values are worked out once. Heads have a `text_decoder` and implement [`encode_for_generation`].
     """
 
     # Training inputs that a Trainer hands over together with the pictures.
@@ -85,6 +85,14 @@ class ImageGroundedGenerationMixin(GenerationMixin):
     def can_generate(cls) -> bool:
         """Yes, also where `GenerationMixin` is not among the direct bases."""
         return True
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The decoder's map to the vocabulary."""
+        return self.text_decoder.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        """Replace the decoder's map to the vocabulary."""
+        self.text_decoder.set_output_embeddings(value)
 
     def encode_for_generation(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Take what is encoded out of `inputs`; return encoder states (B, N, D) and their mask (B, N) or `None`."""

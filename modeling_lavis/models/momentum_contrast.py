@@ -5,9 +5,10 @@ Letters: B rows of this process, W rows of all processes, P width of the common 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
@@ -22,8 +23,8 @@ class MomentumContrastMixin:
     """
     Twins, queues, temperature and hard negatives of a head.
 
-    The head sets `momentum_pairs` and calls [`add_queues`] in its constructor, `initialise_momentum` from
-    `_init_weights` and `freeze_momentum` from `tie_weights`.
+    The head gives `momentum_pairs` and calls [`add_queues`] in its constructor; initialisation and freezing happen
+    here. Stands before the model class among the bases.
     """
 
     #: weight of the twins' soft targets; a callback may ramp it, `None` takes the configuration's `alpha`
@@ -53,8 +54,16 @@ class MomentumContrastMixin:
             init.constant_(self.idx_queue, _NO_ID)
         initialise_twins(self.momentum_pairs)
 
-    def freeze_momentum(self) -> None:
-        """Keep the twins away from optimisers."""
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            self.initialise_momentum()
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Tie shared weights and freeze the twins; called after construction and after loading."""
+        super().tie_weights(*args, **kwargs)
+        # Loading replaces parameters, so a freeze in the constructor would be lost.
         freeze_twins(self.momentum_pairs)
 
     def begin_step(self, update_state: bool) -> None:

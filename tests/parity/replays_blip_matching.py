@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-# from modeling_lavis.evaluation.retrieval import compute_sim_matrix
-# from modeling_lavis.interpretability.gradcam import gradcam
+from modeling_lavis.evaluation.retrieval import similarity_matrices
+from modeling_lavis.interpretability.gradcam import gradcam
 
 from .blip_inputs import compare_tokenizer, tokens
 from .converted import Converted
@@ -98,13 +98,12 @@ def _gradcam(run: Converted, images: torch.Tensor) -> None:
     texts = tokens(run, golden.inputs["text_input"][:GRADCAM_PAIRS])
     ledger.compare("gradcam.input_ids", texts["input_ids"])
     pixel_values = images[:GRADCAM_PAIRS]
-    maps = gradcam(model, pixel_values, **texts, layer=golden.config["gradcam_block"])
+    explained = gradcam(model, pixel_values, **texts, layer=golden.config["gradcam_block"])
     recorded = golden.below("gradcam.maps.")
-    ledger.check(f"gradcam: {len(maps)} maps, {len(recorded)} recorded", len(maps) == len(recorded))
-    for number, own in enumerate(maps[: len(recorded)]):
+    ledger.check(f"gradcam: {len(explained.maps)} maps, {len(recorded)} recorded", len(explained.maps) == len(recorded))
+    for number, own in enumerate(explained.maps[: len(recorded)]):
         ledger.compare(f"gradcam.maps.{number}", own)
-    with torch.no_grad():
-        ledger.compare("gradcam.output", model(pixel_values=pixel_values, **texts, match_head="itm").logits)
+    ledger.compare("gradcam.output", explained.logits)
 
 
 def _record(output: ModelOutput) -> dict[str, torch.Tensor]:
@@ -150,9 +149,9 @@ def replay_retrieval(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
     if golden.below("train_negative_all_rank."):
         _train(run, "train_negative_all_rank", run.model(negative_all_rank=True))
     texts = tokens(run, golden.inputs["retrieval_texts"], max_length=MATRIX_TEXT_LENGTH, padding="max_length")
-    matrix = compute_sim_matrix(run.model(), golden.inputs["image"], texts, k=golden.inputs["k_test"])
-    ledger.compare("compute_sim_matrix.score_i2t", matrix.image_to_text)
-    ledger.compare("compute_sim_matrix.score_t2i", matrix.text_to_image)
+    matrices = similarity_matrices(run.model(), golden.inputs["image"], texts, k=golden.inputs["k_test"])
+    ledger.compare("compute_sim_matrix.score_i2t", matrices.i2t)
+    ledger.compare("compute_sim_matrix.score_t2i", matrices.t2i)
 
 
 @replays("blip_pretrain")
