@@ -77,13 +77,8 @@ def similarity_matrices(
         raise ValueError(f"k is {k}; re-rank at least one candidate per row.")
     if isinstance(pixel_values, Tensor):
         pixel_values = pixel_values.split(batch_size)
-    states, image_features = [], []
-    for batch in pixel_values:
-        embeds = model.encode_images(batch)
-        states.append(embeds)
-        image_features.append(model.project_images(embeds))
-    images = torch.cat(states)
-    image_features = torch.cat(image_features)
+    images = torch.cat([model.encode_images(batch) for batch in pixel_values])
+    image_features = model.project_images(images)
     input_ids, mask = texts["input_ids"], texts["attention_mask"]
     text_features = torch.cat(
         [

@@ -71,8 +71,9 @@ def rank_answers(
     k = min(num_candidates, num_answers)
     batch = encoder_hidden_states.shape[0]
     config = decoder.config
-    given = answer_input_ids.ne(config.pad_token_id) if answer_attention_mask is None else answer_attention_mask.bool()
-    labels = answer_input_ids.masked_fill(~given, -100)
+    if answer_attention_mask is None:
+        answer_attention_mask = answer_input_ids.ne(config.pad_token_id or 0)
+    labels = answer_input_ids.masked_fill(~answer_attention_mask.bool(), -100)
 
     cache = SharedCrossAttentionCache(DynamicCache(config=config), DynamicCache(config=config))
     start = torch.full((batch, 1), start_token_id, dtype=torch.long, device=encoder_hidden_states.device)

@@ -40,14 +40,6 @@ class LavisBlipForQuestionAnswering(ImageGroundedGenerationMixin, LavisBlipPreTr
         self.text_decoder = LavisBertLMHeadModel._from_config(decoder_config)
         self.post_init()
 
-    def get_output_embeddings(self) -> nn.Linear:
-        """The decoder's map to the vocabulary."""
-        return self.text_decoder.get_output_embeddings()
-
-    def set_output_embeddings(self, value: nn.Linear) -> None:
-        """Replace the decoder's map to the vocabulary."""
-        self.text_decoder.set_output_embeddings(value)
-
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Resize the vocabulary of encoder and decoder, which share no weights here, and return the encoder's."""
         self.text_decoder.resize_token_embeddings(*args, **kwargs)
@@ -185,7 +177,7 @@ class LavisBlipForQuestionAnswering(ImageGroundedGenerationMixin, LavisBlipPreTr
             logits_to_keep = 0
         if decoder_input_ids is None:
             raise ValueError(
-                "The decoder needs labels (to train) or decoder_input_ids; to get answers call generate or rank_answers."
+                "The decoder needs labels (to train) or decoder_input_ids; generate and rank_answers give answers."
             )
         if past_key_values is None and use_cache:
             text_config = self.config.text_config

@@ -6,7 +6,7 @@ Letters: B images, N image tokens, T text tokens, V vocabulary.
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
@@ -121,14 +121,6 @@ class LavisBlipForConditionalGeneration(BlipCaptioningMixin, LavisBlipPreTrained
         self.vision_model = LavisViTModel._from_config(config.vision_config)
         self.text_decoder = LavisBertLMHeadModel._from_config(config.text_config)
         self.post_init()
-
-    def get_output_embeddings(self) -> nn.Linear:
-        """The decoder's map to the vocabulary."""
-        return self.text_decoder.get_output_embeddings()
-
-    def set_output_embeddings(self, value: nn.Linear) -> None:
-        """Replace the decoder's map to the vocabulary."""
-        self.text_decoder.set_output_embeddings(value)
 
     @can_return_tuple
     def forward(

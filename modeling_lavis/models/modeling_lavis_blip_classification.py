@@ -7,7 +7,7 @@ Letters: B rows, N image tokens, T text tokens, D width.
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils import can_return_tuple
 
@@ -41,17 +41,6 @@ class LavisBlipForImageAndTextClassification(MomentumContrastMixin, LavisBlipPre
         for suffix in ("", "_m") if self.distils else ("",):
             setattr(self, f"cls_head{suffix}", classification_head(config.text_config.hidden_size, config.num_labels))
         self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if module is self:
-            self.initialise_momentum()
-
-    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Tie shared weights and freeze the twins; called after construction and after loading."""
-        super().tie_weights(*args, **kwargs)
-        self.freeze_momentum()
 
     def _read(
         self,
@@ -174,8 +163,8 @@ class LavisBlipForImagesAndTextClassification(LavisBlipPreTrainedModel):
         pixel_values, input_ids = image_and_text(pixel_values, input_ids)
         if pixel_values.ndim != 5 or pixel_values.shape[1] != 2:
             raise ValueError(
-                f"Got pixel_values of shape {tuple(pixel_values.shape)}, expected (batch, 2, channels, height, width): two images for each "
-                "text. The processor pairs pictures that are given as a list of pairs."
+                f"Got pixel_values of shape {tuple(pixel_values.shape)}, expected (batch, 2, channels, height, width): "
+                "two images for each text. The processor pairs pictures that are given as a list of pairs."
             )
         # One pass for all first and all second images, in the original's order.
         images = self.encode_images(pixel_values.transpose(0, 1).flatten(0, 1), interpolate_pos_encoding)

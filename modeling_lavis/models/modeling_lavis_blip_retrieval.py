@@ -248,17 +248,6 @@ class LavisBlipForImageTextRetrieval(BlipMatchingMixin, LavisBlipPreTrainedModel
             self.add_queues(with_ids=True)
         self.post_init()
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if module is self:
-            self.initialise_momentum()
-
-    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Tie shared weights and freeze the twins; called after construction and after loading."""
-        super().tie_weights(*args, **kwargs)
-        self.freeze_momentum()
-
     def _negative_weights(
         self, contrast: ContrastiveOutput, image_features: Tensor, text_features: Tensor, image_ids: Tensor | None
     ) -> tuple[Tensor, Tensor]:
@@ -366,25 +355,6 @@ class LavisBlipForPreTraining(BlipMatchingMixin, BlipCaptioningMixin, LavisBlipP
                 shared[f"text_decoder.bert.{name}"] = f"text_encoder.{name}"
         shared["text_decoder.cls.predictions.decoder.weight"] = "text_encoder.embeddings.word_embeddings.weight"
         return shared
-
-    def get_output_embeddings(self) -> nn.Linear:
-        """The decoder's map to the vocabulary."""
-        return self.text_decoder.get_output_embeddings()
-
-    def set_output_embeddings(self, value: nn.Linear) -> None:
-        """Replace the decoder's map to the vocabulary."""
-        self.text_decoder.set_output_embeddings(value)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if module is self:
-            self.initialise_momentum()
-
-    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Tie shared weights and freeze the twins; called after construction and after loading."""
-        super().tie_weights(*args, **kwargs)
-        self.freeze_momentum()
 
     def _negative_weights(
         self, contrast: ContrastiveOutput, image_features: Tensor, text_features: Tensor, image_ids: Tensor | None
