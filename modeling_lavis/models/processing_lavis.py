@@ -192,7 +192,7 @@ class LavisProcessorMixin(ProcessorMixin):
         logits = getattr(outputs, "logits", outputs)
         if id2label is not None and len(id2label) != logits.shape[-1]:
             raise ValueError(f"id2label names {len(id2label)} classes, the logits have {logits.shape[-1]}.")
-        scores, order = logits.float().softmax(-1).sort(-1, descending=True, stable=True)
+        scores, order = logits.float().softmax(-1).sort(dim=-1, descending=True, stable=True)
         names = {number: str(number) for number in range(logits.shape[-1])} if id2label is None else id2label
         return [
             [{"label": names[index], "score": score} for index, score in zip(row[:top_k], values[:top_k])]
