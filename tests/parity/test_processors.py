@@ -5,16 +5,15 @@ Letters: H height, W width, S side of what goes into the model.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from modeling_lavis.data.randaugment import Operation, apply_operation
+from modeling_lavis.data.transforms import ImageTrainTransform, TrainDraw, blip2_image_train, blip_image_train
 from modeling_lavis.models.image_processing_lavis import LavisImageProcessor
 from modeling_lavis.models.text_cleaning import clean_caption, clean_question
 
@@ -74,6 +73,49 @@ def test_every_tensor_has_a_row(name: str) -> None:
 def test_image_eval(row: dict[str, Any]) -> None:
     pixels = image_processor(row)(IMAGES / row["image"], return_tensors="pt")["pixel_values"][0]
     assert close(pixels, tensors("image_eval")[row["tensor"]])
+
+
+BEFORE = ".before_augment"
+
+
+def train_transform(row: dict[str, Any]) -> ImageTrainTransform:
+    """The training transform of a row."""
+    make = {"blip_image_train": blip_image_train, "blip2_image_train": blip2_image_train}[row["processor"]]
+    return make(row["image_size"])
+
+
+def recorded_draw(row: dict[str, Any]) -> TrainDraw:
+    """What the original drew for a row."""
+    operations = tuple(Operation(name, tuple(map(tuplify, arguments))) for name, arguments in row["ops"])
+    return TrainDraw(tuple(row["crop_ijhw"]), row["flipped"], operations)
+
+
+def tuplify(value: Any) -> Any:
+    """Lists of JSON as the tuples they were."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("row", rows("image_train"), ids=by_tensor)
+def test_image_train(row: dict[str, Any]) -> None:
+    recorded, transform, draw = tensors("image_train"), train_transform(row), recorded_draw(row)
+    picture = IMAGES / row["image"]
+    assert close(transform.apply(picture, draw), recorded[row["tensor"]])
+    if row["tensor"] + BEFORE in recorded:
+        assert np.array_equal(transform.crop_and_flip(picture, draw), recorded[row["tensor"] + BEFORE].numpy())
+
+
+@pytest.mark.parametrize("row", rows("image_train"), ids=by_tensor)
+def test_image_train_draws(row: dict[str, Any]) -> None:
+    """The same seeds give the crop, the flip and the operations that the original drew."""
+    generator = torch.Generator().manual_seed(row["seed"])
+    draw = train_transform(row).draw(IMAGES / row["image"], generator, np.random.RandomState(row["seed"]))
+    assert draw == recorded_draw(row)
+
+
+def test_every_image_train_tensor_has_a_row() -> None:
+    if rows("image_train"):
+        used = {row["tensor"] for row in rows("image_train")}
+        assert set(tensors("image_train")) <= used | {name + BEFORE for name in used}
 
 
 @pytest.mark.parametrize("row", rows("text"), ids=lambda row: f"{row['processor']}-{row['input'][:12]!r}")
