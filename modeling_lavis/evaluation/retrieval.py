@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-
 #: score of what was not re-ranked
 NOT_RANKED = -100.0
 

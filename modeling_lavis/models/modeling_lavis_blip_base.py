@@ -14,7 +14,6 @@ from .configuration_lavis_blip import LavisBlipConfig
 from .generation import with_first_token
 from .heads import project
 from .modeling_base import LavisPreTrainedModel
-from .momentum import ModulePairs
 from .text_bert import LavisBertModel
 from .vision_vit import LavisViTModel
 
@@ -31,12 +30,6 @@ class LavisBlipPreTrainedModel(LavisPreTrainedModel):
     _keep_in_fp32_modules_strict = ["temp", "image_queue", "text_queue"]
     # transformers' format: its twins do not exist, ours are copied from the online weights.
     _keys_to_ignore_on_load_unexpected = [r"position_ids"]
-
-    @property
-    def momentum_pairs(self) -> ModulePairs:
-        """Online modules and their momentum twins; empty for heads without."""
-        names = ("vision_model", "text_encoder", "vision_proj", "text_proj", "cls_head")
-        return [(getattr(self, n), getattr(self, f"{n}_m")) for n in names if hasattr(self, f"{n}_m")]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

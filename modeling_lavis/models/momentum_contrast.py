@@ -14,24 +14,28 @@ from transformers import initialization as init
 
 from .contrastive import ContrastiveOutput, contrastive_loss, draw_negatives, same_ids
 from .distributed import gather, gather_with_grad, rank
+from .modeling_base import LavisPreTrainedModel
 from .momentum import ModulePairs, freeze_twins, initialise_twins, push_to_queue, update_twins
 
 _NO_ID = -100
 
 
-class MomentumContrastMixin:
+class MomentumContrastMixin(LavisPreTrainedModel):
     """
     Twins, queues, temperature and hard negatives of a head.
 
-    The head gives `momentum_pairs` and calls [`add_queues`] in its constructor; initialisation and freezing happen
-    here. Stands before the model class among the bases.
+    The head names its twins and calls [`add_queues`] in its constructor; initialisation and freezing happen here.
+    Stands before the family's base class among the bases.
     """
 
     #: weight of the twins' soft targets; a callback may ramp it, `None` takes the configuration's `alpha`
     distill_alpha: float | None = None
 
-    #: online modules and their twins; no value here, it would hide the one of the family's base class
-    momentum_pairs: ModulePairs
+    @property
+    def momentum_pairs(self) -> ModulePairs:
+        """Online modules and their twins: the twin of `name` is called `name_m`."""
+        twins = [(name.removesuffix("_m"), child) for name, child in self.named_children() if name.endswith("_m")]
+        return [(getattr(self, name), twin) for name, twin in twins]
 
     def add_queues(self, with_ids: bool) -> None:
         """Queues of past features, as buffers that are saved."""
