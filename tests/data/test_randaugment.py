@@ -1,0 +1,105 @@
+"""The augmentation: bit for bit the recorded results of OpenCV, and the draws."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from modeling_lavis.data.randaugment import (
+    GREY,
+    OPERATIONS,
+    Operation,
+    TorchDraws,
+    apply_operation,
+    apply_operations,
+    arguments_of,
+    draw_operations,
+    warp_affine,
+)
+
+
+@pytest.fixture(scope="module")
+def recordings(goldens: Path) -> dict[str, np.ndarray]:
+    return load_file(goldens / "processors" / "randaugment.safetensors")
+
+
+def test_every_recorded_operation(goldens: Path, recordings) -> None:
+    rows = json.loads((goldens / "processors" / "randaugment.json").read_text())["rows"]
+    assert {row["op"] for row in rows} > set(OPERATIONS)
+    before = recordings["input"].copy()
+    for row in rows:
+        result = apply_operation(recordings["input"], (row["op"], row["args"]))
+        np.testing.assert_array_equal(result, recordings[row["tensor"]], err_msg=row["tensor"])
+        drawn = arguments_of(row["op"], row["level"], Fixed(0.75 if row["tensor"].endswith("plus") else 0.25))
+        assert len(drawn) == len(row["args"])
+        assert [abs(value) for value in drawn[:1]] == [abs(value) for value in row["args"][:1]]
+    np.testing.assert_array_equal(recordings["input"], before)
+
+
+class Fixed:
+    """Draws the same number for ever."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def random(self) -> float:
+        return self.value
+
+    def choice(self, a, size: int) -> list[str]:
+        return list(a)[:size]
+
+
+def test_signs() -> None:
+    assert arguments_of("Rotate", 5, Fixed(0.4)) == (-15.0, GREY)
+    assert arguments_of("Rotate", 5, Fixed(0.6)) == (15.0, GREY)
+    assert arguments_of("ShearX", 5, Fixed(0.4)) == (0.15, GREY)
+    assert arguments_of("TranslateY", 5, Fixed(0.6)) == (-5.0, GREY)
+
+
+def test_warps_by_whole_pixels_and_quarter_turns(recordings) -> None:
+    picture = recordings["input"][:41, :41]
+    moved = warp_affine(picture, np.array([[1, 0, 3], [0, 1, -2]]), (1, 2, 3))
+    np.testing.assert_array_equal(moved[:-2, 3:], picture[2:, :-3])
+    assert (moved[:, :3] == (1, 2, 3)).all() and (moved[-2:] == (1, 2, 3)).all()
+    # column x becomes row 40 - x: a quarter turn about the middle
+    turned = warp_affine(picture, np.array([[0, 1, 0], [-1, 0, 40]]), GREY)
+    np.testing.assert_array_equal(turned, np.rot90(picture))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (2, 5, 3), (1, 30, 3), (64, 3, 3)])
+def test_any_size(shape: tuple[int, int, int]) -> None:
+    picture = np.arange(np.prod(shape), dtype=np.int64).astype(np.uint8).reshape(shape)
+    for name in (*OPERATIONS, "Color", "Contrast", "Solarize", "Posterize"):
+        result = apply_operation(picture, Operation(name, arguments_of(name, 10, Fixed(0.6))))
+        assert result.shape == shape and result.dtype == np.uint8
+
+
+def test_level_five_leaves_brightness_and_sharpness_alone(recordings) -> None:
+    operations = [Operation(name, arguments_of(name, 5, Fixed(0))) for name in ("Brightness", "Sharpness")]
+    np.testing.assert_array_equal(apply_operations(recordings["input"], operations), recordings["input"])
+
+
+def test_draws_follow_the_generator() -> None:
+    draws = [draw_operations(TorchDraws(torch.Generator().manual_seed(seed))) for seed in range(200)]
+    assert draws == [draw_operations(TorchDraws(torch.Generator().manual_seed(seed))) for seed in range(200)]
+    assert {operation.name for drawn in draws for operation in drawn} == set(OPERATIONS)
+    # each of two is applied with probability 1/2
+    assert 150 < sum(map(len, draws)) < 250
+    state = torch.get_rng_state()
+    try:
+        torch.manual_seed(3)
+        assert draw_operations(TorchDraws()) == draw_operations(TorchDraws(torch.Generator().manual_seed(3)))
+    finally:
+        torch.set_rng_state(state)
+
+
+def test_what_it_cannot_take_is_refused(recordings) -> None:
+    with pytest.raises(ValueError, match="'Blur'; known are Identity"):
+        apply_operation(recordings["input"], Operation("Blur"))
+    with pytest.raises(ValueError, match="'Blur'"):
+        arguments_of("Blur", 5, Fixed(0))
+    with pytest.raises(ValueError, match="float64"):
+        apply_operation(recordings["input"] / 255, Operation("Identity"))
