@@ -18,7 +18,6 @@ from modeling_lavis.hub.families import TWIN_SUFFIX, Architecture, Family, Fresh
 from modeling_lavis.hub.key_maps import matches
 from modeling_lavis.models.position_embeddings import resize_grid_positions
 
-
 _SECOND_NAME = "second name of a tensor that the model ties, equal to the first"
 
 
@@ -281,7 +280,7 @@ class _Accountant:
 
     def _explain(self) -> str:
         what = self.source_name if not self.transfer else f"{self.source_name}, to be turned into {self.name}"
-        lines = [f"The checkpoint (recognised as {what}) does not fit {self.to.model_class}; nothing was written."]
+        lines = [f"The checkpoint, recognised as {what}, does not fit {self.to.model_class}; nothing was written."]
         for kind, names in self.problems.items():
             shown = "".join(f"\n    {name}" for name in names[:20])
             more = f"\n    and {len(names) - 20} more" if len(names) > 20 else ""

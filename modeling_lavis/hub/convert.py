@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from modeling_lavis.hub import cards, zoo
-from modeling_lavis.hub.accounting import Plan, make_plan
+from modeling_lavis.hub.accounting import AccountingError, Plan, make_plan
 from modeling_lavis.hub.checkpoints import Checkpoint, read_checkpoint
 from modeling_lavis.hub.families import Family, family_of
 from modeling_lavis.hub.report import ConversionReport
@@ -77,17 +78,20 @@ def convert(
     settings = _merge(entry, asked, transfer=source_architecture != architecture)
     _check_names(architecture, family, settings)
     prepared = family.load_tokenizer(tokenizer)
-    model_config = family.build_config(architecture, source_architecture, weights.shapes, settings, prepared)
+    model_config = _build_config(family, architecture, source_architecture, weights, settings, prepared)
     model = _build_on_meta(family.architectures[architecture].model_class, model_config)
-    plan = make_plan(
-        family,
-        architecture,
-        source_architecture,
-        weights.tensors,
-        model,
-        resize_allowed=bool((settings.get("vision") or {}).get("image_size")),
-        reset=family.reset if settings.get("reset_queue_ptr_after_load", True) else {},
-    )
+    try:
+        plan = make_plan(
+            family,
+            architecture,
+            source_architecture,
+            weights.tensors,
+            model,
+            resize_allowed=bool((settings.get("vision") or {}).get("image_size")),
+            reset=family.reset if settings.get("reset_queue_ptr_after_load", True) else {},
+        )
+    except AccountingError as error:
+        raise AccountingError(f"{weights.path}: {error}") from error
     processor = family.build_processor(architecture, settings, model_config, prepared)
     generation_config = family.build_generation_config(architecture, settings, model_config)
     report = ConversionReport(
@@ -180,6 +184,23 @@ def _check_names(architecture: str, family: Family, settings: Mapping[str, Any])
                 f"The configuration is for {key} {settings[key]!r}, but {expected!r} is to be made. Give the "
                 "configuration of that one, or correct the architecture."
             )
+
+
+def _build_config(
+    family: Family,
+    architecture: str,
+    source_architecture: str,
+    weights: Checkpoint,
+    settings: Mapping[str, Any],
+    tokenizer: Any,
+) -> Any:
+    try:
+        return family.build_config(architecture, source_architecture, weights.shapes, settings, tokenizer)
+    except StrictDataclassError as error:  # what our configurations raise for a value of a wrong kind
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"The settings make no valid configuration: {reason}") from error
+    except ValueError as error:
+        raise ValueError(f"{weights.path}: {error}") from error
 
 
 def _build_on_meta(class_name: str, config: Any) -> torch.nn.Module:

@@ -1,0 +1,412 @@
+"""Whatever is wrong, the error names it, and nothing is left behind."""
+
+import argparse
+import json
+import os
+import pickle
+import threading
+import zipfile
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from modeling_lavis.hub import downloads
+from modeling_lavis.hub.checkpoints import CheckpointError, read_checkpoint
+from modeling_lavis.hub.convert import convert
+from tests.conversion.golden_sets import arguments, checkpoint, settings, weights
+
+
+class Bomb:
+    """An object that runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, ...]]:
+        return (os.mkdir, (os.environ["BOMB_FOLDER"],))
+
+
+def bad_zero(path: Path) -> None:
+    path.touch()
+
+
+def bad_truncated(path: Path) -> None:
+    path.write_bytes(checkpoint("blip_caption").read_bytes()[:-1000])
+
+
+def bad_half(path: Path) -> None:
+    data = checkpoint("blip_caption").read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def bad_truncated_safetensors(path: Path) -> None:
+    save_file(weights("blip_nlvr"), path)
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def bad_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("photo.jpg", b"not a checkpoint")
+
+
+def bad_page(path: Path) -> None:
+    path.write_text("<!DOCTYPE html><html>404</html>")
+
+
+def bad_lfs(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+
+
+def bad_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"model": Bomb()}))
+
+
+def bad_object(path: Path) -> None:
+    torch.save({"model": weights("blip_caption"), "extra": Bomb()}, path)
+
+
+def bad_arguments(path: Path) -> None:
+    torch.save({"model": weights("blip_caption"), "args": argparse.Namespace(lr=1e-5)}, path)
+
+
+def bad_whole_model(path: Path) -> None:
+    torch.save(nn.Linear(2, 2), path)
+
+
+def bad_tensor(path: Path) -> None:
+    torch.save(torch.zeros(3), path)
+
+
+def bad_numbers(path: Path) -> None:
+    torch.save({"model": {"visual_encoder.cls_token": 3.0}}, path)
+
+
+def bad_nothing(path: Path) -> None:
+    torch.save({"model": {}}, path)
+
+
+def bad_twice(path: Path) -> None:
+    state = weights("blip_caption")
+    torch.save(state | {"module.visual_encoder.cls_token": state["visual_encoder.cls_token"]}, path)
+
+
+def bad_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def bad_absent(path: Path) -> None:
+    pass
+
+
+UNREADABLE = {
+    bad_zero: "empty",
+    bad_truncated: "cut off",
+    bad_half: "cut off",
+    bad_truncated_safetensors: "cut off or damaged",
+    bad_zip: "zip archive",
+    bad_page: "web page",
+    bad_lfs: "Git LFS",
+    bad_pickle: "pickle",
+    bad_object: "objects other than tensors",
+    bad_arguments: r"objects other than tensors \(argparse.Namespace\)",
+    bad_whole_model: "objects other than tensors",
+    bad_tensor: "holds a Tensor",
+    bad_numbers: "no tensors",
+    bad_nothing: "no weights",
+    bad_twice: "twice",
+    bad_folder: "is a folder",
+    bad_absent: "does not exist",
+}
+
+
+@pytest.mark.parametrize("make", UNREADABLE, ids=lambda make: make.__name__)
+def test_unreadable_files(make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOMB_FOLDER", str(tmp_path / "exploded"))
+    work = tmp_path / "work"
+    work.mkdir()
+    make(work / "given.pth")
+    with pytest.raises(CheckpointError, match=UNREADABLE[make]) as caught:
+        convert(**arguments("blip_caption", work / "repo", checkpoint=work / "given.pth"))
+    message = str(caught.value)
+    assert str(work / "given.pth") in message
+    assert any(word in message for word in ("Give", "Fetch", "save", "Check", "Unpack", "Delete", "fetch")), message
+    assert not (tmp_path / "exploded").exists()
+    assert {path.name for path in work.iterdir()} <= {"given.pth"}
+
+
+def test_the_bomb_would_go_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above can fail: unpickling the same object without restrictions runs its code."""
+    monkeypatch.setenv("BOMB_FOLDER", str(tmp_path / "exploded"))
+    bad_pickle(tmp_path / "x")
+    pickle.loads((tmp_path / "x").read_bytes())
+    assert (tmp_path / "exploded").exists()
+
+
+def save(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    torch.save({"model": state}, path)
+    return path
+
+
+def expect_nothing(tmp_path: Path, match: str, error: type[Exception] = ValueError, **changes: Any) -> str:
+    before = sorted(path.name for path in tmp_path.iterdir())
+    architecture = changes.pop("recording", "blip_caption")
+    with pytest.raises(error, match=match) as caught:
+        convert(**arguments(architecture, changes.pop("output", tmp_path / "repo"), **changes))
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    return str(caught.value)
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    state = weights("blip_caption")
+    del state["visual_encoder.blocks.1.norm1.bias"], state["text_decoder.bert.embeddings.LayerNorm.weight"]
+    message = expect_nothing(tmp_path, "missing from the file", checkpoint=save(tmp_path / "x.pth", state))
+    assert str(tmp_path / "x.pth") in message and "visual_encoder.blocks.1.norm1.bias (40,)" in message
+    assert "text_decoder.bert.embeddings.LayerNorm.weight (32,)" in message
+
+
+def test_extra_weights_are_named(tmp_path: Path) -> None:
+    state = weights("blip_caption") | {"visual_encoder.head.weight": torch.zeros(2), "adapter.down": torch.zeros(3)}
+    message = expect_nothing(tmp_path, "not part of the model", checkpoint=save(tmp_path / "x.pth", state))
+    assert "visual_encoder.head.weight (2,)" in message and "adapter.down (3,)" in message
+
+
+def test_wrong_shapes_are_named(tmp_path: Path) -> None:
+    state = weights("blip_caption")
+    state["visual_encoder.blocks.0.attn.proj.weight"] = torch.zeros(40, 41)
+    message = expect_nothing(tmp_path, "of another shape", checkpoint=save(tmp_path / "x.pth", state))
+    assert "visual_encoder.blocks.0.attn.proj.weight (40, 41), expected (40, 40)" in message
+
+
+def test_two_names_of_one_tensor_must_agree(tmp_path: Path) -> None:
+    state = weights("blip_caption")
+    state["text_decoder.cls.predictions.decoder.weight"] = state["text_decoder.cls.predictions.decoder.weight"] + 1
+    message = expect_nothing(tmp_path, "different in the file", checkpoint=save(tmp_path / "x.pth", state))
+    assert "text_decoder.cls.predictions.decoder.weight" in message
+
+
+def test_two_spellings_of_one_buffer(tmp_path: Path) -> None:
+    state = weights("blip_retrieval")
+    state["ptr_queue"] = state["queue_ptr"]
+    config = settings("blip_retrieval") | {"reset_queue_ptr_after_load": False}
+    path = save(tmp_path / "x.pth", state)
+    expect_nothing(tmp_path, "given twice", recording="blip_retrieval", checkpoint=path, config=config)
+
+
+def test_half_a_momentum_twin(tmp_path: Path) -> None:
+    state = weights("blip_retrieval")
+    del state["vision_proj_m.weight"]
+    path = save(tmp_path / "x.pth", state)
+    message = expect_nothing(tmp_path, "missing from the file", recording="blip_retrieval", checkpoint=path)
+    assert "vision_proj_m.weight" in message
+
+
+def test_a_missing_block_is_named(tmp_path: Path) -> None:
+    state = {name: t for name, t in weights("blip_caption").items() if ".blocks.0." not in name}
+    message = expect_nothing(tmp_path, "visual_encoder.blocks.0", checkpoint=save(tmp_path / "x.pth", state))
+    assert "complete" in message
+
+
+def test_other_architectures_are_refused_by_name(tmp_path: Path) -> None:
+    expect_nothing(tmp_path, "is a blip_nlvr checkpoint", checkpoint=checkpoint("blip_nlvr"))
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        (["conv1.weight", "fc.bias"], "conv1.weight"),
+        (["vision_model.embeddings.class_embedding", "text_decoder.bert.x"], "transformers' format"),
+        (["vision_model.blocks.0.norm1.weight", "text_decoder.x"], "own format already"),
+        (["Qformer.bert.x", "query_tokens"], "BLIP-2"),
+    ],
+)
+def test_foreign_models_are_refused_with_what_they_seem_to_be(names: list[str], hint: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "x.pth", dict.fromkeys(names, torch.zeros(2)))
+    message = expect_nothing(tmp_path, "no blip checkpoint", checkpoint=path)
+    assert hint in message and str(path) in message and "Give a checkpoint" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"vision": {"hidden_size": 48, "num_heads": 4}}, "hidden_size is 48 in the configuration and 40"),
+        ({"vision": {"num_head": 5}}, "unknown entries num_head"),
+        ({"vision": 3}, "expected a JSON object"),
+        ({"vision": {}, "text": {}}, "number of attention heads of a vision tower of width 40"),
+        ({"arch": "blip_vqa"}, "'blip_vqa', but 'blip_caption'"),
+        ({"vision": {"image_size": 33, "num_heads": 5}}, "33"),
+        ({"text": {"vocab_size": 700, "num_attention_heads": 4}}, "vocab_size is 700"),
+    ],
+)
+def test_settings_that_do_not_fit(change: dict[str, Any], match: str, tmp_path: Path) -> None:
+    expect_nothing(tmp_path, match, config=settings("blip_caption") | change)
+
+
+def test_settings_that_are_no_json(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text("{'a': 1}")
+    expect_nothing(tmp_path, "c.json is no JSON file", config=tmp_path / "c.json")
+    (tmp_path / "c.json").write_text("[1]")
+    expect_nothing(tmp_path, "holds a list", config=tmp_path / "c.json")
+    expect_nothing(tmp_path, "absent.json cannot be read", error=OSError, config=tmp_path / "absent.json")
+
+
+def test_the_number_of_classes_must_be_said(tmp_path: Path) -> None:
+    config = {key: settings("blip_pretrain")[key] for key in ("vision", "text")}
+    expect_nothing(
+        tmp_path, '"num_classes": 3', recording="blip_pretrain", architecture="blip_classification", config=config
+    )
+
+
+def test_unknown_names(tmp_path: Path) -> None:
+    assert "blip_caption" in expect_nothing(
+        tmp_path, "Unknown architecture 'blip_caption2'", architecture="blip_caption2"
+    )
+    expect_nothing(tmp_path, "Unknown architecture 'clip'", architecture="clip")
+    assert "base_coco, large_coco" in expect_nothing(tmp_path, "no published model type 'large'", model_type="large")
+    expect_nothing(tmp_path, "Unknown dtype 'float8'", dtype="float8")
+    expect_nothing(tmp_path, "take no such part", vision_checkpoint="x.pth")
+    expect_nothing(tmp_path, "take no such part", language_model="facebook/opt-2.7b")
+
+
+def test_tokenizers_that_do_not_fit(tmp_path: Path) -> None:
+    (tmp_path / "vocab").mkdir()
+    (tmp_path / "vocab" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    message = expect_nothing(tmp_path, "tokenizer has 8 tokens", tokenizer=tmp_path / "vocab")
+    assert "602" in message and "--tokenizer" in message
+    expect_nothing(tmp_path, "could not be loaded", error=OSError, tokenizer=tmp_path / "absent")
+
+
+def test_outputs_that_exist_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "mine.txt").write_text("keep")
+    expect_nothing(tmp_path, "--overwrite", error=FileExistsError)
+    assert [path.name for path in (tmp_path / "repo").iterdir()] == ["mine.txt"]
+    (tmp_path / "file").write_text("keep")
+    expect_nothing(tmp_path, "not a folder", error=FileExistsError, output=tmp_path / "file")
+    expect_nothing(tmp_path, "is not a folder", error=OSError, output=tmp_path / "file" / "below")
+    assert (tmp_path / "file").read_text() == "keep"
+
+
+def test_an_empty_output_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    convert(**arguments("blip_caption", tmp_path / "repo"))
+    assert (tmp_path / "repo" / "config.json").exists()
+
+
+def test_overwriting_replaces_the_whole_folder(tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "old.txt").write_text("old")
+    convert(**arguments("blip_caption", tmp_path / "repo", overwrite=True))
+    assert not (tmp_path / "repo" / "old.txt").exists() and (tmp_path / "repo" / "config.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["repo"]
+
+
+@pytest.mark.parametrize("stage", ["weights", "processor", "card", "interrupt"])
+def test_a_failure_while_writing_leaves_nothing(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt if stage == "interrupt" else OSError(28, "No space left on device")
+
+    place = {
+        "weights": "modeling_lavis.hub.writing.save_file",
+        "interrupt": "modeling_lavis.hub.writing.save_file",
+        "processor": "modeling_lavis.models.processing_lavis_blip.LavisBlipProcessor.save_pretrained",
+        "card": "modeling_lavis.hub.cards.card_for_conversion",
+    }[stage]
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "old.txt").write_text("old")
+    monkeypatch.setattr(place, fail)
+    for output, overwrite in ((tmp_path / "above" / "repo", False), (tmp_path / "kept", True)):
+        with pytest.raises((OSError, KeyboardInterrupt)):
+            convert(**arguments("blip_caption", output, overwrite=overwrite))
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["old.txt"]
+
+
+def test_a_failed_replacement_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "old.txt").write_text("old")
+    rename, moved = os.rename, []
+
+    def second_fails(source: Any, target: Any) -> None:
+        moved.append(target)
+        if len(moved) == 2:
+            raise OSError("no")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", second_fails)
+    with pytest.raises(OSError, match="no"):
+        convert(**arguments("blip_caption", tmp_path / "repo", overwrite=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["repo"]
+    assert (tmp_path / "repo" / "old.txt").read_text() == "old"
+
+
+def test_a_full_disk_is_noticed_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: argparse.Namespace(free=10))
+    expect_nothing(tmp_path, "Make room", error=OSError)
+
+
+# Addresses
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A server on the loopback that knows one checkpoint, and cuts it short under another address."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    monkeypatch.setattr(downloads.constants, "HF_HUB_OFFLINE", False)
+    data = checkpoint("blip_caption").read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path not in ("/good.pth", "/short.pth"):
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data if self.path == "/good.pth" else data[:5000])
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    instance = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=instance.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{instance.server_port}"
+    instance.shutdown()
+    thread.join()
+    instance.server_close()
+
+
+def test_an_address_is_fetched_once(server: str, tmp_path: Path) -> None:
+    convert(**arguments("blip_caption", tmp_path / "repo", checkpoint=f"{server}/good.pth"))
+    cached = tmp_path / "cache" / "checkpoints" / "good.pth"
+    assert cached.read_bytes() == checkpoint("blip_caption").read_bytes()
+    cached.write_bytes(checkpoint("blip_nlvr").read_bytes())
+    assert "cls_head.0.weight" in read_checkpoint(f"{server}/good.pth").tensors
+
+
+def test_a_broken_transfer_leaves_no_file(server: str, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"broke off after 5,000 of"):
+        convert(**arguments("blip_caption", tmp_path / "repo", checkpoint=f"{server}/short.pth"))
+    assert list((tmp_path / "cache" / "checkpoints").iterdir()) == []
+
+
+def test_addresses_that_do_not_answer(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match="answered 404"):
+        read_checkpoint(f"{server}/absent.pth")
+    with pytest.raises(OSError, match="could not be fetched"):
+        read_checkpoint("http://127.0.0.1:9/x.pth")
+    monkeypatch.setattr(downloads.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="HF_HUB_OFFLINE"):
+        read_checkpoint(f"{server}/good.pth")
+    with pytest.raises(ValueError, match="names no file"):
+        read_checkpoint(f"{server}/")
+
+
+def test_reports_of_errors_fit_a_terminal(tmp_path: Path) -> None:
+    state = weights("blip_caption") | {f"visual_encoder.extra.{n}": torch.zeros(1) for n in range(100)}
+    message = expect_nothing(tmp_path, "and 80 more", checkpoint=save(tmp_path / "x.pth", state))
+    assert len(message.splitlines()) < 40
+    assert json.dumps(message)

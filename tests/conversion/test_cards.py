@@ -1,0 +1,169 @@
+"""Model cards: complete facts, sound metadata, links to known places, code that parses."""
+
+import ast
+import re
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+import modeling_lavis
+from modeling_lavis.hub import cards, zoo
+from modeling_lavis.hub.blip import ARCHITECTURES
+from modeling_lavis.hub.convert import convert
+from tests.conversion.golden_sets import arguments, checkpoint
+
+FILES = sorted(path for path in zoo.FACTS_FOLDER.glob("*__*.yaml"))
+ENTRIES = list(zoo.entries().values())
+REQUIRED = {
+    "architecture": str,
+    "model_type": str,
+    "title": str,
+    "source": str,
+    "own_checkpoint": bool,
+    "starts_from": (str, type(None)),
+    "image_size": int,
+    "licence": dict,
+    "base_model": list,
+    "training_data": list,
+    "recipe": dict,
+    "scores": list,
+    "limits": list,
+}
+OPTIONAL = {"frames": int, "language_model": str}
+LICENCES = {"bsd-3-clause", "other"}
+# https://huggingface.co/tasks
+TASKS = {
+    "image-feature-extraction",
+    "image-text-to-text",
+    "image-to-text",
+    "video-text-to-text",
+    "visual-question-answering",
+    "zero-shot-image-classification",
+}
+HOSTS = {"storage.googleapis.com", "github.com", "huggingface.co", "arxiv.org", "pypi.org"}
+
+
+def test_every_published_type_has_facts_and_settings() -> None:
+    assert {path.stem for path in FILES} == {entry.name for entry in ENTRIES}
+    assert len(FILES) == 41
+    assert sum(entry.facts["own_checkpoint"] for entry in ENTRIES) == 38
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_facts_are_complete(path: Path) -> None:
+    facts = zoo.read_facts(path)
+    assert f"{facts['architecture']}__{facts['model_type']}" == path.stem
+    for name, kind in REQUIRED.items():
+        assert isinstance(facts[name], kind), name
+    unknown = set(facts) - set(REQUIRED) - set(OPTIONAL)
+    assert not unknown
+    assert all(isinstance(facts[name], kind) for name, kind in OPTIONAL.items() if name in facts)
+    assert facts["licence"]["id"] in LICENCES
+    assert facts["licence"]["id"] != "other" or {"name", "link"} <= set(facts["licence"])
+    assert facts["image_size"] in (224, 364, 384, 480)
+    assert facts["training_data"] and facts["base_model"] and facts["recipe"]
+    for address in filter(None, (facts["source"], facts["starts_from"])):
+        assert re.fullmatch(r"https://storage\.googleapis\.com/(sfr-[\w-]+)/[\w/.-]+\.(pth|pt)", address)
+    for score in facts["scores"]:
+        assert set(score) - {"note"} == {"task", "dataset", "split", "metrics", "origin"}
+        assert score["origin"] in cards.common_facts()["origins"] and score["metrics"]
+        assert all(isinstance(value, float) and 0 < value <= 150 for value in score["metrics"].values())
+
+
+def test_settings_and_facts_say_nothing_twice() -> None:
+    for entry in ENTRIES:
+        shared = set(entry.settings) & set(entry.facts) - {"language_model"}
+        assert not shared, (entry.name, shared)
+        assert entry.settings.get("language_model") == entry.facts.get("language_model")
+        assert "image_size" not in entry.settings.get("vision", {})
+
+
+def card_of(entry: zoo.ZooEntry) -> ModelCard:
+    model_class = ARCHITECTURES[entry.architecture].model_class if entry.architecture in ARCHITECTURES else "Model"
+    return ModelCard(cards.card_for_entry(entry, "ORG/NAME", model_class))
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_cards_are_sound(entry: zoo.ZooEntry) -> None:
+    card = card_of(entry)
+    metadata = yaml.safe_load(card.data.to_yaml())
+    facts = entry.facts
+    assert metadata["license"] == facts["licence"]["id"]
+    assert metadata["library_name"] == "transformers"
+    assert metadata["pipeline_tag"] in TASKS
+    assert {"modeling_lavis", "lavis"} <= set(metadata["tags"])
+    assert metadata["base_model"] == facts["base_model"]
+    assert bool(metadata.get("model-index")) == bool(facts["scores"])
+    assert card.text.count("\n# ") == 1 and f"# {facts['title']}" in card.text
+    assert facts["source"] in card.text and f"{facts['image_size']} px" in card.text
+    for limit in facts["limits"]:
+        assert limit in card.text
+    for score in facts["scores"]:
+        for name, value in score["metrics"].items():
+            assert f"{name} {value}" in card.text
+    assert not re.search(r"\{\{|\}\} |\{%|%\}|None\b", card.text.replace("{{LAVIS}}", "")), "left-overs of the template"
+    for address in re.findall(r"https?://[^\s)>\]\"]+", card.content):
+        parts = urllib.parse.urlsplit(address)
+        assert parts.scheme == "https" and parts.hostname in HOSTS, address
+
+
+def blocks(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("entry", [e for e in ENTRIES if e.architecture in ARCHITECTURES], ids=lambda entry: entry.name)
+def test_usage_is_python_with_names_that_exist(entry: zoo.ZooEntry) -> None:
+    (code,) = blocks(card_of(entry).text)
+    tree = ast.parse(code)
+    assert '"ORG/NAME"' in code
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "modeling_lavis":
+            assert node.attr in modeling_lavis.__all__
+
+
+def test_tables_and_lists_render() -> None:
+    text = card_of(zoo.get("blip_caption", "base_coco")).text
+    rows = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE)
+    assert len(rows) == 3
+    for table in rows:
+        lines = table.splitlines()
+        assert set(lines[1]) <= set("| -") and len({line.count("|") for line in lines}) == 1
+    assert "\n\n\n" not in text and text.endswith("```\n") or text.endswith("```")
+
+
+def test_published_scores_go_only_with_the_published_file(tmp_path: Path) -> None:
+    convert(**arguments("blip_caption", tmp_path / "mine", model_type="base_coco"))
+    mine = ModelCard.load(tmp_path / "mine" / "README.md")
+    assert "133.5" not in mine.text and mine.data.license == "unknown" and "no published score" in mine.text
+    published = tmp_path / "blip_coco_caption_base.pth"
+    published.write_bytes(checkpoint("blip_caption").read_bytes())
+    convert(**arguments("blip_caption", tmp_path / "theirs", checkpoint=published, model_type="base_coco"))
+    theirs = ModelCard.load(tmp_path / "theirs" / "README.md")
+    assert "133.5" in theirs.text and theirs.data.license == "bsd-3-clause"
+
+
+def test_variants_are_found_by_name_and_by_address() -> None:
+    entry = zoo.get("blip_retrieval", "coco")
+    assert zoo.find("blip_retrieval", None, entry.source) is entry
+    assert zoo.find("blip_caption", None, entry.source) is None
+    assert zoo.find("blip_retrieval", "flickr", entry.source).model_type == "flickr"
+    assert zoo.find("blip_retrieval", None, "mine.pth") is None
+    with pytest.raises(ValueError, match="has coco, flickr"):
+        zoo.get("blip_retrieval", "msrvtt")
+
+
+def test_damaged_facts_are_named(tmp_path: Path) -> None:
+    for content in ("a: [", "- 1"):
+        (tmp_path / "x.yaml").write_text(content)
+        with pytest.raises(ValueError, match=r"x\.yaml"):
+            zoo.read_facts(tmp_path / "x.yaml")
+
+
+def test_the_template_takes_facts_only() -> None:
+    used = set(re.findall(r"\{\{ (\w+)", cards.TEMPLATE.read_text()))
+    given: set[Any] = set(re.findall(r"^        (\w+)=", Path(cards.__file__).read_text(), flags=re.MULTILINE))
+    assert used - given <= {"card_data", "name", "value", "limit", "score"}

@@ -1,0 +1,238 @@
+"""Conversions of the recordings, from the file to a model that loads without a word."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoProcessor, GenerationConfig
+
+import modeling_lavis
+from modeling_lavis.hub.blip import ARCHITECTURES
+from modeling_lavis.hub.convert import convert
+from tests.conversion.golden_sets import BLIP, arguments, checkpoint, settings, weights
+
+
+def our_name(name: str) -> str:
+    """The key map once more, written independently."""
+    return re.sub(r"^visual_encoder(_m)?\.", r"vision_model\1.", name)
+
+
+@pytest.mark.parametrize("architecture", BLIP)
+def test_each_recording_becomes_a_repository(architecture: str, tmp_path: Path) -> None:
+    report = convert(**arguments(architecture, tmp_path / "repo"))
+    model, info = AutoModel.from_pretrained(tmp_path / "repo", output_loading_info=True)
+    assert type(model).__name__ == ARCHITECTURES[architecture].model_class == report.model_class
+    assert not any(info.values()), info
+
+    original = weights(architecture)
+    state = model.state_dict()
+    for name, tensor in original.items():
+        if our_name(name) in state and name != "queue_ptr":
+            assert torch.equal(state[our_name(name)], tensor), name
+    missing = set(state) - {our_name(name) for name in original}
+    assert not missing, missing
+    assert set(report.used.values()) | set(report.dropped) == set(original)
+    assert not set(report.used.values()) & set(report.dropped)
+
+    processor = AutoProcessor.from_pretrained(tmp_path / "repo")
+    side = settings(architecture)["vision"]["image_size"]
+    assert processor.image_processor.size["height"] == side
+    assert len(processor.tokenizer) == 602
+    assert model.config.bos_token_id == 600 and model.config.enc_token_id == 601
+    assert (tmp_path / "repo" / "README.md").read_text().startswith("---\n")
+
+
+def test_pointers_start_anew_as_after_the_originals_loading(tmp_path: Path) -> None:
+    assert weights("blip_retrieval")["queue_ptr"].item() == 4
+    report = convert(**arguments("blip_retrieval", tmp_path / "reset"))
+    model = AutoModel.from_pretrained(tmp_path / "reset")
+    assert model.queue_ptr.tolist() == [0] and "queue_ptr" in report.dropped and "queue_ptr" in report.initialised
+    kept = settings("blip_retrieval") | {"reset_queue_ptr_after_load": False}
+    convert(**arguments("blip_retrieval", tmp_path / "kept", config=kept))
+    assert AutoModel.from_pretrained(tmp_path / "kept").queue_ptr.tolist() == [4]
+
+
+def test_generation_defaults_are_the_originals(tmp_path: Path) -> None:
+    expected = {"blip_caption": (3, 30, 10), "blip_pretrain": (3, 30, 10), "blip_vqa": (3, 10, 1)}
+    for architecture in BLIP:
+        convert(**arguments(architecture, tmp_path / architecture))
+        path = tmp_path / architecture / "generation_config.json"
+        assert path.exists() == (architecture in expected)
+        if path.exists():
+            made = GenerationConfig.from_pretrained(tmp_path / architecture)
+            assert (made.num_beams, made.max_length, made.min_length) == expected[architecture]
+            assert (made.decoder_start_token_id, made.bos_token_id) == (600, 600)
+            assert (made.eos_token_id, made.pad_token_id) == (3, 0)
+
+
+def test_prompts_and_text_lengths(tmp_path: Path) -> None:
+    lengths = {"blip_caption": 40, "blip_vqa": 35, "blip_pretrain": 30, "blip_nlvr": 48, "blip_feature_extractor": 48}
+    for architecture, length in lengths.items():
+        config = {key: settings(architecture)[key] for key in ("vision", "text")}
+        if architecture == "blip_pretrain":
+            config["text"] = config["text"] | {"vocab_size": 602}
+        convert(**arguments(architecture, tmp_path / architecture, config=config))
+        processor = AutoProcessor.from_pretrained(tmp_path / architecture)
+        assert processor.max_text_length == length
+        assert processor.prompt == ("a picture of " if architecture == "blip_caption" else "")
+        assert processor.cleaning == ("question" if architecture == "blip_vqa" else "caption")
+
+
+def test_matching_has_neither_twins_nor_queues(tmp_path: Path) -> None:
+    report = convert(**arguments("blip_image_text_matching", tmp_path / "repo"))
+    model = AutoModel.from_pretrained(tmp_path / "repo")
+    assert model.config.use_momentum is False
+    assert not [name for name in model.state_dict() if "_m." in name or "queue" in name]
+    assert "momentum twin" in report.dropped["visual_encoder_m.cls_token"]
+    assert "queue" in report.dropped["image_queue"]
+
+
+@pytest.mark.parametrize("wrapper", ["model", "state_dict", None])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_wrapped_and_flat_files_with_and_without_a_prefix(wrapper: str | None, prefix: str, tmp_path: Path) -> None:
+    renamed = {prefix + name: tensor for name, tensor in weights("blip_retrieval").items()}
+    renamed[prefix + "ptr_queue"] = renamed.pop(prefix + "queue_ptr")  # as in the original BLIP repository
+    torch.save({wrapper: renamed, "epoch": 3} if wrapper else renamed, tmp_path / "file.bin")
+    report = convert(**arguments("blip_retrieval", tmp_path / "repo", checkpoint=tmp_path / "file.bin"))
+    assert "ptr_queue" in report.dropped and len(report.used) == 186
+
+
+def test_safetensors_files_are_read_too(tmp_path: Path) -> None:
+    save_file({name: tensor.clone() for name, tensor in weights("blip_nlvr").items()}, tmp_path / "x.pth")
+    report = convert(**arguments("blip_nlvr", tmp_path / "repo", checkpoint=tmp_path / "x.pth"))
+    assert len(report.used) == 314
+
+
+def test_files_without_twins_get_copies_of_the_online_weights(tmp_path: Path) -> None:
+    left = {name: tensor for name, tensor in weights("blip_retrieval").items() if "_m." not in name}
+    torch.save({"model": left}, tmp_path / "file.pth")
+    report = convert(**arguments("blip_retrieval", tmp_path / "repo", checkpoint=tmp_path / "file.pth"))
+    model = AutoModel.from_pretrained(tmp_path / "repo")
+    for online, twin in model.momentum_pairs:
+        for ours, copy in zip(online.parameters(), twin.parameters(), strict=True):
+            assert torch.equal(ours, copy)
+    assert "copy of the online weights" in report.initialised["vision_model_m.cls_token"]
+
+
+def test_files_without_queues_get_new_ones(tmp_path: Path) -> None:
+    left = {name: tensor for name, tensor in weights("blip_pretrain").items() if "queue" not in name}
+    torch.save(left, tmp_path / "file.pth")
+    convert(**arguments("blip_pretrain", tmp_path / "repo", checkpoint=tmp_path / "file.pth"))
+    model = AutoModel.from_pretrained(tmp_path / "repo")
+    assert model.image_queue.shape == (16, 8)
+    torch.testing.assert_close(model.image_queue.norm(dim=0), torch.ones(8))
+    assert not torch.equal(model.image_queue, model.text_queue)
+
+
+def test_another_queue_length_starts_a_new_queue(tmp_path: Path) -> None:
+    config = settings("blip_retrieval") | {"queue_size": 12}
+    report = convert(**arguments("blip_retrieval", tmp_path / "repo", config=config))
+    model = AutoModel.from_pretrained(tmp_path / "repo")
+    assert model.image_queue.shape == (16, 12) and model.idx_queue.tolist() == [[-100] * 12]
+    assert {"image_queue", "text_queue", "idx_queue", "queue_ptr"} <= set(report.dropped)
+
+
+def test_twins_can_be_switched_off(tmp_path: Path) -> None:
+    config = settings("blip_retrieval") | {"use_momentum": False}
+    report = convert(**arguments("blip_retrieval", tmp_path / "repo", config=config))
+    assert report.dropped["text_encoder_m.embeddings.LayerNorm.bias"] == "momentum twin, switched off"
+    assert report.dropped["idx_queue"] == "contrastive queue, switched off"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_keeps_what_must_stay_exact(dtype: str, tmp_path: Path) -> None:
+    convert(**arguments("blip_retrieval", tmp_path / "repo", dtype=dtype))
+    stored = load_file(tmp_path / "repo" / "model.safetensors")
+    half = getattr(torch, dtype)
+    assert (
+        stored["vision_model.pos_embed"].dtype == half
+        and stored["text_encoder_m.embeddings.LayerNorm.bias"].dtype == half
+    )
+    assert stored["temp"].dtype == stored["image_queue"].dtype == torch.float32
+    assert stored["idx_queue"].dtype == torch.int64
+    model = AutoModel.from_pretrained(tmp_path / "repo")
+    assert model.vision_model.pos_embed.dtype == half and model.temp.dtype == torch.float32
+
+
+def test_shards_with_an_index(tmp_path: Path) -> None:
+    report = convert(**arguments("blip_vqa", tmp_path / "repo", max_shard_size="200KB"))
+    assert len(report.weight_files) > 2
+    index = json.loads((tmp_path / "repo" / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == set(report.weight_files)
+    for name in report.weight_files:
+        assert sum(t.nbytes for t in load_file(tmp_path / "repo" / name).values()) <= 200_000
+    _, info = AutoModel.from_pretrained(tmp_path / "repo", output_loading_info=True)
+    assert not any(info.values())
+
+
+def test_converting_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    left = {name: tensor for name, tensor in weights("blip_pretrain").items() if "queue" not in name}
+    torch.save(left, tmp_path / "file.pth")
+    for name in ("first", "second"):
+        convert(**arguments("blip_pretrain", tmp_path / name, checkpoint=tmp_path / "file.pth"))
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
+    assert first == second
+
+
+def test_sizes_come_from_the_weights_when_no_configuration_is_given(tmp_path: Path) -> None:
+    heads = {"vision": {"num_heads": 4}, "text": {"num_attention_heads": 4}}
+    convert(**arguments("blip_pretrain", tmp_path / "repo", config=heads))
+    config = AutoModel.from_pretrained(tmp_path / "repo").config
+    assert (config.vision_config.image_size, config.vision_config.patch_size) == (32, 8)
+    assert (config.text_config.vocab_size, config.text_config.max_position_embeddings) == (602, 48)
+    assert (config.projection_dim, config.queue_size) == (16, 8)
+
+
+def test_the_report_says_what_happened(tmp_path: Path) -> None:
+    report = convert(**arguments("blip_feature_extractor", tmp_path / "repo"))
+    text = str(report)
+    for part in ("blip_feature_extractor from a blip_pretrain checkpoint", "LavisBlipModel", "momentum twin", "queue"):
+        assert part in text
+    assert json.loads(json.dumps(report.as_dict()))["architecture"] == "blip_feature_extractor"
+
+
+def test_a_published_type_sets_what_shapes_cannot_say(tmp_path: Path) -> None:
+    config = {"vision": {"num_heads": 4}, "text": {"num_attention_heads": 4}}
+    convert(**arguments("blip_vqa", tmp_path / "repo", config=config, model_type="vqav2"))
+    loaded = modeling_lavis.LavisBlipConfig.from_pretrained(tmp_path / "repo")
+    assert loaded.vision_config.drop_path_rate == 0.1
+    assert loaded.vision_config.image_size == 32  # the file's own, not the published 480
+
+
+def test_the_pushed_repository_is_the_written_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Api:
+        def create_repo(self, repo_id: str, exist_ok: bool) -> str:
+            calls.append(("create", repo_id, exist_ok))
+            return f"https://huggingface.co/{repo_id}"
+
+        def upload_folder(self, repo_id: str, folder_path: Path, commit_message: str) -> None:
+            calls.append(("upload", repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    report = convert(**arguments("blip_caption", tmp_path / "repo", push_to_hub="me/captioner"))
+    assert report.pushed_to == "https://huggingface.co/me/captioner"
+    assert calls[0] == ("create", "me/captioner", True)
+    assert {"config.json", "model.safetensors", "README.md", "tokenizer.json"} <= set(calls[1][2])
+    assert 'model="me/captioner"' in (tmp_path / "repo" / "README.md").read_text()
+
+
+def test_a_failed_upload_keeps_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Api:
+        def create_repo(self, repo_id: str, exist_ok: bool) -> str:
+            raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    with pytest.raises(OSError, match="complete in .*repo.*could not be uploaded"):
+        convert(**arguments("blip_caption", tmp_path / "repo", push_to_hub="me/captioner"))
+    assert (tmp_path / "repo" / "model.safetensors").exists()
+
+
+def test_the_recorded_file_is_not_touched(tmp_path: Path) -> None:
+    before = checkpoint("blip_caption").read_bytes()
+    convert(**arguments("blip_caption", tmp_path / "repo", dtype="float16"))
+    assert checkpoint("blip_caption").read_bytes() == before

@@ -1,0 +1,90 @@
+"""Key maps are pure functions on names; here they are tested as such."""
+
+import pytest
+
+from modeling_lavis.hub.blip import ARCHITECTURES, FAMILY, KEY_MAP
+from modeling_lavis.hub.key_maps import KeyMap, Rename, matches
+
+ROUND_TRIPS = {
+    "visual_encoder.cls_token": "vision_model.cls_token",
+    "visual_encoder.patch_embed.proj.weight": "vision_model.patch_embed.proj.weight",
+    "visual_encoder.blocks.11.attn.qkv.bias": "vision_model.blocks.11.attn.qkv.bias",
+    "visual_encoder_m.blocks.0.mlp.fc1.weight": "vision_model_m.blocks.0.mlp.fc1.weight",
+    "text_encoder.encoder.layer.3.output.dense.bias": "text_encoder.encoder.layer.3.output.dense.bias",
+    "text_decoder.cls.predictions.bias": "text_decoder.cls.predictions.bias",
+    "cls_head.0.weight": "cls_head.0.weight",
+    "queue_ptr": "queue_ptr",
+    "temp": "temp",
+}
+
+
+@pytest.mark.parametrize(("original", "ours"), ROUND_TRIPS.items())
+def test_names_are_translated_both_ways(original: str, ours: str) -> None:
+    assert KEY_MAP.forward(original) == (ours,)
+    assert KEY_MAP.backward(ours) == original
+
+
+def test_the_original_repository_spells_the_pointer_otherwise() -> None:
+    assert KEY_MAP.forward("ptr_queue") == ("queue_ptr",)
+    assert KEY_MAP.backward("queue_ptr") == "queue_ptr"
+
+
+def test_rows_are_anchored() -> None:
+    assert KEY_MAP.forward("my_visual_encoder.norm.weight") == ("my_visual_encoder.norm.weight",)
+    assert KEY_MAP.forward("visual_encoder") == ("visual_encoder",)
+    assert KEY_MAP.forward("ptr_queue.more") == ("ptr_queue.more",)
+
+
+def test_one_reader_of_images_becomes_two() -> None:
+    to_pairs = KEY_MAP.preceded_by(ARCHITECTURES["blip_nlvr"].transfer_renames["blip_pretrain"])
+    layer = "text_encoder.encoder.layer.4.crossattention"
+    assert to_pairs.forward(f"{layer}.self.query.weight") == (
+        f"{layer}.self0.query.weight",
+        f"{layer}.self1.query.weight",
+    )
+    assert to_pairs.forward(f"{layer}.output.dense.bias") == (
+        f"{layer}.output.dense0.bias",
+        f"{layer}.output.dense1.bias",
+    )
+    assert to_pairs.forward(f"{layer}.output.LayerNorm.bias") == (f"{layer}.output.LayerNorm.bias",)
+    assert to_pairs.forward(f"{layer}.self0.query.weight") == (f"{layer}.self0.query.weight",)
+
+
+def test_the_first_row_that_matches_decides() -> None:
+    table = KeyMap((Rename("a.{n:d}.{rest}", "b.{n}.{rest}"), Rename("a.{rest}", "c.{rest}")))
+    assert table.forward("a.7.w") == ("b.7.w",)
+    assert table.forward("a.x.w") == ("c.x.w",)
+    assert table.backward("b.7.w") == "a.7.w"
+    assert table.backward("c.x.w") == "a.x.w"
+
+
+def test_templates_match_whole_names_and_take_dots_literally() -> None:
+    assert matches("{rest}.position_ids", "text_encoder.embeddings.position_ids")
+    assert not matches("{rest}.position_ids", "text_encoder.embeddings.position_ids.more")
+    assert not matches("a.b", "a_b")
+    assert matches("layer.{n:d}", "layer.10") and not matches("layer.{n:d}", "layer.ten")
+
+
+@pytest.mark.parametrize(
+    ("names", "architecture"),
+    [
+        (["visual_encoder.norm.bias", "text_decoder.bert.x"], "blip_caption"),
+        (["visual_encoder.norm.bias", "text_encoder.x", "text_decoder.bert.x"], "blip_vqa"),
+        (["visual_encoder.norm.bias", "text_encoder.x", "text_decoder.x", "itm_head.weight"], "blip_pretrain"),
+        (["visual_encoder.norm.bias", "text_encoder.x", "itm_head.weight", "temp", "image_queue"], "blip_retrieval"),
+        (["visual_encoder.norm.bias", "text_encoder.x", "itm_head.weight"], "blip_image_text_matching"),
+        (["visual_encoder.norm.bias", "text_encoder.x", "vision_proj.weight", "temp"], "blip_feature_extractor"),
+        (["visual_encoder.norm.bias", "text_encoder.x", "cls_head.0.weight"], "blip_classification"),
+        (
+            [
+                "visual_encoder.norm.bias",
+                "text_encoder.encoder.layer.0.crossattention.self0.key.bias",
+                "cls_head.0.weight",
+            ],
+            "blip_nlvr",
+        ),
+    ],
+)
+def test_architectures_are_recognised_by_their_names(names: list[str], architecture: str) -> None:
+    assert FAMILY.recognise(names) == architecture
+    assert set(ARCHITECTURES) >= {architecture}
