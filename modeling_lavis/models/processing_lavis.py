@@ -109,6 +109,8 @@ class LavisProcessorMixin(ProcessorMixin):
         padding_side: str = "right",
     ) -> dict[str, list[list[int]]]:
         """Tokenise with another token in the place of `[CLS]`, with or without the final `[SEP]`, and pad."""
+        known = self.valid_processor_kwargs.__annotations__["text_kwargs"].__annotations__
+        reject_unknown(type(self).__name__, text_kwargs, known)
         options = {"truncation": True, "max_length": self.max_text_length, **text_kwargs}
         padding = options.pop("padding", True)
         multiple = options.pop("pad_to_multiple_of", None)

@@ -1,8 +1,12 @@
 """The image processors: exact against the recordings, any kind of picture, broken files, saving."""
 
+import base64
+import functools
+import http.server
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +187,21 @@ def test_lists_batches_and_pairs(cat, photos, processor_class) -> None:
 def test_without_return_tensors_it_is_a_list(cat) -> None:
     values = LavisImageProcessor(size=SIZE)([cat, cat])["pixel_values"]
     assert isinstance(values, list) and isinstance(values[0], np.ndarray) and values[0].shape == (3, SIZE, SIZE)
+
+
+def test_urls(photos, cat) -> None:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=photos["chelsea"].parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        try:
+            assert torch.equal(pixels(f"{address}/chelsea.png"), pixels(cat))
+            with pytest.raises(OSError, match="lost.png"):
+                pixels(f"{address}/lost.png")
+        finally:
+            server.shutdown()
+    inline = "data:image/png;base64," + base64.b64encode(photos["chelsea"].read_bytes()).decode()
+    assert torch.equal(pixels(inline), pixels(cat))
 
 
 @pytest.mark.parametrize("processor_class", BOTH)

@@ -127,6 +127,9 @@ def test_what_is_no_text_is_refused(processor, captioner, text, message: str) ->
 def test_wrong_options_are_refused(processor, tokenizer) -> None:
     with pytest.raises(TypeError, match="'paddding'. Did you mean 'padding'"):
         processor(text="a", paddding=True)
+    for method in (processor.caption_labels, processor.answer_candidates, processor.prompt_inputs):
+        with pytest.raises(TypeError, match="'max_lenght'. Did you mean 'max_length'"):
+            method(["a"], max_lenght=3)
     with pytest.raises(ValueError, match="nothing"):
         processor()
     for option, value in [("cleaning", "captions"), ("max_text_length", 0), ("max_words", 1.5), ("text_format", "x")]:
