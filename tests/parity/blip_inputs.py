@@ -26,7 +26,7 @@ def compare_tokenizer(run: Converted) -> None:
     )
     for name in run.golden.below("tokenized."):
         texts = run.golden.inputs[name.removeprefix("tokenized.")]
-        ledger.compare(name, tokens(run, texts, truncation=False)["input_ids"])
+        ledger.compare(name, tokens(run, texts, truncation=False, max_length=None)["input_ids"])
 
 
 def tokens(run: Converted, texts: str | list[str], **options: Any) -> dict[str, torch.Tensor]:

@@ -1,0 +1,190 @@
+"""The corner cases of `original_behaviour.json`: what the original did there, and what this package does.
+
+Each case of an architecture that is built needs an entry in `CASES`, so that none is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from modeling_lavis.evaluation.retrieval import similarity_matrices
+from modeling_lavis.hub.convert import convert
+from modeling_lavis.interpretability.gradcam import gradcam
+
+from .blip_inputs import tokens
+from .converted import Converted
+from .goldens import GoldenSet, goldens_root, read_json
+from .ledger import Ledger
+from .registry import PLANNED
+
+FILE = goldens_root() / "original_behaviour.json"
+ROWS = read_json(FILE)["rows"] if FILE.exists() else []
+
+CASES: dict[tuple[str, str], Callable[[dict[str, Any], Path], None]] = {}
+
+
+def case(architecture: str, about: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers what a row's case must do here: `(row, scratch folder)`."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        CASES[architecture, about] = function
+        return function
+
+    return register
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("corner_cases")
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['arch']}: {row['case']}")
+def test_corner_case(row: dict[str, Any], scratch: Path) -> None:
+    if row["arch"] in PLANNED:
+        pytest.skip(f"{row['arch']}: {PLANNED[row['arch']]}")
+    assert (row["arch"], row["case"]) in CASES, "an unknown case; say in CASES what this package does in it"
+    CASES[row["arch"], row["case"]](row, scratch)
+
+
+@cache
+def converted(architecture: str, scratch: Path) -> Converted:
+    """One conversion per architecture for the whole file."""
+    golden = GoldenSet(goldens_root() / architecture)
+    return Converted(golden, Ledger(golden), scratch / architecture)
+
+
+def batch(run: Converted, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
+    """The recorded images and texts."""
+    given = run.golden.inputs
+    return {"pixel_values": given["image"][rows], **tokens(run, given["text_input"][rows])}
+
+
+@case("blip_classification", "training forward, use_distill=True")
+@case("blip_classification", "training forward, use_distill=False")
+def _classification_trains(row: dict[str, Any], scratch: Path) -> None:
+    assert "error" in row
+    run = converted("blip_classification", scratch)
+    distil = row["case"].endswith("True")
+    output = run.model(use_distill=distil)(**batch(run), labels=run.golden.inputs["label"])
+    plain = torch.nn.functional.cross_entropy(output.logits, run.golden.inputs["label"])
+    assert torch.isclose(output.loss, plain) != distil
+
+
+@case("blip_pretrain", "training forward with a batch of one")
+@case("blip_retrieval", "training forward with a batch of one")
+def _needs_a_negative(row: dict[str, Any], scratch: Path) -> None:
+    assert "error" in row
+    run = converted(row["arch"], scratch)
+    with pytest.raises(ValueError, match="negative for every row"):
+        run.model()(**batch(run, slice(0, 1)), return_loss=True)
+
+
+@case("blip_retrieval", "all image ids of the batch equal (no negative left)")
+def _needs_another_image(row: dict[str, Any], scratch: Path) -> None:
+    run = converted(row["arch"], scratch)
+    ids = torch.zeros_like(run.golden.inputs["image_id"])
+    with pytest.raises(ValueError, match="image_ids are equal"):
+        run.model()(**batch(run), image_ids=ids, return_loss=True)
+
+
+@case("blip_feature_extractor", "extract_features(mode='text') without an image key")
+def _text_alone(row: dict[str, Any], scratch: Path) -> None:
+    assert row["result"] == "no error"
+    run = converted(row["arch"], scratch)
+    output = run.model()(**tokens(run, run.golden.inputs["text_input"]))
+    assert output.text_embeds is not None
+    assert output.image_embeds is None
+
+
+@case("blip_retrieval", "compute_sim_matrix with k_test larger than the number of texts")
+def _k_is_clipped(row: dict[str, Any], scratch: Path) -> None:
+    assert "error" in row
+    run = converted(row["arch"], scratch)
+    texts, images = tokens(run, run.golden.inputs["retrieval_texts"]), run.golden.inputs["image"]
+    many = similarity_matrices(run.model(), images, texts, k=10 * len(texts["input_ids"]))
+    assert (many.i2t > -100).all()
+    assert torch.allclose(many.i2t, many.t2i.T)
+
+
+@case(
+    "blip_image_text_matching",
+    "compute_gradcam with 6 instead of 12 heads (12 heads and a 24x24 grid are fixed in it)",
+)
+def _any_heads_and_grid(row: dict[str, Any], scratch: Path) -> None:
+    run = converted("blip_retrieval", scratch)
+    model, inputs = run.model(), batch(run)
+    config = model.config
+    assert config.text_config.num_attention_heads != 12
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    maps = gradcam(model, **inputs, layer=config.text_config.num_hidden_layers - 1).maps
+    assert {tuple(one.shape) for one in maps} == {(inputs["input_ids"].shape[1] + 1, side, side)}
+
+
+@case("blip_caption", "generate(num_beams=3, num_captions=2): number of strings for a batch of 4")
+def _several_captions(row: dict[str, Any], scratch: Path) -> None:
+    run = converted("blip_caption", scratch)
+    images = run.golden.inputs["image"]
+    prompts = run.processor.prompt_inputs([run.golden.config["prompt"]] * len(images))
+    ids = run.model().generate(images, **prompts, num_beams=3, num_return_sequences=2, max_length=14)
+    assert len(ids) == row["result"]
+    # Unlike there, the captions of an image differ.
+    assert not any(torch.equal(first, second) for first, second in ids.view(len(images), 2, -1))
+
+
+@case("blip_caption", "constructed with prompt=None (the default)")
+def _no_prompt(row: dict[str, Any], scratch: Path) -> None:
+    assert "error" in row
+    run = converted("blip_caption", scratch)
+    ids = run.model().generate(run.golden.inputs["image"], max_length=14)
+    assert (ids[:, 0] == run.model().config.bos_token_id).all()
+    assert len(run.processor.post_process_captions(ids, "")) == len(ids)
+
+
+@case("blip_caption", "decoding steps: does generate use the key/value cache?")
+def _cache(row: dict[str, Any], scratch: Path) -> None:
+    assert row["result"]["cache_used"] is False
+    run = converted("blip_caption", scratch)
+    model, images = run.model(), run.golden.inputs["image"]
+    lengths: list[int] = []
+    embeddings = model.text_decoder.bert.embeddings
+    embeddings.register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(_length(args, kwargs)), with_kwargs=True
+    )
+    prompts = run.processor.prompt_inputs([run.golden.config["prompt"]] * len(images))
+    model.generate(images, **prompts, num_beams=1, max_length=14)
+    assert lengths[0] == prompts["input_ids"].shape[1]
+    assert set(lengths[1:]) == {1}
+
+
+def _length(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    return (args[0] if args else kwargs["input_ids"]).shape[1]
+
+
+@case("runner", "momentum copies have requires_grad False, so the 1.0.2 checkpoint rule drops them")
+def _without_momentum(row: dict[str, Any], scratch: Path) -> None:
+    """A file that the original's runner has saved: twins are absent, but for constants and second names."""
+    for architecture, recorded in row["result"].items():
+        if architecture in PLANNED:
+            continue
+        golden = GoldenSet(goldens_root() / architecture)
+        model = torch.load(golden.checkpoint, map_location="cpu", weights_only=True)["model"]
+        twins = {key for key in model if key.split(".")[0].endswith("_m")}
+        kept = {key: value for key, value in model.items() if key not in twins - set(recorded["kept_momentum"])}
+        assert (len(model), len(kept)) == (recorded["state_dict"], recorded["kept"])
+        torch.save({"model": kept}, scratch / "saved.pth")
+        report = convert(
+            architecture,
+            scratch / "saved.pth",
+            scratch / f"{architecture}_without_twins",
+            config=golden.folder / "config.json",
+            tokenizer=golden.tokenizer_folder,
+        )
+        assert {name.split(".")[0] for name in report.initialised} - {"queue_ptr"} == {
+            key.split(".")[0].replace("visual_encoder", "vision_model") for key in twins
+        }
