@@ -105,7 +105,8 @@ def test_cards_are_sound(entry: zoo.ZooEntry) -> None:
     for score in facts["scores"]:
         for name, value in score["metrics"].items():
             assert f"{name} {value}" in card.text
-    assert not re.search(r"\{\{|\}\} |\{%|%\}|None\b", card.text.replace("{{LAVIS}}", "")), "left-overs of the template"
+    prose = re.sub(r"```.*?```", "", card.text, flags=re.DOTALL)
+    assert not re.search(r"\{\{|\}\}|\{%|%\}|\bNone\b", prose), "left-overs of the template"
     for address in re.findall(r"https?://[^\s)>\]\"]+", card.content):
         parts = urllib.parse.urlsplit(address)
         assert parts.scheme == "https" and parts.hostname in HOSTS, address

@@ -1,7 +1,6 @@
 """Memory of a conversion: the mapped file and one shard, not the model."""
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,10 @@ import torch
 
 from tests.conversion.golden_sets import TOKENIZER, weights
 
-WORDS, WIDTH, LAYERS, FEED_FORWARD = 602, 512, 24, 4096
-SHARD = 16_000_000
-# Imports, the interpreter's own growth and what the allocator keeps between tensors.
-SLACK = 24_000_000
+WIDTH, LAYERS, FEED_FORWARD = 512, 5, 4096
+SHARD = 20_000_000
+# The interpreter's own growth, and what the allocator keeps between tensors.
+SLACK = 12_000_000
 SCRIPT = """
 import json, resource, sys
 import modeling_lavis, torch, transformers
@@ -52,7 +51,7 @@ def wide_captioner(path: Path) -> int:
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_one_shard_at_a_time(dtype: str | None, tmp_path: Path) -> None:
     size = wide_captioner(tmp_path / "wide.pth")
-    assert size > 300_000_000 > 10 * SHARD
+    assert size > 100_000_000 > 4 * SHARD
     small = {"vision": {"num_heads": 5}, "text": {"num_attention_heads": 4}}
     torch.save(weights("blip_caption"), tmp_path / "small.pth")
     common = {"architecture": "blip_caption", "tokenizer": str(TOKENIZER), "config": small, "dtype": dtype}
@@ -71,5 +70,4 @@ def test_one_shard_at_a_time(dtype: str | None, tmp_path: Path) -> None:
     grown = int(done.stdout.split()[-1])
     written = sum(path.stat().st_size for path in (tmp_path / "repo").glob("*.safetensors"))
     assert written > (size if dtype is None else size // 2) * 0.95
-    assert grown <= size + 1.2 * SHARD + SLACK, f"{grown:,} bytes for a file of {size:,}"
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
+    assert size / 2 < grown <= size + 1.2 * SHARD + SLACK, f"{grown:,} bytes for a file of {size:,}"
