@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks for `transformers.pipeline`: captions, answers, matches, searches, labels and features of pictures and texts.
+
+`register` puts them into transformers' registry; `modeling_lavis.registration` calls it when that is imported.
+"""
+
+import importlib
+
+#: task -> (module of this folder, class)
+TASKS: dict[str, tuple[str, str]] = {
+    "image-captioning": ("captioning", "ImageCaptioningPipeline"),
+    "image-question-answering": ("question_answering", "ImageQuestionAnsweringPipeline"),
+    "image-text-matching": ("matching", "ImageTextMatchingPipeline"),
+    "image-text-retrieval": ("retrieval", "ImageTextRetrievalPipeline"),
+    "image-text-classification": ("classification", "ImageTextClassificationPipeline"),
+    "image-pair-classification": ("pair_classification", "ImagePairClassificationPipeline"),
+    "multimodal-feature-extraction": ("embedding", "MultimodalFeatureExtractionPipeline"),
+}
+
+
+def register() -> None:
+    """Make `transformers.pipeline` know the tasks; may be called any number of times."""
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from modeling_lavis.pipelines.loading import CheckpointHead
+
+    for task, (module, name) in TASKS.items():
+        pipeline_class = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        known = PIPELINE_REGISTRY.supported_tasks.get(task)
+        if known is None or known["impl"] is not pipeline_class:
+            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=CheckpointHead, type="multimodal")

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`image-captioning`: a picture in, a sentence out.
+
+Letters: B rows of a batch, n captions per picture, T tokens.
+"""
+
+from typing import Any
+
+from transformers import GenerationConfig
+
+from modeling_lavis.pipelines.base import LavisPipeline, one_picture_per_row
+
+
+class ImageCaptioningPipeline(LavisPipeline):
+    """
+    Captions pictures by the model's `generate`.
+
+    Lengths, beams and the like come from the call, then from the model's generation configuration, then from the
+    published defaults (three beams, at most 30 new tokens).
+
+    Example:
+
+    ```python
+    >>> captioner = pipeline("image-captioning", model="my-captioner")  # doctest: +SKIP
+    >>> captioner("beach.jpg", num_beams=3)  # doctest: +SKIP
+    [{'generated_text': 'a dog on the beach'}]
+
+    ```
+    """
+
+    heads = ("ForConditionalGeneration", "ForPreTraining")
+    preprocess_options = ("prompt",)
+    postprocess_options = ("return_full_text",)
+    _pipeline_calls_generate = True
+    _default_generation_config = GenerationConfig(num_beams=3, max_new_tokens=30)
+
+    def __call__(self, images: Any, prompt: str | list[str] | None = None, **kwargs: Any) -> Any:
+        """
+        Args:
+            images: a picture (path, URL, PIL image, array), a row `{"image": ..., "prompt": ...}`, or a list, a data
+                set or a generator of them.
+            prompt (`str` or `list[str]`, *optional*): what captions go on from, one for all or one each; the
+                processor's own by default.
+            kwargs: options of `generate` (`num_beams`, `max_new_tokens`, `num_return_sequences`, ...) by name, in
+                `generate_kwargs=` or as `generation_config=`; `return_full_text=True` keeps the prompt in the text
+                (default False); `batch_size`, `num_workers`, `on_error` (see [`LavisPipeline`]).
+
+        Returns:
+            For each picture a list of `{"generated_text": str}`, one per returned sequence.
+        """
+        options = {"prompt": prompt, **kwargs}
+        return self._run(self._deal(images, options, "prompt"), **options)
+
+    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        prompt = row.get("prompt")
+        prompt = self.processor.prompt if prompt is None else self.text(row, "prompt")
+        return {"pixel_values": self.pixels(row), "prompt": prompt}
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        prompts = [row["prompt"] for row in rows]
+        batch: dict[str, Any] = {"inputs": {"pixel_values": one_picture_per_row(rows)}, "prompts": prompts}
+        if any(prompts):
+            batch["inputs"].update(self.processor.prompt_inputs(prompts, return_tensors="pt"))
+        return batch
+
+    def _forward(self, batch: dict[str, Any], generate_kwargs: dict[str, Any] | None = None) -> list[dict[str, Any]]:  # type: ignore[override]
+        prompt_length = batch["inputs"]["input_ids"].shape[1] if "input_ids" in batch["inputs"] else 1
+        options = self.generation_options(generate_kwargs, prompt_length)
+        ids = self.model.generate(**batch["inputs"], **options)
+        sequences = ids.view(len(batch["prompts"]), -1, ids.shape[-1])  # (B, n, T)
+        return [{"ids": row, "prompt": prompt} for row, prompt in zip(sequences, batch["prompts"])]
+
+    def postprocess(self, output: dict[str, Any], return_full_text: bool = False) -> list[dict[str, str]]:  # type: ignore[override]
+        if return_full_text:
+            texts = self.processor.post_process_image_text_to_text(output["ids"])
+        else:
+            texts = self.processor.post_process_captions(output["ids"], prompt=output["prompt"])
+        return [{"generated_text": text} for text in texts]

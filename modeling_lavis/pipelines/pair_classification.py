@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`image-pair-classification`: a label for a text about two pictures, as in NLVR2.
+
+Letters: B rows of a batch, C channels, H height, W width.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modeling_lavis.pipelines.classification import ImageTextClassificationPipeline
+from modeling_lavis.pipelines.inputs import Inputs, is_picture, sort_inputs, spread
+
+
+class ImagePairClassificationPipeline(ImageTextClassificationPipeline):
+    """
+    Labels texts about pairs of pictures.
+
+    Example:
+
+    ```python
+    >>> judge = pipeline("image-pair-classification", model="my-nlvr-model")  # doctest: +SKIP
+    >>> judge(["left.jpg", "right.jpg"], text="both pictures show a dog", top_k=1)  # doctest: +SKIP
+    [{'label': 'True', 'score': 0.93}]
+
+    ```
+    """
+
+    heads = ("ForImagesAndTextClassification",)
+    input_name = "images"
+
+    def __call__(self, images: Any, text: str | list[str] | None = None, **kwargs: Any) -> Any:
+        """
+        Args:
+            images: a pair of pictures (a list or tuple of two, or an array with four dimensions), a row
+                `{"images": [left, right], "text": ...}`, or a list, a data set or a generator of them.
+            text (`str` or `list[str]`, *optional*): one text for all, or one each; several for one pair.
+            kwargs: `top_k` (labels that come back, all by default), `batch_size`, `num_workers`, `on_error` (see
+                [`LavisPipeline`]).
+
+        Returns:
+            For each row a list of `{"label": str, "score": probability}`, best first.
+        """
+        options = {"text": text, **kwargs}
+        inputs = Inputs([images], single=True, lazy=False) if _is_pair(images) else sort_inputs(images)
+        if isinstance(text, (list, tuple)):
+            inputs = spread(inputs, "text", options.pop("text"), self.input_name)
+        elif text is None:
+            options.pop("text")
+        return self._run(inputs, **options)
+
+    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        pair = row.get("images", row.get("image"))
+        if not _is_pair(pair):
+            raise ValueError(
+                f"{self.task or type(self).__name__} needs pairs of pictures, for example [left, right] or rows "
+                f"{{'images': [left, right], 'text': ...}}; got {_describe(pair)}."
+            )
+        pixels = [self.pixels({"image": picture}) for picture in pair]
+        return {"text": self.text(row, "text"), "pixel_values": torch.stack(pixels, dim=1)}  # (1, 2, C, H, W)
+
+
+def _is_pair(value: Any) -> bool:
+    if isinstance(value, (np.ndarray, Tensor)):
+        return value.ndim == 4 and len(value) == 2
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_picture, value))
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}"
+    if isinstance(value, Mapping):
+        return f"a row with {', '.join(map(str, value))}"
+    return "nothing" if value is None else type(value).__name__
