@@ -91,7 +91,11 @@ def negative_weights(similarity: Tensor, excluded: Tensor, offset: float = 0.0) 
     Returns:
         `Tensor` of shape `(B, K)`: unnormalised, zero where excluded.
     """
-    return (similarity.detach().softmax(dim=1) + offset).masked_fill(excluded, 0.0)
+    scores = similarity.detach()
+    if not offset:
+        # The same distribution as with zeros afterwards, but a row cannot vanish beside a very close match.
+        scores = scores.masked_fill(excluded & ~excluded.all(dim=1, keepdim=True), float("-inf"))
+    return (scores.softmax(dim=1) + offset).masked_fill(excluded, 0.0)
 
 
 def draw_negatives(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -45,9 +45,25 @@ def next_token_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     return smoothed_token_loss(logits[:, :-1], labels[:, 1:], smoothing)
 
 
+def soft_next_token_loss(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+    """
+    Cross entropy of predicting each token against the distribution that a teacher gives (ALBEF, section 3.3).
+
+    Args:
+        logits, teacher_logits (`Tensor` of shape `(R, T, V)`): scores at each position; the teacher's have no gradient.
+        labels (`Tensor` of shape `(R, T)`): -100 where nothing is to be predicted.
+
+    Returns:
+        `Tensor` of shape `(R, T - 1)`: loss at positions 1 ... T - 1, 0 at -100.
+    """
+    targets = teacher_logits[:, :-1].float().softmax(dim=-1)
+    loss = -(targets * logits[:, :-1].float().log_softmax(dim=-1)).sum(dim=-1)
+    return loss.masked_fill(labels[:, 1:] == -100, 0.0)
+
+
 def mean_over_tokens(loss: Tensor, labels: Tensor) -> Tensor:
     """Mean of the token losses (R, T - 1) over the labels (R, T) that count."""
     return loss.sum() / (labels[:, 1:] != -100).sum().clamp(min=1)
 
 
-__all__ = ["mean_over_tokens", "next_token_loss", "smoothed_token_loss"]
+__all__ = ["mean_over_tokens", "next_token_loss", "smoothed_token_loss", "soft_next_token_loss"]

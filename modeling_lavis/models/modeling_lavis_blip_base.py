@@ -1,130 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the heads of BLIP have in common.
-
-Letters: B rows, N image tokens, T text tokens, D width, P width of the common space.
-"""
-
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from transformers import initialization as init
+"""The base of all BLIP heads."""
 
 from .configuration_lavis_blip import LavisBlipConfig
-from .generation import with_first_token
-from .heads import project
-from .modeling_base import LavisPreTrainedModel
-from .text_bert import LavisBertModel
-from .vision_vit import LavisViTModel
+from .image_text_base import ImageTextPreTrainedModel
 
 
-class LavisBlipPreTrainedModel(LavisPreTrainedModel):
-    """Initialisation, towers and features of all BLIP heads."""
+class LavisBlipPreTrainedModel(ImageTextPreTrainedModel):
+    """An image tower and a text transformer that are configured by [`LavisBlipConfig`]."""
 
     config: LavisBlipConfig
-    base_model_prefix = ""
-    main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
-    _no_split_modules = ["ViTBlock", "BertLayer", "BertEmbeddings"]
-    # The temperature divides cosines and the queues hold history: both stay exact in half precision.
-    _keep_in_fp32_modules_strict = ["temp", "image_queue", "text_queue"]
-    # transformers' format: its twins do not exist, ours are copied from the online weights.
-    _keys_to_ignore_on_load_unexpected = [r"position_ids"]
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            init.normal_(module.weight, std=self.config.initializer_range)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        else:
-            super()._init_weights(module)
-
-    def get_encoder(self, modality: str | None = None) -> nn.Module:
-        """The image tower, or the text encoder for `modality="text"`."""
-        return self.text_encoder if modality == "text" and hasattr(self, "text_encoder") else self.vision_model
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """Word embeddings of the text encoder or, where there is none, of the decoder."""
-        module = self.text_encoder if hasattr(self, "text_encoder") else self.text_decoder
-        return module.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the word embeddings."""
-        module = self.text_encoder if hasattr(self, "text_encoder") else self.text_decoder
-        module.set_input_embeddings(value)
-
-    def encode_images(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any) -> Tensor:
-        """States of the image tower: (B, C, H, W) to (B, N, D)."""
-        return self.vision_model(
-            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs
-        ).last_hidden_state
-
-    def encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """States of the texts alone, with `[CLS]` in slot 0: (B, T) to (B, T, D)."""
-        input_ids = with_first_token(input_ids, self.config.cls_token_id)
-        return self.text_encoder(input_ids, attention_mask, mode="text").last_hidden_state
-
-    def read_images(
-        self, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
-    ) -> Tensor:
-        """States of the texts that read images, with `[ENC]` in slot 0; see [`LavisBertModel`] for the options."""
-        input_ids = with_first_token(input_ids, self.config.enc_token_id)
-        return self.text_encoder(
-            input_ids, attention_mask, encoder_hidden_states=image_embeds, **kwargs
-        ).last_hidden_state
 
 
-class BlipFeaturesMixin:
-    """Features of single images and texts, for heads with both projections."""
-
-    @torch.no_grad()
-    def get_image_features(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
-        r"""
-        Args:
-            pixel_values (`Tensor` of shape `(batch_size, channels, height, width)`): images.
-            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): take images of another size.
-
-        Returns:
-            `Tensor` of shape `(batch_size, projection_dim)`: projected and normalised features.
-        """
-        return self.project_images(self.encode_images(pixel_values, interpolate_pos_encoding))
-
-    def project_images(self, image_embeds: Tensor) -> Tensor:
-        """Projected and normalised features (B, P) of image states (B, N, D) that [`encode_images`] has made."""
-        return project(image_embeds[:, 0], self.vision_proj)
-
-    @torch.no_grad()
-    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
-        r"""
-        Args:
-            input_ids (`Tensor` of shape `(batch_size, sequence_length)`): texts.
-            attention_mask (`Tensor` of shape `(batch_size, sequence_length)`, *optional*): 1 for tokens.
-
-        Returns:
-            `Tensor` of shape `(batch_size, projection_dim)`: projected and normalised features.
-        """
-        return project(self.encode_texts(input_ids, attention_mask)[:, 0], self.text_proj)
-
-
-def build_encoders(model: nn.Module, config: LavisBlipConfig, twins: bool) -> None:
-    """Give a head its image tower and text encoder, and their momentum twins."""
-    for suffix in ("", "_m") if twins else ("",):
-        setattr(model, f"vision_model{suffix}", LavisViTModel._from_config(config.vision_config))
-        setattr(model, f"text_encoder{suffix}", LavisBertModel._from_config(config.text_config))
-
-
-def build_projections(model: nn.Module, config: LavisBlipConfig, twins: bool) -> None:
-    """Give a head its maps into the common space, and their momentum twins."""
-    for suffix in ("", "_m") if twins else ("",):
-        image = nn.Linear(config.vision_config.hidden_size, config.projection_dim)
-        setattr(model, f"vision_proj{suffix}", image)
-        setattr(model, f"text_proj{suffix}", nn.Linear(config.text_config.hidden_size, config.projection_dim))
-
-
-__all__ = [
-    "BlipFeaturesMixin",
-    "LavisBlipPreTrainedModel",
-    "build_encoders",
-    "build_projections",
-]
+__all__ = ["LavisBlipPreTrainedModel"]

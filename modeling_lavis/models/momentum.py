@@ -14,8 +14,12 @@ ModulePairs = list[tuple[nn.Module, nn.Module]]
 
 
 def _paired_parameters(pairs: ModulePairs) -> Iterable[tuple[nn.Parameter, nn.Parameter]]:
+    seen: set[int] = set()  # a weight that two twins share moves once
     for online, twin in pairs:
-        yield from zip(online.parameters(), twin.parameters(), strict=True)
+        for parameters in zip(online.parameters(), twin.parameters(), strict=True):
+            if id(parameters[1]) not in seen:
+                seen.add(id(parameters[1]))
+                yield parameters
 
 
 def freeze_twins(pairs: ModulePairs) -> None:
@@ -38,6 +42,25 @@ def update_twins(pairs: ModulePairs, momentum: float) -> None:
     if paired:
         online, twins = zip(*paired, strict=True)
         torch._foreach_lerp_(list(twins), list(online), 1.0 - momentum)
+
+
+@torch.no_grad()
+def resize_twins(pairs: ModulePairs) -> None:
+    """Follow the online modules after their vocabulary was resized; new rows start as copies of the online ones."""
+    for online, twin in pairs:
+        for name, parameter in online.named_parameters():
+            old = twin.get_parameter(name)
+            if old.shape == parameter.shape:
+                continue
+            new, rows = parameter.detach().clone(), min(len(old), len(parameter))
+            new[:rows] = old[:rows]
+            owner, _, leaf = name.rpartition(".")
+            setattr(twin.get_submodule(owner), leaf, nn.Parameter(new, requires_grad=False))
+        for module in twin.modules():
+            if isinstance(module, nn.Embedding):
+                module.num_embeddings = module.weight.shape[0]
+            elif isinstance(module, nn.Linear):
+                module.out_features = module.weight.shape[0]
 
 
 def queue_slots(pointer: Tensor, count: int, size: int) -> Tensor:
@@ -63,4 +86,12 @@ def push_to_queue(queues: list[tuple[Tensor, Tensor]], pointer: Tensor) -> None:
     pointer.copy_((pointer + count) % size)
 
 
-__all__ = ["ModulePairs", "freeze_twins", "initialise_twins", "push_to_queue", "queue_slots", "update_twins"]
+__all__ = [
+    "ModulePairs",
+    "freeze_twins",
+    "initialise_twins",
+    "push_to_queue",
+    "queue_slots",
+    "resize_twins",
+    "update_twins",
+]

@@ -15,7 +15,7 @@ from transformers import initialization as init
 from .contrastive import ContrastiveOutput, contrastive_loss, draw_negatives, same_ids
 from .distributed import gather, gather_with_grad, rank
 from .modeling_base import LavisPreTrainedModel
-from .momentum import ModulePairs, freeze_twins, initialise_twins, push_to_queue, update_twins
+from .momentum import ModulePairs, freeze_twins, initialise_twins, push_to_queue, resize_twins, update_twins
 
 _NO_ID = -100
 
@@ -69,6 +69,13 @@ class MomentumContrastMixin(LavisPreTrainedModel):
         super().tie_weights(*args, **kwargs)
         # Loading replaces parameters, so a freeze in the constructor would be lost.
         freeze_twins(self.momentum_pairs)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize the vocabulary, that of the twins included."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        resize_twins(self.momentum_pairs)
+        self.tie_weights()
+        return embeddings
 
     def begin_step(self, update_state: bool) -> None:
         """What the original does before a training forward: clamp the temperature and move the twins."""

@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Comparing images and texts: contrast, matching with hard negatives, and matching scores of chosen pairs.
+
+Letters: B rows of this process, W rows of all processes, N image tokens, T text tokens, D width, P common width,
+K pairs, M further rows of text in the matching pass, R = 3B + M.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
+from transformers.utils import can_return_tuple
+
+from .contrastive import ContrastiveOutput
+from .distributed import gather_ragged, gather_with_grad, rank
+from .generation import with_first_token
+from .heads import project
+from .image_text_base import FeaturesMixin, build_encoders, build_projections
+from .modeling_base import image_and_text
+from .momentum_contrast import MomentumContrastMixin, matching_rows
+from .outputs import LavisImageTextRetrievalOutput, PairScores
+from .pair_scoring import check_pairs, chunk_pairs
+
+MatchHead = Literal["itc", "itm", "both"]
+
+
+@dataclass
+class MatchingBatch:
+    """
+    A batch after the contrastive loss, ready to be matched.
+
+    Args:
+        image_embeds (`Tensor` of shape `(B, N, D)`), text_embeds (`Tensor` of shape `(B, T, D)`): online states.
+        image_features, text_features (`Tensor` of shape `(B, P)`): online features.
+        input_ids, attention_mask (`Tensor` of shape `(B, T)`): texts, `[CLS]` in slot 0.
+        contrast ([`ContrastiveOutput`]): the contrastive loss and what it was made of.
+        momentum (`dict`): states of the twins, `image_embeds_m` and `text_embeds_m`.
+        negative_weights (pair of `Tensor`s of shape `(B, W)`): of images for each text, of texts for each image.
+        more_text_embeds, more_attention_mask (`Tensor` of shape `(B, T, D)` and `(B, T)`, *optional*): one more text
+            per image that is to read it in the same pass, as states of the text alone.
+        keep (`bool`): whether intermediates are wanted.
+    """
+
+    image_embeds: Tensor
+    text_embeds: Tensor
+    image_features: Tensor
+    text_features: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    contrast: ContrastiveOutput
+    momentum: dict[str, Tensor]
+    negative_weights: tuple[Tensor, Tensor]
+    more_text_embeds: Tensor | None = None
+    more_attention_mask: Tensor | None = None
+    keep: bool = False
+    intermediates: dict[str, Any] = field(default_factory=dict)
+
+
+class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
+    """Contrast and matching, for heads with both encoders, projections and a matching head."""
+
+    @property
+    def negatives_from_all_processes(self) -> bool:
+        """Whether hard negatives come from all processes."""
+        return False
+
+    def build_matching(self, config: PreTrainedConfig, queue_has_ids: bool) -> None:
+        """Give the head its towers, projections and matching head; twins and queues with `use_momentum`."""
+        build_encoders(self, config, config.use_momentum)
+        build_projections(self, config, config.use_momentum)
+        self.itm_head = nn.Linear(config.text_config.hidden_size, 2)
+        self.temp = nn.Parameter(torch.tensor(config.logit_temperature))
+        if config.use_momentum:
+            self.add_queues(with_ids=queue_has_ids)
+
+    # Inference
+
+    @torch.no_grad()
+    def score_pairs(
+        self,
+        images: Tensor,
+        texts: Mapping[str, Tensor],
+        pairs: Tensor,
+        max_rows: int = 256,
+        interpolate_pos_encoding: bool = False,
+    ) -> PairScores:
+        r"""
+        Matching scores of chosen pairs. Every image is encoded once, and its keys and values are shared by all of its
+        texts; where layers read texts alone, every text runs through them once.
+
+        Args:
+            images (`Tensor` of shape `(images, channels, height, width)` or `(images, N, D)`): pixels, or states that
+                [`encode_images`] has made of them.
+            texts (mapping with `input_ids` and `attention_mask` of shape `(texts, T)`): what the processor returns,
+                and optionally `text_embeds` (texts, T, D) that [`encode_texts`] has made of them.
+            pairs (`Tensor` of shape `(K, 2)`): rows of image and text.
+            max_rows (`int`, *optional*, defaults to 256): texts that are run at once.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): take images of another size.
+
+        Returns:
+            [`PairScores`]: in the order of `pairs`.
+        """
+        if images.ndim == 4:
+            images = self.encode_images(images, interpolate_pos_encoding)
+        input_ids = texts["input_ids"]
+        attention_mask = texts.get("attention_mask")
+        if attention_mask is None:
+            attention_mask = (input_ids != self.config.pad_token_id).long()
+        pairs = check_pairs(pairs, images.shape[0], input_ids.shape[0]).to(images.device)
+        lengths = attention_mask.sum(dim=1)
+        text_embeds = None
+        if self.fuses_text_states and pairs.numel():
+            text_embeds = texts.get("text_embeds")
+            if text_embeds is None:
+                longest = int(lengths.max())
+                ids, mask = input_ids[:, :longest].split(max_rows), attention_mask[:, :longest].split(max_rows)
+                text_embeds = torch.cat([self.encode_texts(i, m) for i, m in zip(ids, mask, strict=True)])
+        logits = torch.empty(pairs.shape[0], 2, dtype=images.dtype, device=images.device)
+        for chunk in chunk_pairs(pairs, lengths, max_rows):
+            longest = int(lengths[chunk.texts].max())
+            states = self.read_images(
+                images[chunk.images],
+                input_ids[chunk.texts, :longest],
+                attention_mask[chunk.texts, :longest],
+                text_embeds=None if text_embeds is None else text_embeds[chunk.texts, :longest],
+                first_token_only=True,
+            ).last_hidden_state
+            real = chunk.pairs >= 0
+            logits[chunk.pairs[real]] = self.itm_head(states[real, 0]).to(logits.dtype)
+        return PairScores(logits=logits, probabilities=logits.softmax(dim=-1)[:, 1])
+
+    def compare(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        match_head: MatchHead,
+        interpolate_pos_encoding: bool,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Similarities and matching logits without a loss, as fields of the output."""
+        if match_head not in ("itc", "itm", "both"):
+            raise ValueError(f"match_head is {match_head!r}; it can be 'itc', 'itm' or 'both'.")
+        image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
+        fields: dict[str, Any] = {"image_embeds": image_embeds}
+        text_embeds = None
+        if match_head != "itm":
+            text_embeds = self.encode_texts(input_ids, attention_mask)
+            image_features, text_features = self.project_images(image_embeds), self.project_texts(text_embeds)
+            per_image = image_features @ text_features.T / self.temp.to(image_features.dtype)
+            fields.update(
+                text_embeds=text_embeds,
+                image_features=image_features,
+                text_features=text_features,
+                logits_per_image=per_image,
+                logits_per_text=per_image.T,
+            )
+        if match_head != "itc":
+            if image_embeds.shape[0] != input_ids.shape[0]:
+                raise ValueError(
+                    f"Matching takes pairs, but got {image_embeds.shape[0]} images and {input_ids.shape[0]} texts. "
+                    "Give as many texts as images, or use score_pairs for any combination."
+                )
+            output = self.read_images(image_embeds, input_ids, attention_mask, text_embeds=text_embeds, **kwargs)
+            states = output.last_hidden_state
+            fields.update(
+                logits=self.itm_head(states[:, 0]),
+                multimodal_embeds=states,
+                hidden_states=output.hidden_states,
+                attentions=output.cross_attentions,
+            )
+        return fields
+
+    # Training
+
+    def _momentum_features(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None, kept: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        image_embeds = self.vision_model_m(pixel_values, interpolate_pos_encoding=True).last_hidden_state
+        text_embeds = self.text_encoder_m(input_ids, attention_mask, mode="text").last_hidden_state
+        kept.update(image_embeds_m=image_embeds, text_embeds_m=text_embeds)
+        image_features = project(image_embeds[:, 0], self.vision_proj_m)
+        return image_features, project(text_embeds[:, 0], self.text_proj_m)
+
+    def _negative_weights(
+        self, contrast: ContrastiveOutput, image_features: Tensor, text_features: Tensor, image_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Weights of negative images for each text and of negative texts for each image."""
+        raise NotImplementedError
+
+    def contrast_batch(
+        self,
+        pixel_values: Tensor | None,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        image_ids: Tensor | None,
+        alpha: float | None,
+        update_state: bool | None,
+        keep: bool,
+        interpolate_pos_encoding: bool,
+    ) -> MatchingBatch:
+        """Encode a batch of pairs and contrast it; twins, queues and the clamp move if `update_state` says so."""
+        pixel_values, input_ids = image_and_text(pixel_values, input_ids)
+        if pixel_values.shape[0] != input_ids.shape[0]:
+            raise ValueError(
+                f"Training takes pairs, but got {pixel_values.shape[0]} images and {input_ids.shape[0]} texts."
+            )
+        update_state = self.training if update_state is None else update_state
+        self.begin_step(update_state)
+        text_ids = with_first_token(input_ids, self.config.cls_token_id)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(text_ids)
+        elif not keep:  # who looks at the states wants them for every column
+            text_ids, attention_mask = without_common_padding(text_ids, attention_mask)
+        image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
+        text_embeds = self.encode_texts(text_ids, attention_mask)
+        image_features, text_features = self.project_images(image_embeds), self.project_texts(text_embeds)
+        kept: dict[str, Tensor] = {}
+        momentum = None
+        if self.config.use_momentum:
+            momentum = lambda: self._momentum_features(pixel_values, text_ids, attention_mask, kept)  # noqa: E731
+        contrast = self.contrast(image_features, text_features, momentum, image_ids, alpha, update_state)
+        return MatchingBatch(
+            image_embeds=image_embeds,
+            text_embeds=text_embeds,
+            image_features=image_features,
+            text_features=text_features,
+            input_ids=text_ids,
+            attention_mask=attention_mask,
+            contrast=contrast,
+            momentum=kept,
+            negative_weights=self._negative_weights(contrast, image_features, text_features, image_ids),
+            keep=keep,
+            intermediates={**vars(contrast), **kept} if keep else {},
+        )
+
+    def match_batch(self, batch: MatchingBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """
+        Loss of telling pairs from hard negatives (ALBEF, section 3.2), logits of the pairs (B, 2), and the states
+        (B, T, D) of `more_text_embeds`.
+
+        One pass over 3B texts, and what else reads the same images; keys and values are made once per image.
+        """
+        image_embeds, input_ids, attention_mask = batch.image_embeds, batch.input_ids, batch.attention_mask
+        text_embeds = batch.text_embeds if self.fuses_text_states else None
+        images, texts, labels = matching_rows(*map(self.draw_negatives, batch.negative_weights))
+        own = labels.shape[0] // 3
+        if self.negatives_from_all_processes:
+            offset = rank() * own
+            image_embeds = gather_with_grad(image_embeds)
+            input_ids = gather_ragged(input_ids, self.config.pad_token_id)
+            attention_mask = gather_ragged(attention_mask)
+            if text_embeds is not None:
+                raise ValueError("Negatives of other processes need texts as ids; this model keeps states of them.")
+            # Negatives are counted over all processes, the rows of this one only within it.
+            images = torch.cat([images[:own] + offset, images[own : 2 * own], images[2 * own :] + offset])
+            texts = torch.cat([texts[: 2 * own] + offset, texts[2 * own :]])
+        mask = attention_mask[texts]
+        rows = None if text_embeds is None else text_embeds[texts]
+        if rows is not None and batch.more_text_embeds is not None:
+            rows = torch.cat([rows, batch.more_text_embeds])
+            mask = torch.cat([mask, batch.more_attention_mask])
+            images = torch.cat([images, torch.arange(own, device=images.device)])
+        more = images.shape[0] - labels.shape[0]
+        states = self.read_images(
+            image_embeds,
+            input_ids[texts],
+            mask,
+            text_embeds=rows,
+            encoder_index=images,
+            first_token_only=not (batch.keep or more),
+        ).last_hidden_state
+        matched = states[: labels.shape[0]]
+        logits = self.itm_head(matched[:, 0])
+        if batch.keep:
+            batch.intermediates.update(itm_logits=logits, itm_labels=labels, multimodal_embeds=matched)
+        loss = F.cross_entropy(logits.float(), labels)
+        return loss, logits[:own], states[labels.shape[0] :] if more else None
+
+    def contrast_and_match(self, batch: MatchingBatch) -> tuple[dict[str, Any], Tensor | None]:
+        """Both losses as fields of the output, and the states of further texts (see [`match_batch`])."""
+        loss_itm, logits, more = self.match_batch(batch)
+        fields = {
+            "loss": batch.contrast.loss + loss_itm,
+            "loss_itc": batch.contrast.loss,
+            "loss_itm": loss_itm,
+            "logits": logits,
+            "image_features": batch.image_features,
+            "text_features": batch.text_features,
+            "image_embeds": batch.image_embeds,
+            "text_embeds": batch.text_embeds,
+            "intermediates": batch.intermediates if batch.keep else None,
+        }
+        return fields, more
+
+
+def without_common_padding(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut the columns that are padding in every row: both (B, T) to (B, longest text)."""
+    if torch.compiler.is_compiling():  # a length that depends on the values would break the graph
+        return input_ids, attention_mask
+    columns = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
+    length = max(int((attention_mask.bool() * columns).max()), 1)
+    return input_ids[:, :length], attention_mask[:, :length]
+
+
+class ImageTextRetrievalMixin(MatchingMixin):
+    """The forward pass of heads for retrieval and matching."""
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_ids: Tensor | None = None,
+        match_head: MatchHead = "itc",
+        return_loss: bool = False,
+        alpha: float | None = None,
+        update_state: bool | None = None,
+        output_intermediates: bool = False,
+        interpolate_pos_encoding: bool = False,
+        token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> LavisImageTextRetrievalOutput:
+        r"""
+        Args:
+            pixel_values (`Tensor` of shape `(images, channels, height, width)`): images.
+            input_ids (`Tensor` of shape `(texts, T)`): texts; slot 0 is set to what each pass needs.
+            attention_mask (`Tensor` of shape `(texts, T)`, *optional*): 1 for tokens.
+            image_ids (`Tensor` of shape `(B,)`, *optional*): rows with equal ids are positives of each other.
+            match_head (`str`, *optional*, defaults to `"itc"`): `"itc"` compares all images with all texts, `"itm"`
+                matches the pairs, `"both"` does both. Ignored with `return_loss`.
+            return_loss (`bool`, *optional*, defaults to `False`): training losses of the pairs.
+            alpha (`float`, *optional*): weight of the twins' soft targets; `distill_alpha`, then the configuration's.
+            update_state (`bool`, *optional*): whether twins, queues and the clamp of the temperature move; only while
+                training by default.
+            output_intermediates (`bool`, *optional*, defaults to `False`): also return what the losses were made of.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): take images of another size.
+            token_type_ids: accepted for transformers' pipelines, without effect.
+
+        Returns:
+            [`LavisImageTextRetrievalOutput`].
+        """
+        if return_loss:
+            batch = self.contrast_batch(
+                pixel_values,
+                input_ids,
+                attention_mask,
+                image_ids,
+                alpha,
+                update_state,
+                output_intermediates,
+                interpolate_pos_encoding,
+            )
+            fields, _ = self.contrast_and_match(batch)
+        else:
+            pixel_values, input_ids = image_and_text(pixel_values, input_ids)
+            fields = self.compare(
+                pixel_values, input_ids, attention_mask, match_head, interpolate_pos_encoding, **kwargs
+            )
+        return LavisImageTextRetrievalOutput(**fields)
+
+
+__all__ = ["ImageTextRetrievalMixin", "MatchHead", "MatchingBatch", "MatchingMixin", "without_common_padding"]
