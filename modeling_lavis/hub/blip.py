@@ -124,7 +124,7 @@ def load_tokenizer(source: str | Path | None) -> Any:
 
     try:
         return blip_tokenizer(str(source or PUBLISHED_TOKENIZER))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises bare exceptions for damaged files
         reason = (str(error).strip().splitlines() or ["it cannot be read"])[0]
         raise OSError(
             f"The tokenizer {str(source or PUBLISHED_TOKENIZER)!r} could not be loaded: {reason} Give the folder of a "
@@ -146,4 +146,5 @@ FAMILY = Family(
     build_generation_config=blip_settings.build_generation_config,
     load_tokenizer=load_tokenizer,
     known_settings=blip_settings.KNOWN_SETTINGS,
+    pretraining="blip_pretrain",
 )

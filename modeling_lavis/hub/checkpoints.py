@@ -70,7 +70,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         content = _load_torch(path, mapped=True)
     elif head.startswith(_LEGACY_TORCH_MAGIC):
         content = _load_torch(path, mapped=False)  # the format of PyTorch before 1.6 cannot be mapped
-    elif _looks_like_safetensors(path, head):
+    elif _looks_like_safetensors(head):
         content = _load_safetensors(path)
     else:
         raise CheckpointError(_why_foreign(path, head))
@@ -136,7 +136,7 @@ def _check_archive(path: Path) -> None:
         )
 
 
-def _looks_like_safetensors(path: Path, head: bytes) -> bool:
+def _looks_like_safetensors(head: bytes) -> bool:
     # Eight bytes of little-endian header length, then the header, a JSON object.
     return len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
 

@@ -40,8 +40,9 @@ def convert(
     Every weight of the checkpoint is used once or dropped for a stated reason, every weight of the model filled once
     or initialised in a stated way; otherwise nothing is written. A checkpoint of another architecture of the family
     may be given as a start (`blip_pretrain` for a captioner, say): its parts are taken over, image positions are
-    resized when another resolution is asked for, momentum twins become copies, and new heads are initialised. Where
-    the original leaves such new parts to chance, twins included, these come out the same each time.
+    resized when another resolution is asked for (by `config`, or by `model_type` when pre-training is the start),
+    momentum twins become copies, and new heads are initialised. Where the original leaves such new parts to chance,
+    twins included, these come out the same each time.
 
     Args:
         architecture: name of the original, for example `"blip_caption"`.
@@ -71,11 +72,12 @@ def convert(
     _refuse_unused_parts(family, vision_checkpoint=vision_checkpoint, language_model=language_model)
     stored_dtype = _dtype(dtype)
     check_output(output, overwrite)
+    _refuse_inputs_inside(output, checkpoint, config, tokenizer, vision_checkpoint, language_model)
     asked = _read_settings(config)
     entry = zoo.find(architecture, model_type, str(checkpoint))
     weights = read_checkpoint(checkpoint)
     source_architecture = _recognise(family, architecture, weights)
-    settings = _merge(entry, asked, transfer=source_architecture != architecture)
+    settings = _merge(entry, asked, resize=source_architecture == family.pretraining != architecture)
     _check_names(architecture, family, settings)
     prepared = family.load_tokenizer(tokenizer)
     model_config = _build_config(family, architecture, source_architecture, weights, settings, prepared)
@@ -129,6 +131,15 @@ def _refuse_unused_parts(family: Family, **parts: Any) -> None:
             )
 
 
+def _refuse_inputs_inside(output: Path, *inputs: Any) -> None:
+    """An output that is replaced must not take an input with it."""
+    for given in inputs:
+        if isinstance(given, str | Path) and Path(given).resolve().is_relative_to(output.resolve()):
+            raise ValueError(
+                f"{given} lies inside the output {output}, which is to be written anew. Give another output."
+            )
+
+
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype is None or dtype in DTYPES.values():
         return dtype  # type: ignore[return-value]
@@ -165,10 +176,10 @@ def _recognise(family: Family, architecture: str, weights: Checkpoint) -> str:
     return source
 
 
-def _merge(entry: zoo.ZooEntry | None, asked: Mapping[str, Any], transfer: bool) -> dict[str, Any]:
-    """Settings in order of weight: asked for, published. The published image size only rules a transfer."""
+def _merge(entry: zoo.ZooEntry | None, asked: Mapping[str, Any], resize: bool) -> dict[str, Any]:
+    """Settings in order of weight: asked for, published; with the published image size where `resize` is set."""
     settings = dict(entry.settings) if entry else {}
-    if entry and transfer:
+    if entry and resize:
         settings["vision"] = {**settings.get("vision", {}), "image_size": entry.facts["image_size"]}
     for name, value in asked.items():
         if isinstance(value, Mapping) and isinstance(settings.get(name), Mapping):

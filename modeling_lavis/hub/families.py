@@ -129,6 +129,7 @@ class Family:
         build_generation_config: (architecture, settings, model configuration) -> generation configuration or `None`.
         load_tokenizer: (folder or Hub id, or `None` for the published one) -> tokenizer.
         known_settings: names in a configuration that say something about a model.
+        pretraining: architecture whose checkpoints start the tasks, at the tasks' own resolution.
         separate_parts: arguments of the conversion that give parts kept in other files (BLIP-2's frozen ones).
     """
 
@@ -145,6 +146,7 @@ class Family:
     build_generation_config: Callable[..., Any]
     load_tokenizer: Callable[[str | Path | None], Any]
     known_settings: frozenset[str]
+    pretraining: str
     separate_parts: frozenset[str] = frozenset()
 
     def recognise(self, names: Iterable[str]) -> str:

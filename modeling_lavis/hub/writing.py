@@ -22,15 +22,22 @@ def check_output(output: Path, overwrite: bool) -> None:
     """Raise when a repository cannot be written to `output`; creates nothing.
 
     Raises:
-        FileExistsError: it is a file, or a folder with something in it and `overwrite` is off.
+        FileExistsError: it is a file, or a folder with something in it and `overwrite` is off, or one that is no
+            repository of a model.
         OSError: the folder above cannot be written to.
     """
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise FileExistsError(f"{output} is not a folder. Give the path of a folder that does not exist yet.")
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise FileExistsError(
-            f"{output} exists and is not empty. Give another folder, or say that it is to be replaced (--overwrite)."
-        )
+    if output.is_dir() and any(output.iterdir()):
+        if not overwrite:
+            raise FileExistsError(
+                f"{output} exists and is not empty. Give another folder, or say that it is to be replaced "
+                "(--overwrite)."
+            )
+        # A mistyped path must not cost a home folder or a history.
+        if not (output / "config.json").is_file() or (output / ".git").exists():
+            what = "a git clone" if (output / ".git").exists() else "no model repository (it has no config.json)"
+            raise FileExistsError(f"{output} is not replaced, because it is {what}. Give another folder, or empty it.")
     above = _first_existing(output.absolute().parent)
     if not above.is_dir():
         raise NotADirectoryError(f"{output} cannot be written: {above} is not a folder. Give another path.")
@@ -132,6 +139,7 @@ def write_shards(
             used.add(tensor.data_ptr())
             shard[name] = tensor
         save_file(shard, folder / file_name, metadata={"format": "pt"})
+        os.chmod(folder / file_name, folder.stat().st_mode & 0o666)  # safetensors lets the owner alone read it
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")

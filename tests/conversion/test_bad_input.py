@@ -276,6 +276,8 @@ def test_tokenizers_that_do_not_fit(tmp_path: Path) -> None:
     message = expect_nothing(tmp_path, "tokenizer has 8 tokens", tokenizer=tmp_path / "vocab")
     assert "602" in message and "--tokenizer" in message
     expect_nothing(tmp_path, "could not be loaded", error=OSError, tokenizer=tmp_path / "absent")
+    (tmp_path / "vocab" / "tokenizer.json").write_text("{")
+    expect_nothing(tmp_path, "could not be loaded", error=OSError, tokenizer=tmp_path / "vocab")
 
 
 def test_outputs_that_exist_are_refused(tmp_path: Path) -> None:
@@ -289,15 +291,45 @@ def test_outputs_that_exist_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "keep"
 
 
+def test_only_repositories_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "holiday.jpg").write_text("keep")
+    expect_nothing(tmp_path, "no model repository", error=FileExistsError, overwrite=True)
+    old_repository(tmp_path / "clone")
+    (tmp_path / "clone" / ".git").mkdir()
+    expect_nothing(tmp_path, "a git clone", error=FileExistsError, overwrite=True, output=tmp_path / "clone")
+    old_repository(tmp_path / "holds_input")
+    inside = save(tmp_path / "holds_input" / "x.pth", weights("blip_caption"))
+    expect_nothing(tmp_path, "inside the output", checkpoint=inside, overwrite=True, output=tmp_path / "holds_input")
+    assert inside.exists() and (tmp_path / "repo" / "holiday.jpg").exists()
+
+
+def test_folders_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    expect_nothing(tmp_path, "no permission to write", error=PermissionError)
+
+
+def test_what_is_written_can_be_read_by_others(tmp_path: Path) -> None:
+    convert(**arguments("blip_caption", tmp_path / "repo"))
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "repo").iterdir()}
+    (tmp_path / "plain").touch()
+    assert modes == {(tmp_path / "plain").stat().st_mode & 0o777}
+
+
 def test_an_empty_output_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "repo").mkdir()
     convert(**arguments("blip_caption", tmp_path / "repo"))
     assert (tmp_path / "repo" / "config.json").exists()
 
 
+def old_repository(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "old.txt").write_text("old")
+    (folder / "config.json").write_text("{}")
+
+
 def test_overwriting_replaces_the_whole_folder(tmp_path: Path) -> None:
-    (tmp_path / "repo").mkdir()
-    (tmp_path / "repo" / "old.txt").write_text("old")
+    old_repository(tmp_path / "repo")
     convert(**arguments("blip_caption", tmp_path / "repo", overwrite=True))
     assert not (tmp_path / "repo" / "old.txt").exists() and (tmp_path / "repo" / "config.json").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["repo"]
@@ -314,19 +346,17 @@ def test_a_failure_while_writing_leaves_nothing(stage: str, tmp_path: Path, monk
         "processor": "modeling_lavis.models.processing_lavis_blip.LavisBlipProcessor.save_pretrained",
         "card": "modeling_lavis.hub.cards.card_for_conversion",
     }[stage]
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / "old.txt").write_text("old")
+    old_repository(tmp_path / "kept")
     monkeypatch.setattr(place, fail)
     for output, overwrite in ((tmp_path / "above" / "repo", False), (tmp_path / "kept", True)):
         with pytest.raises((OSError, KeyboardInterrupt)):
             convert(**arguments("blip_caption", output, overwrite=overwrite))
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
-    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["old.txt"]
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["config.json", "old.txt"]
 
 
 def test_a_failed_replacement_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "repo").mkdir()
-    (tmp_path / "repo" / "old.txt").write_text("old")
+    old_repository(tmp_path / "repo")
     rename, moved = os.rename, []
 
     def second_fails(source: Any, target: Any) -> None:

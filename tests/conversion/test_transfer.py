@@ -133,6 +133,15 @@ def test_matching_files_start_retrieval_training(tmp_path: Path) -> None:
     assert model.temp.item() == pytest.approx(0.07) and model.image_queue.shape == (16, 6)
 
 
+def test_a_published_type_sets_the_resolution_of_a_transfer(tmp_path: Path) -> None:
+    heads = {"vision": {"num_heads": 4}, "text": {"num_attention_heads": 4}}
+    source = FOLDER / "blip_pretrain.pth"
+    for model_type, patches in (("base_coco", 48 * 48), (None, 16)):
+        output = tmp_path / str(model_type)
+        convert("blip_caption", source, output, model_type=model_type, config=heads, tokenizer=TOKENIZER)
+        assert AutoModel.from_pretrained(output).vision_model.pos_embed.shape[1] == patches + 1
+
+
 def test_positions_are_resized_only_when_asked() -> None:
     table = torch.randn(1, 17, 8)
     assert resize_grid_positions(table, (4, 4)) is table
