@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
@@ -34,6 +34,11 @@ class LavisPreTrainedModel(PreTrainedModel):
     # Our losses are means over the batch, contrastive ones cannot even be split: the Trainer must divide by the
     # number of accumulation steps itself.
     accepts_loss_kwargs = False
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # For classes outside transformers, a module that lacks no tensor of its own would be passed over; but heads
+        # fill their twins from there, which are tensors of submodules.
+        super()._initialize_weights(module)
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:

@@ -52,7 +52,8 @@ class MomentumContrastMixin(LavisPreTrainedModel):
             init.constant_(self.temp, self.config.logit_temperature)
         if hasattr(self, "queue_ptr"):
             for queue in (self.image_queue, self.text_queue):
-                init.copy_(queue, F.normalize(torch.randn_like(queue), dim=0))
+                init.normal_(queue)
+                init.copy_(queue, F.normalize(queue, dim=0))
             init.zeros_(self.queue_ptr)
         if hasattr(self, "idx_queue"):
             init.constant_(self.idx_queue, _NO_ID)
@@ -64,9 +65,15 @@ class MomentumContrastMixin(LavisPreTrainedModel):
         if module is self:
             self.initialise_momentum()
 
-    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+    def tie_weights(self, missing_keys: set[str] | None = None, **kwargs: Any) -> None:
         """Tie shared weights and freeze the twins; called after construction and after loading."""
-        super().tie_weights(*args, **kwargs)
+        super().tie_weights(missing_keys=missing_keys, **kwargs)
+        # A tie may have given an online weight its value after its twin was initialised from it.
+        for name in missing_keys or ():
+            top, _, rest = name.partition(".")
+            if top.endswith("_m"):
+                with torch.no_grad():
+                    self.get_parameter(name).copy_(self.get_parameter(f"{top.removesuffix('_m')}.{rest}"))
         # Loading replaces parameters, so a freeze in the constructor would be lost.
         freeze_twins(self.momentum_pairs)
 
