@@ -1,0 +1,202 @@
+"""Contract of saving and loading: nothing is lost, nothing is left as uninitialised memory, names are our own."""
+
+import copy
+import io
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tests.models.contract import Case, Contract, assert_same, assert_same_state, twin_pairs
+
+BUFFERS = ("image_queue", "text_queue", "idx_queue", "queue_ptr")
+
+
+def own_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings without those that transformers writes while it saves and loads."""
+    ignored = ("dtype", "transformers_version", "_name_or_path", "architectures")
+    return {
+        name: own_settings(value) if isinstance(value, dict) else value
+        for name, value in config.items()
+        if name not in ignored
+    }
+
+
+def tied_groups(model: nn.Module) -> set[frozenset[str]]:
+    """Names of parameters that are one and the same."""
+    by_identity: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        by_identity.setdefault(id(parameter), set()).add(name)
+    return {frozenset(names) for names in by_identity.values() if len(names) > 1}
+
+
+def load(case: Case, model: PreTrainedModel, weights: dict[str, Tensor]) -> tuple[PreTrainedModel, dict[str, set[str]]]:
+    """The class from some of the weights, as a Hub repository that has only those would give it."""
+    return case.model_class.from_pretrained(
+        None, config=copy.deepcopy(model.config), state_dict=dict(weights), output_loading_info=True
+    )
+
+
+def plausible_subsets(names: list[str]) -> dict[str, set[str]]:
+    """Parts of a checkpoint: all without one top-level entry, one entry alone, without twins, the towers of others."""
+    tops = list(dict.fromkeys(name.partition(".")[0] for name in names))
+    subsets = {f"without {top}": {name for name in names if name.partition(".")[0] != top} for top in tops}
+    for top in tops:
+        if "encoder" in top or "vision_model" in top or "decoder" in top:
+            subsets[f"only {top}"] = {name for name in names if name.partition(".")[0] == top}
+    subsets["without twins and queues"] = {
+        name for name in names if not name.partition(".")[0].endswith(("_m", "_queue", "_ptr"))
+    }
+    subsets["without cross-attention"] = {name for name in names if ".crossattention." not in name}
+    subsets["without positions"] = {name for name in names if "pos_embed" not in name and "position" not in name}
+    return {what: kept for what, kept in subsets.items() if kept and len(kept) < len(names)}
+
+
+def assert_initialised(model: PreTrainedModel, missing: set[str]) -> None:
+    """Weights that no checkpoint gave look as the class initialises them."""
+    twins = dict((twin, online) for online, twin in twin_pairs(model))
+    state = model.state_dict()
+    for name in missing:
+        value = state[name]
+        leaf = name.rpartition(".")[2]
+        if name in twins:
+            assert torch.equal(value, state[twins[name]]), name
+        elif name == "temp":
+            assert value.item() == pytest.approx(model.config.logit_temperature)
+        elif name in ("image_queue", "text_queue"):
+            torch.testing.assert_close(value.norm(dim=0), torch.ones(value.shape[1]))
+            assert value.std() > 0.1
+        elif name == "queue_ptr":
+            assert value.tolist() == [0]
+        elif name == "idx_queue":
+            assert bool((value == -100).all())
+        elif "norm" in name.lower() and leaf == "weight":
+            assert bool((value == 1).all()), name
+        elif leaf == "bias":
+            assert bool((value == 0).all()), name
+        else:
+            assert 0.008 < value.std() < 0.032, f"{name}: {value.std()}"
+            assert value.abs().max() < 0.12, name
+
+
+class SavingContract(Contract):
+    """Round trips through files, and checkpoints that hold only a part."""
+
+    def test_round_trip(self, case: Case, tmp_path: Path) -> None:
+        model = case.model()
+        for index, name in enumerate(name for name in BUFFERS if hasattr(model, name)):
+            getattr(model, name).fill_(index + 1)
+        model.save_pretrained(tmp_path)
+        again, info = case.model_class.from_pretrained(tmp_path, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+        assert_same_state(again, model)
+        assert tied_groups(again) == tied_groups(model)
+        assert not again.training
+        assert own_settings(again.config.to_dict()) == own_settings(model.config.to_dict())
+        inputs = case.inputs(2)
+        assert_same(again(**inputs, **_cut(case)), model(**inputs, **_cut(case)))
+
+    def test_file_has_own_names_and_each_weight_once(self, case: Case, tmp_path: Path) -> None:
+        model = case.model()
+        model.save_pretrained(tmp_path)
+        stored = load_file(tmp_path / "model.safetensors")
+        names = set(model.state_dict())
+        assert set(stored) <= names
+        for group in tied_groups(model):
+            assert len(group & set(stored)) == 1, group
+        left_out = names - set(stored)
+        assert left_out <= set(itertools.chain.from_iterable(tied_groups(model)))
+        assert not any("position_ids" in name for name in stored)
+
+    def test_shards(self, case: Case, tmp_path: Path) -> None:
+        model = case.model()
+        model.save_pretrained(tmp_path, max_shard_size="20KB")
+        assert len(list(tmp_path.glob("*.safetensors"))) > 1
+        assert_same_state(case.model_class.from_pretrained(tmp_path), model)
+
+    def test_partial_checkpoints(self, case: Case) -> None:
+        model = case.model()
+        state = model.state_dict()
+        tied = {name: group for group in tied_groups(model) for name in group}
+        subsets = plausible_subsets(list(state))
+        assert len(subsets) > 3
+        for what, kept in subsets.items():
+            again, info = load(case, model, {name: state[name] for name in kept})
+            assert not info["unexpected_keys"], what
+            given = {name for name in state if name in kept or tied.get(name, frozenset()) & kept}
+            loaded = again.state_dict()
+            for name in given:
+                assert torch.equal(loaded[name], state[name]), f"{what}: {name}"
+            assert_initialised(again, set(state) - given)
+            assert {name for name in info["missing_keys"] if name not in tied} == {
+                name for name in set(state) - given if name not in tied
+            }, what
+
+    def test_twins_are_frozen_and_the_rest_learns(self, case: Case, tmp_path: Path) -> None:
+        model = case.model_class(case.config())
+        model.save_pretrained(tmp_path)
+        for made in (model, case.model_class.from_pretrained(tmp_path)):
+            twins = {twin for _, twin in twin_pairs(made)}
+            for name, parameter in made.named_parameters():
+                assert parameter.requires_grad == (name not in twins), name
+
+    def test_new_twins_equal_online_weights(self, case: Case) -> None:
+        model = case.model_class(case.config())
+        state = model.state_dict()
+        for online, twin in twin_pairs(model):
+            assert torch.equal(state[online], state[twin]), twin
+
+    def test_fresh_weights_are_initialised(self, case: Case) -> None:
+        model = case.model_class(case.config())
+        assert_initialised(model, set(model.state_dict()))
+        words = model.get_input_embeddings()
+        assert not words.weight[words.padding_idx].any()
+
+    def test_copies(self, case: Case) -> None:
+        model = case.model()
+        inputs = case.inputs(2)
+        expected = model(**inputs, **_cut(case))
+        buffer = io.BytesIO()
+        torch.save(model, buffer)
+        buffer.seek(0)
+        for made in (copy.deepcopy(model), torch.load(buffer, weights_only=False)):
+            assert tied_groups(made) == tied_groups(model)
+            assert_same_state(made, model)
+            assert_same(made(**inputs, **_cut(case)), expected)
+
+    def test_device_map(self, case: Case, tmp_path: Path) -> None:
+        pytest.importorskip("accelerate")
+        model = case.model()
+        model.save_pretrained(tmp_path)
+        again = case.model_class.from_pretrained(tmp_path, device_map="auto")
+        if next(again.parameters()).device.type == "cpu":
+            assert_same_state(again, model)
+            assert_same(again(**case.inputs(2), **_cut(case)), model(**case.inputs(2), **_cut(case)))
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+    def test_half_precision_keeps_history_exact(self, case: Case, dtype: torch.dtype, tmp_path: Path) -> None:
+        model = case.model()
+        model.save_pretrained(tmp_path)
+        again = case.model_class.from_pretrained(tmp_path, dtype=dtype)
+        for name, value in again.state_dict().items():
+            if name in ("temp", "image_queue", "text_queue"):
+                assert value.dtype == torch.float32 and torch.equal(value, model.state_dict()[name])
+            elif value.is_floating_point():
+                assert value.dtype == dtype, name
+
+
+def _cut(case: Case) -> dict[str, Tensor]:
+    """Options for a batch of two, for classes whose inputs do not suffice."""
+    for options in case.modes.values():
+        if "match_head" in options:
+            return {}
+        return {name: value[:2] for name, value in options.items() if torch.is_tensor(value)}
+    return {}
+
+
+__all__ = ["SavingContract", "assert_initialised", "plausible_subsets", "tied_groups"]

@@ -1,0 +1,15 @@
+"""The contract of every BLIP class."""
+
+import pytest
+
+pytest.register_assert_rewrite(
+    "tests.models.contract",
+    "tests.models.contract_saving",
+)
+
+from tests.models.contract_saving import SavingContract  # noqa: E402
+from tests.models.lavis_blip_cases import CASES  # noqa: E402
+
+
+class TestLavisBlipSaving(SavingContract):
+    cases = CASES
