@@ -27,6 +27,8 @@ class LavisBertConfig(PreTrainedConfig):
         initializer_range (`float`, *optional*, defaults to 0.02): deviation of the normal for new weights.
         pad_token_id (`int`, *optional*, defaults to 0): id whose embedding stays zero at initialisation.
         type_vocab_size (`int`, *optional*, defaults to 0): token types; 0 means that there is no such table.
+        implicit_token_type (`bool`, *optional*, defaults to `False`): whether a text without token types counts as
+            type 0 (as BERT and the authors of ALBEF do) or gets no type embedding at all (parity: as LAVIS does).
         add_cross_attention (`bool`, *optional*, defaults to `True`): whether layers attend to encoder states.
         encoder_hidden_size (`int`, *optional*): width of the encoder states; `hidden_size` when not given.
         fusion_layer (`int`, *optional*): first layer with cross-attention (ALBEF: 6). Layers below it are the text
@@ -35,6 +37,8 @@ class LavisBertConfig(PreTrainedConfig):
             (BLIP on NLVR2).
         merge_from_layer (`int`, *optional*, defaults to 6): with two streams, the first layer that merges them by a
             learned map; layers below average them.
+        pair_image_layers (`bool`, *optional*, defaults to `False`): whether layers with cross-attention share their
+            keys and values two by two, one for each image of a pair (ALBEF on NLVR2).
         tie_word_embeddings (`bool`, *optional*, defaults to `True`): whether a language-model head reuses the word
             embeddings.
         use_cache (`bool`, *optional*, defaults to `True`): whether a decoder returns its keys and values.
@@ -56,11 +60,13 @@ class LavisBertConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     pad_token_id: int | None = 0
     type_vocab_size: int = 0
+    implicit_token_type: bool = False
     add_cross_attention: bool = True
     encoder_hidden_size: int | None = None
     fusion_layer: int | None = None
     num_image_streams: int = 1
     merge_from_layer: int = 6
+    pair_image_layers: bool = False
     tie_word_embeddings: bool = True
     use_cache: bool = True
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers.utils import can_return_tuple
 
-from .contrastive import ContrastiveOutput
+from .contrastive import ContrastiveOutput, negative_weights, same_ids
 from .distributed import gather_ragged, gather_with_grad, rank
 from .generation import with_first_token
 from .heads import project
@@ -62,6 +62,9 @@ class MatchingBatch:
 
 class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
     """Contrast and matching, for heads with both encoders, projections and a matching head."""
+
+    #: added to the probability of every negative, so that none is out of reach
+    negative_floor: float = 0.0
 
     @property
     def negatives_from_all_processes(self) -> bool:
@@ -190,7 +193,17 @@ class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
         self, contrast: ContrastiveOutput, image_features: Tensor, text_features: Tensor, image_ids: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Weights of negative images for each text and of negative texts for each image."""
-        raise NotImplementedError
+        # parity: by the similarities with the twins' features of the batch, which stand before the queue.
+        batch = image_features.shape[0]
+        excluded = torch.eye(batch, dtype=torch.bool, device=image_features.device)
+        if image_ids is not None:
+            excluded = excluded | same_ids(image_ids.reshape(-1), image_ids.reshape(-1))
+        start = 0 if self.config.use_momentum else rank() * batch
+        columns = slice(start, start + batch)
+        return (
+            negative_weights(contrast.sim_t2i[:, columns], excluded, self.negative_floor),
+            negative_weights(contrast.sim_i2t[:, columns], excluded, self.negative_floor),
+        )
 
     def contrast_batch(
         self,

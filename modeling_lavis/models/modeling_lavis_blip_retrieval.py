@@ -78,6 +78,9 @@ class LavisBlipForPreTraining(MatchingMixin, BlipCaptioningMixin, LavisBlipPreTr
         config ([`LavisBlipConfig`]): with `use_momentum=False` the model has neither twins nor queues.
     """
 
+    # parity: a floor under every probability
+    negative_floor = 1e-4
+
     def __init__(self, config: LavisBlipConfig) -> None:
         super().__init__(config)
         self.build_matching(config, queue_has_ids=False)
@@ -93,21 +96,6 @@ class LavisBlipForPreTraining(MatchingMixin, BlipCaptioningMixin, LavisBlipPreTr
                 shared[f"text_decoder.bert.{name}"] = f"text_encoder.{name}"
         shared["text_decoder.cls.predictions.decoder.weight"] = "text_encoder.embeddings.word_embeddings.weight"
         return shared
-
-    def _negative_weights(
-        self, contrast: ContrastiveOutput, image_features: Tensor, text_features: Tensor, image_ids: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        # parity: similarities with the twins' features of the batch, and a floor under every probability.
-        batch = image_features.shape[0]
-        excluded = torch.eye(batch, dtype=torch.bool, device=image_features.device)
-        if image_ids is not None:
-            excluded = excluded | same_ids(image_ids.reshape(-1), image_ids.reshape(-1))
-        start = 0 if self.config.use_momentum else rank() * batch
-        columns = slice(start, start + batch)
-        return (
-            negative_weights(contrast.sim_t2i[:, columns], excluded, offset=1e-4),
-            negative_weights(contrast.sim_i2t[:, columns], excluded, offset=1e-4),
-        )
 
     @can_return_tuple
     def forward(

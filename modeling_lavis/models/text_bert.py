@@ -21,6 +21,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import attend, split_heads
 from .configuration_text_bert import LavisBertConfig
 from .modeling_base import LavisPreTrainedModel
+from .text_pairs import shared_image_projections
 from .text_twin import TwinCrossOutput
 
 TextMode = Literal["text", "fusion", "multimodal"]
@@ -35,10 +36,11 @@ class BertEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         if config.type_vocab_size:
             self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.implicit_type = config.implicit_token_type
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(
+    def look_up(
         self,
         input_ids: Tensor | None = None,
         token_type_ids: Tensor | None = None,
@@ -46,6 +48,7 @@ class BertEmbeddings(nn.Module):
         inputs_embeds: Tensor | None = None,
         past_length: int | Tensor = 0,
     ) -> Tensor:
+        """The sum of the embeddings, before the norm."""
         embeddings = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         length, limit = embeddings.shape[1], self.position_embeddings.num_embeddings
         if position_ids is None:
@@ -56,10 +59,16 @@ class BertEmbeddings(nn.Module):
                 )
             position_ids = torch.arange(length, device=embeddings.device)[None] + past_length
         embeddings = embeddings + self.position_embeddings(position_ids)
-        # parity: token types count only when they are given, there is no silent type 0
-        if token_type_ids is not None and hasattr(self, "token_type_embeddings"):
-            embeddings = embeddings + self.token_type_embeddings(token_type_ids)
-        return self.dropout(self.LayerNorm(embeddings))
+        # parity: token types count only when they are given, there is no silent type 0 unless it is asked for
+        if hasattr(self, "token_type_embeddings"):
+            if token_type_ids is not None:
+                embeddings = embeddings + self.token_type_embeddings(token_type_ids)
+            elif self.implicit_type:
+                embeddings = embeddings + self.token_type_embeddings.weight[0]
+        return embeddings
+
+    def forward(self, input_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+        return self.dropout(self.LayerNorm(self.look_up(input_ids, *args, **kwargs)))
 
 
 class BertSelfAttention(nn.Module):
@@ -308,6 +317,8 @@ class LavisBertModel(LavisBertPreTrainedModel):
         super().__init__(config)
         self.embeddings = BertEmbeddings(config)
         self.encoder = BertEncoder(config)
+        if config.pair_image_layers:
+            self._tied_weights_keys = shared_image_projections(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -534,4 +545,11 @@ class LavisBertLMHeadModel(LavisBertPreTrainedModel):
         return self.cls(output.last_hidden_state[:, keep]), output
 
 
-__all__ = ["LavisBertLMHeadModel", "LavisBertModel", "LavisBertPreTrainedModel", "TextMode"]
+__all__ = [
+    "BertEmbeddings",
+    "BertLMHead",
+    "LavisBertLMHeadModel",
+    "LavisBertModel",
+    "LavisBertPreTrainedModel",
+    "TextMode",
+]
