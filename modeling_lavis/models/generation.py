@@ -171,36 +171,36 @@ class ImageGroundedGenerationMixin(GenerationMixin):
             input_ids, next_sequence_length=next_sequence_length, past_key_values=past_key_values, **kwargs
         )
 
-    def _update_finished_beams(
-        self,
-        *args: Any,
-        topk_log_probs: Tensor,
-        topk_running_sequences: Tensor,
-        cur_len: int,
-        decoder_prompt_len: int,
-        length_penalty: float,
-        **kwargs: Any,
-    ) -> Any:
-        # parity: the original's beam search divides by the length with the prompt and without the end token, later
-        # ones by the length without the prompt and with the end token.
-        ended = topk_running_sequences[:, :, cur_len] == self.config.eos_token_id
-        theirs = cur_len + 1 - decoder_prompt_len
-        originals = torch.where(ended, cur_len, cur_len + 1).to(topk_log_probs.dtype)
-        return super()._update_finished_beams(
-            *args,
-            topk_log_probs=topk_log_probs * (theirs / originals) ** length_penalty,
-            topk_running_sequences=topk_running_sequences,
-            cur_len=cur_len,
-            decoder_prompt_len=decoder_prompt_len,
-            length_penalty=length_penalty,
-            **kwargs,
-        )
+    def _update_finished_beams(self, *args: Any, **kwargs: Any) -> Any:
+        # parity: see original_beam_scores
+        return super()._update_finished_beams(*args, **original_beam_scores(kwargs, [self.config.eos_token_id]))
 
     @staticmethod
     def _check_early_stop_heuristic(*args: Any, **kwargs: Any) -> Any:
-        # parity: see _update_finished_beams
+        # parity: see original_beam_scores
         kwargs["decoder_prompt_len"] = 1
         return GenerationMixin._check_early_stop_heuristic(*args, **kwargs)
 
 
-__all__ = ["ImageGroundedGenerationMixin", "SharedCrossAttentionCache", "as_prompt", "with_first_token"]
+def original_beam_scores(arguments: dict[str, Any], end_token_ids: list[int]) -> dict[str, Any]:
+    """
+    Arguments of `_update_finished_beams` with which it comes to the scores of the original.
+
+    parity: the original's beam search divides by the length with the prompt and without the end token, later ones by
+    the length without the prompt and with the end token.
+    """
+    cur_len, sequences = arguments["cur_len"], arguments["topk_running_sequences"]
+    log_probs = arguments["topk_log_probs"]
+    ended = torch.isin(sequences[:, :, cur_len], torch.tensor(end_token_ids, device=sequences.device))
+    theirs = cur_len + 1 - arguments["decoder_prompt_len"]
+    originals = torch.where(ended, cur_len, cur_len + 1).to(log_probs.dtype)
+    return {**arguments, "topk_log_probs": log_probs * (theirs / originals) ** arguments["length_penalty"]}
+
+
+__all__ = [
+    "ImageGroundedGenerationMixin",
+    "SharedCrossAttentionCache",
+    "as_prompt",
+    "original_beam_scores",
+    "with_first_token",
+]

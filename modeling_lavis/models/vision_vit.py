@@ -43,9 +43,9 @@ class DropPath(nn.Module):
 class ViTPatchEmbedding(nn.Module):
     """Cuts images into patches and maps each to a vector: `(B, C, H, W)` to `(B, P, D)`."""
 
-    def __init__(self, config: LavisViTConfig) -> None:
+    def __init__(self, config: LavisViTConfig, bias: bool = True) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size)
+        self.proj = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size, bias=bias)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self.proj(pixel_values).flatten(2).transpose(1, 2)
@@ -96,10 +96,12 @@ class ViTMLP(nn.Module):
 class ViTBlock(GradientCheckpointingLayer):
     """Pre-norm transformer block with stochastic depth."""
 
+    attention_class: type[nn.Module] = ViTAttention
+
     def __init__(self, config: LavisViTConfig, drop_path_rate: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attn = ViTAttention(config)
+        self.attn = self.attention_class(config)
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = ViTMLP(config)
         self.drop_path = DropPath(drop_path_rate)
@@ -124,16 +126,23 @@ class LavisViTModel(LavisPreTrainedModel):
     _no_split_modules = ["ViTBlock"]
     _can_record_outputs = {"hidden_states": ViTBlock, "attentions": OutputRecorder(ViTAttention, index=1)}
 
+    # What towers of the same build do otherwise.
+    block_class: type[ViTBlock] = ViTBlock
+    patch_bias = True
+    final_norm = True
+    align_position_corners = False
+
     def __init__(self, config: LavisViTConfig) -> None:
         super().__init__(config)
-        self.patch_embed = ViTPatchEmbedding(config)
+        self.patch_embed = ViTPatchEmbedding(config, bias=self.patch_bias)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.pos_embed = nn.Parameter(torch.zeros(1, config.num_patches + 1, config.hidden_size))
         self.pos_drop = nn.Dropout(config.hidden_dropout_prob)
         depth = config.num_hidden_layers
         rates = [config.drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(ViTBlock(config, rate) for rate in rates)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.blocks = nn.ModuleList(self.block_class(config, rate) for rate in rates)
+        if self.final_norm:
+            self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
     @torch.no_grad()
@@ -175,7 +184,7 @@ class LavisViTModel(LavisPreTrainedModel):
                     f"{config.patch_size}."
                 )
             grid = (height // config.patch_size, width // config.patch_size)
-            positions = resize_grid_positions(positions, grid)
+            positions = resize_grid_positions(positions, grid, align_corners=self.align_position_corners)
         patches = self.patch_embed(pixel_values.to(self.patch_embed.proj.weight.dtype))
         tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
         return self.pos_drop(tokens + positions)
@@ -192,8 +201,8 @@ class LavisViTModel(LavisPreTrainedModel):
                 interpolate the positions.
 
         Returns:
-            [`BaseModelOutputWithPooling`]: `last_hidden_state` (batch_size, N, D) after the final norm and
-            `pooler_output` (batch_size, D), its class token.
+            [`BaseModelOutputWithPooling`]: `last_hidden_state` (batch_size, N, D), after the final norm where there is
+            one, and `pooler_output` (batch_size, D), its class token.
         """
         if pixel_values is None:
             raise ValueError("The image tower needs pixel_values; the processor makes them from pictures.")
@@ -203,11 +212,12 @@ class LavisViTModel(LavisPreTrainedModel):
         hidden_states = self.embed(pixel_values, interpolate_pos_encoding)
         for block in self.blocks:
             hidden_states = block(hidden_states, **kwargs)
-        hidden_states = self.norm(hidden_states)
+        if self.final_norm:
+            hidden_states = self.norm(hidden_states)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
 
 
 register_transformers_vit_keys(LavisViTConfig.model_type)
 
 
-__all__ = ["DropPath", "LavisViTModel"]
+__all__ = ["DropPath", "LavisViTModel", "ViTAttention", "ViTBlock"]
