@@ -14,7 +14,7 @@ import modeling_lavis
 from modeling_lavis.hub import cards, zoo
 from modeling_lavis.hub.blip import ARCHITECTURES
 from modeling_lavis.hub.convert import convert
-from tests.conversion.golden_sets import arguments, checkpoint
+from tests.conversion.golden_sets import GOLDENS, arguments, checkpoint
 
 FILES = sorted(path for path in zoo.FACTS_FOLDER.glob("*__*.yaml"))
 ENTRIES = list(zoo.entries().values())
@@ -168,3 +168,20 @@ def test_the_template_takes_facts_only() -> None:
     used = set(re.findall(r"\{\{ (\w+)", cards.TEMPLATE.read_text()))
     given: set[Any] = set(re.findall(r"^        (\w+)=", Path(cards.__file__).read_text(), flags=re.MULTILINE))
     assert used - given <= {"card_data", "name", "value", "limit", "score"}
+
+
+PICTURES = GOLDENS / "processors" / "images"
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_usage_runs_on_what_was_converted(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = sorted(path for path in PICTURES.iterdir() if path.suffix in (".jpg", ".png"))[0]
+    for name in ("photo.jpg", "left.jpg", "right.jpg"):
+        (tmp_path / name).write_bytes(picture.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    convert(**arguments(architecture, Path("repo")))
+    (code,) = blocks((tmp_path / "repo" / "README.md").read_text())
+    exec(compile(code, "README.md", "exec"), {})
+    assert architecture == "blip_feature_extractor" or capsys.readouterr().out.strip()
