@@ -189,14 +189,13 @@ class LavisPipeline(Pipeline):
         raise NotImplementedError
 
     def pixels(self, row: dict[str, Any], name: str = "image") -> Tensor:
-        """Pixels (1, C, H, W) of the picture in a row, in the model's dtype."""
+        """Pixels (1, C, H, W) of the picture in a row; towers take them in any dtype."""
         if row.get(name) is None:
             raise ValueError(
                 f"{self.task or type(self).__name__} got no picture; a row needs '{name}', it has "
                 f"{', '.join(sorted(row)) or 'nothing'}."
             )
-        values = self.processor.image_processor(images=[row[name]], return_tensors="pt")["pixel_values"]
-        return values.to(self.model.dtype)
+        return self.processor.image_processor(images=[row[name]], return_tensors="pt")["pixel_values"]
 
     def text(self, row: dict[str, Any], name: str) -> str:
         """The text in a row, which must be there."""
@@ -216,6 +215,9 @@ class LavisPipeline(Pipeline):
         if options.get("max_length") is None and options.get("max_new_tokens") is not None:
             # generate would warn that both are set whenever the model's own configuration has a length
             options["max_length"] = options.pop("max_new_tokens") + prompt_length
+            shortest = self.model.generation_config.min_length or 0
+            if "min_length" not in options and shortest > options["max_length"]:
+                options["min_length"] = options["max_length"]
         return options
 
     def tokens(self, texts: list[str], **options: Any) -> dict[str, Tensor]:

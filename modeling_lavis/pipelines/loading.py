@@ -29,7 +29,7 @@ class CheckpointHead:
             kwargs: options of `from_pretrained` (`dtype`, `revision`, `device_map`, ...).
 
         Raises:
-            OSError: there is no such repository. ValueError: its model is none of this package's.
+            OSError: there is no such repository, or no model in it. ValueError: its model is none of this package's.
         """
         from transformers import AutoModel, PreTrainedConfig
 
@@ -37,7 +37,12 @@ class CheckpointHead:
 
         access = {option: kwargs[option] for option in _HUB_OPTIONS if kwargs.get(option) is not None}
         config, _ = PreTrainedConfig.get_config_dict(name, **access)
-        if config.get("model_type") != "blip":
+        if "model_type" not in config:
+            raise OSError(
+                f"{name} has no config.json that says what model it holds; expected a folder or a Hub id that was "
+                "written by save_pretrained or by `modeling-lavis convert`."
+            )
+        if config["model_type"] != "blip":
             return AutoModel.from_pretrained(name, **kwargs)
         theirs = (config.get("architectures") or ["?"])[0]
         if theirs not in _OURS_FOR:

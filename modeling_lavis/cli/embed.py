@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`modeling-lavis embed`: features of pictures and texts for search.
+
+Letters: I pictures, S texts, P width of the common space.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from modeling_lavis.cli.options import add_inputs, add_model_options, open_pipeline
+from modeling_lavis.cli.output import Results, UsageError, check_output_file, over_pictures, warn, whole_file
+from modeling_lavis.cli.pictures import find_pictures
+
+_SUFFIXES = (".npz", ".safetensors", ".json")
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add the verb to the subparsers of the command, and return its parser."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "embed",
+        help="features of pictures and texts",
+        description="Projected and normalised features, whose products are cosines. Without --output they are printed "
+        'as JSON lines, {"file": ..., "image_features": [...]} and {"text": ..., "text_features": [...]}. The file has '
+        "image_features (pictures, width) with files, and text_features (texts, width) with texts; in .safetensors "
+        "the names are JSON arrays in the metadata.",
+    )
+    add_inputs(parser, needed=False)
+    parser.add_argument("--text", metavar="TEXT", nargs="+", action="extend", default=[], help="one or several")
+    parser.add_argument("--output", metavar="FILE", type=Path, help=f"file to write: {', '.join(_SUFFIXES)}")
+    add_model_options(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Embed; returns the exit status."""
+    if not args.inputs and not args.text:
+        raise UsageError("embed got nothing; give pictures, --text or both.")
+    if args.output is not None:
+        check_output_file(args.output, _SUFFIXES)
+    extractor = open_pipeline("multimodal-feature-extraction", args)
+    # Features are data: without a file they are printed as JSON, whether asked for or not.
+    results = Results(as_json=args.json or args.output is None)
+    columns: dict[str, list[Any]] = {"files": [], "image_features": [], "texts": [], "text_features": []}
+
+    def take(kind: str, name: str, values: Any) -> None:
+        columns["files" if kind == "image" else "texts"].append(name)
+        columns[f"{kind}_features"].append(values)
+        if args.output is None:
+            key = "file" if kind == "image" else "text"
+            results.add({key: name, f"{kind}_features": values.tolist()}, "")
+
+    def run_pictures(names: Any) -> Any:
+        return extractor(names, features="image_features", return_tensors="np", on_error="return")
+
+    for name, row in over_pictures(find_pictures(args.inputs), run_pictures, results):
+        take("image", name, row["image_features"])
+    if args.text:
+        rows = extractor(text=args.text, features="text_features", return_tensors="np")
+        for text, row in zip(args.text, rows):
+            take("text", text, row["text_features"])
+    if args.output is not None:
+        if not columns["files"] and not columns["texts"]:
+            warn(f"{args.output} was not written: there are no features.")
+            return 1
+        write(args.output, columns)
+        record = {"output": str(args.output), "files": len(columns["files"]), "texts": len(columns["texts"])}
+        results.add(record, f"{args.output}: {record['files']} pictures, {record['texts']} texts")
+    return results.status
+
+
+def write(path: Path, columns: dict[str, list[Any]]) -> None:
+    """Write names and features, whole or not at all, in the format that the path's ending names."""
+    import numpy as np
+
+    names = {name: columns[name] for name in ("files", "texts") if columns[name]}
+    features = {
+        name: np.stack(columns[name]).astype(np.float32)
+        for name in ("image_features", "text_features")
+        if columns[name]
+    }
+    with whole_file(path) as file:
+        if path.suffix.lower() == ".npz":
+            arrays: dict[str, Any] = {
+                **{name: np.array(values, dtype=str) for name, values in names.items()},
+                **features,
+            }
+            np.savez(file, **arrays)
+        elif path.suffix.lower() == ".safetensors":
+            from safetensors.numpy import save
+
+            file.write(save(features, metadata={name: json.dumps(values) for name, values in names.items()}))
+        else:
+            lists = {name: values.tolist() for name, values in features.items()}
+            file.write((json.dumps({**names, **lists}) + "\n").encode())

@@ -1,0 +1,85 @@
+"""Parts of the command by themselves: progress, wrapping of names on the sheet, files written whole."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from modeling_lavis.cli import output
+from modeling_lavis.cli.contact_sheet import draw, wrap
+from modeling_lavis.cli.pictures import find_pictures
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("count", "err", "out", "shown"),
+    [
+        (output.MANY, Terminal, io.StringIO, True),
+        (output.MANY - 1, Terminal, io.StringIO, False),
+        (output.MANY, io.StringIO, io.StringIO, False),
+        (output.MANY, Terminal, Terminal, False),
+    ],
+)
+def test_progress(
+    monkeypatch: pytest.MonkeyPatch, count: int, err: type[io.StringIO], out: type[io.StringIO], shown: bool
+) -> None:
+    """A bar needs many inputs, a terminal, and results that go elsewhere."""
+    streams = err(), out()
+    monkeypatch.setattr("sys.stderr", streams[0])
+    monkeypatch.setattr("sys.stdout", streams[1])
+    assert list(output.progress(list(range(count)))) == list(range(count))
+    assert (f"{count}/{count}" in streams[0].getvalue()) is shown
+    assert streams[1].getvalue() == ""
+
+
+def test_order_of_failures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    pictures = find_pictures([f"{tmp_path}/*.gif", f"{tmp_path}/a.png", "https://example.org/*.png"])
+    assert [picture.error is None for picture in pictures] == [False, True, True]
+    results = output.Results(as_json=False)
+    seen = list(
+        output.over_pictures(pictures, lambda names: ({"error": "bad"} if "a" in n[-5:] else n for n in names), results)
+    )
+    assert seen == [("https://example.org/*.png",) * 2]
+    assert results.failed == 2 and results.status == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: No file matches {tmp_path}/*.gif.",
+        f"error: {tmp_path}/a.png: bad",
+    ]
+
+
+def test_file_names_with_glob_characters_are_files_first(tmp_path: Path) -> None:
+    (tmp_path / "photo[1].png").touch()
+    (tmp_path / "photo1.png").touch()
+    assert [Path(p.name).name for p in find_pictures([f"{tmp_path}/photo[1].png"])] == ["photo[1].png"]
+    (tmp_path / "photo[1].png").unlink()
+    assert [Path(p.name).name for p in find_pictures([f"{tmp_path}/photo[1].png"])] == ["photo1.png"]
+
+
+def test_wrap() -> None:
+    assert wrap("one two", 20, len) == ["one two"]
+    assert wrap("one two three", 8, len) == ["one two", "three"]
+    assert wrap("one two three four five", 9, len) == ["one two", "three ..."]
+    assert wrap("immeasurably", 8, len) == ["immea..."]
+    assert wrap("", 8, len) == [""]
+
+
+def test_a_sheet_needs_pictures() -> None:
+    with pytest.raises(ValueError, match="no pictures"):
+        draw([])
+
+
+def test_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with output.whole_file(path) as file:
+        file.write(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    with pytest.raises(KeyboardInterrupt), output.whole_file(path) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,119 @@
+"""transformers' own pipelines on our models, and ours on repositories in transformers' format."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import pipeline
+
+from modeling_lavis.models.vision_vit import LavisViTModel
+from modeling_lavis.pipelines.loading import load
+from tests.pipelines.tiny_models import SIZE
+
+Repository = Callable[..., str]
+
+
+def test_image_text_to_text(repository: Repository, files: list[str]) -> None:
+    run = pipeline("image-text-to-text", model=repository("ForConditionalGeneration"), device="cpu")
+    ours = pipeline("image-captioning", model=repository("ForConditionalGeneration"), device="cpu")
+    theirs = run(images=files, text=["a dog", "a", "", "the man in"], max_new_tokens=4)
+    captions = ours(
+        files, prompt=["a dog", "a", "", "the man in"], max_new_tokens=4, num_beams=1, return_full_text=True
+    )
+    assert [row[0]["generated_text"] if isinstance(row, list) else row["generated_text"] for row in theirs] == [
+        row[0]["generated_text"] for row in captions
+    ]
+    single = run(files[0], text="a dog", max_new_tokens=4)
+    assert single[0]["generated_text"] == captions[0][0]["generated_text"]
+
+
+@pytest.mark.parametrize("head", ["ForImageTextRetrieval", "ForPreTraining"])
+def test_zero_shot_image_classification(repository: Repository, files: list[str], head: str) -> None:
+    run = pipeline("zero-shot-image-classification", model=repository(head), device="cpu")
+    labels = ["dog", "red house", "man"]
+    results = run(files, candidate_labels=labels, hypothesis_template="a {}")
+    batched = run(files, candidate_labels=labels, hypothesis_template="a {}", batch_size=2)
+    matcher = pipeline("image-text-matching", model=repository(head), device="cpu")
+    for row, again, match in zip(results, batched, matcher(files, text=[f"a {label}" for label in labels])):
+        cosine = torch.tensor([entry["similarity"] for entry in match])
+        expected = dict(zip(labels, (cosine / matcher.model.temp.detach()).softmax(0).tolist()))
+        assert {entry["label"]: entry["score"] for entry in row} == pytest.approx(expected, abs=1e-3)
+        assert [entry["label"] for entry in again] == [entry["label"] for entry in row]
+
+
+def test_image_feature_extraction(repository: Repository, files: list[str], tmp_path: Path) -> None:
+    run = pipeline("image-feature-extraction", model=repository("Model"), device="cpu")
+    ours = pipeline("multimodal-feature-extraction", model=repository("Model"), device="cpu")
+    expected = ours(files[0], features="image_embeds", pool=False, return_tensors="pt")["image_embeds"]
+    torch.testing.assert_close(run(files[0], return_tensors=True)[0], expected)
+    assert len(run(files, batch_size=2)) == len(files)
+    tower = tmp_path / "tower"
+    ours.model.vision_model.save_pretrained(tower)
+    ours.processor.image_processor.save_pretrained(tower)
+    alone = pipeline("image-feature-extraction", model=str(tower), device="cpu")
+    assert isinstance(alone.model, LavisViTModel)
+    torch.testing.assert_close(alone(files[0], return_tensors=True)[0], expected)
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> Callable[[str], str]:
+    """A random model of transformers' own BLIP, saved with its own processor."""
+    width = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.3}
+    tokens = {"vocab_size": 602, "bos_token_id": 600, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
+    config = transformers.BlipConfig(
+        vision_config={**width, "intermediate_size": 128, "image_size": SIZE, "patch_size": 16},
+        text_config={
+            **width,
+            **tokens,
+            "intermediate_size": 48,
+            "max_position_embeddings": 64,
+            "encoder_hidden_size": 32,
+        },
+        image_text_hidden_size=16,
+    )
+
+    def make(head: str) -> str:
+        folder = tmp_path_factory.mktemp("theirs")
+        torch.manual_seed(0)
+        getattr(transformers, head)(config).save_pretrained(folder)
+        images = transformers.BlipImageProcessor(size={"height": SIZE, "width": SIZE})
+        tokenizer = transformers.AutoTokenizer.from_pretrained(goldens / "tokenizer")
+        transformers.BlipProcessor(images, tokenizer).save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("head", "task", "options"),
+    [
+        ("BlipForConditionalGeneration", "image-captioning", {"max_new_tokens": 4}),
+        ("BlipForQuestionAnswering", "image-question-answering", {"question": "what?", "answers": ["dog", "man"]}),
+        ("BlipForImageTextRetrieval", "image-text-matching", {"text": ["a dog", "a man"]}),
+    ],
+)
+def test_repositories_in_transformers_format(
+    theirs: Callable[[str], str], files: list[str], head: str, task: str, options: dict[str, Any]
+) -> None:
+    folder = theirs(head)
+    run = pipeline(task, model=folder, device="cpu")
+    assert type(run.model).__name__ == f"Lavis{head}"
+    assert type(run.processor).__name__ == "LavisBlipProcessor"
+    result = run(files, batch_size=2, **options)
+    assert len(result) == len(files)
+    assert str(load(task, folder, device="cpu")(files, batch_size=2, **options)) == str(result)
+
+
+def test_features_of_a_foreign_feature_model_are_refused(theirs: Callable[[str], str]) -> None:
+    with pytest.raises(ValueError, match="transformers' BlipModel, which none of this package's heads can read"):
+        load("multimodal-feature-extraction", theirs("BlipModel"))
+
+
+def test_model_objects_of_transformers_are_refused(theirs: Callable[[str], str]) -> None:
+    folder = theirs("BlipForConditionalGeneration")
+    model = transformers.BlipForConditionalGeneration.from_pretrained(folder)
+    with pytest.raises(ValueError, match="BlipForConditionalGeneration of transformers; it needs a model of"):
+        pipeline("image-captioning", model=model, processor=transformers.AutoProcessor.from_pretrained(folder))
