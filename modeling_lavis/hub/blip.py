@@ -122,14 +122,22 @@ def load_tokenizer(source: str | Path | None) -> Any:
     """
     from modeling_lavis.models.tokenization_lavis import blip_tokenizer
 
+    name = str(source or PUBLISHED_TOKENIZER)
     try:
-        return blip_tokenizer(str(source or PUBLISHED_TOKENIZER))
+        tokenizer = blip_tokenizer(name)
     except Exception as error:  # tokenizers raises bare exceptions for damaged files
-        reason = (str(error).strip().splitlines() or ["it cannot be read"])[0]
-        raise OSError(
-            f"The tokenizer {str(source or PUBLISHED_TOKENIZER)!r} could not be loaded: {reason} Give the folder of a "
-            "BERT tokenizer (or just of its vocab.txt), or a Hub id that is reachable, with --tokenizer."
-        ) from error
+        raise _no_tokenizer(name, (str(error).strip().splitlines() or ["it cannot be read"])[0]) from error
+    # Offline, transformers answers the name of a repository that it has not cached with an empty vocabulary.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise _no_tokenizer(name, "it has no words, so it is not in the cache and cannot be fetched.")
+    return tokenizer
+
+
+def _no_tokenizer(name: str, reason: str) -> OSError:
+    return OSError(
+        f"The tokenizer {name!r} could not be loaded: {reason} Give the folder of a BERT tokenizer (or just of its "
+        "vocab.txt), or a Hub id that is reachable, with --tokenizer."
+    )
 
 
 FAMILY = Family(

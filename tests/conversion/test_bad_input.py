@@ -276,6 +276,8 @@ def test_tokenizers_that_do_not_fit(tmp_path: Path) -> None:
     message = expect_nothing(tmp_path, "tokenizer has 8 tokens", tokenizer=tmp_path / "vocab")
     assert "602" in message and "--tokenizer" in message
     expect_nothing(tmp_path, "could not be loaded", error=OSError, tokenizer=tmp_path / "absent")
+    (tmp_path / "vocab" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    expect_nothing(tmp_path, "has no words", error=OSError, tokenizer=tmp_path / "vocab")
     (tmp_path / "vocab" / "tokenizer.json").write_text("{")
     expect_nothing(tmp_path, "could not be loaded", error=OSError, tokenizer=tmp_path / "vocab")
 
