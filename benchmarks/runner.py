@@ -28,7 +28,7 @@ def run(settings: dict[str, Any], folder: Path) -> None:
     """
     torch.set_num_threads(settings["threads"])
     dtype = getattr(torch, settings["dtype"])
-    result: dict[str, Any] = {"peer": settings["peer"], "dtype": settings["dtype"], "versions": _versions()}
+    result: dict[str, Any] = {"peer": settings["peer"], "dtype": settings["dtype"]}
     if settings["peer"] == MACHINE:
         result["flops_per_second"] = measure.matmul_rate(dtype)
     else:
@@ -44,6 +44,7 @@ def run(settings: dict[str, Any], folder: Path) -> None:
         result["peak_while_loading_bytes"] = loaded
         result["peak_includes_loading"] = not mark_is_new
         torch.save({name: value.detach().cpu() for name, value in outputs.items()}, folder / "outputs.pt")
+    result["versions"] = _versions()
     (folder / "result.json").write_text(json.dumps(result))
 
 

@@ -1,0 +1,233 @@
+"""`python -m benchmarks` on tiny models. LAVIS is not installed here, so its runner is exercised by a fake peer."""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import flops, measure, report, runner, weights
+from benchmarks.cli import main
+from benchmarks.lavis_parts import PreparedTokenizer
+from benchmarks.workloads import OURS, WORKLOADS
+from benchmarks.workloads.caption import WORKLOAD as CAPTION
+from benchmarks.workloads.vqa_rank import WORKLOAD as RANK
+from benchmarks.workloads.vqa_rank import Size, make_answers, make_questions
+
+QUICK = ["--size", "tiny", "--threads", "1", "--repeats", "2", "--warmups", "0"]
+
+
+def test_caption_beside_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both run in processes of their own, find the same captions, and everything measured is in the file."""
+    file = tmp_path / "caption.json"
+    assert main(["caption", "--peer", "transformers", *QUICK, "--json", str(file)]) == 0
+    table = capsys.readouterr().out
+    assert f"| {OURS} | float32 |" in table
+    assert "| transformers | float32 |" in table
+    assert "ids equal" in table
+    summary = json.loads(file.read_text())
+    assert [row["peer"] for row in summary["peers"]] == [OURS, "transformers"]
+    ours, theirs = summary["peers"]
+    assert len(ours["seconds"]) == 2
+    assert ours["median_seconds"] == statistics.median(ours["seconds"])
+    assert theirs["time_ratio"] == pytest.approx(theirs["median_seconds"] / ours["median_seconds"])
+    assert ours["peak_bytes"] > 50e6
+    assert theirs["versions"]["transformers"]
+    assert summary["floor_seconds"] == pytest.approx(summary["flops"] / summary["flops_per_second"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["caption.json"]
+
+
+@pytest.mark.slow
+def test_bfloat16_brings_our_own_float32_as_a_peer(tmp_path: Path) -> None:
+    file = tmp_path / "rank.json"
+    assert main(["vqa_rank", "--dtype", "bfloat16", *QUICK, "--json", str(file)]) == 0
+    rows = json.loads(file.read_text())["peers"]
+    assert [(row["peer"], row["dtype"]) for row in rows] == [(OURS, "bfloat16"), (OURS, "float32")]
+    assert rows[1]["time_ratio"] > 0
+
+
+def test_a_failing_peer_is_reported_and_the_rest_still_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """This Python has no LAVIS; a Python that does not exist fails as well."""
+    status = main(["vqa_rank", "--peer", "lavis", "--peer", "lavis=/no/such/python", *QUICK])
+    printed = capsys.readouterr()
+    assert status == 1
+    assert "No module named 'lavis'" in printed.err
+    assert "cannot start /no/such/python" in printed.err
+    assert f"| {OURS} | float32 |" in printed.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["caption", "--peer", "nobody"], "can be compared with lavis, transformers"),
+        (["vqa_rank", "--peer", "transformers"], "can be compared with lavis"),
+        (["caption", "--size", "huge"], "has the sizes full, tiny"),
+        (["caption", "--repeats", "0"], "not a positive number"),
+        (["unknown"], "invalid choice"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_workload_files_need_no_peer_to_be_imported() -> None:
+    """The runner is imported in the Python of every peer, where this project's packages are not installed."""
+    import subprocess
+
+    root = Path(__file__).resolve().parent.parent.parent
+    code = (
+        "import sys; sys.modules['transformers'] = sys.modules['modeling_lavis'] = sys.modules['lavis'] = None; "
+        "import benchmarks.runner, benchmarks.lavis_parts"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("workload", WORKLOADS.values(), ids=WORKLOADS)
+def test_every_workload_can_be_run(workload) -> None:
+    assert {"full", "tiny"} <= set(workload.sizes)
+    assert OURS in workload.builders
+    assert workload.count_flops(workload.sizes["full"]) > 1000 * workload.count_flops(workload.sizes["tiny"])
+
+
+def test_caption_floor_is_mostly_the_towers() -> None:
+    size = CAPTION.sizes["full"]
+    towers = size.images * flops.vit(size.image_size, size.width, size.layers)
+    # ViT-B at 384 px: 55.5 billion multiply-adds an image, the published figure
+    assert towers / size.images / 2 == pytest.approx(55.5e9, rel=0.02)
+    assert 0.7 < towers / CAPTION.count_flops(size) < 0.95
+
+
+def test_rank_floor_grows_with_the_candidates() -> None:
+    few = RANK.count_flops(Size(candidates=10))
+    many = RANK.count_flops(Size(candidates=20))
+    more = RANK.count_flops(Size(candidates=30))
+    assert many > few
+    assert more - many == pytest.approx(many - few)
+
+
+def test_questions_and_answers_are_fixed_and_well_formed() -> None:
+    size = Size(questions=2, answers=50)
+    assert make_answers(size) == make_answers(size)
+    assert len({tuple(answer) for answer in make_answers(size)}) == 50
+    assert {len(answer) for answer in make_answers(size)} == {3, 4, 5, 6}
+    assert [len(question) for question in make_questions(size)] == [10, 9]
+    for ids in [*make_answers(size), *make_questions(size)]:
+        assert (ids[0], ids[-1]) == (101, 102)
+        assert 0 not in ids
+
+
+class TestWeights:
+    def test_depend_on_the_name_alone(self) -> None:
+        first, second = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4)), nn.Sequential(nn.Linear(3, 4))
+        weights.fill(first)
+        weights.fill(second)
+        assert torch.equal(first[0].weight, second[0].weight)
+        assert not torch.equal(first[0].weight, first[1].weight[:, :3])
+
+    def test_other_seed(self) -> None:
+        assert not torch.equal(weights.draw("a", (3,)), weights.draw("a", (3,), seed=1))
+
+    def test_norms_start_at_one(self) -> None:
+        assert torch.equal(weights.draw("visual_encoder.blocks.0.norm1.weight", (3,)), torch.ones(3))
+        assert torch.equal(weights.draw("bert.embeddings.LayerNorm.weight", (3,)), torch.ones(3))
+        assert weights.draw("visual_encoder.blocks.0.norm1.bias", (3,)).abs().max() < 1
+
+    @pytest.mark.parametrize(
+        ("theirs", "lavis"),
+        [
+            ("vision_model.embeddings.patch_embedding.bias", "visual_encoder.patch_embed.proj.bias"),
+            ("vision_model.encoder.layers.11.self_attn.qkv.weight", "visual_encoder.blocks.11.attn.qkv.weight"),
+            ("vision_model.encoder.layers.3.layer_norm2.bias", "visual_encoder.blocks.3.norm2.bias"),
+            ("vision_model.encoder.layers.3.mlp.fc1.bias", "visual_encoder.blocks.3.mlp.fc1.bias"),
+            ("vision_model.post_layernorm.weight", "visual_encoder.norm.weight"),
+            ("text_decoder.cls.predictions.decoder.bias", "text_decoder.cls.predictions.bias"),
+        ],
+    )
+    def test_names_of_transformers(self, theirs: str, lavis: str) -> None:
+        assert weights.FROM_TRANSFORMERS_BLIP(theirs) == lavis
+
+
+class TestReport:
+    def result(self, peer: str, seconds: list[float], ids: list[int], value: float) -> dict:
+        return {
+            "peer": peer,
+            "dtype": "float32",
+            "seconds": seconds,
+            "peak_bytes": int(1e9 * seconds[0]),
+            "peak_while_loading_bytes": 1,
+            "peak_includes_loading": False,
+            "versions": {},
+            "outputs": {"ids": torch.tensor(ids), "scores": torch.tensor([value])},
+        }
+
+    def test_medians_and_ratios(self) -> None:
+        results = [
+            {"peer": "machine", "dtype": "float32", "flops_per_second": CAPTION.count_flops(CAPTION.sizes["tiny"])},
+            self.result(OURS, [2.0, 9.0, 1.0], [1, 2], 0.5),
+            self.result("transformers", [4.0, 5.0, 6.0], [1, 3], 0.25),
+        ]
+        summary = report.summarise(CAPTION, "tiny", 1, results)
+        ours, theirs = summary["peers"]
+        assert summary["floor_seconds"] == pytest.approx(1.0)
+        assert (ours["median_seconds"], ours["times_floor"]) == (2.0, pytest.approx(2.0))
+        assert theirs["time_ratio"] == 2.5
+        assert theirs["memory_ratio"] == 2.0
+        assert theirs["agreement"] == {"ids": "1 of 2 equal", "scores": 0.25}
+        json.dumps(summary)
+
+    def test_outputs_of_other_shapes(self) -> None:
+        found = report.compare({"ids": torch.zeros(2)}, {"ids": torch.zeros(3)}, frozenset({"ids"}))
+        assert found == {"ids": "shapes (2,) and (3,)"}
+
+    def test_table_without_a_floor(self) -> None:
+        summary = report.summarise(CAPTION, "full", 2, [self.result(OURS, [1.5], [1], 0.0)])
+        table = report.as_table(summary)
+        assert "Floor" not in table
+        assert "| modeling_lavis | float32 | 1.500 | 1500 |" in table
+
+
+class TestMeasure:
+    def test_warmups_are_not_timed(self) -> None:
+        calls: list[int] = []
+        seconds, result = measure.timed(lambda: calls.append(1) or len(calls), repeats=3, warmups=2)
+        assert (len(seconds), result) == (3, 5)
+
+    def test_peak_counts_what_was_freed_again(self) -> None:
+        measure.reset_peak()
+        before = measure.peak_bytes()
+        block = torch.ones(30_000_000)
+        del block
+        assert measure.peak_bytes() - before > 80e6
+
+    def test_matmul_rate(self) -> None:
+        assert measure.matmul_rate(torch.float32, size=128, seconds=0.01) > 1e7
+
+
+def test_prepared_tokenizer() -> None:
+    tokenizer = PreparedTokenizer({"a": (101, 7, 102), "b": (101, 7, 8, 102)}, bos_token_id=5)
+    assert tokenizer("a").input_ids == [101, 7, 102]
+    batch = tokenizer(["a", "b"], padding="longest", return_tensors="pt").to("cpu")
+    batch.input_ids[:, 0] = tokenizer.bos_token_id
+    assert batch.input_ids.tolist() == [[5, 7, 102, 0], [5, 7, 8, 102]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    with pytest.raises(KeyError, match="unknown"):
+        tokenizer("unknown")
+
+
+def test_runner_writes_what_the_report_reads(tmp_path: Path) -> None:
+    settings = {"peer": OURS, "workload": "vqa_rank", "size": "tiny", "dtype": "float32", "threads": 1}
+    threads = torch.get_num_threads()
+    try:
+        runner.run({**settings, "repeats": 1, "warmups": 0}, tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    result = report.read_result(tmp_path)
+    assert set(result["outputs"]) == {"best", "candidates", "scores"}
+    assert len(result["seconds"]) == 1
