@@ -22,10 +22,19 @@ _HOME_OF: dict[str, str] = {
             "AutoModelForImagesAndTextClassification",
             "AutoModelForVideoTextRetrieval",
         ),
+        "models.configuration_albef": ("AlbefConfig",),
         "models.configuration_lavis_blip": ("LavisBlipConfig",),
         "models.configuration_text_bert": ("LavisBertConfig",),
         "models.configuration_vision_vit": ("LavisViTConfig",),
         "models.image_processing_lavis": ("LavisImageProcessor", "LavisImageProcessorTorchvision"),
+        "models.modeling_albef": (
+            "AlbefForImageAndTextClassification",
+            "AlbefForImageTextRetrieval",
+            "AlbefForImagesAndTextClassification",
+            "AlbefForPreTraining",
+            "AlbefForQuestionAnswering",
+            "AlbefModel",
+        ),
         "models.modeling_lavis_blip": (
             "LavisBlipForConditionalGeneration",
             "LavisBlipForImageAndTextClassification",
@@ -35,6 +44,7 @@ _HOME_OF: dict[str, str] = {
             "LavisBlipForQuestionAnswering",
             "LavisBlipModel",
         ),
+        "models.processing_albef": ("AlbefProcessor",),
         "models.processing_lavis_blip": ("LavisBlipProcessor",),
         "models.vision_vit": ("LavisViTModel",),
     }.items()

@@ -16,7 +16,7 @@ from typing import Any
 import PIL.Image
 import torch
 
-from modeling_lavis.models.processing_lavis_blip import answer_shares
+from modeling_lavis.models.processing_image_text import answer_shares
 
 Row = Mapping[str, Any]
 

@@ -10,11 +10,12 @@ def register_configurations() -> None:
     """Make `AutoConfig` know the configurations, those of the towers included."""
     from transformers.models.auto.configuration_auto import AutoConfig
 
+    from .configuration_albef import AlbefConfig
     from .configuration_lavis_blip import LavisBlipConfig
     from .configuration_text_bert import LavisBertConfig
     from .configuration_vision_vit import LavisViTConfig
 
-    for config_class in (LavisViTConfig, LavisBertConfig, LavisBlipConfig):
+    for config_class in (LavisViTConfig, LavisBertConfig, AlbefConfig, LavisBlipConfig):
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 
 
@@ -28,8 +29,17 @@ def register_models() -> None:
     from .auto_lavis import AutoModelForImageAndTextClassification as AutoForImageAndText
     from .auto_lavis import AutoModelForImagesAndTextClassification as AutoForImagesAndText
     from .auto_lavis import AutoModelForImageTextRetrieval
+    from .configuration_albef import AlbefConfig
     from .configuration_lavis_blip import LavisBlipConfig
     from .configuration_vision_vit import LavisViTConfig
+    from .modeling_albef import (
+        AlbefForImageAndTextClassification,
+        AlbefForImagesAndTextClassification,
+        AlbefForImageTextRetrieval,
+        AlbefForPreTraining,
+        AlbefForQuestionAnswering,
+        AlbefModel,
+    )
     from .modeling_lavis_blip import (
         LavisBlipForConditionalGeneration,
         LavisBlipForImageAndTextClassification,
@@ -42,7 +52,15 @@ def register_models() -> None:
     from .vision_vit import LavisViTModel
 
     auto.AutoModel.register(LavisViTConfig, LavisViTModel, exist_ok=True)
-    heads = {
+    albef = {
+        auto.AutoModelForPreTraining: AlbefForPreTraining,
+        auto.AutoModelForZeroShotImageClassification: AlbefForImageTextRetrieval,
+        AutoModelForImageTextRetrieval: AlbefForImageTextRetrieval,
+        auto.AutoModelForVisualQuestionAnswering: AlbefForQuestionAnswering,
+        AutoForImagesAndText: AlbefForImagesAndTextClassification,
+        AutoForImageAndText: AlbefForImageAndTextClassification,
+    }
+    blip = {
         auto.AutoModelForPreTraining: LavisBlipForPreTraining,
         auto.AutoModelForZeroShotImageClassification: LavisBlipForImageTextRetrieval,
         AutoModelForImageTextRetrieval: LavisBlipForImageTextRetrieval,
@@ -51,9 +69,10 @@ def register_models() -> None:
         AutoForImagesAndText: LavisBlipForImagesAndTextClassification,
         AutoForImageAndText: LavisBlipForImageAndTextClassification,
     }
-    auto.AutoModel.register(LavisBlipConfig, (LavisBlipModel, *dict.fromkeys(heads.values())), exist_ok=True)
-    for auto_class, head in heads.items():
-        auto_class.register(LavisBlipConfig, head, exist_ok=True)
+    for config_class, base, heads in ((AlbefConfig, AlbefModel, albef), (LavisBlipConfig, LavisBlipModel, blip)):
+        auto.AutoModel.register(config_class, (base, *dict.fromkeys(heads.values())), exist_ok=True)
+        for auto_class, head in heads.items():
+            auto_class.register(config_class, head, exist_ok=True)
 
 
 def register_tokenizers() -> None:
@@ -61,15 +80,18 @@ def register_tokenizers() -> None:
     from transformers.models.auto.tokenization_auto import AutoTokenizer
     from transformers.models.bert.tokenization_bert import BertTokenizer
 
+    from .configuration_albef import AlbefConfig
     from .configuration_lavis_blip import LavisBlipConfig
 
-    AutoTokenizer.register(LavisBlipConfig, tokenizer_class=BertTokenizer, exist_ok=True)
+    for config_class in (AlbefConfig, LavisBlipConfig):
+        AutoTokenizer.register(config_class, tokenizer_class=BertTokenizer, exist_ok=True)
 
 
 def register_image_processors() -> None:
     """Make `AutoImageProcessor` know which image processor belongs to each configuration."""
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+    from .configuration_albef import AlbefConfig
     from .configuration_lavis_blip import LavisBlipConfig
     from .configuration_text_bert import LavisBertConfig
     from .configuration_vision_vit import LavisViTConfig
@@ -77,7 +99,7 @@ def register_image_processors() -> None:
 
     # under both names: the Auto class looks for "torchvision" first and would warn that it is missing
     exact = {"pil": LavisImageProcessor, "torchvision": LavisImageProcessor}
-    for config_class in (LavisBlipConfig, LavisViTConfig):
+    for config_class in (AlbefConfig, LavisBlipConfig, LavisViTConfig):
         AutoImageProcessor.register(config_class, image_processor_classes=exact, exist_ok=True)
     # a stored class is found by its name among the registered ones only; no model is read by this configuration
     faster = {"pil": LavisImageProcessorTorchvision, "torchvision": LavisImageProcessorTorchvision}
@@ -88,9 +110,12 @@ def register_processors() -> None:
     """Make `AutoProcessor` know which processor belongs to each configuration."""
     from transformers.models.auto.processing_auto import AutoProcessor
 
+    from .configuration_albef import AlbefConfig
     from .configuration_lavis_blip import LavisBlipConfig
+    from .processing_albef import AlbefProcessor
     from .processing_lavis_blip import LavisBlipProcessor
 
+    AutoProcessor.register(AlbefConfig, AlbefProcessor, exist_ok=True)
     AutoProcessor.register(LavisBlipConfig, LavisBlipProcessor, exist_ok=True)
 
 
