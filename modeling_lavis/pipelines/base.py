@@ -54,6 +54,7 @@ class LavisPipeline(Pipeline):
     heads: tuple[str, ...] = ()
     #: what else such a class must have
     methods: tuple[str, ...] = ()
+    must_generate = False
     #: options of the steps, by name
     preprocess_options: tuple[str, ...] = ()
     forward_options: tuple[str, ...] = ()
@@ -74,7 +75,7 @@ class LavisPipeline(Pipeline):
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         kind = type(inner)
         fits = kind.__name__.endswith(cls.heads) and all(hasattr(inner, name) for name in cls.methods)
-        fits = fits and (not cls._pipeline_calls_generate or inner.can_generate())
+        fits = fits and (not cls.must_generate or inner.can_generate())
         foreign = kind.__module__.split(".")[0] == "transformers"
         if foreign or not fits:
             raise ValueError(
@@ -116,10 +117,6 @@ class LavisPipeline(Pipeline):
         return preprocess, forward, postprocess
 
     # ---- running ----
-
-    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
-        """Run the pipeline on one row, a list, a data set or a generator of rows."""
-        return self._run(sort_inputs(inputs), **kwargs)
 
     def _deal(self, inputs: Any, options: dict[str, Any], *names: str) -> Inputs:
         """Take options that are lists out of `options` and give each row its own value."""
@@ -180,7 +177,7 @@ class LavisPipeline(Pipeline):
 
     # ---- steps, and what they are made of ----
 
-    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
         """Turn one row into tensors and checked texts."""
         raise NotImplementedError
 
@@ -222,7 +219,9 @@ class LavisPipeline(Pipeline):
 
     def tokens(self, texts: list[str], **options: Any) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask` (B, T) of texts, padded to the longest."""
-        encoded = self.processor(text=texts, text_format="encoder", return_tensors="pt", **options)
+        if hasattr(self.processor, "text_format"):  # of families that also know prompts
+            options["text_format"] = "encoder"
+        encoded = self.processor(text=texts, return_tensors="pt", **options)
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
 

@@ -29,6 +29,7 @@ class ImageCaptioningPipeline(LavisPipeline):
     """
 
     heads = ("ForConditionalGeneration", "ForPreTraining")
+    must_generate = True
     preprocess_options = ("prompt",)
     postprocess_options = ("return_full_text",)
     _pipeline_calls_generate = True
@@ -51,7 +52,7 @@ class ImageCaptioningPipeline(LavisPipeline):
         options = {"prompt": prompt, **kwargs}
         return self._run(self._deal(images, options, "prompt"), **options)
 
-    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
         prompt = row.get("prompt")
         prompt = self.processor.prompt if prompt is None else self.text(row, "prompt")
         return {"pixel_values": self.pixels(row), "prompt": prompt}
@@ -63,14 +64,14 @@ class ImageCaptioningPipeline(LavisPipeline):
             batch["inputs"].update(self.processor.prompt_inputs(prompts, return_tensors="pt"))
         return batch
 
-    def _forward(self, batch: dict[str, Any], generate_kwargs: dict[str, Any] | None = None) -> list[dict[str, Any]]:  # type: ignore[override]
+    def _forward(self, batch: dict[str, Any], generate_kwargs: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         prompt_length = batch["inputs"]["input_ids"].shape[1] if "input_ids" in batch["inputs"] else 1
         options = self.generation_options(generate_kwargs, prompt_length)
         ids = self.model.generate(**batch["inputs"], **options)
         sequences = ids.view(len(batch["prompts"]), -1, ids.shape[-1])  # (B, n, T)
         return [{"ids": row, "prompt": prompt} for row, prompt in zip(sequences, batch["prompts"])]
 
-    def postprocess(self, output: dict[str, Any], return_full_text: bool = False) -> list[dict[str, str]]:  # type: ignore[override]
+    def postprocess(self, output: dict[str, Any], return_full_text: bool = False) -> list[dict[str, str]]:
         if return_full_text:
             texts = self.processor.post_process_image_text_to_text(output["ids"])
         else:

@@ -44,16 +44,16 @@ class ImageTextClassificationPipeline(LavisPipeline):
         options = {"text": text, **kwargs}
         return self._run(self._deal(images, options, "text"), **options)
 
-    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
         return {"text": self.text(row, "text"), "pixel_values": self.pixels(row)}
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         return {"pixel_values": one_picture_per_row(rows), **self.tokens([row["text"] for row in rows])}
 
-    def _forward(self, batch: dict[str, Any]) -> list[Tensor]:  # type: ignore[override]
+    def _forward(self, batch: dict[str, Any]) -> list[Tensor]:
         return list(self.model(**batch).logits.split(1))
 
-    def postprocess(self, output: Tensor, top_k: int | None = None) -> list[dict[str, Any]]:  # type: ignore[override]
+    def postprocess(self, output: Tensor, top_k: int | None = None) -> list[dict[str, Any]]:
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k is {top_k}; expected at least 1, or None for all labels.")
         return self.processor.post_process_classification(output, self.model.config.id2label, top_k)[0]

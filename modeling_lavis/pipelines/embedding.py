@@ -13,6 +13,7 @@ from torch import Tensor
 
 from modeling_lavis.models.heads import project
 from modeling_lavis.pipelines.base import LavisPipeline, one_picture_per_row
+from modeling_lavis.pipelines.inputs import sort_inputs
 
 #: name -> (needs a picture, needs a text)
 FEATURES: dict[str, tuple[bool, bool]] = {
@@ -69,7 +70,8 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
         if images is None:
             if text is None:
                 raise ValueError(f"{self.task or type(self).__name__} got nothing; give pictures, texts or both.")
-            return super().__call__({"text": text} if isinstance(text, str) else [{"text": t} for t in text], **kwargs)
+            rows = {"text": text} if isinstance(text, str) else [{"text": entry} for entry in text]
+            return self._run(sort_inputs(rows), **kwargs)
         options = {"text": text, **kwargs}
         return self._run(self._deal(images, options, "text"), **options)
 
@@ -81,7 +83,7 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
             preprocess["features"] = _checked_names(preprocess["features"])
         return preprocess, forward, postprocess
 
-    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
         has = (row.get("image") is not None, row.get("text") is not None)
         names = row.get("features") or [n for n in _DEFAULTS if all(h or not u for h, u in zip(has, FEATURES[n]))]
         needs_image, needs_text = (any(FEATURES[name][i] for name in names) for i in (0, 1))
@@ -103,7 +105,7 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
             batch["tokens"] = self.tokens([rows[i]["text"] for i in with_text])
         return batch
 
-    def _forward(self, batch: dict[str, Any], pool: bool = True) -> list[dict[str, Tensor]]:  # type: ignore[override]
+    def _forward(self, batch: dict[str, Any], pool: bool = True) -> list[dict[str, Tensor]]:
         wanted = {name for names in batch["names"] for name in names}
         results: list[dict[str, Tensor]] = [{} for _ in batch["names"]]
 
@@ -142,7 +144,7 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
             put("multimodal_embeds", states, joint, [lengths[i] for i in chosen.tolist()])
         return results
 
-    def postprocess(self, output: dict[str, Tensor], return_tensors: str | None = None) -> dict[str, Any]:  # type: ignore[override]
+    def postprocess(self, output: dict[str, Tensor], return_tensors: str | None = None) -> dict[str, Any]:
         if return_tensors == "pt":
             return output
         arrays: dict[str, np.ndarray] = {name: values.float().numpy() for name, values in output.items()}

@@ -13,7 +13,7 @@ import PIL.Image
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-_SPELLINGS = {"images": "image", "texts": "text", "questions": "question", "prompts": "prompt"}
+_SPELLINGS: dict[Any, str] = {"images": "image", "texts": "text", "questions": "question", "prompts": "prompt"}
 
 
 class Inputs(NamedTuple):
@@ -65,7 +65,8 @@ def as_row(entry: Any, key: str = "image") -> dict[str, Any]:
     """The row of an entry: a picture goes under `key`, a row is copied with the plural of a name made its singular."""
     if not isinstance(entry, Mapping):
         return {key: entry}
-    return {(_SPELLINGS.get(name, name) if key == "image" else name): value for name, value in entry.items()}
+    spellings = _SPELLINGS if key == "image" else {}
+    return {spellings.get(name, name): value for name, value in entry.items()}
 
 
 def spread(inputs: Inputs, name: str, values: Any, key: str = "image") -> Inputs:

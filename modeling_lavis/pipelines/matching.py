@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from modeling_lavis.pipelines.base import LavisPipeline, one_picture_per_row
+from modeling_lavis.pipelines.inputs import sort_inputs
 
 TEXTS_AT_ONCE = 256
 
@@ -57,9 +58,9 @@ class ImageTextMatchingPipeline(LavisPipeline):
             by the matching head, ITM) and `"similarity"` (cosine of the features, ITC).
         """
         options = kwargs if text is None else {"text": text, **kwargs}
-        return super().__call__(images, **options)
+        return self._run(sort_inputs(images), **options)
 
-    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
         texts = row.get("text")
         texts = list(texts) if isinstance(texts, (list, tuple)) else [self.text(row, "text")]
         if not texts or not all(isinstance(text, str) for text in texts):
@@ -77,7 +78,7 @@ class ImageTextMatchingPipeline(LavisPipeline):
             "texts": [row["texts"] for row in rows],
         }
 
-    def _forward(self, batch: dict[str, Any]) -> list[dict[str, Any]]:  # type: ignore[override]
+    def _forward(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         image_embeds = self.model.encode_images(batch["pixel_values"])
         image_features = self.model.project_images(image_embeds).float()
         images, texts = batch["pairs"].unbind(dim=1)
@@ -90,7 +91,7 @@ class ImageTextMatchingPipeline(LavisPipeline):
             for row, scores, similarities in zip(batch["texts"], probabilities.split(counts), cosine.split(counts))
         ]
 
-    def postprocess(self, output: dict[str, Any]) -> list[dict[str, Any]]:  # type: ignore[override]
+    def postprocess(self, output: dict[str, Any]) -> list[dict[str, Any]]:
         return [
             {"text": text, "score": score, "similarity": similarity}
             for text, score, similarity in zip(

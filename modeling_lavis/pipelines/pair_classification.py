@@ -52,8 +52,8 @@ class ImagePairClassificationPipeline(ImageTextClassificationPipeline):
             options.pop("text")
         return self._run(inputs, **options)
 
-    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
-        pair = row.get("images", row.get("image"))
+    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
+        pair: Any = row.get("images", row.get("image"))
         if not _is_pair(pair):
             raise ValueError(
                 f"{self.task or type(self).__name__} needs pairs of pictures, for example [left, right] or rows "

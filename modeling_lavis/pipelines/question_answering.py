@@ -32,6 +32,7 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
     """
 
     heads = ("ForQuestionAnswering",)
+    methods = ("rank_answers", "encode_images")
     preprocess_options = ("question",)
     forward_options = ("answers", "num_candidates")
     postprocess_options = ("top_k",)
@@ -75,14 +76,14 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
             postprocess["answers"] = list(answers)
         return preprocess, forward, postprocess
 
-    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
         return {"question": self.text(row, "question"), "pixel_values": self.pixels(row)}
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         tokens = self.tokens([row["question"] for row in rows], cleaning="question")
         return {"pixel_values": one_picture_per_row(rows), **tokens}
 
-    def _forward(  # type: ignore[override]
+    def _forward(
         self,
         batch: dict[str, Any],
         answers: list[str] | None = None,
@@ -93,14 +94,14 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
             listed = self._ensure_tensor_on_device(self.processor.answer_candidates(answers), self.device)
             output = self.model.rank_answers(**batch, **listed, num_candidates=num_candidates)
             return list(zip(output.candidates, output.scores))
+        if not self.model.can_generate():
+            raise ValueError(f"{type(self.model).__name__} only ranks answers; give a list as answers=.")
         options = self.generation_options(generate_kwargs)
         # Given here, the mask holds whatever attend_question_padding says.
         ids = self.model.generate(**batch, encoder_attention_mask=batch["attention_mask"], **options)
         return list(ids.view(len(batch["pixel_values"]), -1, ids.shape[-1]))  # (B, n, L)
 
-    def postprocess(  # type: ignore[override]
-        self, output: Any, answers: list[str] | None = None, top_k: int | None = 5
-    ) -> list[dict[str, Any]]:
+    def postprocess(self, output: Any, answers: list[str] | None = None, top_k: int | None = 5) -> list[dict[str, Any]]:
         if answers is None:
             return [{"answer": text} for text in self.processor.post_process_answers(output)]
         candidates, scores = output

@@ -162,7 +162,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
             raise ValueError(f"query_type is {kwargs['query_type']!r}; expected 'text' or 'image'.")
         return self._run(sort_inputs(query), index=index, **kwargs)
 
-    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+    def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
         if row["query_type"] == "text":
             return {"text": self.text(row, "query")}
         return {"pixel_values": self.pixels(row, "image" if "image" in row else "query")}
@@ -172,7 +172,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
             return {"tokens": self.tokens([row["text"] for row in rows])}
         return {"pixel_values": one_picture_per_row(rows)}
 
-    def _forward(  # type: ignore[override]
+    def _forward(
         self,
         batch: dict[str, Any],
         index: RetrievalIndex,
@@ -206,7 +206,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
             for row in zip(*columns)
         ]
 
-    def postprocess(self, output: dict[str, Any]) -> list[dict[str, Any]]:  # type: ignore[override]
+    def postprocess(self, output: dict[str, Any]) -> list[dict[str, Any]]:
         columns = (output[name].tolist() for name in ("index", "scores", "similarities"))
         return [
             {"index": place, output["kind"]: output["items"][place], "score": score, "similarity": similarity}

@@ -371,26 +371,19 @@ class TestCommand:
         )
 
     def test_as_a_process(self, models: dict[str, str], photos: dict[str, Path], tmp_path: Path) -> None:
-        """In a plain C locale: JSON alone on stdout, one line on stderr for what is broken, and the exit status."""
-        odd = tmp_path / "фото.png"
-        odd.write_bytes(photos["chelsea"].read_bytes())
+        """In a plain C locale: one line on stdout per caption, one on stderr for what is broken, the exit status."""
+        (tmp_path / "фото.png").write_bytes(photos["chelsea"].read_bytes())
         (tmp_path / "broken.png").write_text("no picture")
         environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
         options = ["--model", models["caption"], "--device", "cpu", "--max-new-tokens", "3"]
-        ran = self.python("caption", *options, "--json", tmp_path, **environment)
+        ran = self.python("caption", *options, tmp_path, **environment)
         assert ran.returncode == 1, ran.stderr.decode()
-        records = [json.loads(line) for line in ran.stdout.splitlines()]
-        assert [os.fsencode(record["file"]) for record in records] == [
-            os.fsencode(tmp_path / "broken.png"),
-            os.fsencode(odd),
-        ]
+        assert ran.stdout.count(b"\n") == 1 and ran.stdout.startswith(os.fsencode(tmp_path))
         assert ran.stderr.count(b"\n") == 1 and b"broken.png" in ran.stderr
-        plain = self.python("caption", *options, odd, **environment)
-        assert plain.returncode == 0 and plain.stderr == b"" and plain.stdout.count(b"\n") == 1
 
     def test_closed_pipe(self, models: dict[str, str], photos: dict[str, Path]) -> None:
         command = [sys.executable, "-m", "modeling_lavis", "caption", "--model", models["caption"], "--device", "cpu"]
-        command += ["--max-new-tokens", "2", "--batch-size", "1", *map(str, list(photos.values()) * 3)]
+        command += ["--json", "--max-new-tokens", "2", "--batch-size", "1", *map(str, list(photos.values()) * 3)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stdout is not None and process.stderr is not None

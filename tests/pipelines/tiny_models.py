@@ -30,6 +30,8 @@ def save_model(folder: Path, head: str, tokenizer: Path, prompt: str = "", **opt
     )
     torch.manual_seed(0)
     model = getattr(modeling_lavis, f"LavisBlip{head}")(config)
+    if model.can_generate():
+        model.generation_config.max_length = 8  # texts of random models are long and cost time
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
