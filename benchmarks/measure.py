@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -40,16 +40,28 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
-def timed(run: Callable[[], Any], *, repeats: int, warmups: int) -> tuple[list[float], Any]:
-    """Call `run` `warmups` + `repeats` times; return the seconds of the latter and the last result."""
-    seconds = []
-    result = None
+class Timing(NamedTuple):
+    """Seconds of each timed call: on the clock, and spent by the processors for all threads together."""
+
+    seconds: list[float]
+    processor_seconds: list[float]
+    result: Any
+
+
+def timed(run: Callable[[], Any], *, repeats: int, warmups: int) -> Timing:
+    """Call `run` `warmups` + `repeats` times and time the latter; keeps the last result.
+
+    Processor seconds hardly grow when other programs take turns on the same cores, so they tell whether a surprising
+    time on the clock is the peer's or the machine's.
+    """
+    timing = Timing([], [], None)
     for turn in range(warmups + repeats):
-        start = time.perf_counter()
-        result = run()
+        start, processor_start = time.perf_counter(), time.process_time()
+        timing = timing._replace(result=run())
         if turn >= warmups:
-            seconds.append(time.perf_counter() - start)
-    return seconds, result
+            timing.seconds.append(time.perf_counter() - start)
+            timing.processor_seconds.append(time.process_time() - processor_start)
+    return timing
 
 
 def matmul_rate(dtype: torch.dtype, *, size: int = 2048, seconds: float = 2.0) -> float:

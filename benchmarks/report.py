@@ -54,6 +54,8 @@ def _row(
         "dtype": result["dtype"],
         "median_seconds": median,
         "seconds": result["seconds"],
+        "median_processor_seconds": statistics.median(result["processor_seconds"]),
+        "processor_seconds": result["processor_seconds"],
         "peak_bytes": result["peak_bytes"],
         "peak_while_loading_bytes": result["peak_while_loading_bytes"],
         "peak_includes_loading": result["peak_includes_loading"],
@@ -63,6 +65,7 @@ def _row(
     }
     if ours is not None and result is not ours:
         row["time_ratio"] = median / statistics.median(ours["seconds"])
+        row["processor_ratio"] = row["median_processor_seconds"] / statistics.median(ours["processor_seconds"])
         row["memory_ratio"] = result["peak_bytes"] / ours["peak_bytes"]
         row["agreement"] = compare(ours["outputs"], result["outputs"], workload.exact)
     return row
@@ -93,16 +96,18 @@ def as_table(summary: dict[str, Any]) -> str:
         "",
         f"{summary['threads']} threads, {summary['machine']['processor']}",
         "",
-        "| peer | dtype | median s | peak MB | time against ours | memory against ours | times the floor | results |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| peer | dtype | median s | CPU s | peak MB | time / ours | CPU / ours | memory / ours | / floor | results |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in summary["peers"]:
         cells = [
             row["peer"],
             row["dtype"],
             f"{row['median_seconds']:.3f}",
+            f"{row['median_processor_seconds']:.3f}",
             f"{row['peak_bytes'] / 1e6:.0f}",
             _times(row.get("time_ratio")),
+            _times(row.get("processor_ratio")),
             _times(row.get("memory_ratio")),
             _times(row.get("times_floor")),
             ", ".join(f"{name} {_agreement(value)}" for name, value in sorted(row.get("agreement", {}).items())),

@@ -38,12 +38,13 @@ def run(settings: dict[str, Any], folder: Path) -> None:
             work = workload.builders[settings["peer"]](size, dtype)
             loaded = measure.peak_bytes()
             mark_is_new = measure.reset_peak()
-            seconds, outputs = measure.timed(work, repeats=settings["repeats"], warmups=settings["warmups"])
-        result["seconds"] = seconds
+            timing = measure.timed(work, repeats=settings["repeats"], warmups=settings["warmups"])
+        result["seconds"] = timing.seconds
+        result["processor_seconds"] = timing.processor_seconds
         result["peak_bytes"] = measure.peak_bytes()
         result["peak_while_loading_bytes"] = loaded
         result["peak_includes_loading"] = not mark_is_new
-        torch.save({name: value.detach().cpu() for name, value in outputs.items()}, folder / "outputs.pt")
+        torch.save({name: value.detach().cpu() for name, value in timing.result.items()}, folder / "outputs.pt")
     result["versions"] = _versions()
     (folder / "result.json").write_text(json.dumps(result))
 

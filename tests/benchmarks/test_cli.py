@@ -160,6 +160,7 @@ class TestReport:
             "peer": peer,
             "dtype": "float32",
             "seconds": seconds,
+            "processor_seconds": [2 * second for second in seconds],
             "peak_bytes": int(1e9 * seconds[0]),
             "peak_while_loading_bytes": 1,
             "peak_includes_loading": False,
@@ -178,6 +179,7 @@ class TestReport:
         assert summary["floor_seconds"] == pytest.approx(1.0)
         assert (ours["median_seconds"], ours["times_floor"]) == (2.0, pytest.approx(2.0))
         assert theirs["time_ratio"] == 2.5
+        assert (theirs["processor_ratio"], theirs["median_processor_seconds"]) == (2.5, 10.0)
         assert theirs["memory_ratio"] == 2.0
         assert theirs["agreement"] == {"ids": "1 of 2 equal", "scores": 0.25}
         json.dumps(summary)
@@ -190,14 +192,14 @@ class TestReport:
         summary = report.summarise(CAPTION, "full", 2, [self.result(OURS, [1.5], [1], 0.0)])
         table = report.as_table(summary)
         assert "Floor" not in table
-        assert "| modeling_lavis | float32 | 1.500 | 1500 |" in table
+        assert "| modeling_lavis | float32 | 1.500 | 3.000 | 1500 |" in table
 
 
 class TestMeasure:
     def test_warmups_are_not_timed(self) -> None:
         calls: list[int] = []
-        seconds, result = measure.timed(lambda: calls.append(1) or len(calls), repeats=3, warmups=2)
-        assert (len(seconds), result) == (3, 5)
+        timing = measure.timed(lambda: calls.append(1) or len(calls), repeats=3, warmups=2)
+        assert (len(timing.seconds), len(timing.processor_seconds), timing.result) == (3, 3, 5)
 
     def test_peak_counts_what_was_freed_again(self) -> None:
         measure.reset_peak()
