@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin
+from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
+
+from .modeling_base import check_text
 
 
 class SharedCrossAttentionCache(EncoderDecoderCache):
@@ -35,6 +37,7 @@ class SharedCrossAttentionCache(EncoderDecoderCache):
 
 def with_first_token(input_ids: Tensor, token_id: int | None) -> Tensor:
     """A copy of the ids (R, T) with `token_id` in slot 0; the very same tensor if `token_id` is `None`."""
+    check_text(input_ids)
     if token_id is None:
         return input_ids
     first = torch.full_like(input_ids[:, :1], token_id)
@@ -119,6 +122,7 @@ class ImageGroundedGenerationMixin(GenerationMixin):
             kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
             if mask is not None:
                 kwargs["encoder_attention_mask"] = mask
+        kwargs = with_original_beams(kwargs, self.generation_config)
         return self._pad_after_end(super().generate(**kwargs))
 
     def _pad_after_end(self, output: Any) -> Any:
@@ -171,36 +175,97 @@ class ImageGroundedGenerationMixin(GenerationMixin):
             input_ids, next_sequence_length=next_sequence_length, past_key_values=past_key_values, **kwargs
         )
 
-    def _update_finished_beams(self, *args: Any, **kwargs: Any) -> Any:
-        # parity: see original_beam_scores
-        return super()._update_finished_beams(*args, **original_beam_scores(kwargs, [self.config.eos_token_id]))
 
-    @staticmethod
-    def _check_early_stop_heuristic(*args: Any, **kwargs: Any) -> Any:
-        # parity: see original_beam_scores
+class OriginalBeams:
+    """
+    A model as the original's beam search sees it.
+
+    parity: the original divides the score of a hypothesis by its length with the prompt and without the end token,
+    later versions by the length without the prompt and with the end token. To decide whether a better one can still
+    come, it looks at all candidates of a step, those that have just ended included.
+
+    Args:
+        model: a model with transformers' `generate`.
+        end_token_ids (`Tensor` of shape `(ids,)`): what ends a hypothesis.
+    """
+
+    def __init__(self, model: Any, end_token_ids: Tensor) -> None:
+        self._model = model
+        self._end_token_ids = end_token_ids
+        self._best_candidate: Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self._model(**inputs)
+
+    def _update_finished_beams(
+        self,
+        *,
+        topk_log_probs: Tensor,
+        topk_running_sequences: Tensor,
+        cur_len: int,
+        decoder_prompt_len: int,
+        length_penalty: float,
+        **kwargs: Any,
+    ) -> Any:
+        self._best_candidate = topk_log_probs.amax(dim=1, keepdim=True)
+        ended = torch.isin(topk_running_sequences[:, :, cur_len], self._end_token_ids)
+        theirs = cur_len + 1 - decoder_prompt_len
+        originals = torch.where(ended, cur_len, cur_len + 1).to(topk_log_probs.dtype)
+        return self._model._update_finished_beams(
+            topk_log_probs=topk_log_probs * (theirs / originals) ** length_penalty,
+            topk_running_sequences=topk_running_sequences,
+            cur_len=cur_len,
+            decoder_prompt_len=decoder_prompt_len,
+            length_penalty=length_penalty,
+            **kwargs,
+        )
+
+    def _check_early_stop_heuristic(self, *, running_beam_scores: Tensor, **kwargs: Any) -> Any:
         kwargs["decoder_prompt_len"] = 1
-        return GenerationMixin._check_early_stop_heuristic(*args, **kwargs)
+        best = torch.maximum(running_beam_scores, self._best_candidate)
+        return self._model._check_early_stop_heuristic(running_beam_scores=best, **kwargs)
 
 
-def original_beam_scores(arguments: dict[str, Any], end_token_ids: list[int]) -> dict[str, Any]:
-    """
-    Arguments of `_update_finished_beams` with which it comes to the scores of the original.
+def original_beam_search(
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: Any,
+    stopping_criteria: Any,
+    generation_config: Any,
+    synced_gpus: bool = False,
+    **model_kwargs: Any,
+) -> Any:
+    """transformers' beam search with the original's scores (see [`OriginalBeams`]), for `custom_generate`."""
+    ends = generation_config._eos_token_tensor
+    ends = torch.empty(0, dtype=torch.long) if ends is None else ends
+    return GenerationMixin._beam_search(
+        OriginalBeams(model, ends.to(input_ids.device)),
+        input_ids,
+        logits_processor=logits_processor,
+        stopping_criteria=stopping_criteria,
+        generation_config=generation_config,
+        synced_gpus=synced_gpus,
+        **model_kwargs,
+    )
 
-    parity: the original's beam search divides by the length with the prompt and without the end token, later ones by
-    the length without the prompt and with the end token.
-    """
-    cur_len, sequences = arguments["cur_len"], arguments["topk_running_sequences"]
-    log_probs = arguments["topk_log_probs"]
-    ended = torch.isin(sequences[:, :, cur_len], torch.tensor(end_token_ids, device=sequences.device))
-    theirs = cur_len + 1 - arguments["decoder_prompt_len"]
-    originals = torch.where(ended, cur_len, cur_len + 1).to(log_probs.dtype)
-    return {**arguments, "topk_log_probs": log_probs * (theirs / originals) ** arguments["length_penalty"]}
+
+def with_original_beams(options: dict[str, Any], default: GenerationConfig | None) -> dict[str, Any]:
+    """Options of `generate` that take [`original_beam_search`] where beams are asked for and no other loop is."""
+    config = options.get("generation_config") or default
+    beams = options.get("num_beams") or (config.num_beams if config is not None else None) or 1
+    if beams == 1 or options.get("custom_generate") is not None:
+        return options
+    return {**options, "custom_generate": original_beam_search}
 
 
 __all__ = [
     "ImageGroundedGenerationMixin",
     "SharedCrossAttentionCache",
     "as_prompt",
-    "original_beam_scores",
+    "original_beam_search",
     "with_first_token",
+    "with_original_beams",
 ]

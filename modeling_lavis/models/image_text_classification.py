@@ -101,6 +101,10 @@ class ClassificationMixin(MomentumContrastMixin, ImageTextPreTrainedModel):
         """
         pixel_values, input_ids = image_and_text(pixel_values, input_ids)
         self.check_pixels(pixel_values)
+        if labels is not None and labels.shape != input_ids.shape[:1]:
+            raise ValueError(
+                f"Got labels of shape {tuple(labels.shape)} for {input_ids.shape[0]} texts; give one class for each."
+            )
         input_ids = with_first_token(input_ids, self.first_token_id)
         image_embeds, output, logits = self._read(
             "", pixel_values, input_ids, attention_mask, interpolate_pos_encoding, **kwargs

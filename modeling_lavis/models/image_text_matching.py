@@ -20,7 +20,7 @@ from .distributed import gather_ragged, gather_with_grad, rank
 from .generation import with_first_token
 from .heads import project
 from .image_text_base import FeaturesMixin, build_encoders, build_projections
-from .modeling_base import image_and_text
+from .modeling_base import check_text, image_and_text
 from .momentum_contrast import MomentumContrastMixin, matching_rows
 from .outputs import LavisImageTextRetrievalOutput, PairScores
 from .pair_scoring import check_pairs, chunk_pairs
@@ -152,7 +152,14 @@ class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
         fields: dict[str, Any] = {"image_embeds": image_embeds}
         text_embeds = None
         if match_head != "itm":
-            text_embeds = self.encode_texts(input_ids, attention_mask)
+            text = self.text_encoder(
+                with_first_token(input_ids, self.config.cls_token_id),
+                attention_mask,
+                mode="text",
+                **(kwargs if match_head == "itc" else {}),
+            )
+            text_embeds = text.last_hidden_state
+            fields.update(hidden_states=text.hidden_states, attentions=text.attentions)
             image_features, text_features = self.project_images(image_embeds), self.project_texts(text_embeds)
             per_image = image_features @ text_features.T / self.temp.to(image_features.dtype)
             fields.update(
@@ -222,6 +229,9 @@ class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
             raise ValueError(
                 f"Training takes pairs, but got {pixel_values.shape[0]} images and {input_ids.shape[0]} texts."
             )
+        check_text(input_ids, attention_mask)
+        if image_ids is not None and image_ids.numel() != input_ids.shape[0]:
+            raise ValueError(f"Got {image_ids.numel()} image_ids for {input_ids.shape[0]} pairs; give one for each.")
         update_state = self.training if update_state is None else update_state
         self.begin_step(update_state)
         text_ids = with_first_token(input_ids, self.config.cls_token_id)

@@ -3,6 +3,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -15,7 +16,22 @@ def image_and_text(pixel_values: Tensor | None, input_ids: Tensor | None) -> tup
             f"{missing} is missing; this head reads an image and a text. The processor makes both from pictures and "
             "texts."
         )
+    check_text(input_ids)
     return pixel_values, input_ids
+
+
+def check_text(input_ids: Tensor, attention_mask: Tensor | None = None) -> None:
+    """Raise `ValueError` unless ids are whole numbers of shape (R, T) and the mask, if it is 2D, has that shape."""
+    if input_ids.ndim != 2 or input_ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"Got input_ids of shape {tuple(input_ids.shape)} and dtype {input_ids.dtype}, expected (texts, tokens) of "
+            "int64 (torch.long). The processor makes them from texts."
+        )
+    if attention_mask is not None and attention_mask.ndim == 2 and attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"Got an attention_mask of shape {tuple(attention_mask.shape)} for input_ids of shape "
+            f"{tuple(input_ids.shape)}; both have to be (texts, tokens). The processor makes them together."
+        )
 
 
 class LavisPreTrainedModel(PreTrainedModel):
@@ -52,4 +68,4 @@ class LavisPreTrainedModel(PreTrainedModel):
         super().save_pretrained(*args, **kwargs)
 
 
-__all__ = ["LavisPreTrainedModel", "image_and_text"]
+__all__ = ["LavisPreTrainedModel", "check_text", "image_and_text"]

@@ -168,6 +168,11 @@ class LavisBlipForConditionalGeneration(BlipCaptioningMixin, LavisBlipPreTrained
                 )
             decoder_input_ids = with_first_token(input_ids, self.config.bos_token_id)
             decoder_attention_mask = attention_mask
+        if labels is not None and labels.shape != decoder_input_ids.shape:
+            raise ValueError(
+                f"Got labels of shape {tuple(labels.shape)} for captions of shape {tuple(decoder_input_ids.shape)}; "
+                "labels are the captions themselves, with -100 where nothing is to be learned."
+            )
         output = self.decode_captions(
             decoder_input_ids,
             pixel_values,
@@ -182,10 +187,10 @@ class LavisBlipForConditionalGeneration(BlipCaptioningMixin, LavisBlipPreTrained
         )
         if labels is not None and output.logits is not None:
             smoothing = self.config.label_smoothing
-            output.loss = mean_over_tokens(next_token_loss(output.logits, labels, smoothing), labels)
-            output.loss_lm = output.loss
-            if output_intermediates:
-                output.intermediates = {"decoder_logits": output.logits, "decoder_labels": labels}
+            loss = mean_over_tokens(next_token_loss(output.logits, labels, smoothing), labels)
+            kept = {"decoder_logits": output.logits, "decoder_labels": labels} if output_intermediates else None
+            # A new output, because the loss has to be its first entry.
+            output = LavisGenerationOutput(**{**output, "loss": loss, "loss_lm": loss, "intermediates": kept})
         return output
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """BLIP heads that classify a text together with one image or with two."""
 
+import copy
+
 from .configuration_lavis_blip import LavisBlipConfig
 from .image_text_classification import ClassificationMixin, ImagePairClassificationMixin
 from .modeling_lavis_blip_base import LavisBlipPreTrainedModel
@@ -31,6 +33,8 @@ class LavisBlipForImagesAndTextClassification(ImagePairClassificationMixin, Lavi
     """
 
     def __init__(self, config: LavisBlipConfig) -> None:
+        # A copy, so that other heads can be made of the caller's configuration.
+        config = copy.deepcopy(config)
         config.text_config.num_image_streams = 2
         super().__init__(config)
         self.build_classifier(config, distils=False)

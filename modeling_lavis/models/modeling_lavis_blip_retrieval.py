@@ -150,6 +150,9 @@ class LavisBlipForPreTraining(MatchingMixin, BlipCaptioningMixin, LavisBlipPreTr
                 lm_logits=decoded.logits,
                 past_key_values=decoded.past_key_values,
                 image_embeds=decoded.encoder_last_hidden_state,
+                decoder_hidden_states=decoded.decoder_hidden_states,
+                decoder_attentions=decoded.decoder_attentions,
+                cross_attentions=decoded.cross_attentions,
             )
         if not return_loss:
             pixel_values, input_ids = image_and_text(pixel_values, input_ids)

@@ -77,12 +77,16 @@ class LavisPreTrainingOutput(LavisImageTextRetrievalOutput):
         loss_lm (`Tensor` of shape `()`): loss of generating the caption.
         loss_mlm (`Tensor` of shape `()`): loss of masked words.
         lm_logits (`Tensor` of shape `(B, T, V)`): scores of the decoder.
+        past_key_values (`Cache`): keys and values of the decoder.
     """
 
     loss_lm: Tensor | None = None
     loss_mlm: Tensor | None = None
     lm_logits: Tensor | None = None
     past_key_values: Cache | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass

@@ -20,7 +20,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import attend, split_heads
 from .configuration_text_bert import LavisBertConfig
-from .modeling_base import LavisPreTrainedModel
+from .modeling_base import LavisPreTrainedModel, check_text
 from .text_pairs import shared_image_projections
 from .text_twin import TwinCrossOutput
 
@@ -381,8 +381,8 @@ class LavisBertModel(LavisBertPreTrainedModel):
             )
         if mode not in ("text", "fusion", "multimodal"):
             raise ValueError(f"mode is {mode!r}; it can be 'text', 'fusion' or 'multimodal'.")
-        if input_ids is not None and input_ids.dtype not in (torch.int64, torch.int32):
-            raise ValueError(f"input_ids have dtype {input_ids.dtype}; word pieces are int64 (torch.long).")
+        if input_ids is not None:
+            check_text(input_ids, attention_mask if past_key_values is None else None)
         own_cache = past_key_values
         if isinstance(past_key_values, EncoderDecoderCache):
             own_cache = past_key_values.self_attention_cache

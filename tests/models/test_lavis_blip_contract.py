@@ -4,12 +4,18 @@ import pytest
 
 pytest.register_assert_rewrite(
     "tests.models.contract",
+    "tests.models.contract_forward",
     "tests.models.contract_saving",
 )
 
+from tests.models.contract_forward import ForwardContract  # noqa: E402
 from tests.models.contract_saving import SavingContract  # noqa: E402
 from tests.models.lavis_blip_cases import CASES  # noqa: E402
 
 
 class TestLavisBlipSaving(SavingContract):
+    cases = CASES
+
+
+class TestLavisBlipForward(ForwardContract):
     cases = CASES

@@ -1,0 +1,287 @@
+"""Contract of the forward pass: attention implementations, recorded outputs, dtypes, compilation, sizes, bad input."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.models.contract import Case, Contract, assert_same, changed_names, state_copy, tensors_of, twin_pairs
+
+
+def run(model: Any, call: dict[str, Any], seed: int = 0, **options: Any) -> Any:
+    """A forward pass with the same random draws each time."""
+    torch.manual_seed(seed)
+    return model(**call, **options)
+
+
+def longer(call: dict[str, Any], batch: int) -> dict[str, Any]:
+    """The first `batch` rows of everything that has rows."""
+    return {name: value[:batch] if torch.is_tensor(value) else value for name, value in call.items()}
+
+
+class ForwardContract(Contract):
+    """What one pass gives."""
+
+    def test_outputs(self, case: Case) -> None:
+        model = case.model()
+        for mode, call in case.calls():
+            output = run(model, call)
+            named = tensors_of(output)
+            assert named, mode
+            for name, value in named.items():
+                assert not value.is_floating_point() or bool(value.isfinite().all()), f"{mode}: {name}"
+            assert_same(run(model, call), output, atol=0, rtol=0)
+            if mode == "loss" and case.training(3):
+                assert next(iter(output)) == "loss" and output.loss.ndim == 0
+                parts = [value for name, value in named.items() if name.startswith("loss_")]
+                if parts:
+                    torch.testing.assert_close(sum(parts), output.loss)
+            else:
+                assert "loss" not in output
+
+    @pytest.mark.parametrize("padded", [True, False], ids=["padded", "unpadded"])
+    def test_attention_implementations_agree(self, case: Case, padded: bool) -> None:
+        model = case.model()
+        assert model.config._attn_implementation == "sdpa"
+        calls = {name: {**call, **case.inputs(3, padded=padded)} for name, call in case.calls()}
+        for mode, options in case.modes.items():  # what a mode takes away stays away
+            calls[mode].update(options)
+        expected = {mode: run(model, call) for mode, call in calls.items()}
+        without_mask = {mode: run(model, {**call, "attention_mask": None}) for mode, call in calls.items()}
+        if not padded:
+            for mode in calls:
+                assert_same(without_mask[mode], expected[mode])
+        model.set_attn_implementation("eager")
+        for mode, call in calls.items():
+            assert_same(run(model, call), expected[mode])
+            assert_same(run(model, {**call, "attention_mask": None}), without_mask[mode])
+
+    def test_padding_has_no_effect(self, case: Case) -> None:
+        model = case.model()
+        for mode, call in case.calls():
+            if call.get("attention_mask") is None or mode in ("loss", "decoder"):
+                continue
+            wider = dict(call)
+            wider["input_ids"] = torch.nn.functional.pad(call["input_ids"], (0, 3), value=7)
+            wider["attention_mask"] = torch.nn.functional.pad(call["attention_mask"], (0, 3))
+            left, right = tensors_of(run(model, call)), tensors_of(run(model, wider))
+            real = call["attention_mask"].bool()
+            for name, value in left.items():
+                other = right[name]
+                if other.shape != value.shape:  # one entry per token
+                    value, other = value[real], other[:, : real.shape[1]][real]
+                elif value.shape[:2] == real.shape:
+                    value, other = value[real], other[real]
+                torch.testing.assert_close(other, value, atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{mode} {n}: {m}")
+
+    def test_rows_do_not_depend_on_each_other(self, case: Case) -> None:
+        model = case.model()
+        for mode, call in case.calls():
+            if mode == "loss":
+                continue
+            whole, single = tensors_of(run(model, call)), tensors_of(run(model, longer(call, 1)))
+            for name, value in single.items():
+                other = whole[name][:1]
+                if name == "logits_per_image" or name == "logits_per_text":
+                    other = whole[name][:1, :1]
+                torch.testing.assert_close(value, other, atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{mode} {n}: {m}")
+
+    def test_hidden_states_and_attentions(self, case: Case) -> None:
+        model = case.model()
+        model.set_attn_implementation("eager")
+        layers = model.config.text_config.num_hidden_layers
+        for mode, call in case.calls():
+            if case.pairs and mode == "loss":  # rows of several passes, recorded by output_intermediates
+                continue
+            plain = run(model, call)
+            output = run(model, call, output_hidden_states=True, output_attentions=True)
+            recorded = {name: value for name, value in output.items() if name.endswith(("hidden_states", "attentions"))}
+            states = [value for name, value in recorded.items() if name.endswith("hidden_states")]
+            weights = [value for name, value in recorded.items() if name.endswith("attentions")]
+            assert states and weights, f"{mode}: {list(output)}"
+            for value in states:
+                assert isinstance(value, tuple) and len(value) == layers + 1, mode
+                assert all(state.ndim == 3 for state in value)
+            for name, value in recorded.items():
+                if name.endswith("attentions"):
+                    assert isinstance(value, tuple) and len(value) in (layers, 2 * layers), f"{mode}: {name}"
+                    for part in value:
+                        assert part.ndim == 4 and part.shape[1] == 2, f"{mode}: {name}"
+                        torch.testing.assert_close(part.sum(-1), torch.ones(part.shape[:3]))
+            kept = {name: value for name, value in output.items() if name not in recorded}
+            assert_same(kept, {name: plain[name] for name in kept})
+            for name in plain:
+                assert not name.endswith(("hidden_states", "attentions")), f"{mode}: {name} without being asked for"
+
+    def test_tuples(self, case: Case) -> None:
+        model = case.model()
+        calls = dict(case.calls())
+        expected = {mode: run(model, call) for mode, call in calls.items()}
+        for mode, call in calls.items():
+            output = run(model, call, return_dict=False)
+            assert isinstance(output, tuple)
+            assert_same(output, expected[mode].to_tuple())
+        model.config.return_dict = False
+        for mode, call in calls.items():
+            assert isinstance(run(model, call), tuple), mode
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+    def test_half_precision(self, case: Case, dtype: torch.dtype, tmp_path: Any) -> None:
+        case.model().save_pretrained(tmp_path)
+        model = case.model_class.from_pretrained(tmp_path, dtype=dtype).eval()
+        exact = case.model()
+        for mode, call in case.calls():
+            expected, actual = tensors_of(run(exact, call)), tensors_of(run(model, call))
+            assert actual.keys() == expected.keys()
+            for name, value in actual.items():
+                assert bool(value.isfinite().all()), f"{mode}: {name}"
+                if not name.startswith("loss"):
+                    assert value.dtype == dtype or name.startswith("logits"), f"{mode}: {name} is {value.dtype}"
+                    near = (value.float() - expected[name]).abs().mean() / expected[name].abs().mean()
+                    assert near < 0.05, f"{mode}: {name} is off by {near}"
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16])
+    def test_autocast(self, case: Case, dtype: torch.dtype) -> None:
+        model = case.model().train()
+        call = {**case.inputs(3), **case.training(3)}
+        with torch.autocast("cpu", dtype):
+            output = run(model, call)
+        loss = output.loss if "loss" in output else next(iter(tensors_of(output).values())).float().sum()
+        loss.backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is None or bool(parameter.grad.isfinite().all()), name
+
+    def test_compiles_to_one_graph(self, case: Case) -> None:
+        model = case.model()
+        for mode, call in case.calls():
+            if mode == "loss" and not case.training_compiles:
+                continue
+            torch._dynamo.reset()
+            compiled = torch.compile(model, fullgraph=True, backend="eager")
+            with torch.no_grad():
+                assert_same(run(compiled, call), run(model, call))
+
+    def test_resized_vocabulary(self, case: Case, tmp_path: Any) -> None:
+        model = case.model()
+        old = model.config.text_config.vocab_size
+        before = state_copy(model)
+        model.resize_token_embeddings(old + 7)
+        assert model.config.text_config.vocab_size == old + 7
+        tables = {name for name, value in before.items() if value.ndim and value.shape[0] == old}
+        assert tables
+        after = model.state_dict()
+        for name, value in after.items():
+            rows = value[:old] if name in tables else value
+            assert value.shape[0] == old + 7 if name in tables else True, f"{name} has {value.shape[0]} rows"
+            assert torch.equal(rows, before[name]), name
+        for online, twin in twin_pairs(model):
+            assert after[online].shape == after[twin].shape, twin
+            assert not model.get_parameter(twin).requires_grad
+        calls = dict(case.calls())
+        for mode, call in calls.items():
+            if call.get("input_ids") is not None:
+                call["input_ids"] = call["input_ids"].clone()
+                call["input_ids"][0, 1] = old + 3
+            run(model.train() if mode == "loss" else model.eval(), call)
+        model.eval().save_pretrained(tmp_path)
+        again = case.model_class.from_pretrained(tmp_path)
+        for mode, call in calls.items():
+            assert_same(run(again, call), run(model, call))
+        model.resize_token_embeddings(old)
+        assert model.state_dict().keys() == before.keys()
+        assert all(value.shape == before[name].shape for name, value in model.state_dict().items())
+
+    def test_other_resolution(self, case: Case) -> None:
+        model = case.model()
+        for mode, call in case.calls():
+            if call.get("pixel_values") is None:
+                continue
+            for height, width in ((48, 48), (32, 64)):
+                pixel_values = torch.randn(*call["pixel_values"].shape[:-2], height, width)
+                other = {**call, "pixel_values": pixel_values}
+                output = run(model, other, interpolate_pos_encoding=True)
+                embeds = output.get("image_embeds")
+                if embeds is not None:
+                    assert embeds.shape[-2] == (height // 16) * (width // 16) + 1
+                with pytest.raises(ValueError, match=rf"{height} x {width}.*interpolate_pos_encoding"):
+                    run(model, other)
+            odd = {**call, "pixel_values": torch.randn(*call["pixel_values"].shape[:-2], 40, 40)}
+            with pytest.raises(ValueError, match="multiples of the patch size"):
+                run(model, odd, interpolate_pos_encoding=True)
+
+    def test_missing_inputs_are_named(self, case: Case) -> None:
+        model = case.model()
+        with pytest.raises(ValueError, match="pixel_values|input_ids"):
+            model()
+        for mode, call in case.calls():
+            if mode == "decoder":
+                continue
+            for name in case.needed:
+                with pytest.raises(ValueError, match=name):
+                    run(model, {**call, name: None})
+
+    def test_wrong_inputs_are_named(self, case: Case) -> None:
+        model = case.model()
+        for mode, call in case.calls():
+            images, ids = call.get("pixel_values"), call.get("input_ids")
+            bad: list[tuple[dict[str, Any], str]] = []
+            if images is not None:
+                bad += [
+                    ({"pixel_values": images[..., 0]}, "pixel_values"),
+                    ({"pixel_values": images.flatten(0, 1)[..., 0]}, "pixel_values|9 images"),
+                    ({"pixel_values": images[..., :1, :, :]}, "pixel_values"),
+                    ({"pixel_values": (images * 10).to(torch.uint8)}, "pixel_values.*uint8"),
+                ]
+            if ids is not None and mode != "decoder":
+                bad += [
+                    ({"input_ids": ids.float()}, "input_ids.*float32"),
+                    ({"input_ids": ids[0]}, "input_ids.*shape"),
+                    ({"input_ids": ids.repeat(1, 10), "attention_mask": None}, "60 tokens.*40 positions|labels of shape"),
+                    ({"attention_mask": call["attention_mask"][:, :-1]}, "attention_mask"),
+                ]
+            if images is not None and ids is not None and mode not in ("itc", "decoder"):
+                bad += [({"pixel_values": images[:2]}, "2 .*3|3 .*2")]
+            for name in ("image_ids", "labels"):
+                if name in call:
+                    bad += [({name: call[name][:-1]}, f"{name}|labels")]
+            for change, pattern in bad:
+                with pytest.raises(ValueError, match=pattern):
+                    run(model, {**call, **change})
+
+    def test_batch_of_one(self, case: Case) -> None:
+        model = case.model()
+        for mode, options in case.modes.items():
+            run(model, longer({**case.inputs(1), **options}, 1))
+        call = {**case.inputs(1), **case.training(1)}
+        if case.pairs:
+            with pytest.raises(ValueError, match="two different images"):
+                run(model.train(), call)
+        else:
+            run(model.train(), call)
+
+    def test_prediction_changes_no_weights(self, case: Case) -> None:
+        model = case.model()
+        before = state_copy(model)
+        for _, call in case.calls():
+            with torch.no_grad():
+                run(model, call)
+        assert not changed_names(model, before)
+
+    def test_inputs_are_left_as_they_are(self, case: Case) -> None:
+        model = case.model()
+        for mode, call in case.calls():
+            before: dict[str, Tensor] = {name: value.clone() for name, value in call.items() if torch.is_tensor(value)}
+            run(model.train() if mode == "loss" else model.eval(), call)
+            for name, value in before.items():
+                assert torch.equal(call[name], value), f"{mode}: {name}"
+
+    def test_token_types_are_tolerated(self, case: Case) -> None:
+        model = case.model()
+        for _, call in case.calls():
+            if call.get("input_ids") is not None:
+                types = torch.zeros_like(call["input_ids"])
+                assert_same(run(model, {**call, "token_type_ids": types}), run(model, call), atol=0, rtol=0)
+
+
+__all__ = ["ForwardContract", "run"]
