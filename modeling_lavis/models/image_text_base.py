@@ -34,6 +34,8 @@ class ImageTextPreTrainedModel(LavisPreTrainedModel):
     # The temperature divides cosines and the queues hold history: both stay exact in half precision.
     _keep_in_fp32_modules_strict = ["temp", "image_queue", "text_queue"]
     _keys_to_ignore_on_load_unexpected = [r"position_ids"]
+    #: class of the tower that sees
+    vision_class: type[LavisPreTrainedModel] = LavisViTModel
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -138,10 +140,10 @@ class FeaturesMixin(ImageTextPreTrainedModel):
         return project(text_embeds[:, 0], self.text_proj)
 
 
-def build_encoders(model: nn.Module, config: PreTrainedConfig, twins: bool) -> None:
+def build_encoders(model: ImageTextPreTrainedModel, config: PreTrainedConfig, twins: bool) -> None:
     """Give a head its image tower and text encoder, and their momentum twins."""
     for suffix in ("", "_m") if twins else ("",):
-        setattr(model, f"vision_model{suffix}", LavisViTModel._from_config(config.vision_config))
+        setattr(model, f"vision_model{suffix}", model.vision_class._from_config(config.vision_config))
         setattr(model, f"text_encoder{suffix}", LavisBertModel._from_config(config.text_config))
 
 
