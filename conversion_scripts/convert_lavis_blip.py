@@ -6,20 +6,14 @@
 The same as `modeling-lavis convert`; see README.md beside this file.
 """
 
-import argparse
 import sys
 
-from modeling_lavis.hub.command import add_arguments, run
+from modeling_lavis.hub.command import run_script
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line, convert, and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_arguments(parser)
-    args = parser.parse_args(arguments)
-    if not args.architecture.startswith("blip_"):
-        parser.error(f"{args.architecture} is no BLIP architecture; use modeling-lavis convert, which knows them all")
-    return run(args)
+    return run_script(__doc__.splitlines()[0], "blip_", "BLIP", arguments)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,14 @@ import importlib.resources
 import modeling_lavis
 
 EXPECTED = {
+    "AlbefConfig",
+    "AlbefForImageAndTextClassification",
+    "AlbefForImageTextRetrieval",
+    "AlbefForImagesAndTextClassification",
+    "AlbefForPreTraining",
+    "AlbefForQuestionAnswering",
+    "AlbefModel",
+    "AlbefProcessor",
     "AutoModelForImageAndTextClassification",
     "AutoModelForImageTextRetrieval",
     "AutoModelForImagesAndTextClassification",

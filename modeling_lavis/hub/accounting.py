@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modeling_lavis.hub.families import TWIN_SUFFIX, Architecture, Family, Fresh, Initialiser, module_of
+from modeling_lavis.hub.families import TWIN_SUFFIX, Architecture, Drop, Family, Fresh, Initialiser, module_of
 from modeling_lavis.hub.key_maps import matches
 from modeling_lavis.models.position_embeddings import resize_grid_positions
 
@@ -168,7 +168,9 @@ class _Accountant:
         targets, tied = targets_of(model)
         self.plan = Plan(targets, tied)
         self.target_modules = {module_of(name) for name in (*targets, *tied)}
-        self.key_map = family.key_map.preceded_by(self.to.transfer_renames.get(source_architecture, ()))
+        rows = self.to.transfer_renames.get(source_architecture, ())
+        self.key_map = family.key_map_of(source_architecture).preceded_by(rows)
+        self.leftovers = self._leftovers_of_twins()
         self.problems: dict[str, list[str]] = {}
 
     def run(self) -> Plan:
@@ -185,7 +187,7 @@ class _Accountant:
     # Sources
 
     def _place(self, source: str) -> None:
-        for drop in self.family.drops:
+        for drop in (*self.family.drops, *self.to.drops.get(self.source_name, ()), *self.leftovers):
             if matches(drop.pattern, source):
                 self.plan.dropped[source] = drop.reason
                 return
@@ -244,9 +246,20 @@ class _Accountant:
 
     # Targets
 
+    def _names_that_count(self, drops: Iterable[Drop]) -> list[str]:
+        drops = list(drops)
+        return [name for name in self.sources if not any(matches(drop.pattern, name) for drop in drops)]
+
+    def _leftovers_of_twins(self) -> tuple[Drop, ...]:
+        """Second names of tied twins stay in files whose trainer left the twins out; alone they are of no use."""
+        reason = "left over from a momentum twin that the file does not have"
+        leftovers = tuple(Drop(pattern, reason) for pattern in self.family.leftovers)
+        names = self._names_that_count((*self.family.drops, *leftovers))
+        return () if any(module_of(name).endswith(TWIN_SUFFIX) for name in names) else leftovers
+
     def _check_twins_complete(self) -> None:
         """Momentum twins are in a file all together or not at all."""
-        names = [name for name in self.sources if not any(matches(d.pattern, name) for d in self.family.drops)]
+        names = self._names_that_count((*self.family.drops, *self.leftovers))
         present = {name for name in names if module_of(name).removesuffix(TWIN_SUFFIX) in self.of.twins}
         twins = {name for name in present if module_of(name).endswith(TWIN_SUFFIX)}
         if not twins or not self.to.twins:

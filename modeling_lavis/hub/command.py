@@ -47,3 +47,22 @@ def run(args: argparse.Namespace) -> int:
         return 1
     sys.stdout.write((json.dumps(report.as_dict(), indent=2) if args.json else str(report)) + "\n")
     return 0
+
+
+def run_script(description: str, prefix: str, family: str, arguments: list[str] | None = None) -> int:
+    """What the conversion script of one family does: read the command line, convert, return the exit status.
+
+    Args:
+        description: text of the help page.
+        prefix: what the family's architectures begin with.
+        family: its name, for the error.
+        arguments: instead of those of the command line.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    add_arguments(parser)
+    args = parser.parse_args(arguments)
+    if not args.architecture.startswith(prefix):
+        parser.error(
+            f"{args.architecture} is no architecture of {family}; use modeling-lavis convert, which knows them all"
+        )
+    return run(args)

@@ -77,7 +77,7 @@ def convert(
     entry = zoo.find(architecture, model_type, str(checkpoint))
     weights = read_checkpoint(checkpoint)
     source_architecture = _recognise(family, architecture, weights)
-    settings = _merge(entry, asked, resize=source_architecture == family.pretraining != architecture)
+    settings = _merge(entry, asked, resize=architecture != source_architecture in family.pretraining)
     _check_names(architecture, family, settings)
     prepared = family.load_tokenizer(tokenizer)
     model_config = _build_config(family, architecture, source_architecture, weights, settings, prepared)

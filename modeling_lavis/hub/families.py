@@ -70,6 +70,9 @@ class Architecture:
         sources: other architectures whose checkpoints can start this one.
         transfer_renames: rows that are asked first when the checkpoint is of another architecture; by that one.
         fresh: weights that may be missing.
+        renames: rows that are asked first for this architecture's own files.
+        drops: weights of a checkpoint that this architecture leaves out, by the architecture of the checkpoint.
+        is_start_only: whether checkpoints of it only start others, and none is made.
     """
 
     model_class: str
@@ -79,6 +82,9 @@ class Architecture:
     sources: tuple[str, ...] = ()
     transfer_renames: Mapping[str, tuple[Rename, ...]] = field(default_factory=dict)
     fresh: tuple[Fresh, ...] = ()
+    renames: tuple[Rename, ...] = ()
+    drops: Mapping[str, tuple[Drop, ...]] = field(default_factory=dict)
+    is_start_only: bool = False
 
     @property
     def all_modules(self) -> frozenset[str]:
@@ -129,7 +135,8 @@ class Family:
         build_generation_config: (architecture, settings, model configuration) -> generation configuration or `None`.
         load_tokenizer: (folder or Hub id, or `None` for the published one) -> tokenizer.
         known_settings: names in a configuration that say something about a model.
-        pretraining: architecture whose checkpoints start the tasks, at the tasks' own resolution.
+        pretraining: architectures whose checkpoints start the tasks, at the tasks' own resolution.
+        leftovers: templates of names (the original's) of tied twins that a file may have although it has no twins.
         separate_parts: arguments of the conversion that give parts kept in other files (BLIP-2's frozen ones).
     """
 
@@ -146,8 +153,13 @@ class Family:
     build_generation_config: Callable[..., Any]
     load_tokenizer: Callable[[str | Path | None], Any]
     known_settings: frozenset[str]
-    pretraining: str
+    pretraining: frozenset[str]
+    leftovers: tuple[str, ...] = ()
     separate_parts: frozenset[str] = frozenset()
+
+    def key_map_of(self, architecture: str) -> KeyMap:
+        """Names in the files of one architecture and ours."""
+        return self.key_map.preceded_by(self.architectures[architecture].renames)
 
     def recognise(self, names: Iterable[str]) -> str:
         """Name the architecture whose checkpoint has these names.
@@ -182,7 +194,7 @@ def _seems_to_be(names: list[str]) -> str:
 
 
 # The original's name of an architecture begins with its family's; the longest prefix decides.
-_HOMES = {"blip_": "modeling_lavis.hub.blip"}
+_HOMES = {"albef_": "modeling_lavis.hub.albef", "blip_": "modeling_lavis.hub.blip"}
 
 
 def family_of(architecture: str) -> Family:
@@ -194,11 +206,12 @@ def family_of(architecture: str) -> Family:
     for prefix in sorted(_HOMES, key=len, reverse=True):
         if architecture.startswith(prefix):
             family: Family = importlib.import_module(_HOMES[prefix]).FAMILY
-            if architecture in family.architectures:
+            if architecture in family.architectures and not family.architectures[architecture].is_start_only:
                 return family
     raise ValueError(f"Unknown architecture {architecture!r}; convertible are: {', '.join(architectures())}.")
 
 
 def architectures() -> list[str]:
     """Names of all architectures that can be converted."""
-    return [name for home in _HOMES.values() for name in importlib.import_module(home).FAMILY.architectures]
+    families = [importlib.import_module(home).FAMILY for home in _HOMES.values()]
+    return [name for family in families for name, entry in family.architectures.items() if not entry.is_start_only]

@@ -17,6 +17,13 @@ def linear(name: str, shape: Shape, config: Any, generator: torch.Generator) -> 
     return torch.empty(shape).normal_(std=config.initializer_range, generator=generator)
 
 
+def bert_layer(name: str, shape: Shape, config: Any, generator: torch.Generator) -> Tensor:
+    """A layer of the text transformer: normal weights of its own deviation, norms one, biases zero."""
+    if name.endswith("LayerNorm.weight"):
+        return torch.ones(shape)
+    return linear(name, shape, config.text_config, generator)
+
+
 def temperature(name: str, shape: Shape, config: Any, generator: torch.Generator) -> Tensor:
     """The contrastive temperature that training starts with."""
     return torch.full(shape, config.logit_temperature)

@@ -1,4 +1,4 @@
-"""What every BLIP replay starts with: the converted model and tokenised texts."""
+"""What every replay of images and texts starts with: the converted model and tokenised texts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def compare_tokenizer(run: Converted) -> None:
             "cls": tokenizer.cls_token_id,
             "sep": tokenizer.sep_token_id,
             "mask": tokenizer.mask_token_id,
-            "bos_DEC": tokenizer.convert_tokens_to_ids("[DEC]"),
-            "enc_ENC": tokenizer.convert_tokens_to_ids("[ENC]"),
+            "bos_DEC": tokenizer.get_vocab().get("[DEC]"),
+            "enc_ENC": tokenizer.get_vocab().get("[ENC]"),
         },
     )
     for name in run.golden.below("tokenized."):

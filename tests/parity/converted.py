@@ -20,6 +20,12 @@ from .names import Names
 
 # Class and Auto class of each architecture, from the package's contract.
 HEADS = {
+    "albef_classification": ("AlbefForImageAndTextClassification", "AutoModelForImageAndTextClassification"),
+    "albef_feature_extractor": ("AlbefModel", "AutoModel"),
+    "albef_nlvr": ("AlbefForImagesAndTextClassification", "AutoModelForImagesAndTextClassification"),
+    "albef_pretrain": ("AlbefForPreTraining", "AutoModelForPreTraining"),
+    "albef_retrieval": ("AlbefForImageTextRetrieval", "AutoModelForImageTextRetrieval"),
+    "albef_vqa": ("AlbefForQuestionAnswering", "AutoModelForVisualQuestionAnswering"),
     "blip_caption": ("LavisBlipForConditionalGeneration", "AutoModelForImageTextToText"),
     "blip_classification": ("LavisBlipForImageAndTextClassification", "AutoModelForImageAndTextClassification"),
     "blip_feature_extractor": ("LavisBlipModel", "AutoModel"),
@@ -29,6 +35,10 @@ HEADS = {
     "blip_retrieval": ("LavisBlipForImageTextRetrieval", "AutoModelForImageTextRetrieval"),
     "blip_vqa": ("LavisBlipForQuestionAnswering", "AutoModelForVisualQuestionAnswering"),
 }
+
+
+# Why a weight that the original loads may be left out here: stored twice, or of no use to the architecture.
+GROUNDS = ("second name", "head for hidden words, which only pre-training uses", "shared with the next layer")
 
 
 def auto_class(name: str) -> Any:
@@ -50,7 +60,7 @@ def compare_load(
     for key in sorted(checkpoint_keys - used - set(report.dropped)):
         ledger.check(f"conversion: {key} of the checkpoint is unaccounted for", False)
     for key in sorted(set(report.dropped) - unexpected):
-        ground = key.endswith("position_ids") or key == "queue_ptr" or report.dropped[key].startswith("second name")
+        ground = key.endswith("position_ids") or key == "queue_ptr" or report.dropped[key].startswith(GROUNDS)
         ledger.check(f"conversion: drops {key} ({report.dropped[key]}), which the original loads", ground)
     original = (checkpoint_keys - unexpected) | missing
     initialised = {names.theirs(target) for target in report.initialised} - {"queue_ptr"}

@@ -5,7 +5,7 @@ Shapes: B batch, R candidates for a negative, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
@@ -31,7 +31,9 @@ class RecordedCalls:
         self.total = len(call_numbers(names))
         self.next = 0
 
-    def take(self, weights: torch.Tensor | None) -> torch.Tensor:
+    def take(
+        self, weights: torch.Tensor | None, transform: Callable[[torch.Tensor], torch.Tensor] | None = normalised
+    ) -> torch.Tensor:
         """The next recorded result; `weights` (those of our call, same shape as recorded) are compared."""
         if self.next >= self.total:
             raise AssertionError(f"More draws than the {self.total} recorded under {self.prefix}*.")
@@ -39,7 +41,7 @@ class RecordedCalls:
         self.next += 1
         source = name.replace("sampling.", "sampling_weights.", 1)
         if weights is not None and self.ledger.records(source):
-            self.ledger.compare(source, weights, transform=normalised)
+            self.ledger.compare(source, weights, transform=transform)
         return self.ledger.feed(name)
 
     def finish(self) -> None:
@@ -66,6 +68,30 @@ def recorded_negatives(model: nn.Module, ledger: Ledger, scope: str) -> Iterator
     with patch.object(model, "draw_negatives", draw_negatives, create=False):
         yield
     calls.finish()
+
+
+@contextmanager
+def recorded_masks(model: nn.Module, ledger: Ledger, scope: str) -> Iterator[None]:
+    """Replaces the coins and words of masked language modelling: three coins per text and token, one word each."""
+    coins = RecordedCalls(ledger, scope, "bernoulli")
+    words = RecordedCalls(ledger, scope, "randint")
+    if not coins.total:
+        yield
+        return
+
+    def bernoulli(chances: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        return coins.take(chances, transform=None)
+
+    def randint(high: int, shape: tuple[int, ...], **options: object) -> torch.Tensor:
+        recorded = words.take(None)
+        ledger.check(f"{scope}: words are drawn below {high}", high == model.config.text_config.vocab_size)
+        ledger.check(f"{scope}: words of shape {tuple(shape)}", tuple(shape) == tuple(recorded.shape))
+        return recorded
+
+    with patch.object(torch, "bernoulli", bernoulli), patch.object(torch, "randint", randint):
+        yield
+    coins.finish()
+    words.finish()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ class Names:
     @classmethod
     def of(cls, architecture: str) -> Names:
         """The names of a LAVIS architecture."""
-        return cls(family_of(architecture).key_map)
+        return cls(family_of(architecture).key_map_of(architecture))
 
     def ours(self, name: str) -> str:
         """This package's name of the original's parameter or buffer `name`."""

@@ -1,4 +1,4 @@
-"""Replays of the BLIP architectures that classify: pairs of images (NLVR2), and images, with a text.
+"""Replays of the ALBEF and BLIP architectures that classify: pairs of images (NLVR2), and images, with a text.
 
 Shapes: B batch, N image tokens, T text tokens, D width.
 """
@@ -19,7 +19,7 @@ from .registry import replays
 from .training import pick, replay_training
 
 
-def _replay(run: Converted, batch: dict[str, torch.Tensor], alpha: float | None) -> None:
+def _replay(run: Converted, batch: dict[str, torch.Tensor], epochs: int) -> None:
     golden, ledger = run.golden, run.ledger
     compare_tokenizer(run)
     model, labels = run.model(), golden.inputs["label"]
@@ -30,8 +30,9 @@ def _replay(run: Converted, batch: dict[str, torch.Tensor], alpha: float | None)
         ledger.compare("image_embeds", output.image_embeds)
 
     def forward(model: nn.Module) -> ModelOutput:
-        extra = {} if alpha is None else {"alpha": alpha, "update_state": True, "output_intermediates": True}
-        return model(**batch, labels=labels, **extra)
+        if not model.distils:
+            return model(**batch, labels=labels)
+        return model(**batch, labels=labels, alpha=golden.alpha(epochs), update_state=True, output_intermediates=True)
 
     replay_training(run.model(), ledger, run.names, forward, _record)
 
@@ -39,12 +40,11 @@ def _replay(run: Converted, batch: dict[str, torch.Tensor], alpha: float | None)
 def _record(output: ModelOutput) -> dict[str, torch.Tensor]:
     """Names of the original's output, without the scope."""
     kept = output.intermediates
-    embeds = output.image_embeds
+    embeds = {**pick(output, "image_embeds"), **pick(kept, "image_embeds_m")}
     inner = {
         # Pairs are recorded as two stacked batches.
-        "image_embeds": embeds.transpose(0, 1) if embeds.ndim == 4 else embeds,
+        **{name: value.transpose(0, 1) if value.ndim == 4 else value for name, value in embeds.items()},
         "encoder_output.last_hidden_state": output.multimodal_embeds,
-        **pick(kept, "image_embeds_m"),
     }
     if kept is not None:
         inner["encoder_output_m.last_hidden_state"] = kept["multimodal_embeds_m"]
@@ -55,15 +55,15 @@ def _record(output: ModelOutput) -> dict[str, torch.Tensor]:
     }
 
 
-@replays("blip_nlvr")
+@replays("albef_nlvr", "blip_nlvr")
 def replay_pairs(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
     run = Converted(golden, ledger, scratch)
     images = torch.stack([golden.inputs["image0"], golden.inputs["image1"]], dim=1)
-    _replay(run, {"pixel_values": images, **tokens(run, golden.inputs["text_input"])}, alpha=None)
+    _replay(run, {"pixel_values": images, **tokens(run, golden.inputs["text_input"])}, epochs=2)
 
 
-@replays("blip_classification")
+@replays("albef_classification", "blip_classification")
 def replay_classification(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
     run = Converted(golden, ledger, scratch)
     batch = {"pixel_values": golden.inputs["image"], **tokens(run, golden.inputs["text_input"])}
-    _replay(run, batch, alpha=golden.alpha(epochs=1))
+    _replay(run, batch, epochs=1)

@@ -1,4 +1,4 @@
-"""Replays of the BLIP architectures that compare images and texts.
+"""Replays of the ALBEF and BLIP architectures that compare images and texts.
 
 Shapes: B batch, N image tokens, T text tokens, D width, P width of the common space.
 """
@@ -26,9 +26,11 @@ from .training import compare_gradients, pick, replay_training
 MATRIX_TEXT_LENGTH = 35
 # itm_rank drops the first tokens of what it is given; the slot after them becomes slot 0.
 RANKED_FROM = 3
+# Recorded outputs of the text transformer of ALBEF's pre-training, whose passes are others here.
+TEXT_TAPS = frozenset({"text_encoder_bert", "text_encoder_cls", "text_encoder_m_cls"})
 
 
-@replays("blip_feature_extractor")
+@replays("albef_feature_extractor", "blip_feature_extractor")
 def replay_features(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
     run = Converted(golden, ledger, scratch)
     compare_tokenizer(run)
@@ -38,6 +40,7 @@ def replay_features(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
         for mode, inputs in {
             "image": {"pixel_values": images},
             "text": texts,
+            "image_and_text": {"pixel_values": images, **texts},
             "multimodal": {"pixel_values": images, **texts},
         }.items():
             output = model(**inputs)
@@ -125,6 +128,26 @@ def _record(output: ModelOutput) -> dict[str, torch.Tensor]:
     }
 
 
+@torch.no_grad()
+def _hidden_words(model: nn.Module, output: ModelOutput) -> dict[str, torch.Tensor]:
+    """Names of what the original records of hidden words, without the scope."""
+    kept, batch = output.intermediates, len(output.image_embeds)
+    if "mlm_labels" not in kept:
+        return {}
+    return {
+        "mlm.input_ids": kept["mlm_input_ids"],
+        "mlm.labels": kept["mlm_labels"],
+        # The passes of the original's text transformer; ours does the last three at once.
+        "tap.text_encoder_bert.0": output.text_embeds,
+        "tap.text_encoder_bert.1": kept["multimodal_embeds"][:batch],
+        "tap.text_encoder_bert.2": kept["multimodal_embeds"][batch:],
+        "tap.text_encoder_bert.3": kept["mlm_embeds"],
+        # Ours shows hidden words alone to the heads, the original all words.
+        "tap.text_encoder_cls.0": model.mlm_head(kept["mlm_embeds"]),
+        "tap.text_encoder_m_cls.0": model.mlm_head_m(kept["mlm_embeds_m"]),
+    }
+
+
 def _train(run: Converted, scope: str, model: nn.Module) -> None:
     golden = run.golden
     texts = tokens(run, golden.inputs["text_input"], padding="max_length")
@@ -137,10 +160,13 @@ def _train(run: Converted, scope: str, model: nn.Module) -> None:
             **batch, return_loss=True, alpha=golden.alpha(epochs=2), update_state=True, output_intermediates=True
         )
 
-    replay_training(model, run.ledger, run.names, forward, _record, scope)
+    def record(output: ModelOutput) -> dict[str, torch.Tensor]:
+        return {**_record(output), **_hidden_words(model, output)}
+
+    replay_training(model, run.ledger, run.names, forward, record, scope, TEXT_TAPS)
 
 
-@replays("blip_retrieval")
+@replays("albef_retrieval", "blip_retrieval")
 def replay_retrieval(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
     run = Converted(golden, ledger, scratch)
     compare_tokenizer(run)
@@ -153,7 +179,7 @@ def replay_retrieval(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
     ledger.compare("compute_sim_matrix.score_t2i", matrices.t2i)
 
 
-@replays("blip_pretrain")
+@replays("albef_pretrain", "blip_pretrain")
 def replay_pretraining(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
     run = Converted(golden, ledger, scratch)
     compare_tokenizer(run)

@@ -1,4 +1,4 @@
-"""Replays of the BLIP architectures that write text: captions and answers.
+"""Replays of the ALBEF and BLIP architectures that write text: captions and answers.
 
 Shapes: B batch, S answers of a batch, A answers of a list, L answer tokens, k candidates, V vocabulary.
 """
@@ -48,11 +48,13 @@ def _record(output: ModelOutput) -> dict[str, torch.Tensor]:
     kept = output.intermediates
     inner = {
         **pick(output, "image_embeds"),
-        **pick(kept, "decoder_labels"),
+        **pick(kept, "decoder_labels", "image_embeds_m"),
         "decoder_output.logits": output.logits,
         "decoder_output.loss": kept.get("decoder_loss", output.loss_lm),
         "encoder_output.last_hidden_state": output.encoder_last_hidden_state,
     }
+    if "multimodal_embeds_m" in kept:
+        inner["encoder_output_m.last_hidden_state"] = kept["multimodal_embeds_m"]
     return {f"intermediate_output.{name}": value for name, value in inner.items()}
 
 
@@ -77,7 +79,7 @@ def replay_caption(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
     replay_training(run.model(), ledger, run.names, forward, _record)
 
 
-@replays("blip_vqa")
+@replays("albef_vqa", "blip_vqa")
 def replay_answers(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
     run = Converted(golden, ledger, scratch)
     compare_tokenizer(run)
@@ -145,6 +147,9 @@ def _learnt(run: Converted, inputs: dict[str, torch.Tensor]) -> None:
     )
 
     def forward(model: nn.Module) -> ModelOutput:
-        return model(**inputs, **labels, output_intermediates=True)
+        if not model.distils:
+            return model(**inputs, **labels, output_intermediates=True)
+        alpha = run.golden.alpha(epochs=1)
+        return model(**inputs, **labels, alpha=alpha, update_state=True, output_intermediates=True)
 
     replay_training(run.model(), run.ledger, run.names, forward, _record)

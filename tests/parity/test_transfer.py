@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_lavis.hub.convert import convert
+from modeling_lavis.hub.families import family_of
 
-from .converted import HEADS, auto_class, compare_load
+from .converted import GROUNDS, HEADS, auto_class, compare_load
 from .goldens import TOKENIZER, TRANSFER, excess, goldens_root, read_json
 from .ledger import TOLERANCE
 from .names import Names
@@ -49,16 +50,19 @@ def test_transfer(target: str, tmp_path: Path) -> None:
     sources = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
     resized = load_file(FOLDER / "resized.safetensors")
     state, names, notes = model.state_dict(), Names.of(target), Notes()
-    compare_load(notes, report, recorded, set(sources))
+    if "missing_keys" in recorded:  # the original's loader breaks for one target after it has filled the weights
+        compare_load(notes, report, recorded, set(sources))
     for key, origin in recorded["origin"].items():
         own = state.get(names.ours(key))
-        if key.endswith("position_ids") or key == "queue_ptr":
-            # Constants are not saved, and the pointer starts at 0 with every new training.
+        if key.endswith("position_ids") or key in family_of(target).reset:
+            # Constants are not saved, and BLIP's pointer starts at 0 with every new training.
             notes.check(f"{key} is {own}", own is None or not own.any())
         elif own is None:
-            notes.check(f"{key}: the model has no {names.ours(key)}", False)
+            dropped = report.dropped.get(origin or "", "nothing")
+            notes.check(f"{key}: the model has no {names.ours(key)}, {dropped}", dropped.startswith(GROUNDS))
         elif origin is None:
-            notes.check(f"{key}: untouched in the original, not listed here", names.ours(key) in report.initialised)
+            first_name = getattr(model, "all_tied_weights_keys", {}).get(names.ours(key), names.ours(key))
+            notes.check(f"{key}: untouched in the original, not listed here", first_name in report.initialised)
         elif origin.startswith(RESIZED):
             value = resized[f"{target}.{key}"]
             same = own.shape == value.shape and excess(own, value, TOLERANCE) <= TOLERANCE

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
-from .draws import recorded_negatives
+from .draws import recorded_masks, recorded_negatives
 from .ledger import Ledger
 from .names import Names
 
@@ -26,12 +26,18 @@ Record = Callable[[ModelOutput], Mapping[str, torch.Tensor]]
 
 
 @contextmanager
-def recorded_taps(model: nn.Module, ledger: Ledger, names: Names, scope: str) -> Iterator[None]:
-    """Compares outputs of modules, in call order, with `<scope>.tap.<module>.<call>`."""
+def recorded_taps(
+    model: nn.Module, ledger: Ledger, names: Names, scope: str, others: frozenset[str] = frozenset()
+) -> Iterator[None]:
+    """Compares outputs of modules, in call order, with `<scope>.tap.<module>.<call>`.
+
+    Modules among `others` are called differently here; the replay compares what they give by itself.
+    """
     prefix = f"{scope}.tap."
     wanted: dict[str, int] = defaultdict(int)
     for name in ledger.golden.below(prefix):
-        wanted[name[len(prefix) :].rsplit(".", 1)[0]] += 1
+        if (module := name[len(prefix) :].rsplit(".", 1)[0]) not in others:
+            wanted[module] += 1
     calls: dict[str, list[torch.Tensor]] = {module: [] for module in wanted}
 
     def keep(store: list[torch.Tensor]) -> Callable[..., None]:
@@ -106,6 +112,7 @@ def replay_training(
     forward: Forward,
     record: Record,
     scope: str = "train",
+    other_taps: frozenset[str] = frozenset(),
 ) -> None:
     """Runs the objective under `eval()` with gradients, compares all below `scope`, then takes the recorded step.
 
@@ -113,7 +120,11 @@ def replay_training(
     """
     model.eval()
     model.zero_grad(set_to_none=True)
-    with recorded_negatives(model, ledger, scope), recorded_taps(model, ledger, names, scope):
+    with (
+        recorded_negatives(model, ledger, scope),
+        recorded_masks(model, ledger, scope),
+        recorded_taps(model, ledger, names, scope, other_taps),
+    ):
         output = forward(model)
     compare_recorded(ledger, scope, {**losses(output), **record(output)})
     compare_state(model, ledger, names, scope)
@@ -124,7 +135,7 @@ def replay_training(
     if not ledger.golden.below(f"{second}."):
         return
     torch.optim.SGD([p for p in model.parameters() if p.grad is not None], lr=LEARNING_RATE).step()
-    with torch.no_grad(), recorded_negatives(model, ledger, second):
+    with torch.no_grad(), recorded_negatives(model, ledger, second), recorded_masks(model, ledger, second):
         output = forward(model)
     compare_recorded(ledger, second, {**losses(output), **record(output)})
     compare_state(model, ledger, names, second)
