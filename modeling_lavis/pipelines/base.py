@@ -219,9 +219,7 @@ class LavisPipeline(Pipeline):
 
     def tokens(self, texts: list[str], **options: Any) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask` (B, T) of texts, padded to the longest."""
-        if hasattr(self.processor, "text_format"):  # of families that also know prompts
-            options["text_format"] = "encoder"
-        encoded = self.processor(text=texts, return_tensors="pt", **options)
+        encoded = self.processor(text=texts, text_format="encoder", return_tensors="pt", **options)
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
 
