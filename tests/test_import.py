@@ -15,6 +15,7 @@ import pytest
 
 from modeling_lavis import import_utils
 from modeling_lavis.registration import PostImportFinder, Step
+from tests.pipelines.tiny_models import save_model
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -104,6 +105,47 @@ FAST_ORDERS = ("package first", "auto classes first", "package between", "own au
 )
 def test_registered_in_every_order(order: str) -> None:
     python(ORDERS[order] + "\n" + CHECK)
+
+
+USES = {
+    "pipeline": """
+from transformers import pipeline
+captions = pipeline("image-captioning", model=FOLDER, device="cpu")(PICTURE, max_new_tokens=3)
+assert isinstance(captions[0]["generated_text"], str)
+""",
+    "auto classes": """
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
+from PIL import Image
+model = AutoModel.from_pretrained(FOLDER)
+assert type(model).__name__ == "LavisBlipForConditionalGeneration", type(model)
+assert type(AutoModelForImageTextToText.from_pretrained(FOLDER)) is type(model)
+processor = AutoProcessor.from_pretrained(FOLDER)
+assert type(processor).__name__ == "LavisBlipProcessor", type(processor)
+assert model.generate(**processor(images=Image.open(PICTURE), return_tensors="pt"), max_new_tokens=2).ndim == 2
+""",
+    "parts of a processor": """
+from transformers import AutoImageProcessor, AutoTokenizer
+assert type(AutoImageProcessor.from_pretrained(FOLDER)).__name__ == "LavisImageProcessor"
+assert AutoTokenizer.from_pretrained(FOLDER)("a")["input_ids"]
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> Path:
+    """Folder of a tiny captioning model with its processor."""
+    return save_model(tmp_path_factory.mktemp("captioner"), "ForConditionalGeneration", goldens / "tokenizer")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("package_first", [True, False], ids=["package first", "transformers first"])
+def test_loads_from_a_folder_in_a_fresh_process(
+    use: str, package_first: bool, captioner: Path, photos: dict[str, Path]
+) -> None:
+    names = f"FOLDER, PICTURE = {str(captioner)!r}, {str(next(iter(photos.values())))!r}\n"
+    parts = ["import modeling_lavis\n", "from transformers import AutoModel, AutoProcessor, pipeline\n"]
+    python(names + "".join(parts if package_first else reversed(parts)) + USES[use])
 
 
 def test_finder_goes_when_its_work_is_done() -> None:

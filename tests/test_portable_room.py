@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
 import modeling_lavis
 from modeling_lavis.hub.portable import attach_code, portable_files
+from tests.pipelines.tiny_models import save_model
 
 ROOM = Path(modeling_lavis.__file__).parent / "models"
 FILES = sorted(ROOM.glob("*.py"))
@@ -183,6 +185,38 @@ def test_loads_where_the_package_is_not_installed(published: Path, tmp_path: Pat
     result = run_bare(code, tmp_path / "modules")
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / "again" / "model.safetensors").is_file()
+
+
+PROCESSOR_IN_BARE_PROCESS = """
+import importlib.util, sys
+sys.path[:] = [entry for entry in sys.path if entry not in {hidden!r}]
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+assert importlib.util.find_spec("modeling_lavis") is None, "the package is visible"
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoProcessor
+processor = AutoProcessor.from_pretrained({folder!r}, trust_remote_code=True)
+assert type(processor).__module__.startswith("transformers_modules"), type(processor).__module__
+image_processor = AutoImageProcessor.from_pretrained({folder!r}, trust_remote_code=True)
+assert type(image_processor).__name__ == type(processor.image_processor).__name__ == "LavisImageProcessor"
+model = AutoModel.from_pretrained({folder!r}, trust_remote_code=True)
+inputs = processor(images=Image.open({picture!r}), return_tensors="pt")
+print(model.generate(**inputs, max_new_tokens=3).tolist())
+"""
+
+
+def test_processor_travels_too(tmp_path: Path, goldens: Path, photos: dict[str, Path]) -> None:
+    """Picture in, ids out, by attached code alone; the same ids as by the package."""
+    folder = save_model(tmp_path / "captioner", "ForConditionalGeneration", goldens / "tokenizer")
+    attach_code(folder)
+    picture = str(next(iter(photos.values())))
+    code = PROCESSOR_IN_BARE_PROCESS.format(hidden=["", str(ROOM.parent.parent)], folder=str(folder), picture=picture)
+    result = run_bare(code, tmp_path / "modules")
+    assert result.returncode == 0, result.stderr[-3000:]
+
+    processor = modeling_lavis.LavisBlipProcessor.from_pretrained(folder)
+    model = modeling_lavis.LavisBlipForConditionalGeneration.from_pretrained(folder)
+    inputs = processor(images=Image.open(picture), return_tensors="pt")
+    assert result.stdout.strip() == str(model.generate(**inputs, max_new_tokens=3).tolist())
 
 
 def test_installed_package_wins_over_attached_code(published: Path) -> None:
