@@ -182,16 +182,19 @@ class OriginalBeams:
 
     parity: the original divides the score of a hypothesis by its length with the prompt and without the end token,
     later versions by the length without the prompt and with the end token. To decide whether a better one can still
-    come, it looks at all candidates of a step, those that have just ended included.
+    come, it looks at all candidates of a step, those that have just ended included. Hypotheses that are cut off count
+    only if a better one could still come after those that ended in the same step.
 
     Args:
         model: a model with transformers' `generate`.
         end_token_ids (`Tensor` of shape `(ids,)`): what ends a hypothesis.
+        max_length (`int`): tokens after which hypotheses are cut off.
     """
 
-    def __init__(self, model: Any, end_token_ids: Tensor) -> None:
+    def __init__(self, model: Any, end_token_ids: Tensor, max_length: int) -> None:
         self._model = model
         self._end_token_ids = end_token_ids
+        self._max_length = max_length
         self._best_candidate: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -205,6 +208,7 @@ class OriginalBeams:
         *,
         topk_log_probs: Tensor,
         topk_running_sequences: Tensor,
+        next_token_hits_stopping_criteria: Tensor,
         cur_len: int,
         decoder_prompt_len: int,
         length_penalty: float,
@@ -214,14 +218,33 @@ class OriginalBeams:
         ended = torch.isin(topk_running_sequences[:, :, cur_len], self._end_token_ids)
         theirs = cur_len + 1 - decoder_prompt_len
         originals = torch.where(ended, cur_len, cur_len + 1).to(topk_log_probs.dtype)
-        return self._model._update_finished_beams(
-            topk_log_probs=topk_log_probs * (theirs / originals) ** length_penalty,
-            topk_running_sequences=topk_running_sequences,
-            cur_len=cur_len,
-            decoder_prompt_len=decoder_prompt_len,
+        step = {
+            "topk_log_probs": topk_log_probs * (theirs / originals) ** length_penalty,
+            "topk_running_sequences": topk_running_sequences,
+            "cur_len": cur_len,
+            "decoder_prompt_len": decoder_prompt_len,
+            "length_penalty": length_penalty,
+        }
+        update = self._model._update_finished_beams
+        stopped = next_token_hits_stopping_criteria
+        found = update(next_token_hits_stopping_criteria=stopped & ended, **step, **kwargs)
+        cut_off = stopped & ~ended
+        if not bool(cut_off.any()):
+            return found
+        names = ("sequences", "beam_scores", "beam_indices", "is_sent_finished")
+        kwargs.update(zip(names, found, strict=True))
+        kwargs["is_early_stop_heuristic_unsatisfied"] = self._check_early_stop_heuristic(
+            is_early_stop_heuristic_unsatisfied=kwargs["is_early_stop_heuristic_unsatisfied"],
+            running_beam_scores=self._best_candidate,
+            beam_scores=kwargs["beam_scores"],
+            is_sent_finished=kwargs["is_sent_finished"],
+            cur_len=cur_len + 1,
+            max_length=self._max_length,
+            early_stopping=kwargs["early_stopping"],
             length_penalty=length_penalty,
-            **kwargs,
         )
+        kwargs["top_num_beam_mask"] = torch.ones_like(kwargs["top_num_beam_mask"])
+        return update(next_token_hits_stopping_criteria=cut_off, **step, **kwargs)
 
     def _check_early_stop_heuristic(self, *, running_beam_scores: Tensor, **kwargs: Any) -> Any:
         kwargs["decoder_prompt_len"] = 1
@@ -242,7 +265,7 @@ def original_beam_search(
     ends = generation_config._eos_token_tensor
     ends = torch.empty(0, dtype=torch.long) if ends is None else ends
     return GenerationMixin._beam_search(
-        OriginalBeams(model, ends.to(input_ids.device)),
+        OriginalBeams(model, ends.to(input_ids.device), generation_config.max_length),
         input_ids,
         logits_processor=logits_processor,
         stopping_criteria=stopping_criteria,

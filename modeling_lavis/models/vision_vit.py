@@ -129,6 +129,7 @@ class LavisViTModel(LavisPreTrainedModel):
     # What towers of the same build do otherwise.
     block_class: type[ViTBlock] = ViTBlock
     patch_bias = True
+    first_norm = False
     final_norm = True
     align_position_corners = False
 
@@ -141,6 +142,8 @@ class LavisViTModel(LavisPreTrainedModel):
         depth = config.num_hidden_layers
         rates = [config.drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(self.block_class(config, rate) for rate in rates)
+        if self.first_norm:
+            self.ln_pre = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         if self.final_norm:
             self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
@@ -165,10 +168,12 @@ class LavisViTModel(LavisPreTrainedModel):
     def embed(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         """Patches with class token and positions: `(B, C, H, W)` to `(B, N, D)`."""
         config = self.config
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != config.num_channels:
+        fits = pixel_values.ndim == 4 and pixel_values.shape[1] == config.num_channels
+        if not fits or not pixel_values.is_floating_point():
             raise ValueError(
-                f"Got pixel_values of shape {tuple(pixel_values.shape)}, expected (batch, {config.num_channels}, "
-                f"height, width). Let the processor make them from pictures."
+                f"Got pixel_values of shape {tuple(pixel_values.shape)} and dtype {pixel_values.dtype}, expected "
+                f"normalised floats (batch, {config.num_channels}, height, width). Let the processor make them from "
+                "pictures."
             )
         height, width = pixel_values.shape[-2:]
         positions: Tensor = self.pos_embed
@@ -210,6 +215,8 @@ class LavisViTModel(LavisPreTrainedModel):
         for name in ("attention_mask", "input_ids"):
             kwargs.pop(name, None)
         hidden_states = self.embed(pixel_values, interpolate_pos_encoding)
+        if self.first_norm:
+            hidden_states = self.ln_pre(hidden_states)
         for block in self.blocks:
             hidden_states = block(hidden_states, **kwargs)
         if self.final_norm:

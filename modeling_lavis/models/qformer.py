@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Q-Former of BLIP-2: BERT with learned queries in front of the text, which alone attend to the image.
+
+Letters: R rows, B images (R is a multiple of B; rows of one image lie together), Q queries, T text tokens, N image
+tokens, D width, E width of the image states.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .checkpoint_formats_blip_2 import register_transformers_qformer_keys
+from .configuration_qformer import LavisQFormerConfig
+from .text_bert import (
+    BertAddNorm,
+    BertAttention,
+    BertCrossAttention,
+    BertCrossAttentionBlock,
+    BertEmbeddings,
+    BertIntermediate,
+    BertSelfAttention,
+    LavisBertPreTrainedModel,
+)
+
+
+class QFormerEmbeddings(BertEmbeddings):
+    """Queries as they are, text as words and positions, and one norm over both: `(R, Q + T, D)`."""
+
+    def __init__(self, config: LavisQFormerConfig) -> None:
+        super().__init__(config)
+        if not config.use_text:
+            del self.word_embeddings, self.position_embeddings
+
+    def forward(  # type: ignore[override]
+        self,
+        query_embeds: Tensor | None,
+        input_ids: Tensor | None,
+        position_ids: Tensor | None = None,
+        past_length: int | Tensor = 0,
+    ) -> Tensor:
+        parts = [] if query_embeds is None else [query_embeds]
+        if input_ids is not None:
+            parts.append(self.look_up(input_ids, position_ids=position_ids, past_length=past_length))
+        return self.dropout(self.LayerNorm(torch.cat(parts, dim=1)))
+
+
+class QFormerLayer(GradientCheckpointingLayer):
+    """Common self-attention; cross-attention of the queries, if the layer has it; a feed-forward part for each."""
+
+    def __init__(self, config: LavisQFormerConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.attention = BertAttention(config, layer_idx)
+        if config.has_cross_attention(layer_idx):
+            self.crossattention = BertCrossAttentionBlock(config, layer_idx)
+        if config.use_text:
+            self.intermediate = BertIntermediate(config)
+            self.output = BertAddNorm(config, config.intermediate_size)
+        self.intermediate_query = BertIntermediate(config)
+        self.output_query = BertAddNorm(config, config.intermediate_size)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        num_query_tokens: int = 0,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_index: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        is_causal: bool = False,
+        num_queries: int | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        hidden_states = self.attention(
+            hidden_states,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            is_causal=is_causal,
+            num_queries=num_queries,
+            **kwargs,
+        )
+        if not num_query_tokens:
+            return self.output(self.intermediate(hidden_states), hidden_states)
+        queries, text = hidden_states[:, :num_query_tokens], hidden_states[:, num_query_tokens:]
+        if hasattr(self, "crossattention"):
+            queries = self.crossattention(queries, encoder_hidden_states, encoder_index=encoder_index, **kwargs)
+        queries = self.output_query(self.intermediate_query(queries), queries)
+        if not text.shape[1]:
+            return queries
+        return torch.cat([queries, self.output(self.intermediate(text), text)], dim=1)
+
+
+class QFormerEncoder(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: LavisQFormerConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(QFormerLayer(config, i) for i in range(config.num_hidden_layers))
+
+
+class LavisQFormerModel(LavisBertPreTrainedModel):
+    """
+    Querying transformer (https://arxiv.org/abs/2301.12597, section 3.1). Which tokens see which follows from the call:
+
+    * queries alone: all of them, and the image;
+    * text alone: all of it;
+    * both: everything sees everything, and the queries see the image;
+    * both and `causal`: the queries do not see the text, a token of the text sees the queries and the text before it.
+      The queries may come first, in a call with a cache, and the text afterwards.
+
+    Args:
+        config ([`LavisQFormerConfig`]): sizes.
+    """
+
+    config: LavisQFormerConfig
+    base_model_prefix = "qformer"
+    input_modalities = ("image", "text")
+    _no_split_modules = ["QFormerLayer", "QFormerEmbeddings"]
+    _can_record_outputs = {
+        "hidden_states": QFormerLayer,
+        "attentions": OutputRecorder(BertSelfAttention, index=1),
+        "cross_attentions": OutputRecorder(BertCrossAttention, index=1),
+    }
+
+    def __init__(self, config: LavisQFormerConfig) -> None:
+        super().__init__(config)
+        self.embeddings = QFormerEmbeddings(config)
+        self.encoder = QFormerEncoder(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding | None:  # type: ignore[override]
+        """The word embeddings; `None` where no text is read."""
+        return getattr(self.embeddings, "word_embeddings", None)
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the word embeddings."""
+        self.embeddings.word_embeddings = value
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        query_embeds: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_index: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        causal: bool = False,
+        queries_only: bool = False,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        r"""
+        Args:
+            query_embeds (`Tensor` of shape `(R, Q, D)`, *optional*): queries; they need `encoder_hidden_states`.
+            input_ids (`Tensor` of shape `(R, T)`, *optional*): word pieces.
+            attention_mask (`Tensor` of shape `(R, T)`, *optional*): 1 for tokens of the text, 0 for padding; with a
+                cache the text in it included. May count the queries too, which are in front.
+            position_ids (`Tensor` of shape `(1 or R, T)`, *optional*): positions of the text; counted else.
+            encoder_hidden_states (`Tensor` of shape `(B, N, E)`, *optional*): states of the images. With R a multiple
+                of B, the rows `i * R / B ...` share image `i`.
+            encoder_index (`Tensor` of shape `(R,)`, *optional*): the image that each row attends to; keys and values
+                are made once per image and then picked.
+            past_key_values (`Cache`, *optional*): takes in keys and values; queries come first.
+            causal (`bool`, *optional*, defaults to `False`): whether a token of the text sees only those before it.
+            queries_only (`bool`, *optional*, defaults to `False`): let the last layer work out the queries alone, for
+                heads that read nothing else.
+
+        Returns:
+            [`BaseModelOutputWithPastAndCrossAttentions`]: `last_hidden_state` (R, Q + T, D), or (R, Q, D) with
+            `queries_only`, and `past_key_values`.
+        """
+        self._check(query_embeds, input_ids, encoder_hidden_states)
+        num_query_tokens = 0 if query_embeds is None else query_embeds.shape[1]
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        text_past = 0
+        if query_embeds is None and past_key_values is not None:
+            if isinstance(past, int) and past < self.config.num_query_tokens:
+                raise ValueError(
+                    f"The cache holds {past} tokens, but the {self.config.num_query_tokens} queries come first. Run "
+                    "them with this cache before the text."
+                )
+            text_past = past - self.config.num_query_tokens
+        hidden_states = self.embeddings(query_embeds, input_ids, position_ids, text_past)
+        text_length = hidden_states.shape[1] - num_query_tokens
+        mask = self._mask(hidden_states, num_query_tokens, attention_mask, past_key_values, causal and text_length > 0)
+        # A block mask of flex attention cannot be cut, so all tokens are worked out there.
+        cut = queries_only and text_length > 0 and (mask is None or torch.is_tensor(mask))
+        layers = self.encoder.layer
+        for index, layer in enumerate(layers):
+            hidden_states = layer(
+                hidden_states,
+                num_query_tokens=num_query_tokens,
+                attention_mask=mask,
+                encoder_hidden_states=encoder_hidden_states,
+                encoder_index=encoder_index,
+                past_key_values=past_key_values,
+                is_causal=causal and text_length > 0,
+                num_queries=num_query_tokens if cut and index == len(layers) - 1 else None,
+                **kwargs,
+            )
+        if queries_only:
+            hidden_states = hidden_states[:, :num_query_tokens]
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=hidden_states, past_key_values=past_key_values
+        )
+
+    def _check(
+        self, query_embeds: Tensor | None, input_ids: Tensor | None, encoder_hidden_states: Tensor | None
+    ) -> None:
+        if query_embeds is None and input_ids is None:
+            raise ValueError("The Q-Former needs query_embeds, input_ids or both; it got neither.")
+        if (query_embeds is None) != (encoder_hidden_states is None):
+            missing, given = "query_embeds", "image states (encoder_hidden_states)"
+            if encoder_hidden_states is None:
+                missing, given = given, missing
+            raise ValueError(
+                f"The Q-Former got {given}, but no {missing}. Only queries attend to an image, and all of them do: "
+                "give both or neither."
+            )
+        if input_ids is not None and not self.config.use_text:
+            raise ValueError(
+                "This Q-Former serves a language model and reads no text (use_text=False); give the text to the "
+                "language model."
+            )
+        if encoder_hidden_states is not None:
+            width = self.config.encoder_hidden_size or self.config.hidden_size
+            if encoder_hidden_states.shape[-1] != width:
+                raise ValueError(
+                    f"The image states are {encoder_hidden_states.shape[-1]} wide, but this Q-Former was built for "
+                    f"{width}. Use the image tower that it was trained with."
+                )
+
+    def _mask(
+        self,
+        hidden_states: Tensor,
+        num_query_tokens: int,
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None,
+        causal: bool,
+    ) -> Tensor | None:
+        """Self-attention mask in the form that the attention implementation wants."""
+        if attention_mask is not None and attention_mask.ndim == 2:
+            queries = num_query_tokens
+            if past_key_values is not None and not num_query_tokens:
+                queries = self.config.num_query_tokens
+            counted = past_key_values is not None and attention_mask.shape[1] == (
+                past_key_values.get_seq_length() + hidden_states.shape[1]
+            )
+            if queries and not counted:
+                ones = attention_mask.new_ones(attention_mask.shape[0], queries)
+                attention_mask = torch.cat([ones, attention_mask], dim=1)
+        if not causal:
+            return create_bidirectional_mask(self.config, hidden_states, attention_mask)
+        if not num_query_tokens:
+            return create_causal_mask(self.config, hidden_states, attention_mask, past_key_values)
+        if "flash" in self.config._attn_implementation:
+            raise ValueError(
+                "Flash attention knows no mask in which queries see each other and text is causal. Run the queries "
+                "first with a cache, or use attn_implementation='sdpa'."
+            )
+        return create_causal_mask(
+            self.config,
+            hidden_states,
+            attention_mask,
+            past_key_values,
+            or_mask_function=lambda row, head, query, key: key < num_query_tokens,
+        )
+
+
+register_transformers_qformer_keys(LavisQFormerConfig.model_type)
+
+
+__all__ = ["LavisQFormerModel", "QFormerLayer"]
