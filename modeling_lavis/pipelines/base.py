@@ -80,7 +80,8 @@ class LavisPipeline(Pipeline):
         if foreign or not fits:
             raise ValueError(
                 f"{task} cannot use {kind.__name__}{' of transformers' if foreign else ''}; it needs a model of "
-                f"modeling_lavis whose class ends in {' or '.join(cls.heads)}. Give a checkpoint of such a head, or "
+                f"modeling_lavis whose class ends in {' or '.join(cls.heads)}"
+                f"{' and that can generate text' if cls.must_generate else ''}. Give a checkpoint of such a head, or "
                 "choose the task that this one was trained for."
             )
 

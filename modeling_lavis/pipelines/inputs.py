@@ -13,7 +13,7 @@ import PIL.Image
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-_SPELLINGS: dict[Any, str] = {"images": "image", "texts": "text", "questions": "question", "prompts": "prompt"}
+_SPELLINGS = {"images": "image", "texts": "text", "questions": "question", "prompts": "prompt"}
 
 
 class Inputs(NamedTuple):
@@ -65,8 +65,12 @@ def as_row(entry: Any, key: str = "image") -> dict[str, Any]:
     """The row of an entry: a picture goes under `key`, a row is copied with the plural of a name made its singular."""
     if not isinstance(entry, Mapping):
         return {key: entry}
-    spellings = _SPELLINGS if key == "image" else {}
-    return {spellings.get(name, name): value for name, value in entry.items()}
+    row: dict[str, Any] = {**entry}
+    if key == "image":
+        for plural, singular in _SPELLINGS.items():
+            if plural in row:
+                row.setdefault(singular, row.pop(plural))
+    return row
 
 
 def spread(inputs: Inputs, name: str, values: Any, key: str = "image") -> Inputs:
