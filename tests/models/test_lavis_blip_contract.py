@@ -6,10 +6,12 @@ pytest.register_assert_rewrite(
     "tests.models.contract",
     "tests.models.contract_forward",
     "tests.models.contract_saving",
+    "tests.models.contract_training",
 )
 
 from tests.models.contract_forward import ForwardContract  # noqa: E402
 from tests.models.contract_saving import SavingContract  # noqa: E402
+from tests.models.contract_training import TrainingContract  # noqa: E402
 from tests.models.lavis_blip_cases import CASES  # noqa: E402
 
 
@@ -18,4 +20,8 @@ class TestLavisBlipSaving(SavingContract):
 
 
 class TestLavisBlipForward(ForwardContract):
+    cases = CASES
+
+
+class TestLavisBlipTraining(TrainingContract):
     cases = CASES
