@@ -2,6 +2,7 @@
 """`modeling-lavis demo`: captions, matches and searches the pictures that travel with the package."""
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from modeling_lavis.cli.options import add_model_options, open_pipeline
 from modeling_lavis.cli.output import Results, check_output_file, whole_file
 
 _OUTPUT = "modeling_lavis_demo.png"
-_COLUMNS = ("name", "caption", "best match", "match", "found by its name")
+_COLUMNS: tuple[str, ...] = ("name", "caption", "best match", "score", "found by its name")
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -103,16 +104,16 @@ def look_at(images: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        _COLUMNS,
-        *(
-            (row["name"], row["caption"], row["best_match"], f"{row['score']:.2f}", f"in place {row['rank']}")
-            for row in rows
-        ),
-    ]
-    widths = [min(40, max(len(line[column]) for line in lines)) for column in range(len(_COLUMNS))]
-    text = ["  ".join(_cut(cell, width).ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+    """Rows as wide as the terminal, or 120 characters where there is none."""
+    widest = max(20, (shutil.get_terminal_size((120, 24)).columns - 45) // 2)
+    lines = [_COLUMNS]
+    for row in rows:
+        match = "its name" if row["best_match"] == row["name"] else row["best_match"]
+        cells = (row["name"], row["caption"], match, f"{row['score']:.2f}", f"in place {row['rank']}")
+        lines.append(tuple(_cut(cell, widest) for cell in cells))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+    return "\n".join([text[0], "-" * max(map(len, text)), *text[1:]])
 
 
 def _cut(text: str, width: int) -> str:

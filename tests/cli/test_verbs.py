@@ -332,11 +332,12 @@ class TestDemo:
         self, run: Run, carried: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("COLUMNS", "120")
         ran = run("demo")
         assert ran.status == 0 and ran.err == ""
         lines = ran.out.splitlines()
-        assert [line.split("  ")[0].rstrip(".") for line in lines[2:6]] == [
-            name if len(name) <= 40 else name[:37] for name in carried
+        assert [line.split("  ")[0] for line in lines[2:6]] == [
+            name if len(name) <= 37 else name[:34] + "..." for name in carried
         ]
         assert lines[-1] == "Contact sheet: modeling_lavis_demo.png"
         with Image.open("modeling_lavis_demo.png") as sheet:
@@ -355,6 +356,16 @@ class TestDemo:
             assert row["rank"] == 1 + [files.index(row["file"]) == place["index"] for place in found].index(True)
             assert row["best_match"] == texts[0]["text"]
         assert summary["pictures_found_by_the_name"] == sum(row["rank"] == 1 for row in rows)
+
+    def test_embedded_model(self, run: Run, tmp_path: Path) -> None:
+        """What `make demo` shows: without any option, most carried pictures are named and found."""
+        ran = run("demo", "--json", "--output", tmp_path / "sheet.png", model=None)
+        *rows, summary = ran.records
+        assert ran.status == 0 and ran.err == "" and summary["pictures"] == len(rows) >= 8
+        for name in ("captions_equal_to_the_name", "names_found_by_the_picture", "pictures_found_by_the_name"):
+            assert summary[name] >= len(rows) / 2
+        captions = run("caption", "--json", *(row["file"] for row in rows), model=None)
+        assert [record["captions"] for record in captions.records] == [[row["caption"]] for row in rows]
 
     def test_wrong_output(self, run: Run, tmp_path: Path) -> None:
         ran = run("demo", "--output", tmp_path / "sheet.jpg")
