@@ -1,0 +1,49 @@
+"""The README's example prints what the README says."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def example() -> tuple[str, list[str]]:
+    """The first Python block, and the results that stand under its `print` lines as comments."""
+    code = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert code is not None
+    lines = code.group(1).splitlines()
+    results = [after[2:] for line, after in zip(lines, lines[1:]) if line.startswith("print(")]
+    return code.group(1), results
+
+
+def test_example_prints_what_it_says() -> None:
+    code, results = example()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, str(README), "exec"), {})
+    assert printed.getvalue().splitlines() == results
+
+
+def test_example_is_short_and_on_the_first_screen() -> None:
+    code, results = example()
+    statements = [line for line in code.splitlines() if line and not line.startswith("#")]
+    assert len(statements) == 8
+    assert len(results) == 2
+    assert README.read_text(encoding="utf-8").index("```python") < 500
+
+
+def test_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (README.parent / link).exists()] == []
+
+
+def test_no_name_is_missing_from_the_table_of_heads() -> None:
+    """Every model class that is exported stands in the table of what is ready."""
+    import modeling_lavis
+
+    text = README.read_text(encoding="utf-8")
+    heads = [name for name in modeling_lavis.__all__ if re.match(r"(LavisBlip|Albef)(For\w+|Model)$", name)]
+    assert len(heads) >= 7
+    assert [head for head in heads if f"`{head}`" not in text] == []
