@@ -273,13 +273,13 @@ class QuestionAnsweringMixin(ImageGroundedGenerationMixin, MomentumContrastMixin
                     f"{num_answers} answers do not share {num_questions} questions evenly; give answer_counts."
                 )
             return None
-        rows = torch.arange(num_questions, device=counts.device).repeat_interleave(counts.reshape(-1))
-        if counts.numel() != num_questions or rows.numel() != num_answers:
+        if not torch.compiler.is_compiling() and (counts.numel() != num_questions or int(counts.sum()) != num_answers):
             raise ValueError(
-                f"answer_counts {counts.tolist()} speak of {counts.numel()} questions and {rows.numel()} answers, but "
-                f"there are {num_questions} questions and {num_answers} rows of labels."
+                f"answer_counts {counts.tolist()} speak of {counts.numel()} questions and {int(counts.sum())} answers, "
+                f"but there are {num_questions} questions and {num_answers} rows of labels."
             )
-        return rows
+        rows = torch.arange(num_questions, device=counts.device)
+        return rows.repeat_interleave(counts.reshape(-1), output_size=num_answers)
 
 
 __all__ = ["QuestionAnsweringMixin"]
