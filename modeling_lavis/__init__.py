@@ -20,11 +20,14 @@ _HOME_OF: dict[str, str] = {
             "AutoModelForImageAndTextClassification",
             "AutoModelForImageTextRetrieval",
             "AutoModelForImagesAndTextClassification",
+            "AutoModelForVideoQuestionAnswering",
             "AutoModelForVideoTextRetrieval",
         ),
         "models.configuration_albef": ("AlbefConfig",),
+        "models.configuration_alpro": ("AlproConfig",),
         "models.configuration_lavis_blip": ("LavisBlipConfig",),
         "models.configuration_text_bert": ("LavisBertConfig",),
+        "models.configuration_vision_timesformer": ("LavisTimesformerConfig",),
         "models.configuration_vision_vit": ("LavisViTConfig",),
         "models.image_processing_lavis": ("LavisImageProcessor", "LavisImageProcessorTorchvision"),
         "models.modeling_albef": (
@@ -35,6 +38,7 @@ _HOME_OF: dict[str, str] = {
             "AlbefForQuestionAnswering",
             "AlbefModel",
         ),
+        "models.modeling_alpro": ("AlproForVideoQuestionAnswering", "AlproForVideoTextRetrieval", "AlproModel"),
         "models.modeling_lavis_blip": (
             "LavisBlipForConditionalGeneration",
             "LavisBlipForImageAndTextClassification",
@@ -45,7 +49,10 @@ _HOME_OF: dict[str, str] = {
             "LavisBlipModel",
         ),
         "models.processing_albef": ("AlbefProcessor",),
+        "models.processing_alpro": ("AlproProcessor",),
         "models.processing_lavis_blip": ("LavisBlipProcessor",),
+        "models.video_processing_lavis": ("LavisVideoProcessor",),
+        "models.vision_timesformer": ("LavisTimesformerModel",),
         "models.vision_vit": ("LavisViTModel",),
     }.items()
     for name in names

@@ -41,6 +41,7 @@ STEPS: tuple[Step, ...] = (
     Step((f"{_AUTO}.modeling_auto", "modeling_lavis.models.auto_lavis"), "modeling_lavis.models", "register_models"),
     Step((f"{_AUTO}.tokenization_auto",), "modeling_lavis.models", "register_tokenizers"),
     Step((f"{_AUTO}.image_processing_auto",), "modeling_lavis.models", "register_image_processors"),
+    Step((f"{_AUTO}.video_processing_auto",), "modeling_lavis.models", "register_video_processors"),
     Step((f"{_AUTO}.processing_auto",), "modeling_lavis.models", "register_processors"),
     Step(("transformers.pipelines",), "modeling_lavis.pipelines", "register"),
 )

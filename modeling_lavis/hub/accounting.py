@@ -14,9 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modeling_lavis.hub.families import TWIN_SUFFIX, Architecture, Drop, Family, Fresh, Initialiser, module_of
+from modeling_lavis.hub.families import (
+    TWIN_SUFFIX,
+    Architecture,
+    Drop,
+    Family,
+    Fresh,
+    Initialiser,
+    Resizer,
+    module_of,
+    resize_square,
+)
 from modeling_lavis.hub.key_maps import matches
-from modeling_lavis.models.position_embeddings import resize_grid_positions
 
 _SECOND_NAME = "second name of a tensor that the model ties, equal to the first"
 
@@ -63,6 +72,7 @@ class Plan:
         filled: targets with a value from the checkpoint.
         initialised: targets without.
         dropped: sources that are left out, with the reason.
+        resize: how tables of positions get another shape.
     """
 
     targets: dict[str, Tensor]
@@ -70,6 +80,7 @@ class Plan:
     filled: dict[str, Filled] = field(default_factory=dict)
     initialised: dict[str, Initialised] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    resize: Resizer = resize_square
 
     def dtype(self, name: str, sources: Mapping[str, Tensor]) -> torch.dtype:
         """The dtype of one target's value."""
@@ -83,9 +94,7 @@ class Plan:
         if name in self.filled:
             tensor = sources[self.filled[name].source]
             if self.filled[name].resized_from is not None:
-                patches = self.targets[name].shape[1] - 1
-                side = round(patches**0.5)
-                tensor = resize_grid_positions(tensor, (side, side))
+                tensor = self.resize(name, tensor, tuple(self.targets[name].shape))
             return tensor
         origin = self.initialised[name]
         if origin.copy_of is not None:
@@ -166,7 +175,7 @@ class _Accountant:
         self.resize_allowed = resize_allowed
         self.reset = reset
         targets, tied = targets_of(model)
-        self.plan = Plan(targets, tied)
+        self.plan = Plan(targets, tied, resize=family.resize_positions)
         self.target_modules = {module_of(name) for name in (*targets, *tied)}
         rows = self.to.transfer_renames.get(source_architecture, ())
         self.key_map = family.key_map_of(source_architecture).preceded_by(rows)

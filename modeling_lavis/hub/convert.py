@@ -89,7 +89,7 @@ def convert(
             source_architecture,
             weights.tensors,
             model,
-            resize_allowed=bool((settings.get("vision") or {}).get("image_size")),
+            resize_allowed=any((settings.get("vision") or {}).get(size) for size in ("image_size", "num_frames")),
             reset=family.reset if settings.get("reset_queue_ptr_after_load", True) else {},
         )
     except AccountingError as error:

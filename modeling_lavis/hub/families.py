@@ -15,12 +15,21 @@ import torch
 from torch import Tensor
 
 from modeling_lavis.hub.key_maps import KeyMap, Rename, matches
+from modeling_lavis.models.position_embeddings import resize_grid_positions
 
 TWIN_SUFFIX = "_m"
 
 Shape = tuple[int, ...]
+# (our name, value, shape wanted) -> the value in that shape
+Resizer = Callable[[str, Tensor, Shape], Tensor]
 # (our name, shape, model configuration, generator) -> first value of a weight that no checkpoint has
 Initialiser = Callable[[str, Shape, Any, torch.Generator], Tensor]
+
+
+def resize_square(name: str, table: Tensor, shape: Shape) -> Tensor:
+    """Resize positions of a square image after a class token."""
+    side = round((shape[1] - 1) ** 0.5)
+    return resize_grid_positions(table, (side, side))
 
 
 def module_of(name: str) -> str:
@@ -128,7 +137,8 @@ class Family:
         drops: asked before the key map.
         reset: buffers (our names) that start anew whatever the checkpoint says, with the reason; each needs a
             `Fresh` row.
-        positions: template of the tables of image positions (our names), which may be resized.
+        positions: template of the tables of positions (our names), which may be resized.
+        resize_positions: how; as a square grid after a class token by default.
         resizable_queues: buffers (our names) that may start anew when another length is asked for.
         build_config: (architecture, source architecture, shapes, settings, tokenizer) -> model configuration.
         build_processor: (architecture, settings, model configuration, tokenizer) -> processor.
@@ -156,6 +166,7 @@ class Family:
     pretraining: frozenset[str]
     leftovers: tuple[str, ...] = ()
     separate_parts: frozenset[str] = frozenset()
+    resize_positions: Resizer = resize_square
 
     def key_map_of(self, architecture: str) -> KeyMap:
         """Names in the files of one architecture and ours."""
@@ -194,7 +205,11 @@ def _seems_to_be(names: list[str]) -> str:
 
 
 # The original's name of an architecture begins with its family's; the longest prefix decides.
-_HOMES = {"albef_": "modeling_lavis.hub.albef", "blip_": "modeling_lavis.hub.blip"}
+_HOMES = {
+    "albef_": "modeling_lavis.hub.albef",
+    "alpro_": "modeling_lavis.hub.alpro",
+    "blip_": "modeling_lavis.hub.blip",
+}
 
 
 def family_of(architecture: str) -> Family:

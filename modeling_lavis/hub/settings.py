@@ -81,9 +81,9 @@ def section(settings: Mapping[str, Any], name: str, known: frozenset[str]) -> di
     return dict(section)
 
 
-def vision_config(shapes: Shapes, asked: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a `LavisViTConfig`."""
-    sizes = agree("vision", vision_sizes(shapes), asked, free=frozenset({"image_size"}))
+def vision_config(shapes: Shapes, asked: dict[str, Any], prefix: str = "visual_encoder.") -> dict[str, Any]:
+    """Fields of a `LavisViTConfig`; `prefix` is what the tower's weights begin with."""
+    sizes = agree("vision", vision_sizes(shapes, prefix), asked, free=frozenset({"image_size"}))
     config = {
         "image_size": sizes["image_size"],
         "patch_size": sizes["patch_size"],
@@ -102,7 +102,7 @@ def text_config(
     prefix: str,
     asked: dict[str, Any],
     encoder_width: int,
-    first_reader: str,
+    first_reader: str | None = None,
     free: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """
@@ -113,7 +113,7 @@ def text_config(
         prefix: what the transformer's weights begin with.
         asked: section of the settings.
         encoder_width: width of the states that layers attend to.
-        first_reader: name of a map from those states, whose width is checked.
+        first_reader: name of a map from those states, whose width is checked; `None` where there is none.
         free: sizes that may differ from the checkpoint's.
 
     Raises:
@@ -121,7 +121,7 @@ def text_config(
     """
     measured = text_sizes(shapes, prefix)
     sizes = agree("text", measured, asked, free=free)
-    if size_of(shapes, first_reader, 1) != encoder_width:
+    if first_reader is not None and size_of(shapes, first_reader, 1) != encoder_width:
         raise ValueError(
             f"The text layers attend to states of width {size_of(shapes, first_reader, 1)}, but those that they are "
             f"given have a width of {encoder_width}. The checkpoint mixes parts of different models."
@@ -137,16 +137,20 @@ def text_config(
 
 
 def sizes_between_towers(
-    classifies: bool, shapes: Shapes, settings: Mapping[str, Any], published_labels: Mapping[int, str] | None
+    classifies: bool,
+    shapes: Shapes,
+    settings: Mapping[str, Any],
+    published_labels: Mapping[int, str] | None,
+    head: str = "cls_head",
 ) -> dict[str, Any]:
-    """Common width, length of the queue and, for heads that classify, the labels."""
+    """Common width, length of the queue and, for heads that classify, the labels; `head` is the classifier's name."""
     measured: dict[str, Any] = {}
     if "vision_proj.weight" in shapes:
         measured["embed_dim"] = size_of(shapes, "vision_proj.weight", 0)
     if "image_queue" in shapes:
         measured["queue_size"] = size_of(shapes, "image_queue", 1)
-    if classifies and "cls_head.2.weight" in shapes:
-        measured["num_classes"] = size_of(shapes, "cls_head.2.weight", 0)
+    if classifies and f"{head}.2.weight" in shapes:
+        measured["num_classes"] = size_of(shapes, f"{head}.2.weight", 0)
     sizes = agree("top", measured, settings, free=frozenset({"queue_size"}))
     fields = {
         ours: sizes[name]
@@ -166,6 +170,8 @@ def _labels(sizes: Mapping[str, Any], published: Mapping[int, str] | None) -> di
             "The number of classes is not known: the checkpoint has no classification head, and the published "
             'configuration names none. Say it in --config: {"num_classes": 3}.'
         )
+    if isinstance(names, Mapping) and all(isinstance(value, int) for value in names.values()):
+        names = {index: name for name, index in names.items()}  # the original's lists of answers say it that way
     if names and len(names) == number:
         items = names.items() if isinstance(names, Mapping) else enumerate(names)
         return {int(index): str(name) for index, name in items}

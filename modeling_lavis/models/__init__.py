@@ -11,11 +11,14 @@ def register_configurations() -> None:
     from transformers.models.auto.configuration_auto import AutoConfig
 
     from .configuration_albef import AlbefConfig
+    from .configuration_alpro import AlproConfig
     from .configuration_lavis_blip import LavisBlipConfig
     from .configuration_text_bert import LavisBertConfig
+    from .configuration_vision_timesformer import LavisTimesformerConfig
     from .configuration_vision_vit import LavisViTConfig
 
-    for config_class in (LavisViTConfig, LavisBertConfig, AlbefConfig, LavisBlipConfig):
+    towers = (LavisViTConfig, LavisTimesformerConfig, LavisBertConfig)
+    for config_class in (*towers, AlbefConfig, AlproConfig, LavisBlipConfig):
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 
 
@@ -28,9 +31,15 @@ def register_models() -> None:
 
     from .auto_lavis import AutoModelForImageAndTextClassification as AutoForImageAndText
     from .auto_lavis import AutoModelForImagesAndTextClassification as AutoForImagesAndText
-    from .auto_lavis import AutoModelForImageTextRetrieval
+    from .auto_lavis import (
+        AutoModelForImageTextRetrieval,
+        AutoModelForVideoQuestionAnswering,
+        AutoModelForVideoTextRetrieval,
+    )
     from .configuration_albef import AlbefConfig
+    from .configuration_alpro import AlproConfig
     from .configuration_lavis_blip import LavisBlipConfig
+    from .configuration_vision_timesformer import LavisTimesformerConfig
     from .configuration_vision_vit import LavisViTConfig
     from .modeling_albef import (
         AlbefForImageAndTextClassification,
@@ -40,6 +49,7 @@ def register_models() -> None:
         AlbefForQuestionAnswering,
         AlbefModel,
     )
+    from .modeling_alpro import AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel
     from .modeling_lavis_blip import (
         LavisBlipForConditionalGeneration,
         LavisBlipForImageAndTextClassification,
@@ -49,9 +59,11 @@ def register_models() -> None:
         LavisBlipForQuestionAnswering,
         LavisBlipModel,
     )
+    from .vision_timesformer import LavisTimesformerModel
     from .vision_vit import LavisViTModel
 
     auto.AutoModel.register(LavisViTConfig, LavisViTModel, exist_ok=True)
+    auto.AutoModel.register(LavisTimesformerConfig, LavisTimesformerModel, exist_ok=True)
     albef = {
         auto.AutoModelForPreTraining: AlbefForPreTraining,
         auto.AutoModelForZeroShotImageClassification: AlbefForImageTextRetrieval,
@@ -59,6 +71,10 @@ def register_models() -> None:
         auto.AutoModelForVisualQuestionAnswering: AlbefForQuestionAnswering,
         AutoForImagesAndText: AlbefForImagesAndTextClassification,
         AutoForImageAndText: AlbefForImageAndTextClassification,
+    }
+    alpro = {
+        AutoModelForVideoTextRetrieval: AlproForVideoTextRetrieval,
+        AutoModelForVideoQuestionAnswering: AlproForVideoQuestionAnswering,
     }
     blip = {
         auto.AutoModelForPreTraining: LavisBlipForPreTraining,
@@ -69,7 +85,12 @@ def register_models() -> None:
         AutoForImagesAndText: LavisBlipForImagesAndTextClassification,
         AutoForImageAndText: LavisBlipForImageAndTextClassification,
     }
-    for config_class, base, heads in ((AlbefConfig, AlbefModel, albef), (LavisBlipConfig, LavisBlipModel, blip)):
+    families = (
+        (AlbefConfig, AlbefModel, albef),
+        (AlproConfig, AlproModel, alpro),
+        (LavisBlipConfig, LavisBlipModel, blip),
+    )
+    for config_class, base, heads in families:
         auto.AutoModel.register(config_class, (base, *dict.fromkeys(heads.values())), exist_ok=True)
         for auto_class, head in heads.items():
             auto_class.register(config_class, head, exist_ok=True)
@@ -81,9 +102,10 @@ def register_tokenizers() -> None:
     from transformers.models.bert.tokenization_bert import BertTokenizer
 
     from .configuration_albef import AlbefConfig
+    from .configuration_alpro import AlproConfig
     from .configuration_lavis_blip import LavisBlipConfig
 
-    for config_class in (AlbefConfig, LavisBlipConfig):
+    for config_class in (AlbefConfig, AlproConfig, LavisBlipConfig):
         AutoTokenizer.register(config_class, tokenizer_class=BertTokenizer, exist_ok=True)
 
 
@@ -106,16 +128,33 @@ def register_image_processors() -> None:
     AutoImageProcessor.register(LavisBertConfig, image_processor_classes=faster, exist_ok=True)
 
 
+def register_video_processors() -> None:
+    """Make `AutoVideoProcessor` know which video processor belongs to each configuration."""
+    from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
+    from .configuration_alpro import AlproConfig
+    from .configuration_vision_timesformer import LavisTimesformerConfig
+    from .video_processing_lavis import LavisVideoProcessor
+
+    # under both names, as for pictures: it needs no torchvision
+    classes = {"pil": LavisVideoProcessor, "torchvision": LavisVideoProcessor}
+    for config_class in (AlproConfig, LavisTimesformerConfig):
+        AutoVideoProcessor.register(config_class, video_processor_classes=classes, exist_ok=True)
+
+
 def register_processors() -> None:
     """Make `AutoProcessor` know which processor belongs to each configuration."""
     from transformers.models.auto.processing_auto import AutoProcessor
 
     from .configuration_albef import AlbefConfig
+    from .configuration_alpro import AlproConfig
     from .configuration_lavis_blip import LavisBlipConfig
     from .processing_albef import AlbefProcessor
+    from .processing_alpro import AlproProcessor
     from .processing_lavis_blip import LavisBlipProcessor
 
     AutoProcessor.register(AlbefConfig, AlbefProcessor, exist_ok=True)
+    AutoProcessor.register(AlproConfig, AlproProcessor, exist_ok=True)
     AutoProcessor.register(LavisBlipConfig, LavisBlipProcessor, exist_ok=True)
 
 
@@ -125,4 +164,5 @@ def register() -> None:
     register_models()
     register_tokenizers()
     register_image_processors()
+    register_video_processors()
     register_processors()

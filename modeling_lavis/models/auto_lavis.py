@@ -23,6 +23,12 @@ class AutoModelForVideoTextRetrieval(_BaseAutoModelClass):
     _model_mapping = _empty_mapping()
 
 
+class AutoModelForVideoQuestionAnswering(_BaseAutoModelClass):
+    """Finds the class that answers questions about videos."""
+
+    _model_mapping = _empty_mapping()
+
+
 class AutoModelForImagesAndTextClassification(_BaseAutoModelClass):
     """Finds the class that labels a text about a pair of images, as in NLVR2."""
 
@@ -39,6 +45,7 @@ class AutoModelForImageAndTextClassification(_BaseAutoModelClass):
 for _auto_class, _task in (
     (AutoModelForImageTextRetrieval, "image-text retrieval"),
     (AutoModelForVideoTextRetrieval, "video-text retrieval"),
+    (AutoModelForVideoQuestionAnswering, "video question answering"),
     (AutoModelForImagesAndTextClassification, "image pair and text classification"),
     (AutoModelForImageAndTextClassification, "image and text classification"),
 ):

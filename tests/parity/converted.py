@@ -26,6 +26,8 @@ HEADS = {
     "albef_pretrain": ("AlbefForPreTraining", "AutoModelForPreTraining"),
     "albef_retrieval": ("AlbefForImageTextRetrieval", "AutoModelForImageTextRetrieval"),
     "albef_vqa": ("AlbefForQuestionAnswering", "AutoModelForVisualQuestionAnswering"),
+    "alpro_qa": ("AlproForVideoQuestionAnswering", "AutoModelForVideoQuestionAnswering"),
+    "alpro_retrieval": ("AlproForVideoTextRetrieval", "AutoModelForVideoTextRetrieval"),
     "blip_caption": ("LavisBlipForConditionalGeneration", "AutoModelForImageTextToText"),
     "blip_classification": ("LavisBlipForImageAndTextClassification", "AutoModelForImageAndTextClassification"),
     "blip_feature_extractor": ("LavisBlipModel", "AutoModel"),

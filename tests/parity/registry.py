@@ -16,7 +16,6 @@ REPLAYS: dict[str, Replay] = {}
 # architecture in neither table fails.
 _BLIP2 = ("blip2", "blip2_feature_extractor", "blip2_image_text_matching", "blip2_opt", "blip2_t5")
 PLANNED: dict[str, str] = {
-    **dict.fromkeys(("alpro_qa", "alpro_retrieval"), "the ALPRO family is not built yet"),
     **dict.fromkeys(_BLIP2, "the BLIP-2 family is not built yet"),
 }
 

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from . import replays_blip_labels, replays_blip_matching, replays_blip_text  # noqa: F401  they register their replays
+from . import (  # noqa: F401  they register their replays
+    replays_alpro,
+    replays_blip_labels,
+    replays_blip_matching,
+    replays_blip_text,
+)
 from .goldens import GoldenSet, golden_folders
 from .ledger import Ledger
 from .registry import PLANNED, replay_of

@@ -5,6 +5,7 @@ Letters: H height, W width, S side of what goes into the model.
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from modeling_lavis.data.randaugment import Operation, apply_operation
 from modeling_lavis.data.transforms import ImageTrainTransform, TrainDraw, blip2_image_train, blip_image_train
 from modeling_lavis.models.image_processing_lavis import LavisImageProcessor
 from modeling_lavis.models.text_cleaning import clean_caption, clean_question
+from modeling_lavis.models.video_processing_lavis import LavisVideoProcessor
+from modeling_lavis.models.video_sampling import fit_count, frame_indices, headtail_indices, uniform_indices
 
 from .goldens import PROCESSORS, excess, goldens_root, read_json
 from .ledger import TOLERANCE
@@ -23,9 +26,7 @@ from .ledger import TOLERANCE
 FOLDER = goldens_root() / PROCESSORS
 IMAGES = FOLDER / "images"
 
-# Recordings of families that this package does not build yet.
-PLANNED = {"video_eval": "video input comes with the ALPRO family"}
-REPLAYED = {"image_eval", "image_train", "randaugment", "text"}
+REPLAYED = {"image_eval", "image_train", "randaugment", "text", "video_eval"}
 NOT_RECORDINGS = {"versions"}
 
 
@@ -56,16 +57,15 @@ def image_processor(row: dict[str, Any]) -> LavisImageProcessor:
     return LavisImageProcessor(size={"height": row["image_size"], "width": row["image_size"]}, **options)
 
 
-def test_every_recording_is_replayed_or_planned() -> None:
+def test_every_recording_is_replayed() -> None:
     if FOLDER.is_dir():
-        found = {path.stem for path in FOLDER.glob("*.json")} - NOT_RECORDINGS
-        assert found <= REPLAYED | set(PLANNED)
+        assert {path.stem for path in FOLDER.glob("*.json")} - NOT_RECORDINGS <= REPLAYED
 
 
-@pytest.mark.parametrize("name", ["image_eval", "randaugment"])
+@pytest.mark.parametrize("name", ["image_eval", "randaugment", "video_eval"])
 def test_every_tensor_has_a_row(name: str) -> None:
     if rows(name):
-        used = {row["tensor"] for row in rows(name)}
+        used = {row["tensor"] for row in rows(name)} | {row.get("input") for row in rows(name)}
         assert set(tensors(name)) - used <= {"input"}
 
 
@@ -129,3 +129,32 @@ def test_randaugment(row: dict[str, Any]) -> None:
     recorded = tensors("randaugment")
     picture = apply_operation(recorded["input"].numpy(), Operation(row["op"], tuple(row["args"])))
     assert np.array_equal(picture, recorded[row["tensor"]].numpy())
+
+
+@pytest.mark.parametrize("row", rows("video_eval"), ids=by_tensor)
+def test_video_eval(row: dict[str, Any]) -> None:
+    recorded = tensors("video_eval")
+    processor = LavisVideoProcessor(size=row["image_size"], num_frames=row["n_frms"])
+    clip = recorded[row["input"]].transpose(0, 1)  # the original has channels first
+    pixels = processor(clip, return_tensors="pt")["pixel_values_videos"][0]
+    assert close(pixels.transpose(0, 1), recorded[row["tensor"]])
+
+
+def frame_picks() -> list[dict[str, Any]]:
+    """The recorded choices of frames."""
+    path = FOLDER / "video_eval.json"
+    return read_json(path)["frame_picks"] if path.exists() else []
+
+
+@pytest.mark.parametrize("pick", frame_picks(), ids=lambda p: f"{p['sampling']}-{p['n_frms']}-of-{p['video_length']}")
+def test_frame_picks(pick: dict[str, Any]) -> None:
+    length, wanted = pick["video_length"], pick["n_frms"]
+    if pick["sampling"] == "uniform":
+        indices = uniform_indices(length, wanted)
+    else:
+        indices = headtail_indices(length, wanted, random.Random(pick["python_random_seed"]))
+    assert indices == pick["indices"]
+    assert pick["clip_shape"][1] == len(indices)
+    # What a model gets has always the number of frames that it was built for.
+    rng = random.Random(pick.get("python_random_seed"))
+    assert frame_indices(length, wanted, pick["sampling"], rng) == fit_count(indices, wanted)

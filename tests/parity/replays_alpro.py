@@ -1,0 +1,88 @@
+"""Replays of the ALPRO architectures.
+
+Shapes: B batch, F frames, P patches of a frame, N = P + 1 places, T text tokens, D width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from modeling_lavis.evaluation.retrieval import similarity_matrices
+
+from .blip_inputs import compare_tokenizer, tokens
+from .converted import Converted
+from .goldens import GoldenSet
+from .ledger import Ledger
+from .registry import replays
+from .training import pick, replay_training
+
+
+def _clips(golden: GoldenSet) -> torch.Tensor:
+    """The recorded clips; the original has channels before frames."""
+    return golden.inputs["video"].transpose(1, 2)
+
+
+def _all_tokens(run: Converted, clips: torch.Tensor) -> None:
+    """States of all frames; the original has one row (B, 1 + P * F, D), the class token first, then place by place."""
+    kept: list[torch.Tensor] = []
+    tower = run.model().vision_model
+    tower.norm.register_forward_hook(lambda module, arguments, output: kept.append(output))
+    with torch.no_grad():
+        pooled = tower(clips).last_hidden_state
+    (states,) = kept  # (B, N, F, D)
+    run.ledger.compare("vision_all_tokens", torch.cat([states[:, 0, :1], states[:, 1:].flatten(1, 2)], dim=1))
+    run.ledger.compare("train.intermediate_output.video_embeds", pooled)
+
+
+def _record(output: ModelOutput) -> dict[str, torch.Tensor]:
+    """Names of the original's output, without the scope."""
+    kept = output.get("intermediates")
+    inner = pick(output, "video_embeds", "text_embeds")
+    if kept is None:
+        inner["encoder_output.last_hidden_state"] = output.multimodal_embeds
+    else:
+        batch = len(output.video_embeds)
+        inner |= pick(kept, "vtm_logits", "vtm_labels")
+        # Ours reads positives and negatives in one pass, the original in two.
+        inner["encoder_output.last_hidden_state"] = kept["multimodal_embeds"][:batch]
+        inner["encoder_output_neg.last_hidden_state"] = kept["multimodal_embeds"][batch:]
+    fields = {f"intermediate_output.{name}": value for name, value in inner.items()}
+    return fields if kept is not None else {**fields, **pick(output, "logits")}
+
+
+@replays("alpro_retrieval")
+def replay_retrieval(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
+    run = Converted(golden, ledger, scratch)
+    compare_tokenizer(run)
+    clips = _clips(golden)
+    _all_tokens(run, clips)
+    texts = tokens(run, golden.inputs["text_input"], padding="max_length")
+
+    def forward(model: nn.Module) -> ModelOutput:
+        return model(clips, **texts, return_loss=True, update_state=True, output_intermediates=True)
+
+    replay_training(run.model(), ledger, run.names, forward, _record)
+    texts = tokens(run, golden.inputs["retrieval_texts"], padding="max_length")
+    matrices = similarity_matrices(run.model(), clips, texts, k=golden.inputs["k_test"])
+    ledger.compare("compute_sim_matrix.score_i2t", matrices.i2t)
+    ledger.compare("compute_sim_matrix.score_t2i", matrices.t2i)
+
+
+@replays("alpro_qa")
+def replay_answering(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
+    run = Converted(golden, ledger, scratch)
+    compare_tokenizer(run)
+    clips, labels = _clips(golden), golden.inputs["answers"]
+    _all_tokens(run, clips)
+    texts = tokens(run, golden.inputs["text_input"], padding="max_length")
+    with torch.no_grad():
+        ledger.compare("predict.predictions", run.model()(clips, **texts, first_token_only=True).logits)
+
+    def forward(model: nn.Module) -> ModelOutput:
+        return model(clips, **texts, labels=labels)
+
+    replay_training(run.model(), ledger, run.names, forward, _record)
