@@ -46,6 +46,8 @@ class PreparedTokenizer:
             return PreparedText(input_ids=list(self._texts[text]))
         rows = [self._texts[entry] for entry in ([text] if isinstance(text, str) else text)]
         longest = max(map(len, rows))
+        if kwargs.get("padding") == "max_length":
+            longest = max(longest, kwargs["max_length"])
         input_ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
         return PreparedText(input_ids=input_ids, attention_mask=(input_ids != 0).long())
 
@@ -84,3 +86,38 @@ def with_tokenizer(model_class: Any, tokenizer: PreparedTokenizer) -> Any:
             return tokenizer
 
     return Model
+
+
+def albef_retrieval(size: Any, texts: Mapping[str, Sequence[int]], max_txt_len: int = 30) -> Any:
+    """LAVIS's ALBEF retrieval model with weights drawn by name.
+
+    Args:
+        size: a workload's size.
+        texts: string -> its ids.
+        max_txt_len: tokens to which training pads.
+    """
+    from lavis.models.albef_models.albef_retrieval import AlbefRetrieval
+    from lavis.models.med import XBertEncoder
+
+    from benchmarks import weights
+
+    config = med_config(
+        vocab_size=size.vocabulary,
+        hidden_size=size.width,
+        encoder_width=size.width,
+        intermediate_size=size.feed_forward,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        fusion_layer=size.fusion_layer,
+    )
+    tower = vision_tower(image_size=size.image_size, width=size.width, layers=size.layers, heads=size.heads)
+    tokenizer = PreparedTokenizer(texts, sep_token_id=102, pad_token_id=0)
+    model = with_tokenizer(AlbefRetrieval, tokenizer)(
+        tower,
+        XBertEncoder(config, add_pooling_layer=False),
+        queue_size=size.queue,
+        embed_dim=size.common_width,
+        max_txt_len=max_txt_len,
+    )
+    weights.fill(model, weights.FROM_LAVIS)
+    return model

@@ -26,3 +26,17 @@ def blip_config(size: Any) -> Any:
         },
         use_momentum=False,
     )
+
+
+def albef_config(size: Any, use_momentum: bool) -> Any:
+    """ALBEF with the dimensions of a workload's size, which also has fusion_layer, common_width and queue."""
+    from modeling_lavis import AlbefConfig
+
+    blip = blip_config(size)
+    return AlbefConfig(
+        vision_config=blip.vision_config,
+        text_config={**blip.text_config.to_dict(), "fusion_layer": size.fusion_layer},
+        projection_dim=size.common_width,
+        queue_size=size.queue,
+        use_momentum=use_momentum,
+    )

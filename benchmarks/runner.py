@@ -34,7 +34,7 @@ def run(settings: dict[str, Any], folder: Path) -> None:
     else:
         workload = WORKLOADS[settings["workload"]]
         size = workload.sizes[settings["size"]]
-        with torch.inference_mode():
+        with torch.inference_mode(not workload.trains):
             work = workload.builders[settings["peer"]](size, dtype)
             loaded = measure.peak_bytes()
             mark_is_new = measure.reset_peak()

@@ -22,10 +22,10 @@ Rename = Callable[[str], str]
 def draw(name: str, shape: Sequence[int], seed: int = 0) -> torch.Tensor:
     """Return the float32 tensor that belongs to a LAVIS parameter name."""
     if _NORM_WEIGHT.search(name):
-        return torch.ones(*shape)
+        return torch.ones(tuple(shape))
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.randn(*shape, generator=generator) * _DEVIATION
+    return torch.randn(tuple(shape), generator=generator) * _DEVIATION
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ class Workload:
         sizes: settings by name; `"full"` is what is measured, `"tiny"` what tests run.
         builders: peer name -> builder; must have `OURS`.
         count_flops: floating-point operations of one run at a size, each piece of work counted once.
+        trains: whether gradients are needed.
         exact: names of outputs that must be equal (ids, ranks); the others are compared by their largest difference.
     """
 
@@ -39,3 +40,4 @@ class Workload:
     builders: Mapping[str, Builder]
     count_flops: Callable[[Any], float]
     exact: frozenset[str] = frozenset()
+    trains: bool = False

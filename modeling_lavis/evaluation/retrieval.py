@@ -18,7 +18,10 @@ NOT_RANKED = -100.0
 class RetrievalModel(Protocol):
     """What a model must offer to be searched with."""
 
-    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor: ...
+    @property
+    def fuses_text_states(self) -> bool: ...
+    def encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor: ...
+    def project_texts(self, text_embeds: Tensor) -> Tensor: ...
     def encode_images(self, pixel_values: Tensor) -> Tensor: ...
     def project_images(self, image_embeds: Tensor) -> Tensor: ...
     def score_pairs(self, images: Tensor, texts: Mapping[str, Tensor], pairs: Tensor) -> Any: ...
@@ -58,7 +61,7 @@ def similarity_matrices(
     Rank all texts for each image and all images for each text (ALBEF, section 4; the score of a candidate is its
     matching logit plus its cosine).
 
-    Every image and every text is encoded once. The pairs that either direction wants are collected first and each is
+    Every image and every text is encoded once (padding must be on the right). The pairs that either direction wants are collected first and each is
     scored once; all texts of an image share its keys and values.
 
     Args:
@@ -78,13 +81,17 @@ def similarity_matrices(
         pixel_values = pixel_values.split(batch_size)
     images = torch.cat([model.encode_images(batch) for batch in pixel_values])
     image_features = model.project_images(images)
-    input_ids, mask = texts["input_ids"], texts["attention_mask"]
-    text_features = torch.cat(
-        [
-            model.get_text_features(input_ids=input_ids[part], attention_mask=mask[part])
-            for part in _batches(len(input_ids), text_batch_size)
-        ]
-    )
+    longest = max(int(texts["attention_mask"].sum(dim=1).max()), 1)
+    texts = {name: texts[name][:, :longest] for name in ("input_ids", "attention_mask")}
+    text_features, text_states = [], []
+    for part in _batches(len(texts["input_ids"]), text_batch_size):
+        embeds = model.encode_texts(texts["input_ids"][part], texts["attention_mask"][part])
+        text_features.append(model.project_texts(embeds))
+        if model.fuses_text_states:
+            text_states.append(embeds)
+    text_features = torch.cat(text_features)
+    if text_states:
+        texts["text_embeds"] = torch.cat(text_states)
     cosine = image_features @ text_features.T
     num_images, num_texts = cosine.shape
     wanted_i2t = torch.zeros_like(cosine, dtype=torch.bool)

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two-stage retrieval: ALBEF at 384 pixels, every image and every text re-ranks its 16 best candidates.
+
+`rerank` is the same from encoded images: the texts, the comparison, and the matching of the candidates.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from benchmarks import flops, weights
+from benchmarks.workloads.base import OURS, Run, Tensors, Workload
+from benchmarks.workloads.caption import make_pixels
+
+CLS, SEP = 101, 102
+FIRST_WORD, LAST_WORD = 1000, 29612  # the word pieces of BERT's vocabulary that are not special or unused
+PADDED = 35  # tokens to which the original pads every text of a similarity matrix
+
+
+@dataclass(frozen=True)
+class Size:
+    """Dimensions of model and task; texts have `shortest` to `longest` tokens, [CLS] and [SEP] included."""
+
+    images: int = 24
+    texts: int = 60
+    candidates: int = 16
+    shortest: int = 8
+    longest: int = 17
+    image_size: int = 384
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    vocabulary: int = 30522
+    common_width: int = 256
+    queue: int = 8
+
+    @property
+    def feed_forward(self) -> int:
+        return 4 * self.width
+
+    @property
+    def fusion_layer(self) -> int:
+        return self.layers // 2
+
+
+def make_texts(size: Any) -> list[list[int]]:
+    """Ids from [CLS] to [SEP], lengths spread evenly, about those of captions."""
+    generator = torch.Generator().manual_seed(4)
+    span = size.longest - size.shortest + 1
+    lengths = [size.shortest + index % span for index in range(size.texts)]
+    return [[CLS, *torch.randint(FIRST_WORD, LAST_WORD, (n - 2,), generator=generator).tolist(), SEP] for n in lengths]
+
+
+def padded(rows: list[list[int]], length: int) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask` of a fixed length."""
+    ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows])
+    return {"input_ids": ids, "attention_mask": (ids != 0).long()}
+
+
+def build_ours(size: Size, dtype: torch.dtype, encoded: bool = False) -> Run:
+    from benchmarks.our_parts import albef_config
+    from modeling_lavis import AlbefForImageTextRetrieval
+    from modeling_lavis.evaluation.retrieval import similarity_matrices
+
+    model = AlbefForImageTextRetrieval(albef_config(size, use_momentum=False))
+    weights.fill(model, weights.FROM_OURS)
+    model = model.to(dtype).eval()
+    pixels = make_pixels(size.images, size.image_size).to(dtype)
+    texts = padded(make_texts(size), PADDED)
+    if encoded:
+        states = model.encode_images(pixels)
+        model.encode_images = lambda *arguments, **keywords: states
+        pixels = pixels[:1]
+
+    def run() -> Tensors:
+        found = similarity_matrices(model, pixels, texts, k=size.candidates)
+        return {"i2t": found.i2t, "t2i": found.t2i}
+
+    return run
+
+
+def build_lavis(size: Size, dtype: torch.dtype, encoded: bool = False) -> Run:
+    from lavis.models.albef_models import compute_sim_matrix
+
+    from benchmarks import lavis_parts
+
+    texts = {f"text {index}": ids for index, ids in enumerate(make_texts(size))}
+    model = lavis_parts.albef_retrieval(size, texts).to(dtype).eval()
+    pixels = make_pixels(size.images, size.image_size).to(dtype)
+    if encoded:
+        states = model.visual_encoder.forward_features(pixels)
+        model.visual_encoder.forward_features = lambda images: states
+        batches = [{"image": pixels[:1]}]
+    else:
+        batches = [{"image": part} for part in pixels.split(32)]
+
+    class Loader(list):
+        dataset = SimpleNamespace(text=list(texts), image=[None] * size.images)
+
+    def run() -> Tensors:
+        i2t, t2i = compute_sim_matrix(model, Loader(batches), k_test=size.candidates)
+        return {"i2t": torch.from_numpy(i2t), "t2i": torch.from_numpy(t2i)}
+
+    return run
+
+
+def count_flops(size: Size, encoded: bool = False) -> float:
+    """Towers; every text once through the text layers; keys and values once per image; every pair once.
+
+    How many pairs both directions have in common depends on the weights; they are taken to be chosen by chance.
+    """
+    image_tokens = (size.image_size // 16) ** 2 + 1
+    work = 0.0 if encoded else size.images * flops.vit(size.image_size, size.width, size.layers)
+    lengths = [len(text) for text in make_texts(size)]
+    for length in lengths:
+        work += size.fusion_layer * flops.bert_layer(length, length, size.width, size.feed_forward)
+    fusion = size.layers - size.fusion_layer
+    work += size.images * fusion * flops.project_keys_and_values(image_tokens, size.width, size.width)
+    missed = (1 - min(size.candidates / size.texts, 1)) * (1 - min(size.candidates / size.images, 1))
+    pairs = size.images * size.texts * (1 - missed)
+    length = sum(lengths) / len(lengths)
+    layer = flops.bert_layer(length, length, size.width, size.feed_forward, image_tokens)
+    return work + pairs * fusion * layer
+
+
+SIZES = {
+    "full": Size(),
+    "tiny": Size(images=4, texts=6, candidates=3, image_size=32, width=32, layers=2, heads=2, common_width=16),
+}
+WORKLOAD = Workload(
+    name="retrieval",
+    summary="ALBEF, 384 px, 24 images x 60 texts, 16 candidates, both directions",
+    sizes=SIZES,
+    builders={OURS: build_ours, "lavis": build_lavis},
+    count_flops=count_flops,
+)
+RERANK = Workload(
+    name="rerank",
+    summary="ALBEF, 384 px, 24 encoded images x 60 texts, 16 candidates, both directions",
+    sizes=SIZES,
+    builders={OURS: partial(build_ours, encoded=True), "lavis": partial(build_lavis, encoded=True)},
+    count_flops=partial(count_flops, encoded=True),
+)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One training step of retrieval: ALBEF at 384 pixels, batch of 4, queue of 65,536, AdamW.
+
+Dropout is on, as in training, so losses of the timed steps differ between peers by chance; what is compared is the
+contrastive loss of a step without dropout, taken before.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks import flops, weights
+from benchmarks.workloads.base import OURS, Run, Tensors, Workload
+from benchmarks.workloads.caption import make_pixels
+from benchmarks.workloads.retrieval import Size as RetrievalSize
+from benchmarks.workloads.retrieval import make_texts, padded
+
+
+@dataclass(frozen=True)
+class Size(RetrievalSize):
+    """Dimensions of model and task: as many images as texts, one caption each, padded to `padding` tokens."""
+
+    images: int = 4
+    texts: int = 4
+    queue: int = 65536
+    padding: int = 30
+
+
+def fill(model: nn.Module, rename: weights.Rename, size: Size) -> None:
+    """Parameters and queues, the same for every peer."""
+    weights.fill(model, rename)
+    with torch.no_grad():
+        for name in ("image_queue", "text_queue"):
+            queue = weights.draw(name, (size.common_width, size.queue))
+            getattr(model, name).copy_(nn.functional.normalize(queue, dim=0))
+        model.temp.fill_(0.07)
+
+
+def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, weight_decay=0.02)
+
+
+def build_ours(size: Size, dtype: torch.dtype) -> Run:
+    from benchmarks.our_parts import albef_config
+    from modeling_lavis import AlbefForImageTextRetrieval
+
+    model = AlbefForImageTextRetrieval(albef_config(size, use_momentum=True))
+    fill(model, weights.FROM_OURS, size)
+    model = model.to(dtype)
+    batch: dict[str, Any] = {
+        "pixel_values": make_pixels(size.images, size.image_size).to(dtype),
+        **padded(make_texts(size), size.padding),
+        "image_ids": torch.arange(size.images),
+        "return_loss": True,
+        "alpha": 0.2,
+        "update_state": True,
+    }
+    return _steps(model, lambda: model(**batch))
+
+
+def build_lavis(size: Size, dtype: torch.dtype) -> Run:
+    from benchmarks import lavis_parts
+
+    texts = {f"text {index}": ids for index, ids in enumerate(make_texts(size))}
+    model = lavis_parts.albef_retrieval(size, texts, max_txt_len=size.padding)
+    fill(model, weights.FROM_LAVIS, size)
+    model = model.to(dtype)
+    samples = {
+        "image": make_pixels(size.images, size.image_size).to(dtype),
+        "text_input": list(texts),
+        "image_id": torch.arange(size.images),
+        # half of the ramp's two epochs: alpha 0.2
+        "epoch": 1,
+        "iters": 0,
+        "num_iters_per_epoch": 10,
+    }
+    return _steps(model, lambda: model(dict(samples)))
+
+
+def _steps(model: nn.Module, forward: Any) -> Run:
+    model.eval()
+    with torch.no_grad():
+        first = forward().loss_itc.detach().clone()
+    model.train()
+    optimizer = optimizer_of(model)
+
+    def run() -> Tensors:
+        optimizer.zero_grad(set_to_none=True)
+        forward().loss.backward()
+        optimizer.step()
+        return {"loss_itc": first}
+
+    return run
+
+
+def count_flops(size: Size) -> float:
+    """Forward and backward (twice the forward) of towers, text and matching; forward of the twins; no optimizer."""
+    image_tokens = (size.image_size // 16) ** 2 + 1
+    lengths = [len(text) for text in make_texts(size)]
+    encoded = size.images * flops.vit(size.image_size, size.width, size.layers)
+    for length in lengths:
+        encoded += size.fusion_layer * flops.bert_layer(length, length, size.width, size.feed_forward)
+    fusion = size.layers - size.fusion_layer
+    matched = size.images * fusion * flops.project_keys_and_values(image_tokens, size.width, size.width)
+    for length in lengths:
+        matched += 3 * fusion * flops.bert_layer(length, length, size.width, size.feed_forward, image_tokens)
+    return 4 * encoded + 3 * matched
+
+
+WORKLOAD = Workload(
+    name="train_retrieval",
+    summary="ALBEF retrieval, 384 px, one AdamW step, batch 4, queue 65,536",
+    sizes={
+        "full": Size(),
+        "tiny": Size(image_size=32, width=32, layers=2, heads=2, common_width=16, queue=16),
+    },
+    builders={OURS: build_ours, "lavis": build_lavis},
+    count_flops=count_flops,
+    trains=True,
+)
