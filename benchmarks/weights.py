@@ -57,7 +57,7 @@ def rename_by(rules: Sequence[tuple[str, str]]) -> Rename:
 _TIED_BIAS = (r"cls\.predictions\.decoder\.bias$", "cls.predictions.bias")
 
 FROM_LAVIS = rename_by([_TIED_BIAS])
-FROM_OURS = rename_by([(r"^vision_model\.", "visual_encoder."), _TIED_BIAS])
+FROM_OURS = rename_by([(r"^vision_model(_m)?\.", r"visual_encoder\1."), _TIED_BIAS])
 FROM_TRANSFORMERS_BLIP = rename_by(
     [
         (r"^vision_model\.embeddings\.class_embedding$", "visual_encoder.cls_token"),

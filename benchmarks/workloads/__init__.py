@@ -4,15 +4,7 @@
 from benchmarks.workloads import caption, retrieval, train_retrieval, vqa_rank
 from benchmarks.workloads.base import OURS, Workload
 
-WORKLOADS: dict[str, Workload] = {
-    workload.name: workload
-    for workload in (
-        caption.WORKLOAD,
-        retrieval.WORKLOAD,
-        retrieval.RERANK,
-        train_retrieval.WORKLOAD,
-        vqa_rank.WORKLOAD,
-    )
-}
+_ALL = (caption.WORKLOAD, retrieval.WORKLOAD, retrieval.RERANK, train_retrieval.WORKLOAD, vqa_rank.WORKLOAD)
+WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
 
 __all__ = ["OURS", "WORKLOADS", "Workload"]

@@ -24,6 +24,7 @@ class RetrievalModel(Protocol):
     def project_texts(self, text_embeds: Tensor) -> Tensor: ...
     def encode_images(self, pixel_values: Tensor) -> Tensor: ...
     def project_images(self, image_embeds: Tensor) -> Tensor: ...
+    def compare_features(self, image_features: Tensor, text_features: Tensor) -> Tensor: ...
     def score_pairs(self, images: Tensor, texts: Mapping[str, Tensor], pairs: Tensor) -> Any: ...
 
 
@@ -61,8 +62,8 @@ def similarity_matrices(
     Rank all texts for each image and all images for each text (ALBEF, section 4; the score of a candidate is its
     matching logit plus its cosine).
 
-    Every image and every text is encoded once (padding must be on the right). The pairs that either direction wants are collected first and each is
-    scored once; all texts of an image share its keys and values.
+    Every image and every text (padded on the right) is encoded once. The pairs that either direction wants are
+    collected first and each is scored once; all texts of an image share its keys and values.
 
     Args:
         model: a retrieval head.
@@ -92,7 +93,7 @@ def similarity_matrices(
     text_features = torch.cat(text_features)
     if text_states:
         texts["text_embeds"] = torch.cat(text_states)
-    cosine = image_features @ text_features.T
+    cosine = model.compare_features(image_features, text_features)
     num_images, num_texts = cosine.shape
     wanted_i2t = torch.zeros_like(cosine, dtype=torch.bool)
     wanted_t2i = torch.zeros_like(wanted_i2t)
