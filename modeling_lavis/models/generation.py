@@ -216,18 +216,17 @@ class OriginalBeams:
     ) -> Any:
         self._best_candidate = topk_log_probs.amax(dim=1, keepdim=True)
         ended = torch.isin(topk_running_sequences[:, :, cur_len], self._end_token_ids)
-        theirs = cur_len + 1 - decoder_prompt_len
-        originals = torch.where(ended, cur_len, cur_len + 1).to(topk_log_probs.dtype)
         step = {
-            "topk_log_probs": topk_log_probs * (theirs / originals) ** length_penalty,
+            "topk_log_probs": topk_log_probs,
             "topk_running_sequences": topk_running_sequences,
             "cur_len": cur_len,
-            "decoder_prompt_len": decoder_prompt_len,
             "length_penalty": length_penalty,
         }
         update = self._model._update_finished_beams
         stopped = next_token_hits_stopping_criteria
-        found = update(next_token_hits_stopping_criteria=stopped & ended, **step, **kwargs)
+        # The prompt's length is only what scores are divided by. Given this way, an ended candidate has the very number
+        # that it is compared with below: often the best candidate is itself the worst of the finished hypotheses.
+        found = update(next_token_hits_stopping_criteria=stopped & ended, decoder_prompt_len=1, **step, **kwargs)
         cut_off = stopped & ~ended
         if not bool(cut_off.any()):
             return found
@@ -243,8 +242,10 @@ class OriginalBeams:
             early_stopping=kwargs["early_stopping"],
             length_penalty=length_penalty,
         )
+        # Those count that would have gone on, as many as there are beams.
+        going_on = ~ended & ((~ended).cumsum(dim=1) <= kwargs["num_beams"])
         kwargs["top_num_beam_mask"] = torch.ones_like(kwargs["top_num_beam_mask"])
-        return update(next_token_hits_stopping_criteria=cut_off, **step, **kwargs)
+        return update(next_token_hits_stopping_criteria=cut_off & going_on, decoder_prompt_len=0, **step, **kwargs)
 
     def _check_early_stop_heuristic(self, *, running_beam_scores: Tensor, **kwargs: Any) -> Any:
         kwargs["decoder_prompt_len"] = 1
