@@ -1,0 +1,129 @@
+"""Momentum twins and the queue of past features.
+
+Letters: P width of a feature, Q length of the queue, B new entries.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from modeling_lavis.models.momentum import (
+    freeze_twins,
+    initialise_twins,
+    push_to_queue,
+    queue_slots,
+    update_twins,
+)
+from tests.models.lavis_blip_cases import PRETRAINING, RETRIEVAL
+
+
+def pair() -> tuple[nn.Linear, nn.Linear]:
+    torch.manual_seed(0)
+    return nn.Linear(3, 2), nn.Linear(3, 2)
+
+
+def test_moving_average() -> None:
+    online, twin = pair()
+    before = {name: value.clone() for name, value in twin.state_dict().items()}
+    frozen = {name: value.clone() for name, value in online.state_dict().items()}
+    for step in range(1, 4):
+        update_twins([(online, twin)], 0.9)
+        for name, value in twin.state_dict().items():
+            wanted = 0.9**step * before[name] + (1 - 0.9**step) * frozen[name]
+            torch.testing.assert_close(value, wanted)
+    assert all(torch.equal(value, frozen[name]) for name, value in online.state_dict().items())
+
+
+def test_extreme_momentum() -> None:
+    online, twin = pair()
+    before = twin.weight.clone()
+    update_twins([(online, twin)], 1.0)
+    assert torch.equal(twin.weight, before)
+    update_twins([(online, twin)], 0.0)
+    assert torch.equal(twin.weight, online.weight)
+
+
+def test_shared_weight_moves_once() -> None:
+    online, twin = nn.ModuleList([nn.Linear(2, 2)]), nn.ModuleList([nn.Linear(2, 2)])
+    before = twin[0].weight.clone()
+    update_twins([(online, twin), (online[0], twin[0])], 0.5)
+    torch.testing.assert_close(twin[0].weight, (before + online[0].weight) / 2)
+
+
+def test_update_without_gradient() -> None:
+    online, twin = pair()
+    freeze_twins([(online, twin)])
+    update_twins([(online, twin)], 0.5)
+    assert not twin.weight.requires_grad and twin.weight.grad_fn is None
+    assert online.weight.requires_grad
+
+
+def test_initialisation_leaves_loaded_weights() -> None:
+    online, twin = pair()
+    kept = twin.weight.clone()
+    twin.weight._is_hf_initialized = True
+    initialise_twins([(online, twin)])
+    assert torch.equal(twin.weight, kept) and torch.equal(twin.bias, online.bias)
+
+
+@pytest.mark.parametrize(("size", "batch"), [(8, 4), (10, 4), (7, 7), (3, 4), (3, 9), (5, 1)])
+def test_queue_is_a_ring(size: int, batch: int) -> None:
+    features, ids, pointer = torch.zeros(2, size), torch.full((1, size), -100), torch.zeros(1, dtype=torch.long)
+    history: list[int] = []
+    for step in range(7):
+        new = torch.arange(step * batch, (step + 1) * batch)
+        history += new.tolist()
+        push_to_queue([(features, torch.stack([new, -new]).float()), (ids, new[None])], pointer)
+        assert pointer.item() == len(history) % size
+        wanted = torch.full((size,), -100)
+        for place, value in enumerate(history):  # one by one, the newest stays
+            wanted[place % size] = value
+        assert torch.equal(ids[0], wanted)
+        seen = wanted != -100
+        assert torch.equal(features[0, seen], wanted[seen].float())
+        assert torch.equal(features[1, seen], -wanted[seen].float())
+
+
+def test_slots_wrap() -> None:
+    assert queue_slots(torch.tensor([3]), 4, 5).tolist() == [3, 4, 0, 1]
+
+
+@pytest.mark.parametrize("case", [RETRIEVAL, PRETRAINING], ids=lambda case: case.name)
+def test_queue_of_a_head_wraps(case) -> None:
+    model = case.model(queue_size=4).train()
+    for step in range(3):
+        call = {**case.inputs(3), **case.training(3)}
+        call["image_ids"] = torch.arange(3) + 10 * step
+        assert bool(model(**call).loss.isfinite())
+    assert model.queue_ptr.item() == 9 % 4
+    if hasattr(model, "idx_queue"):
+        assert model.idx_queue[0].tolist() == ring_of([3, 3, 3], 4)
+
+
+def ring_of(batches: list[int], size: int) -> list[int]:
+    ring, place = [-100] * size, 0
+    for step, batch in enumerate(batches):
+        for row in range(batch):
+            ring[place % size] = 10 * step + row
+            place += 1
+    return ring
+
+
+@pytest.mark.parametrize("case", [RETRIEVAL, PRETRAINING], ids=lambda case: case.name)
+def test_batch_larger_than_the_queue(case) -> None:
+    model = case.model(queue_size=2).train()
+    loss = model(**case.inputs(5), **case.training(5)).loss
+    loss.backward()
+    assert bool(loss.isfinite()) and model.queue_ptr.item() == 5 % 2
+    torch.testing.assert_close(model.image_queue.norm(dim=0), torch.ones(2))
+
+
+def test_temperature_is_clamped_in_training_only() -> None:
+    model = RETRIEVAL.model()
+    with torch.no_grad():
+        model.temp.fill_(2.0)
+    call = {**RETRIEVAL.inputs(3), **RETRIEVAL.training(3)}
+    model(**call)
+    assert model.temp.item() == 2.0
+    model.train()(**call)
+    assert model.temp.item() == 0.5
