@@ -90,17 +90,23 @@ class ImageTextProcessorMixin(LavisProcessorMixin):
 
     # ---- question answering ----
 
+    def _tokenize_answers(self, answers: list[str], options: Mapping[str, Any]) -> dict[str, list[list[int]]]:
+        # parity: the length limit is that of questions; answers are read whole.
+        if options.get("max_length") is None and options.get("padding") != "max_length":
+            options = {"truncation": False, "max_length": None, **options}
+        return self._tokenize_from(answers, self.bos_token_id, options, keep_end=True)
+
     def answer_candidates(self, answers: Sequence[str], return_tensors: Any = "pt", **kwargs: Any) -> BatchFeature:
         """Ids of a closed list of answers, to be ranked by `rank_answers`.
 
         Args:
             answers: A strings, not cleaned.
-            kwargs: `padding`, `max_length` and other options of the tokenizer.
+            kwargs: `padding`, `max_length` and other options of the tokenizer; answers are not cut by default.
 
         Returns:
             `answer_input_ids`, `answer_attention_mask` (A, L), what starts an answer in slot 0, padded to the longest.
         """
-        rows = self._tokenize_from(list_of_texts(answers, "answers"), self.bos_token_id, kwargs, keep_end=True)
+        rows = self._tokenize_answers(list_of_texts(answers, "answers"), kwargs)
         return to_batch({f"answer_{name}": value for name, value in rows.items()}, return_tensors)
 
     def answer_labels(
@@ -117,7 +123,7 @@ class ImageTextProcessorMixin(LavisProcessorMixin):
                 counted and learnt once, in the order in which they are first seen.
             weights: one number per answer; by default the share of an answer among those of its question, so that
                 a question's weights sum to 1. With weights given, answers are taken as they are.
-            kwargs: `padding`, `max_length` and other options of the tokenizer.
+            kwargs: `padding`, `max_length` and other options of the tokenizer; answers are not cut by default.
 
         Returns:
             `labels` (S, L): start, answer, `[SEP]`, -100 on pads; `answer_counts` (B,): answers of each question;
@@ -137,7 +143,7 @@ class ImageTextProcessorMixin(LavisProcessorMixin):
             flat += given
             shares += share
             counts.append(len(given))
-        rows = self._tokenize_from(list_of_texts(flat, "answers"), self.bos_token_id, kwargs, keep_end=True)
+        rows = self._tokenize_answers(list_of_texts(flat, "answers"), kwargs)
         labels = [
             [token if seen else IGNORED for token, seen in zip(*row, strict=True)]
             for row in zip(rows["input_ids"], rows["attention_mask"], strict=True)

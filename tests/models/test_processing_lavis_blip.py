@@ -245,6 +245,14 @@ def test_answer_labels_count_and_weigh(processor) -> None:
     assert torch.equal(processor(answers=[["yes"], ["no"]], return_tensors="pt")["labels"][0], batch["labels"][0][:3])
 
 
+def test_answers_are_not_cut_with_the_questions(processor) -> None:
+    long = " ".join(["red"] * (processor.max_text_length + 5))
+    listed = processor.answer_candidates([long, "red"])
+    assert listed["answer_attention_mask"].sum(dim=1).tolist() == [processor.max_text_length + 7, 3]
+    assert (processor.answer_labels([long])["labels"] != -100).sum() == processor.max_text_length + 7
+    assert processor.answer_candidates([long], max_length=4)["answer_input_ids"].shape == (1, 4)
+
+
 def test_answer_labels_with_weights(processor) -> None:
     batch = processor.answer_labels([["yes", "yes"], ["red"]], weights=[[0.5, 0.25], [0.2]])
     assert batch["answer_counts"].tolist() == [2, 1]

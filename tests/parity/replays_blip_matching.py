@@ -98,6 +98,8 @@ def _matching_gradients(run: Converted, images: torch.Tensor, texts: dict[str, t
 def _gradcam(run: Converted, images: torch.Tensor) -> None:
     model, ledger, golden = run.model(), run.ledger, run.golden
     pairs = len(golden.below("gradcam.maps."))
+    if not pairs:
+        return
     texts = tokens(run, golden.inputs["text_input"][:pairs])
     ledger.compare("gradcam.input_ids", texts["input_ids"])
     pixel_values = images[:pairs]
