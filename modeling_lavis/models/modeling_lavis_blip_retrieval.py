@@ -111,6 +111,7 @@ class LavisBlipForPreTraining(MatchingMixin, BlipCaptioningMixin, LavisBlipPreTr
         output_intermediates: bool = False,
         interpolate_pos_encoding: bool = False,
         decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
         encoder_outputs: BaseModelOutput | None = None,
         token_type_ids: Tensor | None = None,
         **kwargs: Any,
@@ -129,8 +130,8 @@ class LavisBlipForPreTraining(MatchingMixin, BlipCaptioningMixin, LavisBlipPreTr
                 training by default.
             output_intermediates (`bool`, *optional*, defaults to `False`): also return what the losses were made of.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): take images of another size.
-            decoder_input_ids (`Tensor` of shape `(B, T)`, *optional*): run the caption decoder instead; this is what
-                `generate` does.
+            decoder_input_ids, decoder_attention_mask (`Tensor` of shape `(B, T)`, *optional*): run the caption decoder
+                instead; this is what `generate` does.
             encoder_outputs (`BaseModelOutput`, *optional*): for the decoder, image states in place of `pixel_values`.
             token_type_ids: accepted for transformers' pipelines, without effect.
 
@@ -141,6 +142,7 @@ class LavisBlipForPreTraining(MatchingMixin, BlipCaptioningMixin, LavisBlipPreTr
             decoded = self.decode_captions(
                 decoder_input_ids,
                 pixel_values,
+                decoder_attention_mask,
                 encoder_outputs=encoder_outputs,
                 interpolate_pos_encoding=interpolate_pos_encoding,
                 **kwargs,

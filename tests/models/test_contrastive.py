@@ -1,0 +1,213 @@
+"""Contrastive learning against loops over rows, and the matching batch with its hard negatives.
+
+Letters: B rows, K candidates (batch, then queue), P width of the features.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modeling_lavis.models.contrastive import contrastive_loss, draw_negatives, negative_weights, same_ids
+from modeling_lavis.models.momentum_contrast import matching_rows
+from tests.models.contract import state_copy
+from tests.models.lavis_blip_cases import PRETRAINING, RETRIEVAL
+
+BOTH = pytest.mark.parametrize("case", [RETRIEVAL, PRETRAINING], ids=lambda case: case.name)
+
+
+def unit(*shape: int, dim: int, seed: int) -> Tensor:
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=dim)
+
+
+def loss_by_loops(
+    rows: Tensor, bank: Tensor, temperature: float, positives: Tensor, soft: Tensor | None, alpha: float
+) -> float:
+    """One direction: features (B, P), candidates (P, K), positives (B, K), twins' features (B, P)."""
+    total = 0.0
+    for row in range(rows.shape[0]):
+        scores = [float(rows[row] @ bank[:, k]) / temperature for k in range(bank.shape[1])]
+        log_sum = torch.tensor(scores, dtype=torch.float64).logsumexp(0).item()
+        count = int(positives[row].sum())
+        targets = [float(positives[row, k]) / count for k in range(bank.shape[1])]
+        if soft is not None:
+            guesses = torch.tensor([float(soft[row] @ bank[:, k]) / temperature for k in range(bank.shape[1])])
+            guesses = guesses.double().softmax(0).tolist()
+            targets = [(1 - alpha) * hard + alpha * guess for hard, guess in zip(targets, guesses, strict=True)]
+        total -= sum(target * (score - log_sum) for target, score in zip(targets, scores, strict=True))
+    return total / rows.shape[0]
+
+
+@pytest.mark.parametrize("alpha", [None, 0.0, 0.4, 1.0])
+def test_loss_equals_loops(alpha: float | None) -> None:
+    image, text = unit(4, 5, dim=1, seed=1), unit(4, 5, dim=1, seed=2)
+    image_bank, text_bank = unit(5, 9, dim=0, seed=3), unit(5, 9, dim=0, seed=4)
+    twins = None if alpha is None else (unit(4, 5, dim=1, seed=5), unit(4, 5, dim=1, seed=6))
+    positives = same_ids(torch.tensor([7, 8, 7, 9]), torch.tensor([7, 8, 7, 9, 9, 1, 2, 7, 3]))
+    assert positives.sum(1).tolist() == [3, 1, 3, 2]
+    output = contrastive_loss(
+        image, text, image_bank, text_bank, torch.tensor(0.07), positives, twins, 0.0 if alpha is None else alpha
+    )
+    i2t = loss_by_loops(image, text_bank, 0.07, positives, None if twins is None else twins[0], alpha or 0.0)
+    t2i = loss_by_loops(text, image_bank, 0.07, positives, None if twins is None else twins[1], alpha or 0.0)
+    assert output.loss.item() == pytest.approx((i2t + t2i) / 2, rel=1e-5)
+    torch.testing.assert_close(output.sim_i2t_targets.sum(1), torch.ones(4, dtype=torch.float64))
+    torch.testing.assert_close(output.sim_i2t, image @ text_bank / 0.07)
+
+
+def test_targets_carry_no_gradient() -> None:
+    image, text = unit(3, 5, dim=1, seed=1).requires_grad_(), unit(3, 5, dim=1, seed=2).requires_grad_()
+    temperature = torch.tensor(0.07, requires_grad=True)
+    bank = unit(5, 6, dim=0, seed=3)
+    positives = torch.eye(3, 6, dtype=torch.bool)
+    output = contrastive_loss(image, text, bank, bank, temperature, positives, (image, text), 0.4)
+    assert not output.sim_i2t_targets.requires_grad
+    output.loss.backward()
+    probabilities = (image @ bank / temperature).softmax(1)
+    wanted = (probabilities - output.sim_i2t_targets) @ bank.T / temperature / 3 / 2
+    torch.testing.assert_close(image.grad, wanted.detach())
+    assert temperature.grad is not None and temperature.grad != 0
+
+
+# ---- hard negatives ----
+
+
+def test_negative_weights() -> None:
+    similarity = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
+    excluded = torch.tensor([[False, False, True], [True, False, False]])
+    weights = negative_weights(similarity, excluded, offset=0.1)
+    wanted = similarity.softmax(1) + 0.1
+    wanted[0, 2] = wanted[1, 0] = 0
+    torch.testing.assert_close(weights, wanted)
+
+
+def test_excluded_rows_are_never_drawn() -> None:
+    weights = torch.rand(50, 4)
+    weights[:, 1] = 0
+    drawn = torch.stack([draw_negatives(weights) for _ in range(40)])
+    assert drawn.shape == (40, 50) and not bool((drawn == 1).any())
+    assert {0, 2, 3} == set(drawn.flatten().tolist())
+
+
+def test_draws_follow_the_weights_and_the_generator() -> None:
+    weights = torch.tensor([[0.0, 3.0, 1.0]]).expand(4000, 3)
+    drawn = draw_negatives(weights, torch.Generator().manual_seed(0))
+    assert 0.72 < (drawn == 1).float().mean() < 0.78
+    assert torch.equal(drawn, draw_negatives(weights, torch.Generator().manual_seed(0)))
+
+
+def test_no_negative_left_is_named() -> None:
+    with pytest.raises(ValueError, match="at least two different images"):
+        draw_negatives(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+
+
+def test_matching_rows() -> None:
+    images, texts, labels = matching_rows(torch.tensor([2, 0, 1]), torch.tensor([1, 2, 0]))
+    assert images.tolist() == [0, 1, 2, 2, 0, 1, 0, 1, 2]
+    assert texts.tolist() == [0, 1, 2, 0, 1, 2, 1, 2, 0]
+    assert labels.tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0]
+
+
+# ---- whole heads ----
+
+
+def training_pass(model: Any, call: dict[str, Any], monkeypatch: Any) -> tuple[Any, list[Tensor]]:
+    """A pass that writes down the weights of the negatives and draws the likeliest."""
+    seen: list[Tensor] = []
+
+    def likeliest(weights: Tensor, generator: Any = None) -> Tensor:
+        seen.append(weights)
+        return weights.argmax(dim=1)
+
+    monkeypatch.setattr(model, "draw_negatives", likeliest)
+    return model(**call, output_intermediates=True), seen
+
+
+@BOTH
+def test_pairs_of_one_image_are_no_negatives(case, monkeypatch: Any) -> None:
+    model = case.model()
+    call = {**case.inputs(4), **case.training(4), "image_ids": torch.tensor([5, 6, 5, 7])}
+    _, seen = training_pass(model, call, monkeypatch)
+    assert len(seen) == 2
+    same = same_ids(call["image_ids"], call["image_ids"])
+    for weights in seen:
+        assert torch.equal(weights == 0, same)
+
+
+@BOTH
+def test_losses_equal_loops(case, monkeypatch: Any) -> None:
+    """The head's losses from features and pairs that are computed one by one."""
+    model = case.model()
+    call = {**case.inputs(4), **case.training(4)}
+    if hasattr(model, "idx_queue"):
+        call["image_ids"] = torch.tensor([5, 6, 5, 7])
+        model.idx_queue[0, :3] = torch.tensor([6, 9, 5])
+    output, seen = training_pass(model, call, monkeypatch)
+    image = model.get_image_features(call["pixel_values"])
+    text = model.get_text_features(call["input_ids"], call["attention_mask"])
+    torch.testing.assert_close(output.image_features, image)
+    torch.testing.assert_close(output.text_features, text)
+    # The twins are copies at the start up to what `model()` has shaken, so they are asked themselves.
+    kept = {name: output.intermediates[name] for name in ("image_embeds_m", "text_embeds_m")}
+    image_m = F.normalize(model.vision_proj_m(kept["image_embeds_m"][:, 0]), dim=-1)
+    text_m = F.normalize(model.text_proj_m(kept["text_embeds_m"][:, 0]), dim=-1)
+    positives = torch.eye(4, 14, dtype=torch.bool)
+    if hasattr(model, "idx_queue"):
+        positives = same_ids(call["image_ids"], torch.cat([call["image_ids"], model.idx_queue[0]]))
+        assert int(positives.sum()) == 4 + 2 + 1 + 2
+    banks = [
+        torch.cat([features.T, queue], 1)
+        for features, queue in ((image_m, model.image_queue), (text_m, model.text_queue))
+    ]
+    temperature, alpha = model.temp.item(), model.config.alpha
+    i2t = loss_by_loops(image, banks[1], temperature, positives, image_m, alpha)
+    t2i = loss_by_loops(text, banks[0], temperature, positives, text_m, alpha)
+    assert output.loss_itc.item() == pytest.approx((i2t + t2i) / 2, rel=1e-4)
+    # matching: every pair on its own
+    negative_images, negative_texts = (weights.argmax(1) for weights in seen)
+    losses = []
+    for images, texts, label in (
+        (range(4), range(4), 1),
+        (negative_images, range(4), 0),
+        (range(4), negative_texts, 0),
+    ):
+        for i, t in zip(images, texts, strict=True):
+            logits = model(
+                pixel_values=call["pixel_values"][int(i)][None],
+                input_ids=call["input_ids"][int(t)][None],
+                attention_mask=call["attention_mask"][int(t)][None],
+                match_head="itm",
+            ).logits
+            losses.append(F.cross_entropy(logits, torch.tensor([label])))
+    torch.testing.assert_close(output.loss_itm, torch.stack(losses).mean(), atol=1e-5, rtol=1e-4)
+
+
+@BOTH
+def test_padding_of_the_batch_does_not_change_the_losses(case) -> None:
+    model = case.model()
+    call = {**case.inputs(4), **case.training(4)}
+    wider = dict(call)
+    wider["input_ids"] = F.pad(call["input_ids"], (0, 4))
+    wider["attention_mask"] = F.pad(call["attention_mask"], (0, 4))
+    losses = []
+    for version in (call, wider):
+        torch.manual_seed(0)
+        losses.append(model(**version).loss)
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+@BOTH
+def test_within_batch_without_momentum(case, monkeypatch: Any) -> None:
+    model = case.model(use_momentum=False)
+    call = {**case.inputs(4), **case.training(4), "image_ids": torch.tensor([5, 6, 5, 7])}
+    before = state_copy(model)
+    output, _ = training_pass(model.train(), call, monkeypatch)
+    image, text = output.image_features.detach(), output.text_features.detach()
+    positives = same_ids(call["image_ids"], call["image_ids"])
+    i2t = loss_by_loops(image, text.T, before["temp"].item(), positives, None, 0.0)
+    t2i = loss_by_loops(text, image.T, before["temp"].item(), positives, None, 0.0)
+    assert output.loss_itc.item() == pytest.approx((i2t + t2i) / 2, rel=1e-4)
+    output.loss_itc.backward()
+    assert model.vision_proj.weight.grad.any() and model.text_proj.weight.grad.any()

@@ -1,0 +1,110 @@
+"""Matching scores of chosen pairs against one pass per pair.
+
+Letters: K pairs.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from modeling_lavis.models.pair_scoring import check_pairs, chunk_pairs
+from tests.models.lavis_blip_cases import PRETRAINING, RETRIEVAL, pixels, texts
+
+BOTH = pytest.mark.parametrize("case", [RETRIEVAL, PRETRAINING], ids=lambda case: case.name)
+PAIRS = torch.tensor([[2, 0], [0, 4], [0, 0], [2, 3], [1, 1], [0, 2], [0, 0], [2, 1]])
+
+
+def expected(model, images: Tensor, words: dict[str, Tensor], pairs: Tensor) -> Tensor:
+    rows = [
+        model(
+            pixel_values=images[i][None],
+            input_ids=words["input_ids"][t][None],
+            attention_mask=words["attention_mask"][t][None],
+            match_head="itm",
+        ).logits[0]
+        for i, t in pairs.tolist()
+    ]
+    return torch.stack(rows).detach()
+
+
+@BOTH
+@pytest.mark.parametrize("max_rows", [1, 2, 3, 256])
+def test_equals_one_pass_per_pair(case, max_rows: int) -> None:
+    model = case.model()
+    images, words = pixels(3), texts(5)
+    scores = model.score_pairs(images, words, PAIRS, max_rows=max_rows)
+    wanted = expected(model, images, words, PAIRS)
+    torch.testing.assert_close(scores.logits, wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(scores.probabilities, wanted.softmax(1)[:, 1], atol=1e-5, rtol=1e-4)
+    assert torch.equal(scores.logits[2], scores.logits[6])
+    assert not scores.logits.requires_grad
+
+
+@BOTH
+def test_encoded_images_and_missing_mask(case) -> None:
+    model = case.model()
+    images, words = pixels(3), texts(5)
+    whole = model.score_pairs(images, words, PAIRS)
+    states = model.encode_images(images).detach()
+    torch.testing.assert_close(model.score_pairs(states, words, PAIRS).logits, whole.logits)
+    without = {"input_ids": words["input_ids"]}
+    torch.testing.assert_close(model.score_pairs(states, without, PAIRS).logits, whole.logits)
+    torch.testing.assert_close(model.score_pairs(states, words, PAIRS.tolist()).logits, whole.logits)
+
+
+def test_each_image_is_encoded_and_projected_once() -> None:
+    model = RETRIEVAL.model()
+    encoded, projected = [], []
+    model.vision_model.register_forward_hook(lambda m, args, out: encoded.append(out.last_hidden_state.shape[0]))
+    key = model.text_encoder.encoder.layer[0].crossattention.self.key
+    key.register_forward_hook(lambda m, args, out: projected.append(args[0].shape[0]))
+    pairs = torch.cartesian_prod(torch.arange(3), torch.arange(5))
+    model.score_pairs(pixels(3), texts(5), pairs)
+    assert encoded == [3] and sum(projected) == 3
+
+
+def test_no_pairs() -> None:
+    scores = RETRIEVAL.model().score_pairs(pixels(1), texts(1), torch.empty(0, 2, dtype=torch.long))
+    assert scores.logits.shape == (0, 2) and scores.probabilities.shape == (0,)
+
+
+def test_training_mode_is_left_alone() -> None:
+    model = RETRIEVAL.model().train()
+    model.score_pairs(pixels(2), texts(2), torch.tensor([[0, 1]]))
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (torch.tensor([[3, 0]]), "3 images and 5 texts"),
+        (torch.tensor([[0, 5]]), "3 images and 5 texts"),
+        (torch.tensor([[-1, 0]]), "3 images and 5 texts"),
+        (torch.tensor([0, 1]), r"shape \(2,\), expected \(pairs, 2\)"),
+        (torch.zeros(2, 3, dtype=torch.long), r"expected \(pairs, 2\)"),
+    ],
+)
+def test_wrong_pairs_are_named(pairs: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_pairs(pairs, 3, 5)
+    with pytest.raises(ValueError, match=message):
+        RETRIEVAL.model().score_pairs(pixels(3), texts(5), pairs)
+
+
+@pytest.mark.parametrize("max_rows", [1, 4, 7, 100])
+def test_chunks_answer_each_pair_once(max_rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.stack(
+        [torch.randint(0, 6, (40,), generator=generator), torch.randint(0, 9, (40,), generator=generator)], 1
+    )
+    lengths = torch.randint(3, 12, (9,), generator=generator)
+    answered: list[int] = []
+    for chunk in chunk_pairs(pairs, lengths, max_rows):
+        assert len(chunk.texts) == len(chunk.pairs) <= max(max_rows, 1)
+        per_image = len(chunk.texts) // len(chunk.images)
+        assert per_image * len(chunk.images) == len(chunk.texts)
+        for row, pair in enumerate(chunk.pairs.tolist()):
+            if pair >= 0:
+                assert pairs[pair].tolist() == [int(chunk.images[row // per_image]), int(chunk.texts[row])]
+                answered.append(pair)
+    assert sorted(answered) == list(range(40))
