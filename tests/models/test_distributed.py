@@ -1,0 +1,85 @@
+"""Two processes that train together against one process with the double batch."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from modeling_lavis.models import momentum_contrast
+from modeling_lavis.models.distributed import gather, gather_ragged, gather_with_grad, rank, world_size
+from tests.models.distributed_worker import RUNS, likeliest, training
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: Any) -> list[dict[str, Any]]:
+    """What each of two processes has found."""
+    folder = tmp_path_factory.mktemp("processes")
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.models.distributed_worker", str(number), str(folder / "store"), str(folder / "out")],
+            cwd=Path(__file__).parents[2],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors
+    return [torch.load(folder / f"out.{number}") for number in range(2)]
+
+
+def test_alone_nothing_is_gathered() -> None:
+    value = torch.randn(2, 3)
+    assert (world_size(), rank()) == (1, 0)
+    assert gather(value) is value and gather_with_grad(value) is value and gather_ragged(value) is value
+
+
+@pytest.mark.slow
+def test_gathering(two: list[dict[str, Any]]) -> None:
+    for number, results in enumerate(two):
+        found = results["gathering"]
+        assert results["world"] == 2
+        assert found["all"].tolist() == [[0, 1], [2, 3], [10, 11], [12, 13]]
+        assert torch.equal(found["plain"], found["all"])
+        # The sum over both processes, whose weights are w and 2 w.
+        assert torch.equal(found["grad"], 3 * torch.arange(8.0).view(4, 2)[2 * number : 2 * number + 2])
+        assert found["ragged"].tolist() == [[1, 1, 1, 9]] * 2 + [[2] * 4] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("label", "name", "options"), RUNS, ids=[label for label, _, _ in RUNS])
+def test_equal_one_process_with_both_batches(
+    two: list[dict[str, Any]], label: str, name: str, options: dict[str, Any], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(momentum_contrast, "draw_negatives", likeliest)
+    first, second = (results[label] for results in two)
+    assert first.keys() == second.keys()
+    for key, value in first.items():  # both processes hold the same model and queue
+        if key.startswith("state."):
+            torch.testing.assert_close(value, second[key], msg=lambda m, n=key: f"{n}: {m}")
+    whole = training(name, options, slice(0, 4), ddp=False)
+    itc = [(first[key] + second[key]) / 2 for key in ("0.loss_itc",)]
+    if options.get("use_momentum", True):
+        # A process compares its rows with the queue and its own batch, as the original does: the state is common,
+        # the contrast of the first step is not that of the double batch.
+        for key in ("queue_ptr", "idx_queue"):
+            if f"state.{key}" in whole:
+                assert torch.equal(first[f"state.{key}"], whole[f"state.{key}"])
+        return
+    torch.testing.assert_close(itc[0], whole["0.loss_itc"])
+    for key in ("0.loss", "0.loss_itm", "1.loss"):
+        torch.testing.assert_close((first[key] + second[key]) / 2, whole[key], atol=1e-5, rtol=1e-4)
+    for key, value in whole.items():
+        if key.startswith("state."):
+            torch.testing.assert_close(first[key], value, atol=1e-5, rtol=1e-3, msg=lambda m, n=key: f"{n}: {m}")
+
+
+@pytest.mark.slow
+def test_negatives_of_all_processes_differ_from_own_ones(two: list[dict[str, Any]]) -> None:
+    everywhere, own = two[0]["retrieval"], two[0]["own negatives"]
+    torch.testing.assert_close(everywhere["0.loss_itc"], own["0.loss_itc"])
+    assert not torch.allclose(everywhere["0.loss_itm"], own["0.loss_itm"])
