@@ -243,6 +243,8 @@ def _write_weights(
     strict = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
     strict |= set(getattr(model, "_keep_in_fp32_modules", None) or ()) if dtype is torch.float16 else set()
 
+    strict = {part.strip("^$") for part in strict}
+
     def stored(name: str) -> torch.dtype:
         own = plan.dtype(name, weights.tensors)
         if not own.is_floating_point:

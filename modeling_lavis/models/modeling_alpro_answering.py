@@ -70,7 +70,7 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
         Returns:
             [`LavisVideoAnsweringOutput`].
         """
-        pixel_values_videos, input_ids = video_and_text(pixel_values_videos, input_ids)
+        pixel_values_videos, input_ids = video_and_text(pixel_values_videos, input_ids, attention_mask)
         if labels is not None and labels.shape != input_ids.shape[:1]:
             raise ValueError(
                 f"Got labels of shape {tuple(labels.shape)} for {input_ids.shape[0]} questions; give one class for "

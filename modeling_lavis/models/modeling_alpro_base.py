@@ -13,16 +13,20 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from .configuration_alpro import AlproConfig
 from .image_text_base import ImageTextPreTrainedModel
+from .modeling_base import check_text
 from .vision_timesformer import LavisTimesformerModel
 
 
-def video_and_text(pixel_values_videos: Tensor | None, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Both inputs, for heads that cannot do without; `ValueError` names what is missing."""
+def video_and_text(
+    pixel_values_videos: Tensor | None, input_ids: Tensor | None, attention_mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Both inputs, for heads that cannot do without; `ValueError` names what is missing or wrong."""
     if pixel_values_videos is None or input_ids is None:
         missing = "pixel_values_videos" if pixel_values_videos is None else "input_ids"
         raise ValueError(
             f"{missing} is missing; this head reads a video and a text. The processor makes both from videos and texts."
         )
+    check_text(input_ids, attention_mask)
     return pixel_values_videos, input_ids
 
 
@@ -36,7 +40,8 @@ class AlproPreTrainedModel(ImageTextPreTrainedModel):
     main_input_name = "pixel_values_videos"
     input_modalities = ("video", "text")
     _no_split_modules = ["TimesformerBlock", "BertLayer", "BertEmbeddings"]
-    _keep_in_fp32_modules_strict = ["temp"]
+    # whole names: the tower has parts whose names begin alike
+    _keep_in_fp32_modules_strict = ["^temp$"]
     vision_class = LavisTimesformerModel
 
     def encode_videos(

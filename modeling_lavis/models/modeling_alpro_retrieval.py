@@ -99,7 +99,7 @@ class AlproForVideoTextRetrieval(ImageTextRetrievalMixin, VideoFeaturesMixin, Al
         Returns:
             [`LavisVideoTextRetrievalOutput`].
         """
-        pixel_values_videos, input_ids = video_and_text(pixel_values_videos, input_ids)
+        pixel_values_videos, input_ids = video_and_text(pixel_values_videos, input_ids, attention_mask)
         if match_head not in _HEADS:
             raise ValueError(f"match_head is {match_head!r}; it can be 'vtc', 'vtm' or 'both'.")
         output = super().forward(

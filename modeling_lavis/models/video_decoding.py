@@ -3,10 +3,13 @@
 
 A frame is known by its number in the order in which frames are shown. To find its time, the times of all frames are
 read, from the file's index where it has a whole one (mp4, avi) and else from the headers of its packets; that is 8
-bytes per frame. Then the decoder jumps to the last key frame before each frame that is wanted.
+bytes per frame. Then the decoder jumps to the last key frame before each frame that is wanted. (Only AVI files whose
+frames change places between decoding and showing are decoded from the start.)
 """
 
 import bisect
+import itertools
+import math
 import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -53,6 +56,8 @@ class VideoFile:
             self._stream = self._first_stream()
             self.time_base = self._stream.time_base
             self.times, self._keys = self._read_times()
+            # AVI keeps the times of decoding only, which are not those of showing where frames change places.
+            self._count_only = self._container.format.name == "avi" and self._stream.codec_context.has_b_frames
             if not self.times:
                 raise OSError(f"The video {self.name} has no frames. It may be empty or cut off.")
         except BaseException:
@@ -76,7 +81,7 @@ class VideoFile:
 
     def number_at(self, seconds: float) -> int:
         """Number of the first frame that is shown at or after a time, counted from the first frame."""
-        target = self.times[0] + round(seconds / self.time_base)
+        target = self.times[0] + math.ceil(seconds / self.time_base - 1e-6)
         return bisect.bisect_left(self.times, target)
 
     def frames(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
@@ -99,13 +104,17 @@ class VideoFile:
             if number == last and picture is not None:
                 yield picture
                 continue
-            target = self.times[number]
-            if decoded is None or self._should_jump(shown, target):
-                decoded, frame = self._jump(target)
+            if self._count_only:
+                decoded = self._decoded() if decoded is None else decoded
+                frame = next(itertools.islice(decoded, number - last - 1, None), None)
             else:
-                frame = next(decoded, None)
-            while frame is not None and _time_of(frame) < target:
-                frame = next(decoded, None)
+                target = self.times[number]
+                if decoded is None or self._should_jump(shown, target):
+                    decoded, frame = self._jump(target)
+                else:
+                    frame = next(decoded, None)
+                while frame is not None and _time_of(frame) < target:
+                    frame = next(decoded, None)
             if frame is None:
                 raise OSError(
                     f"Frame {number} of {self.length} of the video {self.name} cannot be decoded. The file may be cut "

@@ -206,10 +206,12 @@ class LavisTimesformerModel(LavisViTModel):
     def embed(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         """Patches with class token and positions in space and time: `(B, F, C, H, W)` to `(B, N, F, D)`."""
         config = self.config
-        if pixel_values.ndim != 5 or pixel_values.shape[2] != config.num_channels:
+        fits = pixel_values.ndim == 5 and pixel_values.shape[2] == config.num_channels
+        if not fits or not pixel_values.is_floating_point():
             raise ValueError(
-                f"Got pixel_values_videos of shape {tuple(pixel_values.shape)}, expected (batch, frames, "
-                f"{config.num_channels}, height, width). Let the processor make them from videos."
+                f"Got pixel_values_videos of shape {tuple(pixel_values.shape)} and dtype {pixel_values.dtype}, expected "
+                f"normalised floats (batch, frames, {config.num_channels}, height, width). Let the processor make them "
+                "from videos."
             )
         batch, frames, _, height, width = pixel_values.shape
         sides = (config.image_size, config.image_size)

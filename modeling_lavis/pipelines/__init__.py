@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks for `transformers.pipeline`: captions, answers, matches, searches, labels and features of pictures and texts.
+"""Tasks for `transformers.pipeline`: captions, answers, matches, searches, labels and features of pictures, videos and
+texts.
 
 `register` puts them into transformers' registry; `modeling_lavis.registration` calls it when that is imported.
 """
@@ -14,6 +15,8 @@ TASKS: dict[str, tuple[str, str]] = {
     "image-text-retrieval": ("retrieval", "ImageTextRetrievalPipeline"),
     "image-text-classification": ("classification", "ImageTextClassificationPipeline"),
     "image-pair-classification": ("pair_classification", "ImagePairClassificationPipeline"),
+    "video-question-answering": ("video_question_answering", "VideoQuestionAnsweringPipeline"),
+    "video-text-retrieval": ("video_retrieval", "VideoTextRetrievalPipeline"),
     "multimodal-feature-extraction": ("embedding", "MultimodalFeatureExtractionPipeline"),
 }
 

@@ -17,7 +17,16 @@ from torch.utils.data import DataLoader
 from transformers import GenerationConfig, Pipeline
 
 from modeling_lavis.models.image_processing_lavis import reject_unknown
-from modeling_lavis.pipelines.inputs import Failure, Inputs, PreparedRows, PreparedStream, as_row, sort_inputs, spread
+from modeling_lavis.pipelines.inputs import (
+    Failure,
+    Inputs,
+    PreparedRows,
+    PreparedStream,
+    as_row,
+    is_picture,
+    sort_inputs,
+    spread,
+)
 from modeling_lavis.pipelines.loading import is_own_processor, own_processor
 
 _ON_ERROR = ("raise", "return")
@@ -61,6 +70,8 @@ class LavisPipeline(Pipeline):
     postprocess_options: tuple[str, ...] = ()
     #: name under which an input that is no row is put into one
     input_name = "image"
+    #: tells whether an input is a single one
+    is_one = staticmethod(is_picture)
 
     def __init__(self, model: Any, processor: Any = None, task: str = "", **kwargs: Any) -> None:
         self.check_model(model, task or type(self).__name__)
@@ -121,7 +132,7 @@ class LavisPipeline(Pipeline):
 
     def _deal(self, inputs: Any, options: dict[str, Any], *names: str) -> Inputs:
         """Take options that are lists out of `options` and give each row its own value."""
-        found = sort_inputs(inputs)
+        found = sort_inputs(inputs, self.is_one)
         for name in names:
             if isinstance(options.get(name), (list, tuple)):
                 found = spread(found, name, options.pop(name), self.input_name)

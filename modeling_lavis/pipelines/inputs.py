@@ -13,7 +13,7 @@ import PIL.Image
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-_SPELLINGS = {"images": "image", "texts": "text", "questions": "question", "prompts": "prompt"}
+_SPELLINGS = {"images": "image", "videos": "video", "texts": "text", "questions": "question", "prompts": "prompt"}
 
 
 class Inputs(NamedTuple):
@@ -42,13 +42,26 @@ def is_picture(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike, PIL.Image.Image))
 
 
-def sort_inputs(value: Any) -> Inputs:
+def is_video(value: Any) -> bool:
+    """Tell whether `value` stands for one video: an address, an array of four dimensions, a list of frames."""
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        return value.ndim == 4
+    if isinstance(value, (list, tuple)) and value:
+        return all(is_picture(frame) and not isinstance(frame, (str, os.PathLike)) for frame in value)
+    return isinstance(value, (str, os.PathLike))
+
+
+def sort_inputs(value: Any, is_one: Callable[[Any], bool] = is_picture) -> Inputs:
     """Find out what was given; see [`Inputs`].
+
+    Args:
+        value: what a pipeline was called with.
+        is_one: tells whether something is a single picture (or a single video).
 
     Raises:
         TypeError: it is nothing that a pipeline can go through.
     """
-    if isinstance(value, Mapping) or is_picture(value):
+    if isinstance(value, Mapping) or is_one(value):
         return Inputs([value], single=True, lazy=False)
     if isinstance(value, (list, tuple, np.ndarray, torch.Tensor)):
         return Inputs(list(value), single=False, lazy=False)
@@ -66,7 +79,7 @@ def as_row(entry: Any, key: str = "image") -> dict[str, Any]:
     if not isinstance(entry, Mapping):
         return {key: entry}
     row: dict[str, Any] = {**entry}
-    if key == "image":
+    if key in ("image", "video"):
         for plural, singular in _SPELLINGS.items():
             if plural in row:
                 row.setdefault(singular, row.pop(plural))

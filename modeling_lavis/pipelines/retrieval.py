@@ -19,7 +19,7 @@ from modeling_lavis.pipelines.base import LavisPipeline, one_picture_per_row
 from modeling_lavis.pipelines.inputs import Failure, PreparedRows, PreparedStream, sort_inputs
 from modeling_lavis.pipelines.matching import TEXTS_AT_ONCE, text_features
 
-Kind = Literal["image", "text"]
+Kind = Literal["image", "video", "text"]
 PICTURES_AT_ONCE = 32
 
 
@@ -29,7 +29,7 @@ class RetrievalIndex:
     An encoded collection, made by [`ImageTextRetrievalPipeline.index`] or from stored features.
 
     Args:
-        kind (`str`): `"image"` or `"text"`.
+        kind (`str`): `"image"`, `"video"` or `"text"`.
         items (`list`): the pictures (as they were given) or texts, one per row of the features.
         features (`Tensor` of shape `(I, P)`): projected and normalised.
         states (`list[Tensor]`, *optional*): states (N, D) of each picture. Without them the candidates of each query
@@ -44,8 +44,8 @@ class RetrievalIndex:
     failures: list[tuple[Any, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.kind not in ("image", "text"):
-            raise ValueError(f"The kind of an index is {self.kind!r}; expected 'image' or 'text'.")
+        if self.kind not in ("image", "video", "text"):
+            raise ValueError(f"The kind of an index is {self.kind!r}; expected 'image', 'video' or 'text'.")
         self.features = torch.as_tensor(self.features)
         if self.features.ndim != 2 or len(self.features) != len(self.items):
             raise ValueError(
@@ -79,6 +79,8 @@ class ImageTextRetrievalPipeline(LavisPipeline):
     preprocess_options = ("query_type",)
     forward_options = ("index", "num_candidates", "rerank", "top_k")
     input_name = "query"
+    #: what the collection holds beside texts
+    seen: Kind = "image"
 
     def index(
         self,
@@ -105,8 +107,19 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         Returns:
             [`RetrievalIndex`].
         """
+        return self._make_index(images, texts, batch_size, num_workers, keep_states, on_error)
+
+    def _make_index(
+        self,
+        images: Any,
+        texts: Any,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        keep_states: bool = True,
+        on_error: str = "raise",
+    ) -> RetrievalIndex:
         if (images is None) == (texts is None):
-            raise ValueError("A collection is made of images= or of texts=; give one of them.")
+            raise ValueError(f"A collection is made of {self.seen}s= or of texts=; give one of them.")
         if texts is not None:
             texts = [texts] if isinstance(texts, str) else list(texts)
             if not texts or not all(isinstance(text, str) for text in texts):
@@ -123,11 +136,11 @@ class ImageTextRetrievalPipeline(LavisPipeline):
                 states.append(result[0])
         if not items:
             raise ValueError(
-                "The collection has no picture that can be read"
+                f"The collection has no {self.seen} that can be read"
                 + "".join(f"\n{message}" for _, message in failures[:5])
                 + ("" if failures else "; it is empty.")
             )
-        return RetrievalIndex("image", items, torch.stack(features), states if keep_states else None, failures)
+        return RetrievalIndex(self.seen, items, torch.stack(features), states if keep_states else None, failures)
 
     def __call__(
         self,
@@ -153,19 +166,19 @@ class ImageTextRetrievalPipeline(LavisPipeline):
             `"score"` (matching logit plus cosine) and `"similarity"` (cosine).
         """
         if sum(collection is not None for collection in (index, images, texts)) != 1:
-            raise ValueError("Give one collection to search: index=, images= or texts=.")
+            raise ValueError(f"Give one collection to search: index=, {self.seen}s= or texts=.")
         if index is None:
             sizes = {name: kwargs[name] for name in ("batch_size", "num_workers") if name in kwargs}
-            index = self.index(images=images, texts=texts, **sizes)
-        kwargs.setdefault("query_type", "text" if index.kind == "image" else "image")
-        if kwargs["query_type"] not in ("text", "image"):
-            raise ValueError(f"query_type is {kwargs['query_type']!r}; expected 'text' or 'image'.")
-        return self._run(sort_inputs(query), index=index, **kwargs)
+            index = self._make_index(images, texts, **sizes)
+        kwargs.setdefault("query_type", self.seen if index.kind == "text" else "text")
+        if kwargs["query_type"] not in ("text", self.seen):
+            raise ValueError(f"query_type is {kwargs['query_type']!r}; expected 'text' or {self.seen!r}.")
+        return self._run(sort_inputs(query, self.is_one), index=index, **kwargs)
 
     def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
         if row["query_type"] == "text":
             return {"text": self.text(row, "query")}
-        return {"pixel_values": self.pixels(row, "image" if "image" in row else "query")}
+        return {"pixel_values": self.pixels(row, self.seen if self.seen in row else "query")}
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         if "text" in rows[0]:
@@ -187,7 +200,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
             kind, features = "text", text_features(self.model, batch["tokens"])
         else:
             states = self.model.encode_images(batch["pixel_values"])
-            kind, features = "image", self.model.project_images(states).float()
+            kind, features = self.seen, self.model.project_images(states).float()
         cosine = features @ index.features.to(features).T  # (B, I)
         rerank = rerank and kind != index.kind
         wanted = max(num_candidates, top_k) if rerank else top_k
@@ -237,7 +250,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         """States (n, N, D) of some pictures of an index."""
         if index.states is not None:
             return torch.stack([index.states[item] for item in items]).to(self.device)
-        rows = [{"pixel_values": self.pixels({"image": index.items[item]})} for item in items]
+        rows = [{"pixel_values": self.pixels({self.seen: index.items[item]}, self.seen)} for item in items]
         return self.model.encode_images(one_picture_per_row(rows).to(self.device))
 
     def _features_of_texts(self, texts: list[str]) -> Tensor:
@@ -255,15 +268,15 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         self._sanitize_parameters(on_error=on_error)
 
         def prepare(entry: Any) -> tuple[Any, Any]:
-            picture = entry["image"] if isinstance(entry, dict) and "image" in entry else entry
+            picture = entry[self.seen] if isinstance(entry, dict) and self.seen in entry else entry
             try:
-                return picture, self.pixels({"image": picture})
+                return picture, self.pixels({self.seen: picture}, self.seen)
             except (OSError, ValueError, TypeError) as error:
                 if on_error == "raise":
                     raise
                 return picture, Failure(str(error))
 
-        found = sort_inputs(images)
+        found = sort_inputs(images, self.is_one)
         stream = found.lazy and not hasattr(found.entries, "__getitem__")
         rows: Any = PreparedStream(found.entries, prepare) if stream else PreparedRows(found.entries, prepare)
         workers = num_workers or self._num_workers or 0

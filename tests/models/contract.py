@@ -35,6 +35,7 @@ class Case:
         auto_classes: names of the Auto classes that find the class, `AutoModel` left out.
         pairs: whether training compares rows with each other, and therefore needs at least two.
         training_compiles: whether the forward with a loss is one graph.
+        pixels: name of the input that is seen.
     """
 
     model_class: type[PreTrainedModel]
@@ -47,6 +48,7 @@ class Case:
     auto_classes: tuple[str, ...] = ()
     pairs: bool = False
     training_compiles: bool = True
+    pixels: str = "pixel_values"
 
     @property
     def name(self) -> str:

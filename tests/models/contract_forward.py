@@ -78,7 +78,7 @@ class ForwardContract(Contract):
             for name, value in left.items():
                 other = right[name]
                 if other.shape != value.shape:  # one entry per token
-                    value, other = value[real], other[:, : real.shape[1]][real]
+                    value, other = value[:, : real.shape[1]][real], other[:, : real.shape[1]][real]
                 elif value.shape[:2] == real.shape:
                     value, other = value[real], other[real]
                 torch.testing.assert_close(other, value, atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{mode} {n}: {m}")
@@ -91,14 +91,15 @@ class ForwardContract(Contract):
             whole, single = tensors_of(run(model, call)), tensors_of(run(model, longer(call, 1)))
             for name, value in single.items():
                 other = whole[name][:1]
-                if name == "logits_per_image" or name == "logits_per_text":
+                if name in ("logits_per_image", "logits_per_video", "logits_per_text"):
                     other = whole[name][:1, :1]
                 torch.testing.assert_close(value, other, atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{mode} {n}: {m}")
 
     def test_hidden_states_and_attentions(self, case: Case) -> None:
         model = case.model()
         model.set_attn_implementation("eager")
-        layers = model.config.text_config.num_hidden_layers
+        layers, below = model.config.text_config.num_hidden_layers, model.config.text_config.fusion_layer or 0
+        passes = {layers, layers - below, below or layers}  # all layers, those that fuse, those below
         for mode, call in case.calls():
             if case.pairs and mode == "loss":  # rows of several passes, recorded by output_intermediates
                 continue
@@ -109,14 +110,14 @@ class ForwardContract(Contract):
             weights = [value for name, value in recorded.items() if name.endswith("attentions")]
             assert states and weights, f"{mode}: {list(output)}"
             for value in states:
-                assert isinstance(value, tuple) and len(value) == layers + 1, mode
-                assert all(state.ndim == 3 for state in value)
+                assert isinstance(value, tuple) and len(value) - 1 in passes, mode
+                assert all(state.ndim == 3 or case.pixels == "pixel_values_videos" for state in value)
             for name, value in recorded.items():
                 if name.endswith("attentions"):
-                    assert isinstance(value, tuple) and len(value) in (layers, 2 * layers), f"{mode}: {name}"
+                    assert isinstance(value, tuple) and len(value) in (*passes, 2 * layers), f"{mode}: {name}"
                     for part in value:
-                        assert part.ndim == 4 and part.shape[1] == 2, f"{mode}: {name}"
-                        torch.testing.assert_close(part.sum(-1), torch.ones(part.shape[:3]))
+                        assert part.ndim in (4, 5) and part.shape[-3] == 2, f"{mode}: {name}"
+                        torch.testing.assert_close(part.sum(-1), torch.ones(part.shape[:-1]))
             kept = {name: value for name, value in output.items() if name not in recorded}
             assert_same(kept, {name: plain[name] for name in kept})
             for name in plain:
@@ -204,18 +205,18 @@ class ForwardContract(Contract):
     def test_other_resolution(self, case: Case) -> None:
         model = case.model()
         for mode, call in case.calls():
-            if call.get("pixel_values") is None:
+            if call.get(case.pixels) is None:
                 continue
             for height, width in ((48, 48), (32, 64)):
-                pixel_values = torch.randn(*call["pixel_values"].shape[:-2], height, width)
-                other = {**call, "pixel_values": pixel_values}
+                other_pixels = torch.randn(*call[case.pixels].shape[:-2], height, width)
+                other = {**call, case.pixels: other_pixels}
                 output = run(model, other, interpolate_pos_encoding=True)
                 embeds = output.get("image_embeds")
                 if embeds is not None:
                     assert embeds.shape[-2] == (height // 16) * (width // 16) + 1
                 with pytest.raises(ValueError, match=rf"{height} x {width}.*interpolate_pos_encoding"):
                     run(model, other)
-            odd = {**call, "pixel_values": torch.randn(*call["pixel_values"].shape[:-2], 40, 40)}
+            odd = {**call, case.pixels: torch.randn(*call[case.pixels].shape[:-2], 40, 40)}
             with pytest.raises(ValueError, match="multiples of the patch size"):
                 run(model, odd, interpolate_pos_encoding=True)
 
@@ -233,24 +234,27 @@ class ForwardContract(Contract):
     def test_wrong_inputs_are_named(self, case: Case) -> None:
         model = case.model()
         for mode, call in case.calls():
-            images, ids = call.get("pixel_values"), call.get("input_ids")
+            images, ids = call.get(case.pixels), call.get("input_ids")
             bad: list[tuple[dict[str, Any], str]] = []
             if images is not None:
                 bad += [
-                    ({"pixel_values": images[..., 0]}, "pixel_values"),
-                    ({"pixel_values": images.flatten(0, 1)[..., 0]}, "pixel_values|9 images"),
-                    ({"pixel_values": images[..., :1, :, :]}, "pixel_values"),
-                    ({"pixel_values": (images * 10).to(torch.uint8)}, "pixel_values.*uint8"),
+                    ({case.pixels: images[..., 0]}, "pixel_values"),
+                    ({case.pixels: images.flatten(0, 1)[..., 0]}, "pixel_values|9 images"),
+                    ({case.pixels: images[..., :1, :, :]}, "pixel_values"),
+                    ({case.pixels: (images * 10).to(torch.uint8)}, "pixel_values.*uint8"),
                 ]
             if ids is not None and mode != "decoder":
                 bad += [
                     ({"input_ids": ids.float()}, "input_ids.*float32"),
                     ({"input_ids": ids[0]}, "input_ids.*shape"),
-                    ({"input_ids": ids.repeat(1, 10), "attention_mask": None}, "60 tokens.*40 positions|labels of shape"),
+                    (
+                        {"input_ids": ids.repeat(1, 10), "attention_mask": None},
+                        "60 tokens.*40 positions|labels of shape",
+                    ),
                     ({"attention_mask": call["attention_mask"][:, :-1]}, "attention_mask"),
                 ]
-            if images is not None and ids is not None and mode not in ("itc", "decoder"):
-                bad += [({"pixel_values": images[:2]}, "2 .*3|3 .*2")]
+            if images is not None and ids is not None and mode not in ("itc", "vtc", "decoder"):
+                bad += [({case.pixels: images[:2]}, "2 .*3|3 .*2")]
             for name in ("image_ids", "labels"):
                 if name in call:
                     bad += [({name: call[name][:-1]}, f"{name}|labels")]

@@ -75,6 +75,8 @@ def assert_initialised(model: PreTrainedModel, missing: set[str]) -> None:
             assert value.tolist() == [0]
         elif name == "idx_queue":
             assert bool((value == -100).all())
+        elif "temporal_fc" in name or leaf == "time_embed":
+            assert bool((value == 0).all()), name
         elif "norm" in name.lower() and leaf == "weight":
             assert bool((value == 1).all()), name
         elif leaf == "bias":

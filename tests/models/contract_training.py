@@ -51,7 +51,7 @@ def trainer_for(case: Case, model: Any, folder: Path, accumulate: int = 1, steps
     batches = []
     for _ in range(8):
         batch = {**case.inputs(3), **case.training(3)}
-        batch["pixel_values"] = torch.randn_like(batch["pixel_values"])
+        batch[case.pixels] = torch.randn_like(batch[case.pixels])
         batches.append(batch)
     return Trainer(
         model=model,

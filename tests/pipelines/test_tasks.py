@@ -220,7 +220,7 @@ class TestRetrieval:
         assert [item for item, _ in index.failures] == [str(bad)] and "bad.png" in index.failures[0][1]
         with pytest.raises(OSError, match="bad.png"):
             run.index(images=[str(bad)])
-        with pytest.raises(ValueError, match="no picture that can be read"):
+        with pytest.raises(ValueError, match="no image that can be read"):
             run.index(images=[str(bad)], on_error="return")
 
     @pytest.mark.parametrize("collection", [{}, {"images": ["a.png"], "texts": ["a"]}])
@@ -231,8 +231,8 @@ class TestRetrieval:
     def test_bad_indexes(self) -> None:
         with pytest.raises(ValueError, match="3 items got features of shape"):
             RetrievalIndex("image", ["a", "b", "c"], torch.rand(2, 4))
-        with pytest.raises(ValueError, match="'image' or 'text'"):
-            RetrievalIndex("video", ["a"], torch.rand(1, 4))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="'image', 'video' or 'text'"):
+            RetrievalIndex("sound", ["a"], torch.rand(1, 4))  # type: ignore[arg-type]
 
 
 class TestClassification:

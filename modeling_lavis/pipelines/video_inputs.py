@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Videos as inputs of pipelines.
+
+Letters: F frames, C channels, H height, W width.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from modeling_lavis.pipelines.base import LavisPipeline
+from modeling_lavis.pipelines.inputs import is_video
+
+
+class VideoInputMixin(LavisPipeline):
+    """Inputs are videos: paths, URLs, arrays (F, H, W, C) or (F, C, H, W), or lists of frames."""
+
+    is_one = staticmethod(is_video)
+
+    def pixels(self, row: dict[str, Any], name: str = "video") -> Tensor:
+        """The clip (1, F, C, H, W) of the video in a row, between its `start` and `end` if it has them."""
+        if row.get(name) is None:
+            raise ValueError(
+                f"{self.task or type(self).__name__} got no video; a row needs '{name}', it has "
+                f"{', '.join(sorted(row)) or 'nothing'}."
+            )
+        part = {side: row[side] for side in ("start", "end") if row.get(side) is not None}
+        return self.processor.video_processor([row[name]], return_tensors="pt", **part)["pixel_values_videos"]

@@ -1,0 +1,218 @@
+"""Videos in, clips out: files of many kinds, arrays and frames; what is broken is named."""
+
+import json
+import random
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from transformers import AutoProcessor, AutoVideoProcessor
+
+from modeling_lavis import AlproConfig, AlproProcessor, LavisVideoProcessor
+from modeling_lavis.models.tokenization_lavis import bert_tokenizer
+from modeling_lavis.models.video_decoding import VideoFile, upright_rgb
+from modeling_lavis.models.video_sampling import frame_indices
+from tests.models.video_clips import HEIGHT, WIDTH, number_of, numbered_frame, write_clip
+
+GOLDEN_TOKENIZER = Path(__file__).parents[1] / "goldens" / "tokenizer"
+UNEVEN = [100 * i // 10 + (7 if i % 3 == 1 else 0) + 13 * (i // 10) for i in range(30)]
+KINDS: dict[str, dict[str, Any]] = {
+    "plain.mp4": {},
+    "uneven.mp4": {"times": UNEVEN},
+    "uneven_in_order.mp4": {"times": UNEVEN, "b_frames": 0},
+    "ten_bits.mp4": {"pixel_format": "yuv444p10le"},
+    "no_count.mkv": {},
+    "uneven.mkv": {"times": UNEVEN},
+    "grey.mkv": {"codec": "ffv1", "pixel_format": "gray"},
+    "web.webm": {"codec": "libvpx", "b_frames": 0},
+    "old.avi": {"codec": "mpeg4", "b_frames": 0},
+    "old_out_of_order.avi": {"codec": "mpeg4"},
+    "short.gif": {"codec": "gif", "pixel_format": "rgb8"},
+}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("clips")
+    return {name: write_clip(folder / name, **options) for name, options in KINDS.items()}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("wanted", [[0, 1, 5, 5, 12, 19, 20, 29], [29], list(range(30))], ids=["some", "last", "all"])
+def test_frames_by_number(clips: dict[str, Path], name: str, wanted: list[int]) -> None:
+    with VideoFile(clips[name]) as video:
+        assert video.length == 30
+        assert [number_of(frame) for frame in video.frames(wanted)] == wanted
+
+
+@pytest.mark.parametrize("name", ["plain.mp4", "no_count.mkv", "old.avi", "web.webm"])
+def test_times(clips: dict[str, Path], name: str) -> None:
+    with VideoFile(clips[name]) as video:
+        assert [video.number_at(seconds) for seconds in (0, 0.05, 1, 2.9, 99)] == [0, 1, 10, 29, 30]
+
+
+def test_processor_picks_and_shapes(clips: dict[str, Path]) -> None:
+    processor = LavisVideoProcessor(size={"height": HEIGHT, "width": WIDTH}, num_frames=4, do_normalize=False)
+    batch = processor([clips["plain.mp4"], str(clips["no_count.mkv"])], return_tensors="pt")["pixel_values_videos"]
+    assert batch.shape == (2, 4, 3, HEIGHT, WIDTH) and batch.dtype == torch.float32
+    for clip in batch:
+        shown = [number_of(frame.permute(1, 2, 0).mul(255).numpy()) for frame in clip]
+        assert shown == [0, 7, 15, 22]
+    part = processor(clips["plain.mp4"], start=1.0, end=2.0)["pixel_values_videos"][0]
+    assert [number_of(frame.transpose(1, 2, 0) * 255) for frame in part] == [10, 12, 15, 17]
+
+
+def test_short_clips_repeat_frames(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "three.mp4", frames=3)
+    processor = LavisVideoProcessor(size={"height": HEIGHT, "width": WIDTH}, num_frames=8, do_normalize=False)
+    for sampling in ("uniform", "headtail", "random"):
+        made = processor(clip, sampling=sampling)["pixel_values_videos"][0]
+        shown = [number_of(frame.transpose(1, 2, 0) * 255) for frame in made]
+        assert len(shown) == 8 and shown == sorted(shown)
+        if sampling == "uniform":
+            assert shown == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "headtail", "random"])
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 15, 100])
+@pytest.mark.parametrize("count", [1, 2, 5, 13, 16])
+def test_sampling_gives_what_is_asked_for(sampling: str, length: int, count: int) -> None:
+    chosen = frame_indices(length, count, sampling, random.Random(0))
+    assert len(chosen) == count and chosen == sorted(chosen)
+    assert 0 <= chosen[0] and chosen[-1] < length
+    if sampling != "uniform":
+        assert chosen == frame_indices(length, count, sampling, random.Random(0))
+
+
+def test_arrays_frames_and_files_agree(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "exact.mkv", frames=6, codec="ffv1", pixel_format="bgr0")
+    frames = [numbered_frame(number) for number in range(6)]
+    processor = LavisVideoProcessor(size=32, num_frames=3)
+    expected = processor(clip, return_tensors="pt")["pixel_values_videos"]
+    pictures = []
+    for number, frame in enumerate(frames):
+        PIL.Image.fromarray(frame).save(tmp_path / f"{number}.png")
+        pictures.append(PIL.Image.fromarray(frame))
+    stack = np.stack(frames)
+    for given in (
+        stack,
+        stack.transpose(0, 3, 1, 2),
+        torch.from_numpy(stack),
+        stack.astype(np.float32),
+        stack.astype(np.float32) / 255,
+        stack[None],
+        pictures,
+        frames,
+        [pictures],
+    ):
+        assert torch.equal(processor(given, return_tensors="pt")["pixel_values_videos"], expected)
+
+
+def test_rotation() -> None:
+    class Turned:
+        rotation = -90
+
+        def to_ndarray(self, format: str) -> np.ndarray:
+            assert format == "rgb24"
+            return numbered_frame(5)
+
+    assert np.array_equal(upright_rgb(Turned()), np.rot90(numbered_frame(5), -1))
+
+
+def broken_files(folder: Path) -> dict[str, Path]:
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "text.mp4").write_text("no video at all")
+    whole = write_clip(folder / "whole.mkv", frames=60, codec="ffv1", pixel_format="bgr0").read_bytes()
+    (folder / "cut.mp4").write_bytes(write_clip(folder / "whole.mp4").read_bytes()[:400])
+    (folder / "header.mkv").write_bytes(whole[:300])
+    return {name: folder / name for name in ("empty.mp4", "text.mp4", "cut.mp4", "header.mkv", "missing.mp4")}
+
+
+def test_broken_files_are_named_or_skipped(tmp_path: Path) -> None:
+    processor = LavisVideoProcessor(size=16, num_frames=2)
+    broken = broken_files(tmp_path)
+    for path in broken.values():
+        with pytest.raises(OSError, match=path.name):
+            processor(path)
+    good = write_clip(tmp_path / "good.mp4")
+    videos = [broken["empty.mp4"], good, broken["text.mp4"], good]
+    batch = processor(videos, on_error="skip", return_tensors="pt")
+    assert len(batch["pixel_values_videos"]) == 2
+    assert [place for place, _ in batch.skipped] == [0, 2]
+    assert "empty.mp4" in batch.skipped[0][1]
+    with pytest.raises(ValueError, match="None of 1 videos"):
+        processor([broken["empty.mp4"]], on_error="skip")
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        (np.zeros((2, 8, 8, 3), np.uint8), {"samplng": "uniform"}, "sampling"),
+        (np.zeros((2, 8, 8, 3), np.uint8), {"sampling": "middle"}, "uniform, headtail, random"),
+        (np.zeros((2, 8, 8, 3), np.uint8), {"start": 1.0}, "seconds of a file"),
+        (np.zeros((8, 8, 3), np.uint8), {}, "expected \\(frames"),
+        ([], {}, "empty"),
+        (3, {}, "int"),
+        (np.zeros((2, 8, 8, 3), np.uint8), {"num_frames": 0}, "at least one"),
+        (np.zeros((2, 8, 8, 3), np.uint8), {"size": "big"}, "height"),
+    ],
+)
+def test_wrong_calls_say_what_is_right(given: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        LavisVideoProcessor(size=8, num_frames=2)(given, **options)
+
+
+def test_part_without_frames(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4")
+    with pytest.raises(ValueError, match="clip.mp4.*no frame"):
+        LavisVideoProcessor(size=8)(clip, start=50.0)
+
+
+def test_processor_is_saved_and_found(tmp_path: Path) -> None:
+    own = AlproProcessor(LavisVideoProcessor(size=16, num_frames=2), bert_tokenizer(str(GOLDEN_TOKENIZER)), 12)
+    own.save_pretrained(tmp_path)
+    AlproConfig().save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "processor_config.json").read_text())
+    assert stored["video_processor"]["num_frames"] == 2
+    assert isinstance(AutoVideoProcessor.from_pretrained(tmp_path), LavisVideoProcessor)
+    again = AutoProcessor.from_pretrained(tmp_path)
+    assert isinstance(again, AlproProcessor) and again.max_text_length == 12
+    clip = write_clip(tmp_path / "clip.mp4")
+    inputs = {"videos": [clip], "text": ["a dog (running)"], "return_tensors": "pt"}
+    for name, value in own(**inputs).items():
+        assert torch.equal(again(**inputs)[name], value)
+
+
+def test_texts_of_skipped_videos_go_too(tmp_path: Path) -> None:
+    processor = AlproProcessor(LavisVideoProcessor(size=16, num_frames=2), bert_tokenizer(str(GOLDEN_TOKENIZER)))
+    clip = write_clip(tmp_path / "clip.mp4")
+    batch = processor(
+        videos=[clip, tmp_path / "none.mp4"],
+        text=["a dog", "a red ball on the beach"],
+        answers=[3, 4],
+        on_error="skip",
+        return_tensors="pt",
+    )
+    assert len(batch["pixel_values_videos"]) == len(batch["input_ids"]) == 1 and batch["labels"].tolist() == [3]
+    assert torch.equal(batch["input_ids"], processor(text=["a dog"], return_tensors="pt")["input_ids"])
+    assert processor.answer_labels(["yes", "maybe"], {"yes": 1}).tolist() == [1, -100]
+
+
+@pytest.mark.slow
+def test_an_hour_takes_no_more_memory_than_a_minute(tmp_path: Path) -> None:
+    processor = LavisVideoProcessor(size=32, num_frames=8)
+    peaks = []
+    for minutes in (1, 60):
+        clip = write_clip(tmp_path / f"{minutes}.mp4", frames=600 * minutes, codec="mpeg4", gap=100, b_frames=0)
+        processor(clip)
+        tracemalloc.start()
+        shown = processor(clip, size={"height": HEIGHT, "width": WIDTH}, do_normalize=False)["pixel_values_videos"][0]
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        numbers = [number_of(frame.transpose(1, 2, 0) * 255) for frame in shown]
+        assert numbers == [(75 * minutes * place) % 4096 for place in range(8)]
+    assert peaks[1] < peaks[0] + 2_000_000

@@ -1,0 +1,68 @@
+"""Clips whose frames say their own number, made by PyAV of a real picture."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+
+import av
+import numpy as np
+import PIL.Image
+
+PICTURE = Path(__file__).parents[1] / "goldens" / "processors" / "images" / "coffee.png"
+WIDTH, HEIGHT, BLOCK, BITS = 96, 64, 8, 12
+
+
+@cache
+def _picture() -> np.ndarray:
+    return np.asarray(PIL.Image.open(PICTURE).convert("RGB").resize((WIDTH, HEIGHT)))
+
+
+def numbered_frame(number: int) -> np.ndarray:
+    """A picture (HEIGHT, WIDTH, 3) with the binary digits of a number as black and white blocks at its top."""
+    frame = _picture().copy()
+    for bit in range(BITS):
+        frame[:BLOCK, bit * BLOCK : (bit + 1) * BLOCK] = 255 * (number >> bit & 1)
+    return frame
+
+
+def number_of(frame: np.ndarray) -> int:
+    """The number that a frame shows, however it was compressed."""
+    blocks = np.asarray(frame)[1 : BLOCK - 1].reshape(BLOCK - 2, BITS, BLOCK, -1)[:, :, 1:-1]
+    return sum(int(value > 127) << bit for bit, value in enumerate(blocks.mean(axis=(0, 2, 3))))
+
+
+def write_clip(
+    path: Path,
+    frames: int = 30,
+    codec: str = "libx264",
+    pixel_format: str = "yuv420p",
+    times: Sequence[int] | None = None,
+    gap: int = 10,
+    b_frames: int = 2,
+    rate: int = 10,
+) -> Path:
+    """
+    Write a clip.
+
+    Args:
+        times: of the frames, in hundredths of a second; at even distances by default.
+        gap: frames between key frames.
+    """
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixel_format
+        if codec != "gif":
+            stream.codec_context.gop_size = gap
+            stream.codec_context.max_b_frames = b_frames
+        if times is not None:
+            stream.codec_context.time_base = stream.time_base = Fraction(1, 100)
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = times[number], Fraction(1, 100)
+            for packet in stream.encode(frame.reformat(format=pixel_format)):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    return path

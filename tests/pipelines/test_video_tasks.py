@@ -1,0 +1,128 @@
+"""Pipelines over videos, from file to answer."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+
+import modeling_lavis
+from modeling_lavis import AlproConfig, AlproProcessor, LavisVideoProcessor
+from modeling_lavis.models.tokenization_lavis import bert_tokenizer
+from tests.models.video_clips import numbered_frame, write_clip
+
+ANSWERS = {0: "run", 1: "jump", 2: "sleep"}
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> dict[str, str]:
+    """Tiny random models by the names of their heads."""
+    width = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.3}
+    config = AlproConfig(
+        vision_config={**width, "image_size": 32, "num_frames": 3},
+        text_config={**width, "vocab_size": 600, "intermediate_size": 48, "max_position_embeddings": 64},
+        projection_dim=16,
+        cls_token_id=2,
+        eos_token_id=3,
+        initializer_range=0.3,
+        id2label=ANSWERS,
+    )
+    made = {}
+    for head in ("AlproForVideoQuestionAnswering", "AlproForVideoTextRetrieval"):
+        torch.manual_seed(0)
+        folder = tmp_path_factory.mktemp(head)
+        getattr(modeling_lavis, head)(config).save_pretrained(folder)
+        processor = LavisVideoProcessor(size=32, num_frames=3)
+        AlproProcessor(processor, bert_tokenizer(str(goldens / "tokenizer"))).save_pretrained(folder)
+        made[head] = str(folder)
+    return made
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("videos")
+    names = [("first.mp4", 20), ("second.mkv", 9), ("third.mp4", 2)]
+    return [str(write_clip(folder / name, frames=frames)) for name, frames in names]
+
+
+@pytest.fixture(scope="module")
+def answerer(repository: dict[str, str]) -> Any:
+    return pipeline("video-question-answering", model=repository["AlproForVideoQuestionAnswering"], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def searcher(repository: dict[str, str]) -> Any:
+    return pipeline("video-text-retrieval", model=repository["AlproForVideoTextRetrieval"], device="cpu")
+
+
+def close(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> bool:
+    return [{**row, "score": 0} for row in left] == [{**row, "score": 0} for row in right] and np.allclose(
+        [row["score"] for row in left], [row["score"] for row in right], atol=1e-5
+    )
+
+
+def test_answers(answerer: Any, files: list[str]) -> None:
+    one = answerer(files[0], question="what is it doing?")
+    assert {row["answer"] for row in one} == set(ANSWERS.values())
+    assert sum(row["score"] for row in one) == pytest.approx(1)
+    assert [row["score"] for row in one] == sorted((row["score"] for row in one), reverse=True)
+    many = answerer(files, question="what is it doing?", batch_size=2, top_k=1)
+    assert len(many) == 3 and all(len(rows) == 1 for rows in many)
+    assert close(many[0], one[:1])
+    each = answerer(files[0], question=["what is it doing?", "is it asleep?"])
+    assert len(each) == 2 and close(each[0], one)
+    row = answerer({"video": files[0], "question": "what is it doing?"})
+    assert close(row, one)
+    part = answerer(files[0], question="what is it doing?", start=1.0)
+    assert not close(part, one)
+
+
+def test_kinds_of_videos(answerer: Any, files: list[str]) -> None:
+    frames = [numbered_frame(number) for number in range(5)]
+    pictures = [Image.fromarray(frame) for frame in frames]
+    expected = answerer(np.stack(frames), question="who?")
+    assert close(answerer(frames, question="who?"), expected)
+    assert close(answerer(pictures, question="who?"), expected)
+    both = answerer([pictures, files[0]], question="who?")
+    assert len(both) == 2 and close(both[0], expected)
+    stream = answerer({"video": name, "question": "who?"} for name in files)
+    assert len(list(stream)) == 3
+
+
+def test_broken_videos(answerer: Any, searcher: Any, files: list[str], tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"nothing")
+    broken = str(tmp_path / "broken.mp4")
+    with pytest.raises(OSError, match="broken.mp4"):
+        answerer(broken, question="who?")
+    rows = answerer([broken, files[0]], question="who?", on_error="return")
+    assert "broken.mp4" in rows[0]["error"] and len(rows[1]) == 3
+    index = searcher.index(videos=[broken, files[0]], on_error="return")
+    assert index.items == [files[0]] and "broken.mp4" in index.failures[0][1]
+    with pytest.raises(ValueError, match="question"):
+        answerer(files[0])
+
+
+def test_search(searcher: Any, files: list[str]) -> None:
+    index = searcher.index(videos=files, batch_size=2)
+    assert index.kind == "video" and len(index) == 3
+    found = searcher("a red ball", index=index, top_k=2)
+    assert len(found) == 2 and found[0]["score"] >= found[1]["score"] and found[0]["video"] in files
+    again = searcher("a red ball", videos=files, top_k=2)
+    assert [row["index"] for row in again] == [row["index"] for row in found]
+    plain = searcher("a red ball", index=index, rerank=False)
+    assert all(row["score"] == row["similarity"] for row in plain)
+    texts = searcher(files[0], texts=["a red ball", "a dog"])
+    assert {row["text"] for row in texts} == {"a red ball", "a dog"}
+    alike = searcher(files[0], index=index, query_type="video", top_k=1)
+    assert alike[0]["index"] == 0 and alike[0]["similarity"] == pytest.approx(1, abs=1e-4)
+    without = searcher.index(videos=files, keep_states=False)
+    other = searcher("a red ball", index=without, top_k=2)
+    assert [row["score"] for row in other] == pytest.approx([row["score"] for row in found], abs=1e-4)
+
+
+def test_other_heads_are_refused(repository: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="ForVideoTextRetrieval"):
+        pipeline("video-text-retrieval", model=repository["AlproForVideoQuestionAnswering"], device="cpu")
