@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The workloads by name. A new one is a file that defines `WORKLOAD`, and a line here."""
 
-from benchmarks.workloads import caption, retrieval, train_retrieval, vqa_rank
+from benchmarks.workloads import caption, retrieval, train_retrieval, video, vqa_rank
 from benchmarks.workloads.base import OURS, Workload
 
-_ALL = (caption.WORKLOAD, retrieval.WORKLOAD, retrieval.RERANK, train_retrieval.WORKLOAD, vqa_rank.WORKLOAD)
+_ALL = (
+    caption.WORKLOAD,
+    retrieval.WORKLOAD,
+    retrieval.RERANK,
+    train_retrieval.WORKLOAD,
+    video.WORKLOAD,
+    vqa_rank.WORKLOAD,
+)
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
 
 __all__ = ["OURS", "WORKLOADS", "Workload"]

@@ -1,0 +1,124 @@
+"""TimeSformer: against transformers' own, the folded maps, other sizes, stochastic depth."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import TimesformerConfig, TimesformerModel
+
+from benchmarks import weights
+from benchmarks.workloads.video import FROM_OURS, FROM_TRANSFORMERS
+from modeling_lavis import LavisTimesformerConfig, LavisTimesformerModel
+
+FRAMES, SIZE, WIDTH = 4, 32, 32
+
+
+def tower(**options: Any) -> LavisTimesformerModel:
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "drop_path_rate": 0.0}
+    config = LavisTimesformerConfig(**{"image_size": SIZE, "num_frames": FRAMES, **sizes, **options})
+    model = LavisTimesformerModel(config).eval()
+    weights.fill(model, FROM_OURS)
+    return model
+
+
+def clips(frames: int = FRAMES, height: int = SIZE, width: int = SIZE) -> Tensor:
+    return torch.randn(2, frames, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("with_gradient", [False, True])
+def test_equals_transformers(implementation: str, with_gradient: bool) -> None:
+    theirs = TimesformerModel(
+        TimesformerConfig(
+            image_size=SIZE,
+            num_frames=FRAMES,
+            hidden_size=WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=4 * WIDTH,
+        )
+    ).eval()
+    weights.fill(theirs, FROM_TRANSFORMERS)
+    ours = tower()
+    ours.set_attn_implementation(implementation)
+    with torch.set_grad_enabled(with_gradient):
+        states = theirs(clips()).last_hidden_state
+        pooled = torch.cat([states[:, :1], states[:, 1:].unflatten(1, (-1, FRAMES)).mean(2)], dim=1)
+        torch.testing.assert_close(ours(clips()).last_hidden_state, pooled, atol=1e-5, rtol=1e-4)
+
+
+def test_folded_maps_follow_the_weights() -> None:
+    model = tower()
+    with torch.no_grad():
+        model(clips())  # folds
+        for block in model.blocks:
+            block.temporal_fc.weight.mul_(2)
+            block.temporal_attn.proj.bias.add_(1)
+        folded = model(clips()).last_hidden_state
+    assert model.blocks[0].temporal_attn._folded.folded is not None
+    torch.testing.assert_close(folded, model(clips()).last_hidden_state.detach(), atol=1e-5, rtol=1e-4)
+    twin = copy.deepcopy(model)
+    twin.load_state_dict(tower().state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(twin(clips()).last_hidden_state, tower()(clips()).last_hidden_state)
+
+
+def test_maps_that_are_more_than_maps_are_called() -> None:
+    class Adapted(nn.Linear):
+        def forward(self, states: Tensor) -> Tensor:
+            return super().forward(states) + 1
+
+    model, plain = tower(), tower()
+    for block in model.blocks:
+        for holder, name in ((block, "temporal_fc"), (block.attn, "qkv"), (block.temporal_attn, "qkv")):
+            old = getattr(holder, name)
+            new = Adapted(old.in_features, old.out_features)
+            new.load_state_dict(old.state_dict())
+            setattr(holder, name, new)
+    for block in plain.blocks:
+        for linear in (block.temporal_fc, block.attn.qkv, block.temporal_attn.qkv):
+            linear.bias.data += 1
+    with torch.no_grad():
+        torch.testing.assert_close(model(clips()).last_hidden_state, plain(clips()).last_hidden_state)
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), [(8, 32, 32), (2, 32, 32), (4, 64, 32), (1, 48, 48)])
+def test_other_sizes(frames: int, height: int, width: int) -> None:
+    model, other = tower(), clips(frames, height, width)
+    with pytest.raises(ValueError, match=f"{frames} frames of {height} x {width}"):
+        model(other)
+    output = model(other, interpolate_pos_encoding=True).last_hidden_state
+    assert output.shape == (2, (height // 16) * (width // 16) + 1, WIDTH)
+
+
+def test_order_of_frames_counts() -> None:
+    model = tower()
+    backwards = model(clips().flip(1)).last_hidden_state
+    assert not torch.allclose(model(clips()).last_hidden_state, backwards, atol=1e-3)
+
+
+def test_a_new_tower_sees_single_frames() -> None:
+    torch.manual_seed(0)
+    model = LavisTimesformerModel(tower().config).eval()
+    assert not model.time_embed.any()
+    assert not any(block.temporal_fc.weight.any() or block.temporal_fc.bias.any() for block in model.blocks)
+    with torch.no_grad():
+        shuffled = model(clips()[:, [2, 0, 3, 1]]).last_hidden_state
+        torch.testing.assert_close(model(clips()).last_hidden_state, shuffled, atol=1e-5, rtol=1e-4)
+
+
+def test_stochastic_depth_drops_time_by_place_and_space_by_frame() -> None:
+    model = tower(num_hidden_layers=1, drop_path_rate=0.5).train()
+    block = model.blocks[0]
+    block.drop_path.rate = 0.5
+    states = torch.randn(2, 5, FRAMES, WIDTH)
+    block.temporal_fc.bias.data.zero_()
+    torch.manual_seed(0)
+    over_time = block._over_time(states).detach()
+    kept = over_time.abs().sum(-1) > 0  # (B, N, F)
+    assert bool((kept.any(-1) == kept.all(-1)).all()) and 0 < kept[:, 1:].float().mean() < 1
+    over_space = block._over_space(states).detach()[:, 1:]
+    kept = over_space.abs().sum(-1) > 0
+    assert bool((kept.any(1) == kept.all(1)).all()) and 0 < kept.float().mean() < 1
