@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the small BLIP that travels with the package: contrast, matching and captioning on emoji, from scratch.
 
-Two commands, no accelerator needed (about an hour of one core)::
+No accelerator is needed; an epoch takes about half a minute of one core::
 
     python examples/build_emoji_dataset.py --output emoji_set
     python examples/train_embedded_model.py --data emoji_set --output embedded_model
+
+The carried model was then trained on twice by `--start-from`; its card lists the commands.
 
 It is a plain `transformers.Trainer`: the data set gives pictures and captions, the collator bends each picture a
 little and lets the processor make the inputs, and `LavisBlipForPreTraining` returns the sum of its three losses.
 Pictures are never mirrored (some captions say "facing right") and their colours are left alone (skin tones, flags).
 
-With `use_momentum=False` the model contrasts within the batch; at this size the momentum twins and the queue of the
-original recipe cost time and gain nothing. `--momentum` trains with them, on another set it may pay.
+By default the model contrasts within the batch, which saves the passes of the momentum twins; `--momentum` trains with
+twins and queue. Either way the saved model has none.
 
 Letters: B batch.
 """
@@ -110,7 +112,7 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> LavisBlipProcessor:
 
 
 def make_config(
-    tokenizer: PreTrainedTokenizerFast, use_momentum: bool = False, dropout: float = 0.1
+    tokenizer: PreTrainedTokenizerFast, use_momentum: bool = False, dropout: float = 0.1, drop_path: float = 0.0
 ) -> LavisBlipConfig:
     """Configuration of the small model; two million parameters without twins."""
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in _TOKEN_OF.items()}
@@ -121,6 +123,7 @@ def make_config(
             "hidden_size": 128,
             "num_hidden_layers": 6,
             "num_attention_heads": 4,
+            "drop_path_rate": drop_path,
             # narrow layers need larger first weights than the 0.02 of a width of 768
             "initializer_range": 0.08,
         },
@@ -206,14 +209,16 @@ class PretrainingCollator:
     Args:
         processor ([`LavisBlipProcessor`]): makes `pixel_values` (B, 3, 72, 72), `input_ids` and `attention_mask`.
         seed (`int`, *optional*): bend the pictures at random from this seed; not given, they are left as they are.
+        strength (`float`, *optional*, defaults to 1.0): factor for all limits of [`bend`].
     """
 
-    def __init__(self, processor: LavisBlipProcessor, seed: int | None = None) -> None:
+    def __init__(self, processor: LavisBlipProcessor, seed: int | None = None, strength: float = 1.0) -> None:
         self.processor = processor
+        self.limits = {"turn": 6.0 * strength, "zoom": 0.1 * strength, "shift": 0.05 * strength}
         self.draw = None if seed is None else random.Random(seed)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        pictures = [row["image"] if self.draw is None else bend(row["image"], self.draw) for row in rows]
+        pictures = [row["image"] if self.draw is None else bend(row["image"], self.draw, **self.limits) for row in rows]
         batch = self.processor(images=pictures, text=[row["caption"] for row in rows], return_tensors="pt")
         # the model makes its own labels; the Trainer warns at every step of a weighted loss that comes without any
         return {**batch, "labels": batch["input_ids"], "return_loss": True}
@@ -336,6 +341,20 @@ def save_in_half(model: LavisBlipForPreTraining, processor: LavisBlipProcessor, 
         raise
 
 
+@torch.no_grad()
+def blend_in(model: LavisBlipForPreTraining, folder: Path, share: float) -> None:
+    """Average the weights, in place, with those of an earlier model on the same path of training.
+
+    Args:
+        model: what was trained on from the earlier model.
+        folder (Path): the earlier model.
+        share (`float`): weight of the earlier model, between 0 and 1.
+    """
+    earlier = LavisBlipForPreTraining.from_pretrained(folder, config=model.config, dtype=torch.float32)
+    for own, old in zip(model.parameters(), earlier.parameters(), strict=True):
+        own.lerp_(old.to(own.device), share)
+
+
 def in_half(model: LavisBlipForPreTraining) -> LavisBlipForPreTraining:
     """The model as it will be read back: without twins, weights rounded to half precision, computing in single."""
     return without_twins(model).half().float()
@@ -388,7 +407,18 @@ def _commands(options: argparse.Namespace) -> list[str]:
     return [*commands, f"{script} {start}--output embedded_model {' '.join(given)}"]
 
 
-_RECIPE = ("epochs", "batch_size", "learning_rate", "warmup_steps", "dropout", "caption_weight", "seed")
+_RECIPE = (
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "warmup_steps",
+    "dropout",
+    "drop_path",
+    "caption_weight",
+    "bend",
+    "blend",
+    "seed",
+)
 
 
 class WeightedLoss:
@@ -418,13 +448,16 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     )
     if options.start_from is None:
         processor = make_processor(train_tokenizer(train_pairs.captions))
-        model = LavisBlipForPreTraining(make_config(processor.tokenizer, options.momentum, options.dropout))
+        model = LavisBlipForPreTraining(
+            make_config(processor.tokenizer, options.momentum, options.dropout, options.drop_path)
+        )
         # the word embeddings are the map to the vocabulary too, which should not begin with strong opinions
         torch.nn.init.normal_(model.get_input_embeddings().weight.data, std=0.02)
     else:
         processor = LavisBlipProcessor.from_pretrained(options.start_from)
         config = LavisBlipConfig.from_pretrained(options.start_from, use_momentum=options.momentum)
         config.text_config.hidden_dropout_prob = options.dropout
+        config.vision_config.drop_path_rate = options.drop_path
         model = LavisBlipForPreTraining.from_pretrained(options.start_from, config=config, dtype=torch.float32)
     print(f"{model.num_parameters(only_trainable=True):,} parameters, {len(train_pairs)} pairs", flush=True)
     arguments = TrainingArguments(
@@ -453,11 +486,13 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         model=model,
         args=arguments,
         train_dataset=train_pairs,
-        data_collator=PretrainingCollator(processor, seed=options.seed),
+        data_collator=PretrainingCollator(processor, seed=options.seed, strength=options.bend),
         compute_loss_func=WeightedLoss(options.caption_weight),
         callbacks=[MeasureEvery(processor, val_pairs, options.measure_every), RampDistillation()],
     )
     trainer.train(resume_from_checkpoint=options.resume)
+    if options.start_from is not None and options.blend > 0:
+        blend_in(model, options.start_from, options.blend)
     figures = measure(in_half(model.cpu()), processor, val_pairs, num_beams=3)
     card = card_of(model, figures, options, [len(train_pairs), len(val_pairs)])
     save_in_half(model, processor, options.output, card)
@@ -478,6 +513,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--warmup-steps", type=int, default=150)
     parser.add_argument("--dropout", type=float, default=0.1, help="of the text layers")
+    parser.add_argument("--blend", type=float, default=0.0, help="share of --start-from in the weights that are saved")
+    parser.add_argument("--drop-path", type=float, default=0.0, help="stochastic depth of the image tower")
+    parser.add_argument("--bend", type=float, default=1.0, help="how strongly pictures are bent")
     parser.add_argument("--caption-weight", type=float, default=1.0, help="of the captioning loss in the sum")
     parser.add_argument("--momentum", action="store_true", help="train with momentum twins and queue")
     parser.add_argument("--limit", type=int, help="use only so many pairs of each part")

@@ -47,6 +47,19 @@ def test_two_steps(small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "$" not in card and "--momentum" in card or not momentum
 
 
+def test_going_on_from_an_earlier_model(small_set: Path, tmp_path: Path) -> None:
+    common = ["--data", str(small_set), "--batch-size", "4", "--cpu", "--max-steps", "1", "--warmup-steps", "0"]
+    first, same, moved = tmp_path / "first", tmp_path / "same", tmp_path / "moved"
+    assert training.main([*common, "--output", str(first)]) == 0
+    assert training.main([*common, "--output", str(same), "--start-from", str(first), "--blend", "1"]) == 0
+    assert training.main([*common, "--output", str(moved), "--start-from", str(first), "--caption-weight", "3"]) == 0
+    weights = [AutoModelForPreTraining.from_pretrained(path).state_dict() for path in (first, same, moved)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+    assert (first / "tokenizer.json").read_text() == (moved / "tokenizer.json").read_text()
+    assert (moved / "README.md").read_text(encoding="utf-8").count("python examples/train_embedded_model.py") == 2
+
+
 def test_missing_set_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert training.main(["--data", str(tmp_path), "--output", str(tmp_path / "model")]) == 1
     assert "build_emoji_dataset.py" in capsys.readouterr().err
