@@ -13,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from modeling_lavis.hub import cards, zoo
 from modeling_lavis.hub.accounting import AccountingError, Plan, make_plan
 from modeling_lavis.hub.checkpoints import Checkpoint, read_checkpoint
-from modeling_lavis.hub.families import Family, family_of
+from modeling_lavis.hub.families import Family, family_of, module_of
 from modeling_lavis.hub.report import ConversionReport
 from modeling_lavis.hub.writing import check_output, whole_folder, write_shards
 
@@ -79,7 +79,12 @@ def convert(
     source_architecture = _recognise(family, architecture, weights)
     settings = _merge(entry, asked, resize=architecture != source_architecture in family.pretraining)
     _check_names(architecture, family, settings)
-    prepared = family.load_tokenizer(tokenizer)
+    set_aside: dict[str, str] = {}
+    if family.add_parts is not None:
+        parts = family.add_parts(architecture, weights.tensors, settings, vision_checkpoint, language_model)
+        weights, set_aside = replace(weights, tensors=parts.tensors), dict(parts.dropped)
+        settings = {**settings, **parts.settings}
+    prepared = None if architecture in family.without_tokenizer else family.load_tokenizer(tokenizer)
     model_config = _build_config(family, architecture, source_architecture, weights, settings, prepared)
     model = _build_on_meta(family.architectures[architecture].model_class, model_config)
     try:
@@ -105,12 +110,13 @@ def convert(
         output=output,
         used={target: filled.source for target, filled in plan.filled.items()},
         resized=_resized(plan),
-        dropped=plan.dropped,
+        dropped={**plan.dropped, **set_aside},
         initialised={target: origin.how for target, origin in plan.initialised.items()},
         ignored_settings=tuple(sorted(set(asked) - family.known_settings)),
     )
     with whole_folder(output, overwrite) as folder:
-        files = _write_weights(folder, plan, weights, model, model_config, stored_dtype, max_shard_size)
+        kept = family.architectures[architecture].stored_as
+        files = _write_weights(folder, plan, weights, model, model_config, stored_dtype, kept, max_shard_size)
         report = replace(report, weight_files=tuple(files))
         model_config.save_pretrained(folder)
         processor.save_pretrained(folder)
@@ -238,6 +244,7 @@ def _write_weights(
     model: Any,
     config: Any,
     dtype: torch.dtype | None,
+    kept: Mapping[str, torch.dtype],
     max_shard_size: str,
 ) -> list[str]:
     strict = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
@@ -246,16 +253,19 @@ def _write_weights(
     strict = {part.strip("^$") for part in strict}
 
     def stored(name: str) -> torch.dtype:
-        own = plan.dtype(name, weights.tensors)
+        own = kept.get(module_of(name), plan.dtype(name, weights.tensors))
         if not own.is_floating_point:
             return own
         return torch.float32 if strict & set(name.split(".")) else (dtype or own)
 
     floating = [stored(name) for name in plan.targets if stored(name).is_floating_point]
     config.dtype = dtype or max(set(floating), key=floating.count)
-    return write_shards(
-        folder, plan.targets, lambda name: plan.tensor(name, weights.tensors, config), stored, max_shard_size
-    )
+
+    def value(name: str) -> torch.Tensor:
+        tensor = plan.tensor(name, weights.tensors, config)
+        return tensor.to(kept[module_of(name)]) if module_of(name) in kept else tensor
+
+    return write_shards(folder, plan.targets, value, stored, max_shard_size)
 
 
 def _push(folder: Path, repo_id: str) -> str:

@@ -82,6 +82,7 @@ class Architecture:
         renames: rows that are asked first for this architecture's own files.
         drops: weights of a checkpoint that this architecture leaves out, by the architecture of the checkpoint.
         is_start_only: whether checkpoints of it only start others, and none is made.
+        stored_as: dtypes in which the original keeps frozen modules (our names).
     """
 
     model_class: str
@@ -94,6 +95,7 @@ class Architecture:
     renames: tuple[Rename, ...] = ()
     drops: Mapping[str, tuple[Drop, ...]] = field(default_factory=dict)
     is_start_only: bool = False
+    stored_as: Mapping[str, torch.dtype] = field(default_factory=dict)
 
     @property
     def all_modules(self) -> frozenset[str]:
@@ -148,6 +150,8 @@ class Family:
         pretraining: architectures whose checkpoints start the tasks, at the tasks' own resolution.
         leftovers: templates of names (the original's) of tied twins that a file may have although it has no twins.
         separate_parts: arguments of the conversion that give parts kept in other files (BLIP-2's frozen ones).
+        add_parts: (architecture, weights, settings, image tower, language model) -> the weights with those parts.
+        without_tokenizer: architectures whose tokenizer belongs to a separate part.
     """
 
     name: str
@@ -166,6 +170,8 @@ class Family:
     pretraining: frozenset[str]
     leftovers: tuple[str, ...] = ()
     separate_parts: frozenset[str] = frozenset()
+    add_parts: Callable[..., Any] | None = None
+    without_tokenizer: frozenset[str] = frozenset()
     resize_positions: Resizer = resize_square
 
     def key_map_of(self, architecture: str) -> KeyMap:
@@ -209,6 +215,7 @@ _HOMES = {
     "albef_": "modeling_lavis.hub.albef",
     "alpro_": "modeling_lavis.hub.alpro",
     "blip_": "modeling_lavis.hub.blip",
+    "blip2": "modeling_lavis.hub.blip2",
 }
 
 

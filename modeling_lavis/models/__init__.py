@@ -13,12 +13,17 @@ def register_configurations() -> None:
     from .configuration_albef import AlbefConfig
     from .configuration_alpro import AlproConfig
     from .configuration_lavis_blip import LavisBlipConfig
+    from .configuration_lavis_blip_2 import LavisBlip2Config
+    from .configuration_qformer import LavisQFormerConfig
     from .configuration_text_bert import LavisBertConfig
+    from .configuration_vision_clip import LavisClipVisionConfig
+    from .configuration_vision_eva import LavisEvaConfig
     from .configuration_vision_timesformer import LavisTimesformerConfig
     from .configuration_vision_vit import LavisViTConfig
 
-    towers = (LavisViTConfig, LavisTimesformerConfig, LavisBertConfig)
-    for config_class in (*towers, AlbefConfig, AlproConfig, LavisBlipConfig):
+    towers = (LavisViTConfig, LavisTimesformerConfig, LavisEvaConfig, LavisClipVisionConfig)
+    texts = (LavisBertConfig, LavisQFormerConfig)
+    for config_class in (*towers, *texts, AlbefConfig, AlproConfig, LavisBlipConfig, LavisBlip2Config):
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 
 
@@ -39,6 +44,10 @@ def register_models() -> None:
     from .configuration_albef import AlbefConfig
     from .configuration_alpro import AlproConfig
     from .configuration_lavis_blip import LavisBlipConfig
+    from .configuration_lavis_blip_2 import LavisBlip2Config
+    from .configuration_qformer import LavisQFormerConfig
+    from .configuration_vision_clip import LavisClipVisionConfig
+    from .configuration_vision_eva import LavisEvaConfig
     from .configuration_vision_timesformer import LavisTimesformerConfig
     from .configuration_vision_vit import LavisViTConfig
     from .modeling_albef import (
@@ -59,15 +68,27 @@ def register_models() -> None:
         LavisBlipForQuestionAnswering,
         LavisBlipModel,
     )
+    from .modeling_lavis_blip_2 import (
+        LavisBlip2ForConditionalGeneration,
+        LavisBlip2ForImageTextRetrieval,
+        LavisBlip2ForPreTraining,
+        LavisBlip2Model,
+    )
+    from .qformer import LavisQFormerModel
+    from .vision_clip import LavisClipVisionModel
+    from .vision_eva import LavisEvaModel
     from .vision_timesformer import LavisTimesformerModel
     from .vision_vit import LavisViTModel
 
     auto.AutoModel.register(LavisViTConfig, LavisViTModel, exist_ok=True)
     auto.AutoModel.register(LavisTimesformerConfig, LavisTimesformerModel, exist_ok=True)
+    auto.AutoModel.register(LavisEvaConfig, LavisEvaModel, exist_ok=True)
+    auto.AutoModel.register(LavisClipVisionConfig, LavisClipVisionModel, exist_ok=True)
+    auto.AutoModel.register(LavisQFormerConfig, LavisQFormerModel, exist_ok=True)
     albef = {
         auto.AutoModelForPreTraining: AlbefForPreTraining,
-        auto.AutoModelForZeroShotImageClassification: AlbefForImageTextRetrieval,
-        AutoModelForImageTextRetrieval: AlbefForImageTextRetrieval,
+        auto.AutoModelForZeroShotImageClassification: (AlbefForImageTextRetrieval, AlbefForPreTraining),
+        AutoModelForImageTextRetrieval: (AlbefForImageTextRetrieval, AlbefForPreTraining),
         auto.AutoModelForVisualQuestionAnswering: AlbefForQuestionAnswering,
         AutoForImagesAndText: AlbefForImagesAndTextClassification,
         AutoForImageAndText: AlbefForImageAndTextClassification,
@@ -78,22 +99,33 @@ def register_models() -> None:
     }
     blip = {
         auto.AutoModelForPreTraining: LavisBlipForPreTraining,
-        auto.AutoModelForZeroShotImageClassification: LavisBlipForImageTextRetrieval,
-        AutoModelForImageTextRetrieval: LavisBlipForImageTextRetrieval,
-        auto.AutoModelForImageTextToText: LavisBlipForConditionalGeneration,
+        auto.AutoModelForZeroShotImageClassification: (LavisBlipForImageTextRetrieval, LavisBlipForPreTraining),
+        AutoModelForImageTextRetrieval: (LavisBlipForImageTextRetrieval, LavisBlipForPreTraining),
+        auto.AutoModelForImageTextToText: (LavisBlipForConditionalGeneration, LavisBlipForPreTraining),
         auto.AutoModelForVisualQuestionAnswering: LavisBlipForQuestionAnswering,
         AutoForImagesAndText: LavisBlipForImagesAndTextClassification,
         AutoForImageAndText: LavisBlipForImageAndTextClassification,
+    }
+    blip_2 = {
+        auto.AutoModelForPreTraining: LavisBlip2ForPreTraining,
+        auto.AutoModelForZeroShotImageClassification: LavisBlip2ForImageTextRetrieval,
+        AutoModelForImageTextRetrieval: LavisBlip2ForImageTextRetrieval,
+        auto.AutoModelForImageTextToText: LavisBlip2ForConditionalGeneration,
     }
     families = (
         (AlbefConfig, AlbefModel, albef),
         (AlproConfig, AlproModel, alpro),
         (LavisBlipConfig, LavisBlipModel, blip),
+        (LavisBlip2Config, LavisBlip2Model, blip_2),
     )
     for config_class, base, heads in families:
-        auto.AutoModel.register(config_class, (base, *dict.fromkeys(heads.values())), exist_ok=True)
-        for auto_class, head in heads.items():
-            auto_class.register(config_class, head, exist_ok=True)
+        everything = dict.fromkeys([base])
+        for auto_class, fitting in heads.items():
+            # A pretrained checkpoint can do what several heads do; read as another one it would lose shared weights.
+            # Of a tuple the Auto class takes the head that the checkpoint was saved from, else the first.
+            auto_class.register(config_class, fitting, exist_ok=True)
+            everything.update(dict.fromkeys(fitting if isinstance(fitting, tuple) else (fitting,)))
+        auto.AutoModel.register(config_class, tuple(everything), exist_ok=True)
 
 
 def register_tokenizers() -> None:
@@ -104,8 +136,9 @@ def register_tokenizers() -> None:
     from .configuration_albef import AlbefConfig
     from .configuration_alpro import AlproConfig
     from .configuration_lavis_blip import LavisBlipConfig
+    from .configuration_lavis_blip_2 import LavisBlip2Config
 
-    for config_class in (AlbefConfig, AlproConfig, LavisBlipConfig):
+    for config_class in (AlbefConfig, AlproConfig, LavisBlipConfig, LavisBlip2Config):
         AutoTokenizer.register(config_class, tokenizer_class=BertTokenizer, exist_ok=True)
 
 
@@ -115,13 +148,14 @@ def register_image_processors() -> None:
 
     from .configuration_albef import AlbefConfig
     from .configuration_lavis_blip import LavisBlipConfig
+    from .configuration_lavis_blip_2 import LavisBlip2Config
     from .configuration_text_bert import LavisBertConfig
     from .configuration_vision_vit import LavisViTConfig
     from .image_processing_lavis import LavisImageProcessor, LavisImageProcessorTorchvision
 
     # under both names: the Auto class looks for "torchvision" first and would warn that it is missing
     exact = {"pil": LavisImageProcessor, "torchvision": LavisImageProcessor}
-    for config_class in (AlbefConfig, LavisBlipConfig, LavisViTConfig):
+    for config_class in (AlbefConfig, LavisBlipConfig, LavisBlip2Config, LavisViTConfig):
         AutoImageProcessor.register(config_class, image_processor_classes=exact, exist_ok=True)
     # a stored class is found by its name among the registered ones only; no model is read by this configuration
     faster = {"pil": LavisImageProcessorTorchvision, "torchvision": LavisImageProcessorTorchvision}
@@ -149,13 +183,16 @@ def register_processors() -> None:
     from .configuration_albef import AlbefConfig
     from .configuration_alpro import AlproConfig
     from .configuration_lavis_blip import LavisBlipConfig
+    from .configuration_lavis_blip_2 import LavisBlip2Config
     from .processing_albef import AlbefProcessor
     from .processing_alpro import AlproProcessor
     from .processing_lavis_blip import LavisBlipProcessor
+    from .processing_lavis_blip_2 import LavisBlip2Processor
 
     AutoProcessor.register(AlbefConfig, AlbefProcessor, exist_ok=True)
     AutoProcessor.register(AlproConfig, AlproProcessor, exist_ok=True)
     AutoProcessor.register(LavisBlipConfig, LavisBlipProcessor, exist_ok=True)
+    AutoProcessor.register(LavisBlip2Config, LavisBlip2Processor, exist_ok=True)
 
 
 def register() -> None:

@@ -73,6 +73,19 @@ def as_prompt(
     return ids, None if bool(mask.all()) else mask.to(input_ids.dtype)
 
 
+def pad_after_end(output: Any, end_token_id: int, pad_token_id: int) -> Any:
+    """Ids (or an output with `sequences`) with padding after the end token; beam search fills up with end tokens where
+    the id of the padding is 0."""
+    sequences = output if isinstance(output, Tensor) else output.sequences
+    ended = (sequences == end_token_id).cumsum(dim=1)
+    after = torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], dim=1) > 0
+    sequences = sequences.masked_fill(after, pad_token_id)
+    if isinstance(output, Tensor):
+        return sequences
+    output.sequences = sequences
+    return output
+
+
 class ImageGroundedGenerationMixin(GenerationMixin):
     """
     What a head needs beside `forward` to be used with `generate`.
@@ -123,18 +136,8 @@ class ImageGroundedGenerationMixin(GenerationMixin):
             if mask is not None:
                 kwargs["encoder_attention_mask"] = mask
         kwargs = with_original_beams(kwargs, self.generation_config)
-        return self._pad_after_end(super().generate(**kwargs))
-
-    def _pad_after_end(self, output: Any) -> Any:
-        """Padding after the end token. Beam search fills up with end tokens where the id of the padding is 0."""
-        sequences = output if isinstance(output, Tensor) else output.sequences
-        ended = (sequences == self.config.eos_token_id).cumsum(dim=1)
-        after = torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], dim=1) > 0
-        sequences = sequences.masked_fill(after, self.config.pad_token_id)
-        if isinstance(output, Tensor):
-            return sequences
-        output.sequences = sequences
-        return output
+        output = super().generate(**kwargs)
+        return pad_after_end(output, self.config.eos_token_id, self.config.pad_token_id)
 
     @staticmethod
     def _expand_inputs_for_generation(
@@ -290,6 +293,7 @@ __all__ = [
     "SharedCrossAttentionCache",
     "as_prompt",
     "original_beam_search",
+    "pad_after_end",
     "with_first_token",
     "with_original_beams",
 ]

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from .generation import with_first_token
 from .heads import project
 from .modeling_base import LavisPreTrainedModel
-from .text_bert import LavisBertModel
+from .text_bert import BertLMPredictionHead, LavisBertModel
 from .vision_vit import LavisViTModel
 
 
@@ -45,6 +45,8 @@ class ImageTextPreTrainedModel(LavisPreTrainedModel):
                 init.zeros_(module.bias)
         else:
             super()._init_weights(module)
+            if isinstance(module, BertLMPredictionHead):
+                init.zeros_(module.bias)
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         """The image tower, or the text encoder for `modality="text"`."""
@@ -134,6 +136,11 @@ class FeaturesMixin(ImageTextPreTrainedModel):
             `Tensor` of shape `(batch_size, projection_dim)`: projected and normalised features.
         """
         return self.project_texts(self.encode_texts(input_ids, attention_mask))
+
+    @staticmethod
+    def compare_features(image_features: Tensor, text_features: Tensor) -> Tensor:
+        """Cosine (I, S) of the features (I, P) of images and (S, P) of texts."""
+        return image_features @ text_features.T
 
     def project_texts(self, text_embeds: Tensor) -> Tensor:
         """Projected and normalised features (B, P) of text states (B, T, D) that [`encode_texts`] has made."""

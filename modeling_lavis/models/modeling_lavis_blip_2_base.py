@@ -128,6 +128,9 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
 class QFormerFeaturesMixin(LavisBlip2PreTrainedModel):
     """Features of single images and texts, for heads whose Q-Former reads text and that have both projections."""
 
+    #: texts that read an image are read anew, together with the queries
+    fuses_text_states = False
+
     def build_projections(self, config: LavisBlip2Config) -> None:
         """Give the head its maps into the common space and the temperature of their comparison."""
         if not config.qformer_config.use_text:

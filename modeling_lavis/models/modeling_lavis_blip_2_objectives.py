@@ -101,8 +101,9 @@ class QFormerObjectivesMixin(QFormerMatchingMixin):
         self, image_features: Tensor, text_features: Tensor, ids: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, and similarities (B, W) of images with texts and of texts with images, over the temperature."""
-        i2t = self.compare_features(image_features, gather_with_grad(text_features)) / self.temp
-        t2i = self.compare_features(gather_with_grad(image_features), text_features).T / self.temp
+        # parity: each direction learns from the side of its rows alone
+        i2t = self.compare_features(image_features, gather(text_features).detach()) / self.temp
+        t2i = self.compare_features(gather(image_features).detach(), text_features).T / self.temp
         targets = positive_targets(self._positives(i2t, ids), i2t.dtype)
         smoothing = self.config.label_smoothing
         targets = (1 - smoothing) * targets + smoothing / targets.shape[1]

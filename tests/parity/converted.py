@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from torch import nn
 from transformers import AutoModel, AutoProcessor
@@ -26,6 +27,11 @@ HEADS = {
     "albef_pretrain": ("AlbefForPreTraining", "AutoModelForPreTraining"),
     "albef_retrieval": ("AlbefForImageTextRetrieval", "AutoModelForImageTextRetrieval"),
     "albef_vqa": ("AlbefForQuestionAnswering", "AutoModelForVisualQuestionAnswering"),
+    "blip2": ("LavisBlip2ForPreTraining", "AutoModelForPreTraining"),
+    "blip2_feature_extractor": ("LavisBlip2Model", "AutoModel"),
+    "blip2_image_text_matching": ("LavisBlip2ForImageTextRetrieval", "AutoModelForImageTextRetrieval"),
+    "blip2_opt": ("LavisBlip2ForConditionalGeneration", "AutoModelForImageTextToText"),
+    "blip2_t5": ("LavisBlip2ForConditionalGeneration", "AutoModelForImageTextToText"),
     "alpro_qa": ("AlproForVideoQuestionAnswering", "AutoModelForVideoQuestionAnswering"),
     "alpro_retrieval": ("AlproForVideoTextRetrieval", "AutoModelForVideoTextRetrieval"),
     "blip_caption": ("LavisBlipForConditionalGeneration", "AutoModelForImageTextToText"),
@@ -40,7 +46,15 @@ HEADS = {
 
 
 # Why a weight that the original loads may be left out here: stored twice, or of no use to the architecture.
-GROUNDS = ("second name", "head for hidden words, which only pre-training uses", "shared with the next layer")
+GROUNDS = (
+    "second name",
+    "head for hidden words, which only pre-training uses",
+    "shared with the next layer",
+    "captioning head, which only blip2 has",
+    "matching head, which a feature extractor has not",
+    "block after the",
+    "part of the image tower that the original does not use",
+)
 
 
 def auto_class(name: str) -> Any:
@@ -68,24 +82,38 @@ def compare_load(
     initialised = {names.theirs(target) for target in report.initialised} - {"queue_ptr"}
     for key in sorted(initialised & original - missing):
         ledger.check(f"conversion: {key} starts anew, but the original loads it", False)
-    # Keys of constant buffers and second names of tied weights have no target of their own.
-    for key in sorted(missing - initialised):
-        ledger.check(f"conversion: {key} is missing for the original, but not here", key.endswith("position_ids"))
+    # Keys of constant buffers and second names of tied weights have no target of their own. What comes from separate
+    # files is there for the original before it loads the checkpoint.
+    from_parts = {name for name in (used | set(report.dropped)) - checkpoint_keys if name in missing}
+    for key in sorted(missing - initialised - from_parts):
+        ground = key.endswith("position_ids") or key == "queue_ptr"
+        ledger.check(f"conversion: {key} is missing for the original, but not here", ground)
 
 
 class Converted:
-    """Converts `golden.checkpoint` into `folder` once and loads from there as often as needed."""
+    """
+    Converts `golden.checkpoint` into `folder` once and loads from there as often as needed.
 
-    def __init__(self, golden: GoldenSet, ledger: Ledger, folder: Path) -> None:
-        self.golden, self.ledger, self.folder = golden, ledger, folder / "converted"
-        self.class_name, self.auto_name = HEADS[golden.architecture]
-        self.names = Names.of(golden.architecture)
+    `architecture` is another one that the original makes of the same checkpoint with the same class.
+    """
+
+    def __init__(self, golden: GoldenSet, ledger: Ledger, folder: Path, architecture: str | None = None) -> None:
+        architecture = architecture or golden.architecture
+        self.golden, self.ledger, self.folder = golden, ledger, folder / f"converted_{architecture}"
+        self.class_name, self.auto_name = HEADS[architecture]
+        self.names = Names.of(architecture)
+        parts: dict[str, Path] = {}
+        if (golden.folder / "vision.pth").exists() and not any("visual_encoder." in k for k in golden.checkpoint_keys):
+            parts["vision_checkpoint"] = golden.folder / "vision.pth"
+        if (golden.folder / "llm").exists():
+            parts["language_model"] = golden.folder / "llm"
         self.report = convert(
-            golden.architecture,
+            architecture,
             golden.checkpoint,
             self.folder,
-            config=golden.folder / "config.json",
+            config={**golden.config, "arch": architecture},
             tokenizer=golden.tokenizer_folder,
+            **parts,
         )
         compare_load(ledger, self.report, golden.load, golden.checkpoint_keys)
         self.processor = AutoProcessor.from_pretrained(self.folder)
@@ -96,6 +124,8 @@ class Converted:
 
     def model(self, **settings: Any) -> nn.Module:
         """A fresh model in evaluation mode, with some settings of its configuration changed."""
+        # The recordings were made in float32, in which frozen parts in half precision are read exactly.
+        settings = {"dtype": torch.float32, **settings}
         model, loading = auto_class(self.auto_name).from_pretrained(self.folder, output_loading_info=True, **settings)
         left = {kind: sorted(keys) for kind, keys in loading.items() if keys}
         self.ledger.check(f"loading the converted files: {left}", not left)

@@ -38,7 +38,8 @@ def replay_generate(
     if ledger.records(f"{scope}.min_top2_gap"):
         prompt = output.sequences.shape[1] - len(output.scores)
         # Six decimals are recorded.
-        gap = smallest_gap(torch.stack(output.scores, dim=1), output.sequences[:, prompt:], model.config.eos_token_id)
+        ends = model.generation_config.eos_token_id
+        gap = smallest_gap(torch.stack(output.scores, dim=1), output.sequences[:, prompt:], ends)
         ledger.compare_value(f"{scope}.min_top2_gap", gap, tolerance=1e-4)
     return output.sequences
 

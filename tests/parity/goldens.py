@@ -89,7 +89,7 @@ class GoldenSet:
 
     @property
     def load(self) -> dict[str, list[str]]:
-        return self._outputs["load"]
+        return {"missing_keys": [], "unexpected_keys": [], **self._outputs["load"]}
 
     @cached_property
     def checkpoint_keys(self) -> set[str]:

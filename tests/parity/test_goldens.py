@@ -8,6 +8,7 @@ import pytest
 
 from . import (  # noqa: F401  they register their replays
     replays_alpro,
+    replays_blip2,
     replays_blip_labels,
     replays_blip_matching,
     replays_blip_text,

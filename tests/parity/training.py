@@ -41,7 +41,7 @@ def recorded_taps(
     calls: dict[str, list[torch.Tensor]] = {module: [] for module in wanted}
 
     def keep(store: list[torch.Tensor]) -> Callable[..., None]:
-        return lambda module, arguments, output: store.append(output.detach().clone())
+        return lambda module, arguments, output: store.append(_states(output).detach().clone())
 
     hooks = [model.get_submodule(names.module(module)).register_forward_hook(keep(calls[module])) for module in wanted]
     try:
@@ -53,6 +53,13 @@ def recorded_taps(
         ledger.check(f"{prefix}{module}: {len(calls[module])} calls, {count} recorded", len(calls[module]) == count)
         for number, output in enumerate(calls[module][:count]):
             ledger.compare(f"{prefix}{module}.{number}", output)
+
+
+def _states(output: Any) -> torch.Tensor:
+    """The tensor that a tap records: an output itself, its logits, or its states."""
+    if isinstance(output, torch.Tensor):
+        return output
+    return output["logits"] if "logits" in output else output["last_hidden_state"]
 
 
 def compare_recorded(ledger: Ledger, scope: str, values: Mapping[str, torch.Tensor]) -> None:
