@@ -21,6 +21,13 @@ _ROOM = Path(__file__).resolve().parent.parent / "models"
 _CONFIG = "config.json"
 _PROCESSOR_CONFIG = "processor_config.json"
 _IMAGE_PROCESSOR_CONFIG = "preprocessor_config.json"
+# Processors inside a processor, and the entries that name the class of each.
+_PARTS = ("image_processor", "video_processor")
+_AUTO_CLASSES = (
+    ("AutoProcessor", "processor_class"),
+    ("AutoImageProcessor", "image_processor_type"),
+    ("AutoVideoProcessor", "video_processor_type"),
+)
 
 
 def portable_files(modules: Iterable[str]) -> list[Path]:
@@ -71,8 +78,9 @@ def attach_code(folder: str | os.PathLike[str]) -> list[Path]:
     for name in (_PROCESSOR_CONFIG, _IMAGE_PROCESSOR_CONFIG):
         if processor_map and (folder / name).is_file():
             content = {**_read_json(folder / name), "auto_map": processor_map}
-            if isinstance(content.get("image_processor"), dict):
-                content["image_processor"] = {**content["image_processor"], "auto_map": processor_map}
+            for part in _PARTS:
+                if isinstance(content.get(part), dict):
+                    content[part] = {**content[part], "auto_map": processor_map}
             _write_json(folder / name, content)
     return copied
 
@@ -92,9 +100,9 @@ def _model_auto_map(model_class: type) -> dict[str, str]:
 
 def _processor_auto_map(folder: Path) -> dict[str, str]:
     configs = [_read_json(folder / n) for n in (_PROCESSOR_CONFIG, _IMAGE_PROCESSOR_CONFIG) if (folder / n).is_file()]
-    configs += [content["image_processor"] for content in configs if isinstance(content.get("image_processor"), dict)]
+    configs += [part for content in configs for name in _PARTS if isinstance(part := content.get(name), dict)]
     auto_map = {}
-    for auto_name, key in (("AutoProcessor", "processor_class"), ("AutoImageProcessor", "image_processor_type")):
+    for auto_name, key in _AUTO_CLASSES:
         name = next((content[key] for content in configs if content.get(key)), None)
         if name in modeling_lavis.__all__:
             auto_map[auto_name] = _reference(getattr(modeling_lavis, name))

@@ -74,7 +74,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
     ```
     """
 
-    heads = ("ForImageTextRetrieval", "ForPreTraining")
+    heads: tuple[str, ...] = ("ForImageTextRetrieval", "ForPreTraining")
     methods = ("encode_images", "project_images", "get_text_features", "score_pairs")
     preprocess_options = ("query_type",)
     forward_options = ("index", "num_candidates", "rerank", "top_k")

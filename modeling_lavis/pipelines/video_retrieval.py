@@ -22,7 +22,7 @@ class VideoTextRetrievalPipeline(VideoInputMixin, ImageTextRetrievalPipeline):
     ```
     """
 
-    heads = ("ForVideoTextRetrieval",)
+    heads: tuple[str, ...] = ("ForVideoTextRetrieval",)
     seen = "video"
 
     def index(self, videos: Any = None, texts: Any = None, **kwargs: Any) -> RetrievalIndex:  # type: ignore[override]
