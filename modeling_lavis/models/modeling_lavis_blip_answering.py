@@ -3,6 +3,10 @@
 
 import copy
 
+import torch
+from torch import nn
+from transformers import initialization as init
+
 from .configuration_lavis_blip import LavisBlipConfig
 from .modeling_lavis_blip_base import LavisBlipPreTrainedModel
 from .question_answering import QuestionAnsweringMixin
@@ -24,6 +28,16 @@ class LavisBlipForQuestionAnswering(QuestionAnsweringMixin, LavisBlipPreTrainedM
         decoder_config.encoder_hidden_size = decoder_config.hidden_size
         self.build_answerer(config, decoder_config, distils=False)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self and self.config.architectures == ["LavisBlipForPreTraining"]:
+            # Such a checkpoint holds what encoder and decoder share once, under the encoder's names.
+            for name, online in self.text_encoder.named_parameters():
+                decoder = self.text_decoder.bert.get_parameter(name)
+                if ".attention." not in name and decoder.shape == online.shape:
+                    init.copy_(decoder, online)
 
     @property
     def answers_attend_padding(self) -> bool:

@@ -7,6 +7,7 @@ Letters: B images, N image tokens, T text tokens, V vocabulary.
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
@@ -18,6 +19,13 @@ from .modeling_lavis_blip_base import LavisBlipPreTrainedModel
 from .outputs import LavisGenerationOutput
 from .text_bert import LavisBertLMHeadModel
 from .vision_vit import LavisViTModel
+
+
+# A pretraining checkpoint holds what encoder and decoder share once, under the encoder's names.
+_SHARED_WITH_ENCODER = {
+    r"^text_encoder\.(embeddings|encoder\.layer\.\d+\.(?:crossattention|intermediate|output))\.": r"text_decoder.bert.\1."
+}
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 class BlipCaptioningMixin(ImageGroundedGenerationMixin):
@@ -121,6 +129,19 @@ class LavisBlipForConditionalGeneration(BlipCaptioningMixin, LavisBlipPreTrained
         self.vision_model = LavisViTModel._from_config(config.vision_config)
         self.text_decoder = LavisBertLMHeadModel._from_config(config.text_config)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
+    ) -> Any:
+        """As transformers' `from_pretrained`, from checkpoints of [`LavisBlipForPreTraining`] too."""
+        source = config
+        if not isinstance(source, PreTrainedConfig):
+            options = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
+            source = LavisBlipConfig.from_pretrained(config or pretrained_model_name_or_path, **options)
+        if source.architectures == ["LavisBlipForPreTraining"]:
+            kwargs["key_mapping"] = {**_SHARED_WITH_ENCODER, **(kwargs.get("key_mapping") or {})}
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
 
     @can_return_tuple
     def forward(

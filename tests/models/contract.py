@@ -136,7 +136,7 @@ def changed_names(model: nn.Module, before: Mapping[str, Tensor]) -> set[str]:
 
 def twin_pairs(model: nn.Module) -> list[tuple[str, str]]:
     """Names of online parameters and their twins: `a.b` and `a_m.b`."""
-    names = dict(model.named_parameters())
+    names = dict(model.named_parameters(remove_duplicate=False))
     pairs = []
     for name in names:
         head, dot, rest = name.partition(".")

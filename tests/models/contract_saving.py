@@ -139,6 +139,29 @@ class SavingContract(Contract):
                 name for name in set(state) - given if name not in tied
             }, what
 
+    def test_checkpoints_of_other_heads(self, case: Case, tmp_path: Path) -> None:
+        """A head starts from the checkpoint of any other: what both have is taken, the rest is initialised."""
+        for other in self.cases:
+            if other is case or other.config().text_config.num_image_streams != 1:
+                continue
+            source = other.model(vision={"hidden_size": 16})  # as wide as the text, so that decoders fit each other
+            if source.config.text_config.num_image_streams != 1:
+                continue  # its text encoder is of another build
+            source.save_pretrained(tmp_path / other.name)
+            made, info = case.model_class.from_pretrained(tmp_path / other.name, output_loading_info=True)
+            given, found = source.state_dict(), made.state_dict()
+            tied = {name: group for group in tied_groups(made) for name in group}
+            both = {name for name in given if name in found}
+            assert both
+            for name in both:
+                if name in tied and not torch.equal(given[name], found[name]):
+                    continue  # of two tied weights that the source has apart, one is taken
+                assert torch.equal(given[name], found[name]), f"{other.name}: {name}"
+            assert all(bool(value.isfinite().all()) for value in found.values())
+            assert_initialised(made, {name for name in info["missing_keys"] if name not in tied | given})
+            run_options = {name: value for name, value in case.inputs(2).items() if torch.is_tensor(value)}
+            made(**run_options, **_cut(case))
+
     def test_twins_are_frozen_and_the_rest_learns(self, case: Case, tmp_path: Path) -> None:
         model = case.model_class(case.config())
         model.save_pretrained(tmp_path)

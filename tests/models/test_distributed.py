@@ -19,7 +19,14 @@ def two(tmp_path_factory: Any) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("processes")
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.models.distributed_worker", str(number), str(folder / "store"), str(folder / "out")],
+            [
+                sys.executable,
+                "-m",
+                "tests.models.distributed_worker",
+                str(number),
+                str(folder / "store"),
+                str(folder / "out"),
+            ],
             cwd=Path(__file__).parents[2],
             stderr=subprocess.PIPE,
             text=True,

@@ -1,0 +1,70 @@
+"""A Hub on 127.0.0.1 that serves folders as repositories: what `from_pretrained` asks for, and no more."""
+
+import contextlib
+import hashlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+REVISION = "0" * 40
+
+
+def _handler(repositories: Mapping[str, Path]) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *args: Any) -> None:
+            """Say nothing."""
+
+        def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            parts = self.path.partition("?")[0].strip("/").split("/")
+            if parts[:2] == ["api", "models"]:
+                name = "/".join(parts[2:4])
+                if name not in repositories:
+                    self.reply(404, X_Error_Code="RepoNotFound")
+                    return
+                if parts[4:5] == ["tree"]:  # only asked for folders, which these repositories do not have
+                    self.reply(404, X_Error_Code="EntryNotFound")
+                    return
+                files = [{"rfilename": path.name} for path in sorted(repositories[name].iterdir())]
+                body = {"id": name, "modelId": name, "sha": REVISION, "siblings": files, "private": False}
+                self.reply(200, json.dumps(body).encode(), Content_Type="application/json")
+                return
+            name = "/".join(parts[:2])
+            path = repositories.get(name, Path()) / "/".join(parts[4:])
+            if name not in repositories or not path.is_file():
+                self.reply(404, X_Error_Code="EntryNotFound", X_Repo_Commit=REVISION)
+                return
+            body = path.read_bytes()
+            self.reply(200, body, ETag=f'"{hashlib.sha1(body).hexdigest()}"', X_Repo_Commit=REVISION)
+
+        do_HEAD = do_GET
+
+    return Handler
+
+
+@contextlib.contextmanager
+def loopback_hub(repositories: Mapping[str, Path]) -> Iterator[str]:
+    """Serve folders by repository name ("owner/name") and yield the address for `HF_ENDPOINT`."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(repositories))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+__all__ = ["loopback_hub"]
