@@ -20,11 +20,9 @@ from .outputs import LavisGenerationOutput
 from .text_bert import LavisBertLMHeadModel
 from .vision_vit import LavisViTModel
 
-
 # A pretraining checkpoint holds what encoder and decoder share once, under the encoder's names.
-_SHARED_WITH_ENCODER = {
-    r"^text_encoder\.(embeddings|encoder\.layer\.\d+\.(?:crossattention|intermediate|output))\.": r"text_decoder.bert.\1."
-}
+_SHARED_PARTS = r"(embeddings|encoder\.layer\.\d+\.(?:crossattention|intermediate|output))\."
+_SHARED_WITH_ENCODER = {rf"^text_encoder\.{_SHARED_PARTS}": r"text_decoder.bert.\1."}
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 

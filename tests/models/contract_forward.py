@@ -81,7 +81,9 @@ class ForwardContract(Contract):
                     value, other = value[:, : real.shape[1]][real], other[:, : real.shape[1]][real]
                 elif value.shape[:2] == real.shape:
                     value, other = value[real], other[real]
-                torch.testing.assert_close(other, value, atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{mode} {n}: {m}")
+                torch.testing.assert_close(
+                    other, value, atol=2e-5, rtol=1e-4, msg=lambda m, n=f"{mode} {name}": f"{n}: {m}"
+                )
 
     def test_rows_do_not_depend_on_each_other(self, case: Case) -> None:
         model = case.model()
@@ -93,7 +95,9 @@ class ForwardContract(Contract):
                 other = whole[name][:1]
                 if name in ("logits_per_image", "logits_per_video", "logits_per_text"):
                     other = whole[name][:1, :1]
-                torch.testing.assert_close(value, other, atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{mode} {n}: {m}")
+                torch.testing.assert_close(
+                    value, other, atol=2e-5, rtol=1e-4, msg=lambda m, n=f"{mode} {name}": f"{n}: {m}"
+                )
 
     def test_hidden_states_and_attentions(self, case: Case) -> None:
         model = case.model()
@@ -196,7 +200,7 @@ class ForwardContract(Contract):
             run(model.train() if mode == "loss" else model.eval(), call)
         model.eval().save_pretrained(tmp_path)
         again = case.model_class.from_pretrained(tmp_path)
-        for mode, call in calls.items():
+        for call in calls.values():
             assert_same(run(again, call), run(model, call))
         model.resize_token_embeddings(old)
         assert model.state_dict().keys() == before.keys()
@@ -204,7 +208,7 @@ class ForwardContract(Contract):
 
     def test_other_resolution(self, case: Case) -> None:
         model = case.model()
-        for mode, call in case.calls():
+        for _, call in case.calls():
             if call.get(case.pixels) is None:
                 continue
             for height, width in ((48, 48), (32, 64)):
@@ -264,7 +268,7 @@ class ForwardContract(Contract):
 
     def test_batch_of_one(self, case: Case) -> None:
         model = case.model()
-        for mode, options in case.modes.items():
+        for options in case.modes.values():
             run(model, longer({**case.inputs(1), **options}, 1))
         call = {**case.inputs(1), **case.training(1)}
         if case.pairs:

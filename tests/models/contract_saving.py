@@ -59,7 +59,7 @@ def plausible_subsets(names: list[str]) -> dict[str, set[str]]:
 
 def assert_initialised(model: PreTrainedModel, missing: set[str]) -> None:
     """Weights that no checkpoint gave look as the class initialises them."""
-    twins = dict((twin, online) for online, twin in twin_pairs(model))
+    twins = {twin: online for online, twin in twin_pairs(model)}
     state = model.state_dict()
     for name in missing:
         value = state[name]
