@@ -93,7 +93,8 @@ def _model_auto_map(model_class: type) -> dict[str, str]:
     auto_map = {"AutoConfig": _reference(config_class), "AutoModel": _reference(model_class)}
     for name, auto_class in vars(modeling_auto).items():
         mapping = getattr(auto_class, "_model_mapping", None) if name.startswith("AutoModelFor") else None
-        if mapping is not None and mapping.get(config_class, None) is model_class:
+        fitting = mapping.get(config_class, None) if mapping is not None else None
+        if model_class in (fitting if isinstance(fitting, tuple) else (fitting,)):
             auto_map[name] = _reference(model_class)
     return auto_map
 

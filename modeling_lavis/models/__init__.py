@@ -110,7 +110,7 @@ def register_models() -> None:
         auto.AutoModelForPreTraining: LavisBlip2ForPreTraining,
         auto.AutoModelForZeroShotImageClassification: LavisBlip2ForImageTextRetrieval,
         AutoModelForImageTextRetrieval: LavisBlip2ForImageTextRetrieval,
-        auto.AutoModelForImageTextToText: LavisBlip2ForConditionalGeneration,
+        auto.AutoModelForImageTextToText: (LavisBlip2ForConditionalGeneration, LavisBlip2ForPreTraining),
     }
     families = (
         (AlbefConfig, AlbefModel, albef),
