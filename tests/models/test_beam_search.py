@@ -1,0 +1,80 @@
+"""Beam search by the original's rules, against the same rules written down plainly.
+
+Letters: B images, n beams, T tokens.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.models.contract import shake
+from tests.models.lavis_blip_cases import CAPTIONING, CLS, DEC, PAD, SEP, pixels
+
+Hypothesis = tuple[float, list[int]]
+
+
+def best_first(hypotheses: list[Hypothesis]) -> list[Hypothesis]:
+    return sorted(hypotheses, key=lambda one: one[0], reverse=True)
+
+
+def written_down(model: Any, states: Tensor, prompt: list[int], beams: int, length: int, penalty: float) -> Any:
+    """Finished hypotheses with their scores for the states (1, N, D) of one image, best first."""
+    going_on: list[Hypothesis] = [(0.0, prompt)]
+    finished: list[Hypothesis] = []
+    for size in range(len(prompt), length):
+        ids = torch.tensor([words for _, words in going_on])
+        with torch.no_grad():
+            logits = model(encoder_outputs=(states.expand(len(ids), -1, -1),), decoder_input_ids=ids).logits[:, -1]
+        steps = logits.log_softmax(dim=-1).tolist()
+        candidates = best_first(
+            [
+                (total + chance, [*words, word])
+                for (total, words), row in zip(going_on, steps, strict=True)
+                for word, chance in enumerate(row)
+            ]
+        )[: 2 * beams]
+        ended = [(total / size**penalty, words) for total, words in candidates[:beams] if words[-1] == SEP]
+        finished = best_first(finished + ended)[:beams]
+        going_on = [one for one in candidates if one[1][-1] != SEP][:beams]
+        if len(finished) == beams and finished[-1][0] >= candidates[0][0] / size**penalty:
+            return finished
+    cut_off = [(total / length**penalty, words) for total, words in going_on]
+    return best_first(finished + cut_off)[:beams]
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("beams", [2, 3])
+def test_beams_end_where_the_original_ends(beams: int, penalty: float) -> None:
+    lengths = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        model = CAPTIONING.model()
+        for _ in range(4):
+            shake(model)
+        with torch.no_grad():
+            model.text_decoder.cls.predictions.bias[SEP] += seed / 2
+        images, prompt = pixels(2), [DEC, 10]
+        for length in (4, 9):
+            found = model.generate(
+                images,
+                input_ids=torch.tensor([[CLS, 10, SEP]]).expand(2, -1),
+                num_beams=beams,
+                num_return_sequences=beams,
+                max_length=length,
+                min_length=0,
+                length_penalty=penalty,
+                return_dict_in_generate=True,
+                output_scores=True,
+            )
+            wanted = []
+            for image in images:
+                states = model.encode_images(image[None])
+                wanted += written_down(model, states, prompt, beams, length, penalty)
+            scores = torch.tensor([score for score, _ in wanted])
+            torch.testing.assert_close(found.sequences_scores, scores, atol=1e-4, rtol=1e-4)
+            for ids, (_, words) in zip(found.sequences.tolist(), wanted, strict=True):
+                assert ids == words + [PAD] * (len(ids) - len(words))
+                lengths.add(len(words))
+    assert len(lengths) > 2, "nothing ended early"
