@@ -548,6 +548,7 @@ class LavisBertLMHeadModel(LavisBertPreTrainedModel):
 __all__ = [
     "BertEmbeddings",
     "BertLMHead",
+    "BertLMPredictionHead",
     "LavisBertLMHeadModel",
     "LavisBertModel",
     "LavisBertPreTrainedModel",

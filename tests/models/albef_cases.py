@@ -1,0 +1,128 @@
+"""Tiny ALBEF models for the contract tests; batches are those of BLIP's cases."""
+
+from typing import Any
+
+from modeling_lavis import (
+    AlbefConfig,
+    AlbefForImageAndTextClassification,
+    AlbefForImagesAndTextClassification,
+    AlbefForImageTextRetrieval,
+    AlbefForPreTraining,
+    AlbefForQuestionAnswering,
+    AlbefModel,
+)
+from tests.models.contract import Case
+from tests.models.lavis_blip_cases import _DECODER as DECODER
+from tests.models.lavis_blip_cases import _MATCHING as MATCHING
+from tests.models.lavis_blip_cases import (
+    CLS,
+    PAD,
+    PATCH,
+    QUEUE,
+    SEP,
+    SIZE,
+    VOCAB,
+    answers,
+    classes,
+    one_image,
+    pairs_to_learn,
+    two_images,
+)
+
+MASK = 4
+VARIANTS = {
+    "no momentum": {"use_momentum": False},
+    "no distillation": {"use_distill": False},
+    "token types": {"use_token_type_embeddings": True},
+}
+
+
+def albef_config(text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None, **options: Any) -> Any:
+    """A configuration with an image tower that is wider than the text (24 against 16), and one layer below fusion."""
+    return AlbefConfig(
+        vision_config={
+            "image_size": SIZE,
+            "patch_size": PATCH,
+            "hidden_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            **(vision or {}),
+        },
+        text_config={
+            "vocab_size": VOCAB,
+            "hidden_size": 16,
+            "num_hidden_layers": 3,
+            "fusion_layer": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "max_position_embeddings": 40,
+            **(text or {}),
+        },
+        **{
+            "projection_dim": 8,
+            "queue_size": QUEUE,
+            "pad_token_id": PAD,
+            "cls_token_id": CLS,
+            "eos_token_id": SEP,
+            "mask_token_id": MASK,
+            **options,
+        },
+    )
+
+
+FEATURES = Case(
+    AlbefModel,
+    albef_config,
+    one_image,
+    lambda batch: {},
+    modes={"both": {}, "image": {"input_ids": None, "attention_mask": None}, "text": {"pixel_values": None}},
+    needed=(),
+)
+RETRIEVAL = Case(
+    AlbefForImageTextRetrieval,
+    albef_config,
+    one_image,
+    pairs_to_learn,
+    modes=MATCHING,
+    variants=VARIANTS,
+    auto_classes=("AutoModelForZeroShotImageClassification", "AutoModelForImageTextRetrieval"),
+    pairs=True,
+)
+PRETRAINING = Case(
+    AlbefForPreTraining,
+    albef_config,
+    one_image,
+    pairs_to_learn,
+    modes=MATCHING,
+    variants=VARIANTS,
+    auto_classes=("AutoModelForPreTraining",),
+    pairs=True,
+)
+ANSWERING = Case(
+    AlbefForQuestionAnswering,
+    albef_config,
+    one_image,
+    answers,
+    modes={"decoder": DECODER},
+    variants=VARIANTS,
+    auto_classes=("AutoModelForVisualQuestionAnswering",),
+)
+IMAGE_PAIRS = Case(
+    AlbefForImagesAndTextClassification,
+    albef_config,
+    two_images,
+    classes,
+    variants=VARIANTS,
+    auto_classes=("AutoModelForImagesAndTextClassification",),
+)
+CLASSIFICATION = Case(
+    AlbefForImageAndTextClassification,
+    albef_config,
+    one_image,
+    classes,
+    variants=VARIANTS,
+    auto_classes=("AutoModelForImageAndTextClassification",),
+)
+CASES = (FEATURES, RETRIEVAL, PRETRAINING, ANSWERING, IMAGE_PAIRS, CLASSIFICATION)
+
+__all__ = ["CASES", "albef_config"]

@@ -1,0 +1,143 @@
+"""What is particular to ALBEF: token types, work that is shared between texts and images, hidden words."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from modeling_lavis import AlbefForImageTextRetrieval, AlbefForPreTraining, AlbefForQuestionAnswering, AlbefModel
+from modeling_lavis.models.configuration_text_bert import LavisBertConfig
+from modeling_lavis.models.masked_language import MaskDraws, draw_masks, mask_tokens
+from modeling_lavis.models.text_pairs import shared_image_projections
+from tests.models.albef_cases import MASK, albef_config
+from tests.models.lavis_blip_cases import CLS, PAD, SEP, VOCAB, one_image
+
+CALLS = {"return_loss": True, "alpha": 0.3}
+
+
+def count_rows(module: torch.nn.Module) -> list[int]:
+    """Rows of the first argument of every call of a module from now on."""
+    rows: list[int] = []
+    module.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[0]))
+    return rows
+
+
+def test_token_types_can_be_chosen_when_loading(tmp_path: Path) -> None:
+    model = AlbefModel(albef_config(use_token_type_embeddings=True)).eval()
+    table = model.text_encoder.embeddings.token_type_embeddings.weight
+    inputs = {name: value for name, value in one_image(2).items() if name != "pixel_values"}
+    model.save_pretrained(tmp_path)
+    with_types = model(**inputs).text_embeds
+    again = AlbefModel.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(**inputs).text_embeds, with_types)
+    without = AlbefModel.from_pretrained(tmp_path, use_token_type_embeddings=False).eval()
+    kept = without.text_encoder.embeddings.token_type_embeddings.weight
+    assert torch.equal(kept, table)
+    assert not kept.requires_grad
+    assert not torch.allclose(without(**inputs).text_embeds, with_types)
+    with torch.no_grad():
+        model.text_encoder.embeddings.token_type_embeddings.weight.zero_()
+    assert torch.allclose(without(**inputs).text_embeds, model(**inputs).text_embeds, atol=1e-6)
+
+
+def test_score_pairs_runs_every_text_and_image_once() -> None:
+    model = AlbefForImageTextRetrieval(albef_config(use_momentum=False)).eval()
+    inputs = one_image(4)
+    pairs = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+    texts = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    lower = count_rows(model.text_encoder.encoder.layer[0].attention.self.key)
+    keys = count_rows(model.text_encoder.encoder.layer[1].crossattention.self.key)
+    scores = model.score_pairs(inputs["pixel_values"], texts, pairs).logits
+    assert sum(lower) == 4
+    assert sum(keys) == 4
+    one_by_one = [
+        model(
+            pixel_values=inputs["pixel_values"][i : i + 1],
+            **{name: value[t : t + 1] for name, value in texts.items()},
+            match_head="itm",
+        ).logits[0]
+        for i, t in pairs.tolist()
+    ]
+    torch.testing.assert_close(scores, torch.stack(one_by_one), atol=1e-5, rtol=1e-4)
+
+
+def test_a_step_makes_keys_and_values_once_per_image() -> None:
+    model = AlbefForPreTraining(albef_config())
+    inputs = {**one_image(4), "image_ids": torch.arange(4)}
+    keys = count_rows(model.text_encoder.encoder.layer[1].crossattention.self.key)
+    lower = count_rows(model.text_encoder.encoder.layer[0].attention.self.key)
+    twin = [p for name, p in model.named_parameters() if name.split(".")[0].endswith("_m")]
+    model(**inputs, **CALLS).loss.backward()
+    assert keys == [4]  # matching and hidden words together
+    assert lower == [4, 4]  # the texts, and the texts with hidden words
+    assert all(p.grad is None for p in twin)
+
+
+def test_columns_that_are_padding_everywhere_are_not_run() -> None:
+    model = AlbefForImageTextRetrieval(albef_config()).eval()
+    inputs = one_image(4)
+    wide = dict(inputs)
+    wide["input_ids"] = torch.nn.functional.pad(inputs["input_ids"], (0, 9), value=PAD)
+    wide["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 9))
+    lengths: list[int] = []
+    model.text_encoder.embeddings.register_forward_hook(lambda _, args, output: lengths.append(output.shape[1]))
+    losses = []
+    for batch in (inputs, wide):
+        torch.manual_seed(0)
+        losses.append(model(**batch, **CALLS, update_state=False).loss)
+    torch.testing.assert_close(*losses)
+    assert set(lengths) == {inputs["input_ids"].shape[1]}
+
+
+@pytest.mark.parametrize("head", [AlbefForImageTextRetrieval, AlbefForPreTraining])
+def test_batches_without_negatives_are_refused(head: type) -> None:
+    model = head(albef_config())
+    with pytest.raises(ValueError, match="negative for every row"):
+        model(**one_image(1), **CALLS)
+    with pytest.raises(ValueError, match="image_ids are equal"):
+        model(**one_image(3), image_ids=torch.zeros(3, dtype=torch.long), **CALLS)
+
+
+def draws(chosen: Tensor, masked: Tensor, replaced: Tensor) -> MaskDraws:
+    return MaskDraws(chosen, masked, replaced, torch.full(chosen.shape, 9))
+
+
+def test_special_tokens_stay() -> None:
+    ids = torch.tensor([[CLS, 10, 11, 12, SEP, PAD]])
+    everything = torch.ones_like(ids, dtype=torch.bool)
+    nothing = torch.zeros_like(everything)
+    hidden, labels = mask_tokens(ids, draws(everything, everything, nothing), MASK, PAD, CLS)
+    assert hidden.tolist() == [[CLS, MASK, MASK, MASK, MASK, PAD]]
+    assert labels.tolist() == [[-100, 10, 11, 12, SEP, -100]]
+    hidden, _ = mask_tokens(ids, draws(everything, nothing, everything), MASK, PAD, CLS)
+    assert hidden.tolist() == [[CLS, 9, 9, 9, 9, PAD]]
+    hidden, labels = mask_tokens(ids, draws(everything, nothing, nothing), MASK, PAD, CLS)
+    assert torch.equal(hidden, ids)
+    assert labels.tolist() == [[-100, 10, 11, 12, SEP, -100]]
+
+
+def test_shares_of_hidden_words() -> None:
+    ids = torch.full((200, 100), 7)
+    drawn = draw_masks(ids, 0.15, VOCAB, torch.Generator().manual_seed(0))
+    again = draw_masks(ids, 0.15, VOCAB, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn.chosen, again.chosen)
+    shares = [part.float().mean().item() for part in (drawn.chosen, drawn.masked, drawn.replaced)]
+    assert shares == pytest.approx([0.15, 0.8, 0.5], abs=0.02)
+    assert 0 <= int(drawn.words.min()) and int(drawn.words.max()) == VOCAB - 1
+
+
+def test_answers_have_a_decoder_of_their_own() -> None:
+    model = AlbefForQuestionAnswering(albef_config(text={"num_hidden_layers": 5, "fusion_layer": 2}))
+    decoder = model.config.get_text_config(decoder=True)
+    assert decoder.num_hidden_layers == 3
+    assert all(hasattr(layer, "crossattention") for layer in model.text_decoder.bert.encoder.layer)
+    assert model.config.get_text_config() is model.config.text_config
+    answers = model.eval().generate(**one_image(2), num_beams=2, max_new_tokens=3)
+    assert (answers[:, 0] == CLS).all()
+
+
+def test_pairs_of_layers_need_an_even_number() -> None:
+    config = LavisBertConfig(num_hidden_layers=5, fusion_layer=2)
+    with pytest.raises(ValueError, match="do not form pairs"):
+        shared_image_projections(config)
