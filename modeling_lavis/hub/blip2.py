@@ -142,7 +142,7 @@ def add_parts(
     if language_model is None:
         raise ValueError(
             "The checkpoint holds only what was trained; its language model is missing. Give it with --language-model"
-            f"{f' (published: ' + settings['language_model'] + ')' if settings.get('language_model') else ''}."
+            f"{' (published: ' + settings['language_model'] + ')' if settings.get('language_model') else ''}."
         )
     config = blip2_settings.language_model_config(architecture, language_model)
     meta = blip2_settings.language_model_on_meta(config)

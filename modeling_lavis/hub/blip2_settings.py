@@ -119,7 +119,12 @@ def language_model_on_meta(config: Any) -> torch.nn.Module:
     from modeling_lavis.models.modeling_lavis_blip_2_generation import build_language_model
 
     with torch.device("meta"):
-        return build_language_model(config)
+        return build_language_model(config, has_own_head(config))
+
+
+def has_own_head(config: Any) -> bool:
+    """Whether a language model's map to the vocabulary is not its word embeddings, which transformers' T5 forgets."""
+    return getattr(config, "scale_decoder_outputs", True) is False
 
 
 def build_config(
@@ -158,14 +163,15 @@ def build_config(
         }
     if size_of(shapes, "ln_vision.weight", 0) != vision["hidden_size"]:
         raise ValueError(
-            f"The checkpoint was trained with an image tower of width {size_of(shapes, 'ln_vision.weight', 0)}, but the "
-            f"one given has a width of {vision['hidden_size']}. Give the right one with --vision-checkpoint."
+            f"The checkpoint was trained with an image tower {size_of(shapes, 'ln_vision.weight', 0)} wide, but "
+            f"the one given is {vision['hidden_size']} wide. Give the right one with --vision-checkpoint."
         )
     model_class = family_of(architecture).architectures[architecture].model_class
     return LavisBlip2Config(
         vision_config=vision,
         qformer_config=qformer,
         text_config=language_model,
+        untied_language_head=language_model is not None and has_own_head(language_model),
         freeze_vision=bool(settings.get("freeze_vit", True)),
         architectures=[model_class],
         **fields,

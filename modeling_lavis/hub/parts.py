@@ -120,8 +120,8 @@ def _weight_files(source: str | Path) -> list[Path]:
         if (folder / name).is_file():
             return [folder / name]
     raise OSError(
-        f"The language model {source} has no weights ({', '.join(_SINGLE_FILES)}). Give the folder that save_pretrained "
-        "wrote, or a Hub id, with --language-model."
+        f"The language model {source} has no weights ({', '.join(_SINGLE_FILES)}). Give the folder that "
+        "save_pretrained wrote, or a Hub id, with --language-model."
     )
 
 

@@ -10,11 +10,16 @@ from transformers.core_model_loading import ConversionOps, WeightConverter, Weig
 
 from .checkpoint_formats import TRANSFORMERS_VIT_KEYS
 
-#: (pattern, replacement) within the image tower; the bias of queries, keys and values is split instead
+#: (pattern, replacement) within the image tower; the bias of queries, keys and values is split afterwards. Without `$`,
+#: which the way back would write into the names.
 EVA_KEYS = [
-    *(rule for rule in TRANSFORMERS_VIT_KEYS if "qkv" not in rule[0] and "post_layernorm" not in rule[0]),
-    (r"^encoder\.layers\.(\d+)\.self_attn\.qkv\.weight$", r"blocks.\1.attn.qkv.weight"),
-    (r"^encoder\.layers\.(\d+)\.self_attn\.qkv\.bias$", r"blocks.\1.attn.qkv_bias"),
+    *(
+        (pattern.removesuffix("$"), replacement)
+        for pattern, replacement in TRANSFORMERS_VIT_KEYS
+        if "qkv" not in pattern and "post_layernorm" not in pattern
+    ),
+    (r"^encoder\.layers\.(\d+)\.self_attn\.qkv\.weight", r"blocks.\1.attn.qkv.weight"),
+    (r"^encoder\.layers\.(\d+)\.self_attn\.qkv\.bias", r"blocks.\1.attn.qkv_bias"),
 ]
 #: (pattern, replacement) within the Q-Former
 QFORMER_KEYS = [

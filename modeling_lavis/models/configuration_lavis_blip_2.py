@@ -64,6 +64,9 @@ class LavisBlip2Config(PreTrainedConfig):
         freeze_language_model (`bool`, *optional*, defaults to `True`): the language model is not trained.
         original_beam_scores (`bool`, *optional*, defaults to `True`): parity: how beam search of a language model
             normalises by length; `False` is transformers' way.
+        untied_language_head (`bool`, *optional*, defaults to `False`): the language model's map to the vocabulary is
+            not its word embeddings, although transformers ties them (T5 1.1, FLAN-T5). Repositories that hold both are read
+            rightly either way.
         image_token_id (`int`, *optional*): id of the placeholder that stands for a query in the prompts of
             transformers' processors. Prompts without it get the queries in front.
         frozen_parts (`dict`, *optional*): folders or Hub ids of the parts that this repository leaves out, by the name
@@ -92,6 +95,7 @@ class LavisBlip2Config(PreTrainedConfig):
     freeze_vision: bool = True
     freeze_language_model: bool = True
     original_beam_scores: bool = True
+    untied_language_head: bool = False
     image_token_id: int | None = None
     frozen_parts: dict[str, str] | None = None
     pad_token_id: int = 0

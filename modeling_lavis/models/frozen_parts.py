@@ -1,16 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts that are not trained: kept frozen through loading, `train()` and saving."""
+"""Parts that are not trained: frozen through loading, `train()` and saving, and kept in repositories of their own."""
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils.hub import get_checkpoint_shard_files
 
 from .modeling_base import LavisPreTrainedModel
+
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
 class FrozenPartsMixin(LavisPreTrainedModel):
     """
-    Freezes `vision_model` and `language_model` as `freeze_vision` and `freeze_language_model` of the configuration say.
+    Freezes `vision_model` and `language_model` as `freeze_vision` and `freeze_language_model` of the configuration say,
+    and lets repositories leave them out and name where they are.
     """
 
     def frozen_modules(self) -> list[nn.Module]:
@@ -31,6 +41,94 @@ class FrozenPartsMixin(LavisPreTrainedModel):
         if self.config.freeze_vision:
             self.vision_model.eval()
         return self
+
+    def save_pretrained(
+        self, save_directory: Any, *args: Any, frozen_parts: Mapping[str, str] | None = None, **kwargs: Any
+    ) -> None:
+        r"""
+        Save everything, or leave out parts that other repositories have.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): folder.
+            frozen_parts (`dict`, *optional*): folders or Hub ids, by the name of the module, of what is left out:
+                `{"vision_model": ..., "language_model": ...}`. They are named in `config.json` and read from there by
+                `from_pretrained`. The image tower's is what `model.vision_model.save_pretrained` wrote; the language
+                model's is any repository of that model.
+            kwargs: other options of transformers' `save_pretrained`.
+        """
+        if frozen_parts is None:
+            super().save_pretrained(save_directory, *args, **kwargs)
+            return
+        for name in frozen_parts:
+            if getattr(self, name, None) not in self.frozen_modules():
+                raise ValueError(
+                    f"{name} cannot be left out: it is no part of this model, or is trained (freeze_vision, "
+                    "freeze_language_model). Name only parts that other repositories have."
+                )
+        state = kwargs.pop("state_dict", None) or self.state_dict()
+        kept = {name: value for name, value in state.items() if name.partition(".")[0] not in frozen_parts}
+        before = self.config.frozen_parts
+        self.config.frozen_parts = {name: os.fspath(source) for name, source in frozen_parts.items()}
+        try:
+            super().save_pretrained(save_directory, *args, state_dict=kept, **kwargs)
+        finally:
+            self.config.frozen_parts = before
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a model; parts that its repository leaves out are read from where `config.json` says."""
+        config = kwargs.get("config")
+        if pretrained_model_name_or_path is None or kwargs.get("state_dict") is not None:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        access = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
+        if not isinstance(config, PreTrainedConfig):
+            stored, _ = PreTrainedConfig.get_config_dict(config or pretrained_model_name_or_path, **access)
+            parts = stored.get("frozen_parts")
+        else:
+            parts = config.frozen_parts
+        if not parts:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if not isinstance(config, PreTrainedConfig):
+            fields = {name: kwargs.pop(name) for name in list(kwargs) if name in cls.config_class.__annotations__}
+            config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **access, **fields)
+            kwargs["config"] = config
+        state = _read_weights(pretrained_model_name_or_path, access)
+        for name, source in parts.items():
+            state.update(_read_part(name, source, config, access))
+        config.frozen_parts = None  # from here on the model has them
+        for name in _HUB_OPTIONS:
+            kwargs.pop(name, None)
+        model = super().from_pretrained(None, *args, state_dict=state, **kwargs)
+        loaded = model[0] if isinstance(model, tuple) else model
+        loaded.config._name_or_path = str(pretrained_model_name_or_path)
+        return model
+
+
+def _read_weights(source: Any, access: dict[str, Any]) -> dict[str, Tensor]:
+    """All tensors of a repository, mapped from its files."""
+    index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **access)
+    if index is None:
+        return load_file(cached_file(source, SAFE_WEIGHTS_NAME, **access))
+    files, _ = get_checkpoint_shard_files(source, index, **access)
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def _read_part(name: str, source: str, config: PreTrainedConfig, access: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a frozen part, by their names in the whole model."""
+    access = {key: value for key, value in access.items() if key not in ("revision", "subfolder")}
+    try:
+        if name == "language_model":
+            auto_class = AutoModelForSeq2SeqLM if config.text_config.is_encoder_decoder else AutoModelForCausalLM
+            part = auto_class.from_pretrained(source, config=config.text_config, dtype="auto", **access).state_dict()
+        else:
+            part = _read_weights(source, access)
+    except OSError as error:
+        raise OSError(
+            f"This repository leaves out its {name}, which should be at {source!r}, but is not: "
+            f"{str(error).splitlines()[0]} Put it there, or pass another place: "
+            f'config.frozen_parts = {{"{name}": ...}}.'
+        ) from error
+    return {f"{name}.{key}": value for key, value in part.items() if torch.is_tensor(value)}
 
 
 __all__ = ["FrozenPartsMixin"]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The base of all BLIP-2 heads: the frozen tower, its norm, the queries and the Q-Former.
 
-Letters: B images, R rows, N image tokens, Q queries, T text tokens, E width of the image tower, D width of the Q-Former,
-P width of the common space.
+Letters: B images, R rows, N image tokens, Q queries, T text tokens, E width of the image tower, D width of the
+Q-Former, P width of the common space.
 """
 
 from typing import Any
@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from .checkpoint_formats_blip_2 import register_transformers_blip_2_keys
 from .configuration_lavis_blip_2 import LavisBlip2Config
 from .configuration_vision_clip import LavisClipVisionConfig
+from .frozen_parts import FrozenPartsMixin
 from .generation import with_first_token
 from .heads import project
 from .qformer import LavisQFormerModel
@@ -24,7 +25,6 @@ from .text_bert import BertLMPredictionHead
 from .vision_clip import LavisClipVisionModel
 from .vision_eva import LavisEvaModel
 from .vision_vit import LavisViTModel
-from .frozen_parts import FrozenPartsMixin
 
 
 def build_tower(config: PreTrainedConfig) -> LavisViTModel:

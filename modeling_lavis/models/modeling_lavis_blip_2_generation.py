@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The second stage of BLIP-2: a frozen language model that reads the queries of the Q-Former in front of its prompt.
 
-Letters: B images, R prompts (a multiple of B), N image tokens, Q queries, T text tokens, D width of the Q-Former, L width
-of the language model, V vocabulary.
+Letters: B images, R prompts (a multiple of B), N image tokens, Q queries, T text tokens, U target tokens, D width of
+the Q-Former, L width of the language model, V vocabulary.
 """
 
 import copy
@@ -50,12 +50,11 @@ class Prompt:
     in_front: bool
 
 
-def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """The language model that a configuration describes, freshly initialised."""
+def build_language_model(config: PreTrainedConfig, untied_head: bool = False) -> PreTrainedModel:
+    """The language model that a configuration describes, freshly initialised, on request with a head of its own."""
     auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     model = auto_class.from_config(config)
-    if getattr(config, "scale_decoder_outputs", True) is False:
-        # T5 1.1 and FLAN-T5 have a head of their own, which transformers ties to the words all the same.
+    if untied_head and "lm_head.weight" in (model._tied_weights_keys or {}):
         ties = {name: source for name, source in model._tied_weights_keys.items() if name != "lm_head.weight"}
         model._tied_weights_keys = ties
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
@@ -80,7 +79,7 @@ class LavisBlip2ForConditionalGeneration(LavisBlip2PreTrainedModel, GenerationMi
                 "sequence-to-sequence model, or use LavisBlip2ForPreTraining, whose Q-Former writes captions itself."
             )
         self.build_trunk(config)
-        self.language_model = build_language_model(config.text_config)
+        self.language_model = build_language_model(config.text_config, config.untied_language_head)
         width = self.language_model.get_input_embeddings().embedding_dim
         self.language_projection = nn.Linear(config.qformer_config.hidden_size, width)
         self.post_init()

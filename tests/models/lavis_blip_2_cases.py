@@ -1,0 +1,185 @@
+"""Tiny BLIP-2 models and batches for the tests.
+
+Letters: B rows, T text tokens.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modeling_lavis import (
+    LavisBlip2Config,
+    LavisBlip2ForConditionalGeneration,
+    LavisBlip2ForImageTextRetrieval,
+    LavisBlip2ForPreTraining,
+    LavisBlip2Model,
+)
+from tests.models.contract import Case
+
+PAD, CLS, SEP, DEC, VOCAB = 0, 2, 3, 59, 60
+SIZE, PATCH, QUERIES = 28, 14, 4
+NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "dropout_rate": 0.0}
+LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
+    "opt": {
+        "model_type": "opt",
+        "vocab_size": VOCAB,
+        "hidden_size": 16,
+        "word_embed_proj_dim": 16,
+        "ffn_dim": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 40,
+        "pad_token_id": 1,
+        "bos_token_id": 2,
+        "eos_token_id": 2,
+        "dropout": 0.0,
+    },
+    "t5": {
+        "model_type": "t5",
+        "vocab_size": VOCAB,
+        "d_model": 16,
+        "d_kv": 8,
+        "d_ff": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+        "dropout_rate": 0.0,
+    },
+    "llama": {
+        "model_type": "llama",
+        "vocab_size": VOCAB,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 40,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+}
+
+
+def blip_2_config(
+    text: dict[str, Any] | None = None,
+    vision: dict[str, Any] | None = None,
+    language_model: str | None = None,
+    **options: Any,
+) -> Any:
+    """A configuration with an image tower that is wider than the Q-Former (24 against 16)."""
+    ids = {"pad_token_id": PAD, "cls_token_id": CLS, "eos_token_id": SEP, "bos_token_id": DEC}
+    return LavisBlip2Config(
+        vision_config={
+            "image_size": SIZE,
+            "patch_size": PATCH,
+            "hidden_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "mlp_ratio": 2.0,
+            **(vision or {}),
+        },
+        qformer_config={
+            "vocab_size": VOCAB,
+            "hidden_size": 16,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "max_position_embeddings": 40,
+            "num_query_tokens": QUERIES,
+            "use_text": language_model is None,
+            **(text or {}),
+        },
+        text_config=None if language_model is None else dict(LANGUAGE_MODELS[language_model]),
+        **{"projection_dim": 8, **ids, **options},
+    )
+
+
+def pixels(batch: int, seed: int = 0) -> Tensor:
+    """Normal noise of `(batch, 3, SIZE, SIZE)`."""
+    return torch.randn(batch, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+def texts(batch: int, length: int = 6, padded: bool = True, seed: int = 1) -> dict[str, Tensor]:
+    """`[CLS] words [SEP]`; of a padded batch every second row is two tokens shorter."""
+    ids = torch.randint(5, DEC, (batch, length), generator=torch.Generator().manual_seed(seed))
+    ids[:, 0], ids[:, -1] = CLS, SEP
+    mask = torch.ones_like(ids)
+    if padded:
+        ids[1::2, -3], ids[1::2, -2:], mask[1::2, -2:] = SEP, PAD, 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def prompts(batch: int, length: int = 5, side: str = "left", pad: int = 1) -> dict[str, Tensor]:
+    """Words of a language model; every second row is two tokens shorter."""
+    ids = torch.randint(5, VOCAB, (batch, length), generator=torch.Generator().manual_seed(3))
+    mask = torch.ones_like(ids)
+    short = slice(0, 2) if side == "left" else slice(-2, None)
+    ids[1::2, short], mask[1::2, short] = pad, 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def one_image(batch: int, padded: bool = True) -> dict[str, Tensor]:
+    return {"pixel_values": pixels(batch), **texts(batch, padded=padded)}
+
+
+def pairs_to_learn(batch: int) -> dict[str, Any]:
+    return {"image_ids": torch.arange(batch) + 7, "return_loss": True}
+
+
+def same_as_labels(batch: int) -> dict[str, Tensor]:
+    made = texts(batch)
+    return {"labels": made["input_ids"].masked_fill(made["attention_mask"] == 0, -100)}
+
+
+def with_language_model(kind: str) -> Any:
+    return lambda **options: blip_2_config(language_model=kind, **options)
+
+
+_MATCHING = {name: {"match_head": name} for name in ("itc", "itm", "both")}
+_DECODER = {"decoder_input_ids": torch.tensor([[DEC, 5, 6, 7], [DEC, 8, 9, 10], [DEC, 11, 12, 13]])}
+_OBJECTIVES = {"1.0.2": {"objective": "1.0.2"}, "trained tower": {"freeze_vision": False}}
+
+FEATURES = Case(
+    LavisBlip2Model,
+    blip_2_config,
+    one_image,
+    lambda batch: {},
+    modes={"both": {}, "image": {"input_ids": None, "attention_mask": None}, "text": {"pixel_values": None}},
+    needed=(),
+)
+RETRIEVAL = Case(
+    LavisBlip2ForImageTextRetrieval,
+    blip_2_config,
+    one_image,
+    pairs_to_learn,
+    modes=_MATCHING,
+    variants=_OBJECTIVES,
+    auto_classes=("AutoModelForZeroShotImageClassification", "AutoModelForImageTextRetrieval"),
+)
+PRETRAINING = Case(
+    LavisBlip2ForPreTraining,
+    blip_2_config,
+    one_image,
+    pairs_to_learn,
+    modes={**_MATCHING, "decoder": _DECODER},
+    variants=_OBJECTIVES,
+    auto_classes=("AutoModelForPreTraining",),
+)
+OPT = Case(
+    LavisBlip2ForConditionalGeneration,
+    with_language_model("opt"),
+    one_image,
+    same_as_labels,
+    needed=("pixel_values",),
+    variants={"trained language model": {"freeze_language_model": False}},
+    auto_classes=("AutoModelForImageTextToText",),
+)
+CASES = (FEATURES, RETRIEVAL, PRETRAINING, OPT)
+
+__all__ = ["CASES", "LANGUAGE_MODELS", "blip_2_config", "one_image", "pixels", "prompts", "texts"]
