@@ -63,6 +63,6 @@ def run_script(description: str, prefix: str, family: str, arguments: list[str] 
     args = parser.parse_args(arguments)
     if not args.architecture.startswith(prefix):
         parser.error(
-            f"{args.architecture} is no architecture of {family}; use modeling-lavis convert, which knows them all"
+            f"{args.architecture} is no {family} architecture; use modeling-lavis convert, which knows them all"
         )
     return run(args)
