@@ -102,10 +102,11 @@ class ForwardContract(Contract):
     def test_hidden_states_and_attentions(self, case: Case) -> None:
         model = case.model()
         model.set_attn_implementation("eager")
-        layers, below = model.config.text_config.num_hidden_layers, model.config.text_config.fusion_layer or 0
+        text_config = model.config.get_text_config()
+        layers, below = text_config.num_hidden_layers, getattr(text_config, "fusion_layer", None) or 0
         passes = {layers, layers - below, below or layers}  # all layers, those that fuse, those below
         for mode, call in case.calls():
-            if case.pairs and mode == "loss":  # rows of several passes, recorded by output_intermediates
+            if mode == "loss" and call.get("return_loss"):  # rows of several passes, recorded by output_intermediates
                 continue
             plain = run(model, call)
             output = run(model, call, output_hidden_states=True, output_attentions=True)
@@ -150,7 +151,8 @@ class ForwardContract(Contract):
             for name, value in actual.items():
                 assert bool(value.isfinite().all()), f"{mode}: {name}"
                 if not name.startswith("loss"):
-                    assert value.dtype == dtype or name.startswith("logits"), f"{mode}: {name} is {value.dtype}"
+                    exact_parts = len(case.exact) > 3 and value.dtype == torch.float32
+                    assert value.dtype == dtype or exact_parts or name.startswith("logits"), f"{mode}: {name}"
                     near = (value.float() - expected[name]).abs().mean() / expected[name].abs().mean()
                     assert near < 0.05, f"{mode}: {name} is off by {near}"
 
@@ -172,16 +174,17 @@ class ForwardContract(Contract):
             if mode != "loss" or case.training_compiles:
                 assert_one_graph(model, call)
 
-    def test_first_mode_compiles_to_one_graph(self, case: Case) -> None:
+    def test_one_class_compiles_to_one_graph(self) -> None:
+        case = self.cases[0]  # all of them, in all modes: the slow test above
         _, call = next(case.calls())
         assert_one_graph(case.model(text={"num_hidden_layers": 1}, vision={"num_hidden_layers": 1}), call)
 
     def test_resized_vocabulary(self, case: Case, tmp_path: Any) -> None:
         model = case.model()
-        old = model.config.text_config.vocab_size
+        old = model.config.get_text_config().vocab_size
         before = state_copy(model)
         model.resize_token_embeddings(old + 7)
-        assert model.config.text_config.vocab_size == old + 7
+        assert model.config.get_text_config().vocab_size == old + 7
         tables = {name for name, value in before.items() if value.ndim and value.shape[0] == old}
         assert tables
         after = model.state_dict()
@@ -216,7 +219,7 @@ class ForwardContract(Contract):
                 other = {**call, case.pixels: other_pixels}
                 output = run(model, other, interpolate_pos_encoding=True)
                 embeds = output.get("image_embeds")
-                if embeds is not None:
+                if embeds is not None and case.returns_image_tokens:
                     assert embeds.shape[-2] == (height // 16) * (width // 16) + 1
                 with pytest.raises(ValueError, match=rf"{height} x {width}.*interpolate_pos_encoding"):
                     run(model, other)
