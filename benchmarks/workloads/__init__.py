@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The workloads by name. A new one is a file that defines `WORKLOAD`, and a line here."""
 
-from benchmarks.workloads import caption, retrieval, train_retrieval, video, vqa_rank
+from benchmarks.workloads import caption, qformer_matching, retrieval, train_retrieval, video, vqa_rank
 from benchmarks.workloads.base import OURS, Workload
 
 _ALL = (
     caption.WORKLOAD,
+    qformer_matching.WORKLOAD,
     retrieval.WORKLOAD,
     retrieval.RERANK,
     train_retrieval.WORKLOAD,

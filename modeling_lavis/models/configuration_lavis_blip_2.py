@@ -65,8 +65,8 @@ class LavisBlip2Config(PreTrainedConfig):
         original_beam_scores (`bool`, *optional*, defaults to `True`): parity: how beam search of a language model
             normalises by length; `False` is transformers' way.
         untied_language_head (`bool`, *optional*, defaults to `False`): the language model's map to the vocabulary is
-            not its word embeddings, although transformers ties them (T5 1.1, FLAN-T5). Repositories that hold both are read
-            rightly either way.
+            not its word embeddings, although transformers ties them (T5 1.1, FLAN-T5). Repositories that hold both
+            are read rightly either way.
         image_token_id (`int`, *optional*): id of the placeholder that stands for a query in the prompts of
             transformers' processors. Prompts without it get the queries in front.
         frozen_parts (`dict`, *optional*): folders or Hub ids of the parts that this repository leaves out, by the name

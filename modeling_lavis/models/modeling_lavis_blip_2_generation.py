@@ -23,6 +23,7 @@ from transformers.utils import can_return_tuple
 from .configuration_lavis_blip_2 import LavisBlip2Config
 from .generation import pad_after_end, with_original_beams
 from .language_loss import mean_over_tokens, next_token_loss
+from .modeling_base import check_text
 from .modeling_lavis_blip_2_base import LavisBlip2PreTrainedModel
 from .outputs import LavisGenerationOutput
 
@@ -120,6 +121,7 @@ class LavisBlip2ForConditionalGeneration(LavisBlip2PreTrainedModel, GenerationMi
         image_embeds = self.query_images(states).last_hidden_state
         if input_ids is None:
             input_ids, attention_mask = self._first_token(image_embeds), None
+        check_text(input_ids, attention_mask)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         batch, rows = image_embeds.shape[0], input_ids.shape[0]
@@ -145,7 +147,7 @@ class LavisBlip2ForConditionalGeneration(LavisBlip2PreTrainedModel, GenerationMi
             ones = attention_mask.new_ones(rows, queries.shape[1])
             attention_mask = torch.cat([ones.to(attention_mask.device), attention_mask], dim=1)
             in_front = True
-        self._check_length(embeds.shape[1])
+        self._check_length(input_ids.shape[1], embeds.shape[1])
         return Prompt(embeds, attention_mask, input_ids, image_embeds, in_front)
 
     def _first_token(self, image_embeds: Tensor) -> Tensor:
@@ -156,12 +158,12 @@ class LavisBlip2ForConditionalGeneration(LavisBlip2PreTrainedModel, GenerationMi
             raise ValueError("This language model has no first token of its own; give a prompt as input_ids.")
         return torch.full((image_embeds.shape[0], 1), token, device=image_embeds.device)
 
-    def _check_length(self, length: int) -> None:
+    def _check_length(self, prompt_length: int, length: int) -> None:
         limit = getattr(self.config.text_config, "max_position_embeddings", None)
         if limit is not None and length > limit:
             raise ValueError(
-                f"Queries and prompt have {length} tokens, but the language model knows {limit} positions. Shorten the "
-                "prompt, for instance with truncation=True and max_length in the processor."
+                f"The prompt has {prompt_length} tokens, {length} with the queries, but the language model knows "
+                f"{limit} positions. Shorten the prompt, for instance with truncation=True and max_length in the processor."
             )
 
     @can_return_tuple
@@ -211,6 +213,11 @@ class LavisBlip2ForConditionalGeneration(LavisBlip2PreTrainedModel, GenerationMi
             )
             loss, encoder_states = output.loss, output.encoder_last_hidden_state
         else:
+            if labels is not None and labels.shape != prompt.input_ids.shape:
+                raise ValueError(
+                    f"Got labels of shape {tuple(labels.shape)} for input_ids of shape {tuple(input_ids.shape)}; "
+                    "a causal language model needs one label per token, -100 where nothing is to be learnt."
+                )
             if labels is not None and prompt.in_front:
                 unlabelled = labels.new_full((labels.shape[0], self.config.num_query_tokens), -100)
                 labels = torch.cat([unlabelled, labels], dim=1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .configuration_lavis_blip_2 import LavisBlip2Config
 from .generation import with_first_token
+from .heads import project
 from .modeling_lavis_blip_2_base import QFormerFeaturesMixin
 from .outputs import PairScores
 from .pair_scoring import check_pairs, chunk_pairs
@@ -107,7 +108,11 @@ class QFormerMatchingMixin(QFormerFeaturesMixin):
         fields: dict[str, Any] = {"image_embeds": image_embeds}
         if match_head != "itm":
             text_embeds = self.encode_texts(input_ids, attention_mask)
-            image_features, text_features = self.project_images(image_embeds), self.project_texts(text_embeds)
+            # What is to be recorded is recorded in the matching pass, or in the only one over the image.
+            alone = kwargs if match_head == "itc" else {}
+            read = self.query_images(image_embeds, **alone)
+            image_features = project(read.last_hidden_state, self.vision_proj)
+            text_features = self.project_texts(text_embeds)
             per_image = self.compare_features(image_features, text_features) / self.temp.to(image_features.dtype)
             fields.update(
                 text_embeds=text_embeds,
@@ -115,6 +120,8 @@ class QFormerMatchingMixin(QFormerFeaturesMixin):
                 text_features=text_features,
                 logits_per_image=per_image,
                 logits_per_text=per_image.T,
+                hidden_states=read.hidden_states,
+                attentions=read.attentions,
             )
         if match_head != "itc":
             if image_embeds.shape[0] != input_ids.shape[0]:
@@ -127,7 +134,7 @@ class QFormerMatchingMixin(QFormerFeaturesMixin):
                 logits=logits,
                 multimodal_embeds=output.last_hidden_state,
                 hidden_states=output.hidden_states,
-                attentions=output.cross_attentions,
+                attentions=output.attentions,
             )
         return fields
 

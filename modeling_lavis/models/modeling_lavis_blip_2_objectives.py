@@ -69,6 +69,10 @@ class QFormerObjectivesMixin(QFormerMatchingMixin):
             raise ValueError(
                 f"Training takes pairs, but got {pixel_values.shape[0]} images and {input_ids.shape[0]} texts."
             )
+        if image_ids is not None and image_ids.numel() != input_ids.shape[0]:
+            raise ValueError(
+                f"Got image_ids of shape {tuple(image_ids.shape)} for {input_ids.shape[0]} pairs; give one per pair."
+            )
         input_ids = with_first_token(input_ids, self.config.cls_token_id)
         if attention_mask is None:
             attention_mask = (input_ids != self.config.pad_token_id).long()

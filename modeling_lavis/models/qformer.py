@@ -18,6 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .checkpoint_formats_blip_2 import register_transformers_qformer_keys
 from .configuration_qformer import LavisQFormerConfig
+from .modeling_base import check_text
 from .text_bert import (
     BertAddNorm,
     BertAttention,
@@ -225,6 +226,8 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
                 f"The Q-Former got {given}, but no {missing}. Only queries attend to an image, and all of them do: "
                 "give both or neither."
             )
+        if input_ids is not None:
+            check_text(input_ids)
         if input_ids is not None and not self.config.use_text:
             raise ValueError(
                 "This Q-Former serves a language model and reads no text (use_text=False); give the text to the "
@@ -248,12 +251,17 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
     ) -> Tensor | None:
         """Self-attention mask in the form that the attention implementation wants."""
         if attention_mask is not None and attention_mask.ndim == 2:
+            length = hidden_states.shape[1] - num_query_tokens
+            if past_key_values is None and attention_mask.shape[1] not in (length, hidden_states.shape[1]):
+                raise ValueError(
+                    f"Got an attention_mask of shape {tuple(attention_mask.shape)} for texts of {length} tokens; "
+                    "expected one number per token. The processor makes both together."
+                )
             queries = num_query_tokens
             if past_key_values is not None and not num_query_tokens:
                 queries = self.config.num_query_tokens
-            counted = past_key_values is not None and attention_mask.shape[1] == (
-                past_key_values.get_seq_length() + hidden_states.shape[1]
-            )
+            seen = hidden_states.shape[1] + (0 if past_key_values is None else past_key_values.get_seq_length())
+            counted = attention_mask.shape[1] == seen and length != seen
             if queries and not counted:
                 ones = attention_mask.new_ones(attention_mask.shape[0], queries)
                 attention_mask = torch.cat([ones, attention_mask], dim=1)

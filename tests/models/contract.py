@@ -35,6 +35,9 @@ class Case:
         auto_classes: names of the Auto classes that find the class, `AutoModel` left out.
         pairs: whether training compares rows with each other, and therefore needs at least two.
         training_compiles: whether the forward with a loss is one graph.
+        frozen: top-level modules that are not trained.
+        exact: top-level modules that stay in float32 in half precision, and what they give with them.
+        returns_image_tokens: whether `image_embeds` has one row per image token.
         pixels: name of the input that is seen.
     """
 
@@ -48,6 +51,9 @@ class Case:
     auto_classes: tuple[str, ...] = ()
     pairs: bool = False
     training_compiles: bool = True
+    frozen: tuple[str, ...] = ()
+    exact: tuple[str, ...] = ("temp", "image_queue", "text_queue")
+    returns_image_tokens: bool = True
     pixels: str = "pixel_values"
 
     @property

@@ -77,9 +77,9 @@ def assert_initialised(model: PreTrainedModel, missing: set[str]) -> None:
             assert bool((value == -100).all())
         elif "temporal_fc" in name or leaf == "time_embed":
             assert bool((value == 0).all()), name
-        elif "norm" in name.lower() and leaf == "weight":
+        elif ("norm" in name.lower() or "ln_" in name) and leaf == "weight":
             assert bool((value == 1).all()), name
-        elif leaf == "bias":
+        elif leaf == "bias" or leaf.endswith("_bias"):
             assert bool((value == 0).all()), name
         else:
             assert 0.008 < value.std() < 0.032, f"{name}: {value.std()}"
@@ -142,10 +142,10 @@ class SavingContract(Contract):
     def test_checkpoints_of_other_heads(self, case: Case, tmp_path: Path) -> None:
         """A head starts from the checkpoint of any other: what both have is taken, the rest is initialised."""
         for other in self.cases:
-            if other is case or other.config().text_config.num_image_streams != 1:
+            if other is case or getattr(other.config().text_config, "num_image_streams", 1) != 1:
                 continue
             source = other.model(vision={"hidden_size": 16})  # as wide as the text, so that decoders fit each other
-            if source.config.text_config.num_image_streams != 1:
+            if getattr(source.config.text_config, "num_image_streams", 1) != 1:
                 continue  # its text encoder is of another build
             source.save_pretrained(tmp_path / other.name)
             made, info = case.model_class.from_pretrained(tmp_path / other.name, output_loading_info=True)
@@ -168,7 +168,8 @@ class SavingContract(Contract):
         for made in (model, case.model_class.from_pretrained(tmp_path)):
             twins = {twin for _, twin in twin_pairs(made)}
             for name, parameter in made.named_parameters():
-                assert parameter.requires_grad == (name not in twins), name
+                frozen = name in twins or name.partition(".")[0] in case.frozen
+                assert parameter.requires_grad == (not frozen), name
 
     def test_new_twins_equal_online_weights(self, case: Case) -> None:
         model = case.model_class(case.config())
@@ -209,7 +210,7 @@ class SavingContract(Contract):
         model.save_pretrained(tmp_path)
         again = case.model_class.from_pretrained(tmp_path, dtype=dtype)
         for name, value in again.state_dict().items():
-            if name in ("temp", "image_queue", "text_queue"):
+            if name.partition(".")[0] in case.exact:
                 assert value.dtype == torch.float32 and torch.equal(value, model.state_dict()[name])
             elif value.is_floating_point():
                 assert value.dtype == dtype, name

@@ -18,7 +18,7 @@ from modeling_lavis import (
 from tests.models.contract import Case
 
 PAD, CLS, SEP, DEC, VOCAB = 0, 2, 3, 59, 60
-SIZE, PATCH, QUERIES = 28, 14, 4
+SIZE, PATCH, QUERIES = 32, 16, 4
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "dropout_rate": 0.0}
 LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
     "opt": {
@@ -145,6 +145,19 @@ _MATCHING = {name: {"match_head": name} for name in ("itc", "itm", "both")}
 _DECODER = {"decoder_input_ids": torch.tensor([[DEC, 5, 6, 7], [DEC, 8, 9, 10], [DEC, 11, 12, 13]])}
 _OBJECTIVES = {"1.0.2": {"objective": "1.0.2"}, "trained tower": {"freeze_vision": False}}
 
+_EXACT = (
+    "query_tokens",
+    "ln_vision",
+    "qformer",
+    "temp",
+    "vision_proj",
+    "text_proj",
+    "itm_head",
+    "cls",
+    "language_projection",
+)
+_FROZEN = ("vision_model", "language_model")
+
 FEATURES = Case(
     LavisBlip2Model,
     blip_2_config,
@@ -152,6 +165,9 @@ FEATURES = Case(
     lambda batch: {},
     modes={"both": {}, "image": {"input_ids": None, "attention_mask": None}, "text": {"pixel_values": None}},
     needed=(),
+    returns_image_tokens=False,
+    frozen=_FROZEN,
+    exact=_EXACT,
 )
 RETRIEVAL = Case(
     LavisBlip2ForImageTextRetrieval,
@@ -161,6 +177,8 @@ RETRIEVAL = Case(
     modes=_MATCHING,
     variants=_OBJECTIVES,
     auto_classes=("AutoModelForZeroShotImageClassification", "AutoModelForImageTextRetrieval"),
+    frozen=_FROZEN,
+    exact=_EXACT,
 )
 PRETRAINING = Case(
     LavisBlip2ForPreTraining,
@@ -170,6 +188,8 @@ PRETRAINING = Case(
     modes={**_MATCHING, "decoder": _DECODER},
     variants=_OBJECTIVES,
     auto_classes=("AutoModelForPreTraining",),
+    frozen=_FROZEN,
+    exact=_EXACT,
 )
 OPT = Case(
     LavisBlip2ForConditionalGeneration,
@@ -179,7 +199,22 @@ OPT = Case(
     needed=("pixel_values",),
     variants={"trained language model": {"freeze_language_model": False}},
     auto_classes=("AutoModelForImageTextToText",),
+    returns_image_tokens=False,
+    frozen=_FROZEN,
+    exact=_EXACT,
 )
-CASES = (FEATURES, RETRIEVAL, PRETRAINING, OPT)
+FIRST_STAGE = (FEATURES, RETRIEVAL, PRETRAINING)
+SECOND_STAGE = (OPT,)
+CASES = (*FIRST_STAGE, *SECOND_STAGE)
 
-__all__ = ["CASES", "LANGUAGE_MODELS", "blip_2_config", "one_image", "pixels", "prompts", "texts"]
+__all__ = [
+    "CASES",
+    "FIRST_STAGE",
+    "LANGUAGE_MODELS",
+    "SECOND_STAGE",
+    "blip_2_config",
+    "one_image",
+    "pixels",
+    "prompts",
+    "texts",
+]

@@ -9,7 +9,7 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2ForIma
 
 from modeling_lavis import LavisBlip2ForConditionalGeneration, LavisBlip2ForImageTextRetrieval
 from tests.models.contract import shake
-from tests.models.lavis_blip_2_cases import CLS, LANGUAGE_MODELS, QUERIES, SIZE, VOCAB, pixels, prompts, texts
+from tests.models.lavis_blip_2_cases import CLS, LANGUAGE_MODELS, PATCH, QUERIES, SIZE, VOCAB, pixels, prompts, texts
 
 IMAGE = VOCAB - 1
 
@@ -18,7 +18,7 @@ def their_config(kind: str = "opt", **options: Any) -> Blip2Config:
     return Blip2Config(
         vision_config={
             "image_size": SIZE,
-            "patch_size": 14,
+            "patch_size": PATCH,
             "hidden_size": 24,
             "intermediate_size": 40,
             "num_hidden_layers": 2,

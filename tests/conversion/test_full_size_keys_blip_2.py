@@ -1,0 +1,90 @@
+"""Every key of the original's full-size BLIP-2 models is accounted for, without memory for one of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoConfig
+
+from modeling_lavis.hub import blip2_settings, zoo
+from modeling_lavis.hub.accounting import make_plan
+from modeling_lavis.hub.blip2 import FAMILY
+from modeling_lavis.hub.convert import _build_on_meta
+from tests.conversion.golden_sets import GOLDENS
+
+FOLDER = GOLDENS / "full_size_keys"
+FILES = sorted(FOLDER.glob("blip2*.json"))
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int64": torch.int64}
+SIZES: dict[str, dict[str, Any]] = {
+    "opt2.7b": {"hidden_size": 2560, "word_embed_proj_dim": 2560, "ffn_dim": 10240},
+    "opt6.7b": {"hidden_size": 4096, "word_embed_proj_dim": 4096, "ffn_dim": 16384},
+    "flant5xl": {"d_model": 2048, "d_ff": 5120, "num_heads": 32},
+    "flant5xxl": {"d_model": 4096, "d_ff": 10240, "num_heads": 64},
+}
+
+
+class FullSizeTokenizer:
+    """What a conversion asks of bert-base-uncased with `[DEC]`."""
+
+    pad_token_id, cls_token_id, sep_token_id, bos_token_id = 0, 101, 102, 30522
+
+    def __len__(self) -> int:
+        return 30523
+
+
+def language_model(architecture: str, model_type: str) -> Any:
+    """The configuration of the language model that a published type names."""
+    name = next(part for part in model_type.split("_") if part in SIZES)
+    if architecture == "blip2_opt":
+        return AutoConfig.for_model("opt", num_hidden_layers=32, num_attention_heads=32, **SIZES[name])
+    options = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "num_layers": 24, "d_kv": 64}
+    return AutoConfig.for_model("t5", **options, **SIZES[name])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_key_is_used_or_dropped_for_a_reason(path: Path) -> None:
+    architecture, _, model_type = path.stem.partition("__")
+    keys = json.loads(path.read_text())
+    sources: dict[str, Tensor] = {
+        # each tensor is one number, stretched, and takes no memory
+        name: torch.zeros((), dtype=DTYPES[dtype]).expand(shape)
+        for name, (shape, dtype) in keys.items()
+    }
+    for name in ("class_embedding", "positional_embedding"):  # as the parts are added
+        if f"visual_encoder.{name}" in sources:
+            table = sources[f"visual_encoder.{name}"]
+            sources[f"visual_encoder.{name}"] = table.reshape(1, -1, table.shape[-1])
+    source_architecture = FAMILY.recognise(sources)
+    assert source_architecture == (architecture if architecture in ("blip2_opt", "blip2_t5") else "blip2")
+    settings = dict(zoo.get(architecture, model_type).settings)
+    if architecture in ("blip2_opt", "blip2_t5"):
+        settings["language_model_config"] = language_model(architecture, model_type)
+    shapes = {name: tuple(tensor.shape) for name, tensor in sources.items()}
+    config = FAMILY.build_config(architecture, source_architecture, shapes, settings, FullSizeTokenizer())
+    model = _build_on_meta(FAMILY.architectures[architecture].model_class, config)
+    plan = make_plan(FAMILY, architecture, source_architecture, sources, model, resize_allowed=False)
+
+    used = {filled.source for filled in plan.filled.values()}
+    assert used | set(plan.dropped) == set(sources) and not used & set(plan.dropped)
+    assert set(plan.filled) == set(plan.targets) and not plan.initialised
+    for name, reason in plan.dropped.items():
+        heads = name.startswith(("Qformer.cls.", "itm_head.")) and source_architecture != architecture
+        assert name.endswith("position_ids") or "second name" in reason or heads, (name, reason)
+    is_clip = "vitL" in model_type
+    if not is_clip:  # and back: our names give the original's
+        key_map = FAMILY.key_map_of(architecture)
+        assert {key_map.backward(name) for name in (*plan.targets, *plan.tied)} == set(sources) - {
+            name for name in plan.dropped if "second name" not in plan.dropped[name]
+        }
+    assert config.vision_config.num_attention_heads == 16
+    assert config.vision_config.num_hidden_layers == (21 if is_clip else 39)  # 1.0.2's number
+    assert config.freeze_vision == ("coco" not in model_type)
+    assert blip2_settings.tower_kind(settings).model_type == config.vision_config.model_type
+
+
+def test_all_published_types_are_here() -> None:
+    published = {f"{name}__{kind}" for name, kind in zoo.entries() if name.startswith("blip2")}
+    assert {path.stem for path in FILES} == published and len(published) == 17
