@@ -292,3 +292,90 @@ def _without_momentum(row: dict[str, Any], scratch: Path) -> None:
         assert {name.split(".")[0] for name in report.initialised} - {"queue_ptr"} == {
             key.split(".")[0].replace("visual_encoder", "vision_model") for key in twins
         }
+
+
+def clips(run: Converted) -> torch.Tensor:
+    """The recorded clips (B, F, C, H, W); the original has channels before frames."""
+    return run.golden.inputs["video"].transpose(1, 2)
+
+
+@case("alpro_retrieval", "training forward without torch.distributed.init_process_group")
+@case("alpro_retrieval", "training forward with a batch of one")
+def _clips_train_on_one_process(row: dict[str, Any], scratch: Path) -> None:
+    run = converted(row["arch"], scratch)
+    texts, model = run.golden.inputs["text_input"], run.model()
+    assert not torch.distributed.is_initialized()
+    if "batch of one" in row["case"]:
+        with pytest.raises(ValueError, match="negative"):
+            model(clips(run)[:1], **tokens(run, texts[:1]), return_loss=True)
+    else:
+        assert torch.isfinite(model(clips(run), **tokens(run, texts), return_loss=True).loss)
+
+
+@case("alpro_qa", "one frame less than n_frms")
+def _other_frame_counts(row: dict[str, Any], scratch: Path) -> None:
+    run = converted(row["arch"], scratch)
+    texts, fewer = tokens(run, run.golden.inputs["text_input"]), clips(run)[:, :-1]
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="interpolate_pos_encoding"):
+            run.model()(fewer, **texts)
+        logits = run.model()(fewer, **texts, interpolate_pos_encoding=True).logits
+    assert torch.isfinite(logits).all() and len(logits) == len(fewer)
+
+
+@case("blip2", "training forward without torch.distributed.init_process_group")
+@case("blip2", "training forward with a batch of one")
+def _queries_train_on_one_process(row: dict[str, Any], scratch: Path) -> None:
+    run = converted(row["arch"], scratch)
+    rows = slice(0, 1) if "batch of one" in row["case"] else slice(None)
+    assert not torch.distributed.is_initialized()
+    assert torch.isfinite(run.model()(**batch(run, rows), return_loss=True).loss)
+
+
+@case("blip2", "generate with default arguments")
+def _caption_of_the_queries(row: dict[str, Any], scratch: Path) -> None:
+    run = converted(row["arch"], scratch)
+    ids = run.model().generate(pixel_values=run.golden.inputs["image"][:1])
+    texts = run.processor.post_process_captions(ids)
+    assert len(texts) == len(row["result"]) and texts[0].strip()
+
+
+@case("blip2_image_text_matching", "texts of different token lengths in one batch")
+def _ragged_texts(row: dict[str, Any], scratch: Path) -> None:
+    run = converted(row["arch"], scratch)
+    texts = ["a dog", "two people are riding bicycles down a busy street"]
+    images = run.golden.inputs["image"][:2]
+    with torch.no_grad():
+        both = run.model()(pixel_values=images, **tokens(run, texts), match_head="itm").logits
+        alone = run.model()(pixel_values=images[:1], **tokens(run, texts[:1]), match_head="itm").logits
+    torch.testing.assert_close(both[:1], alone, atol=1e-4, rtol=1e-4)
+
+
+@case("blip2_t5", "generate with a list of prompts of another length than the batch")
+def _one_prompt_per_image(row: dict[str, Any], scratch: Path) -> None:
+    run = converted(row["arch"], scratch)
+    images = run.golden.inputs["image"]
+    prompts = run.processor.prompt_inputs(["a photo of"] * (len(images) + 1))
+    with pytest.raises(ValueError, match=str(len(images) + 1)):
+        run.model().generate(pixel_values=images, **prompts)
+
+
+@case("blip2_t5", "generate(use_nucleus_sampling=True) with the default num_beams=5 (beam sampling)")
+@case("blip2_opt", "generate(use_nucleus_sampling=True, num_captions=2): number of strings for a batch of 3")
+def _sampled_captions(row: dict[str, Any], scratch: Path) -> None:
+    run = converted(row["arch"], scratch)
+    images = run.golden.inputs["image"][:3]
+    inputs = {"pixel_values": images, **run.processor.prompt_inputs(["a photo of"] * len(images))}
+    beams = {"num_beams": 5} if run.golden.architecture == "blip2_t5" else {"num_return_sequences": 2, "num_beams": 1}
+    ids = run.model().generate(**inputs, do_sample=True, top_p=0.9, max_new_tokens=8, **beams)
+    texts = run.processor.post_process_captions(ids)
+    assert len(texts) == (row["result"] if isinstance(row["result"], int) else len(images))
+
+
+@case("blip2_opt", "predict_answers")
+def _answers_of_the_language_model(row: dict[str, Any], scratch: Path) -> None:
+    run = converted(row["arch"], scratch)
+    images = run.golden.inputs["image"]
+    questions = run.processor.question_inputs(["what color is the ball?"] * len(images), "Question: {} Answer:")
+    ids = run.model().generate(pixel_values=images, **questions, max_new_tokens=5)
+    assert len(run.processor.post_process_answers(ids)) == len(images)
