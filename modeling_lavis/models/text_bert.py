@@ -21,6 +21,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import attend, split_heads
 from .configuration_text_bert import LavisBertConfig
 from .modeling_base import LavisPreTrainedModel, check_text
+from .row_groups import RowGroups, group_rows
 from .text_pairs import shared_image_projections
 from .text_twin import TwinCrossOutput
 
@@ -148,16 +149,19 @@ class BertCrossAttention(nn.Module):
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None = None,
-        encoder_index: Tensor | None = None,
+        encoder_index: Tensor | RowGroups | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         key, value = self.project(encoder_hidden_states, past_key_values)
-        if encoder_index is not None:
-            key, value = key.index_select(0, encoder_index), value.index_select(0, encoder_index)
-        return attend(
+        query = self.query(hidden_states)
+        # Queries are few and image tokens many: queries are brought to the keys, not keys to the queries.
+        groups = group_rows(encoder_index, key.shape[0]) if isinstance(encoder_index, Tensor) else encoder_index
+        if groups is not None:
+            query = groups.spread(query)
+        context, weights = attend(
             self,
-            self.query(hidden_states),
+            query,
             key,
             value,
             encoder_attention_mask,
@@ -165,6 +169,10 @@ class BertCrossAttention(nn.Module):
             dropout=self.config.attention_probs_dropout_prob,
             **kwargs,
         )
+        if groups is not None:
+            context = groups.gather(context)
+            weights = groups.gather(weights) if torch.is_tensor(weights) else weights
+        return context, weights
 
 
 class BertAddNorm(nn.Module):
@@ -251,7 +259,7 @@ class BertLayer(GradientCheckpointingLayer):
         attention_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | tuple[Tensor, Tensor] | None = None,
         encoder_attention_mask: Tensor | None = None,
-        encoder_index: Tensor | None = None,
+        encoder_index: RowGroups | None = None,
         past_key_values: Cache | None = None,
         is_causal: bool = False,
         num_queries: int | None = None,
@@ -398,7 +406,10 @@ class LavisBertModel(LavisBertPreTrainedModel):
             mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
         if mode == "text":
             encoder_hidden_states = None
-        cross_mask = self._cross_mask(hidden_states, encoder_hidden_states, encoder_attention_mask, encoder_index)
+        groups = None
+        if encoder_index is not None and encoder_hidden_states is not None:
+            groups = group_rows(encoder_index, _first(encoder_hidden_states).shape[0])
+        cross_mask = self._cross_mask(hidden_states, encoder_hidden_states, encoder_attention_mask, groups)
 
         first, last = 0, len(self.encoder.layer)
         if mode == "text":
@@ -413,7 +424,7 @@ class LavisBertModel(LavisBertPreTrainedModel):
                 attention_mask=mask,
                 encoder_hidden_states=self._states_for_layer(encoder_hidden_states, index),
                 encoder_attention_mask=cross_mask,
-                encoder_index=encoder_index,
+                encoder_index=groups,
                 past_key_values=past_key_values,
                 is_causal=causal,
                 num_queries=1 if cut and index == last - 1 else None,
@@ -438,18 +449,22 @@ class LavisBertModel(LavisBertPreTrainedModel):
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | tuple[Tensor, Tensor] | None,
         encoder_attention_mask: Tensor | None,
-        encoder_index: Tensor | None,
+        groups: RowGroups | None,
     ) -> Tensor | None:
         """Mask over encoder tokens for the lined-up queries of each row of encoder states; `None` without padding."""
         if encoder_attention_mask is None or encoder_hidden_states is None:
             return None
-        if encoder_index is not None:
-            encoder_attention_mask = encoder_attention_mask.index_select(0, encoder_index)
         rows, batch = hidden_states.shape[0], encoder_attention_mask.shape[0]
+        if groups is not None:
+            rows = batch * groups.size
         if rows % batch:
             raise ValueError(f"{rows} texts cannot share {batch} rows of encoder states evenly.")
-        lined_up = hidden_states.reshape(batch, rows // batch * hidden_states.shape[1], -1)
+        lined_up = hidden_states.new_empty(batch, rows // batch * hidden_states.shape[1], 1)
         return create_bidirectional_mask(self.config, lined_up, encoder_attention_mask, encoder_hidden_states=lined_up)
+
+
+def _first(states: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    return states if isinstance(states, Tensor) else states[0]
 
 
 class BertLMPredictionHead(nn.Module):
