@@ -84,16 +84,15 @@ def similarity_matrices(
     image_features = model.project_images(images)
     longest = max(int(texts["attention_mask"].sum(dim=1).max()), 1)
     texts = {name: texts[name][:, :longest] for name in ("input_ids", "attention_mask")}
-    text_features, text_states = [], []
+    features, text_states = [], []
     for part in _batches(len(texts["input_ids"]), text_batch_size):
         embeds = model.encode_texts(texts["input_ids"][part], texts["attention_mask"][part])
-        text_features.append(model.project_texts(embeds))
+        features.append(model.project_texts(embeds))
         if model.fuses_text_states:
             text_states.append(embeds)
-    text_features = torch.cat(text_features)
     if text_states:
         texts["text_embeds"] = torch.cat(text_states)
-    cosine = model.compare_features(image_features, text_features)
+    cosine = model.compare_features(image_features, torch.cat(features))
     num_images, num_texts = cosine.shape
     wanted_i2t = torch.zeros_like(cosine, dtype=torch.bool)
     wanted_t2i = torch.zeros_like(wanted_i2t)

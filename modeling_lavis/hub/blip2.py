@@ -127,7 +127,7 @@ def add_parts(
                 "The checkpoint holds only what was trained; its image tower is missing. Give it with "
                 f"--vision-checkpoint (published: {kind.published})."
             )
-        depth = (settings.get("vision") or {}).get("depth") or kind.depths.get(_width(tensors))
+        depth = (settings.get("vision") or {}).get("depth") or kind.depths.get(_width(tensors) or 0)
         found, left = tower_weights(vision_checkpoint, depth, kind.block, kind.leftovers, TOWER)
         tensors.update(found)
         dropped.update(left)

@@ -3,5 +3,4 @@
 
 from modeling_lavis.interpretability.gradcam import GradCamOutput, gradcam
 
-
 __all__ = ["GradCamOutput", "gradcam"]

@@ -4,7 +4,6 @@
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
-
 #: (pattern, replacement) within the image tower; the text parts have the same names in both formats
 TRANSFORMERS_VIT_KEYS = [
     (r"^embeddings\.class_embedding$", r"cls_token"),

@@ -252,7 +252,9 @@ class OriginalBeams:
 
     def _check_early_stop_heuristic(self, *, running_beam_scores: Tensor, **kwargs: Any) -> Any:
         kwargs["decoder_prompt_len"] = 1
-        best = torch.maximum(running_beam_scores, self._best_candidate)
+        best = running_beam_scores
+        if self._best_candidate is not None:
+            best = torch.maximum(best, self._best_candidate)
         return self._model._check_early_stop_heuristic(running_beam_scores=best, **kwargs)
 
 

@@ -284,7 +284,7 @@ class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
             texts = torch.cat([texts[: 2 * own] + offset, texts[2 * own :]])
         mask = attention_mask[texts]
         rows = None if text_embeds is None else text_embeds[texts]
-        if rows is not None and batch.more_text_embeds is not None:
+        if rows is not None and batch.more_text_embeds is not None and batch.more_attention_mask is not None:
             rows = torch.cat([rows, batch.more_text_embeds])
             mask = torch.cat([mask, batch.more_attention_mask])
             images = torch.cat([images, torch.arange(own, device=images.device)])

@@ -133,6 +133,8 @@ class AlbefForPreTraining(MatchingMixin, AlbefPreTrainedModel):
         )
         hidden, labels = self._hide_words(batch)
         fields, states = self.contrast_and_match(batch)
+        if states is None:
+            raise ValueError("The matching pass has read no hidden words; none were given to it.")
         teacher, teacher_states = None, None
         if self.config.use_momentum and self.config.use_distill:
             teacher = self.mlm_head_m

@@ -163,7 +163,8 @@ class LavisBlip2ForConditionalGeneration(LavisBlip2PreTrainedModel, GenerationMi
         if limit is not None and length > limit:
             raise ValueError(
                 f"The prompt has {prompt_length} tokens, {length} with the queries, but the language model knows "
-                f"{limit} positions. Shorten the prompt, for instance with truncation=True and max_length in the processor."
+                f"{limit} positions. Shorten the prompt, for instance with truncation=True and max_length in the "
+                "processor."
             )
 
     @can_return_tuple

@@ -200,10 +200,10 @@ class LavisBlip2Processor(PromptProcessorMixin):
         cut = {"truncation": True, "max_length": limit} if limit is not None else {}
         ids = self._tokenize(texts, {**cut, **options})["input_ids"]
         length = padded_length(ids, padding, limit, multiple)
-        front = [self.image_token_id] * (self.num_query_tokens or 0)
+        front = [self.image_token_id or 0] * (self.num_query_tokens or 0)
         rows: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": []}
         for row in ids:
-            blank, seen = [self.pad_token_id] * max(0, length - len(row)), [1] * len(row)
+            blank, seen = [self.pad_token_id or 0] * max(0, length - len(row)), [1] * len(row)
             padded = blank + row if side == "left" else row + blank
             mask = [0] * len(blank) + seen if side == "left" else seen + [0] * len(blank)
             rows["input_ids"].append(front + padded)

@@ -298,7 +298,7 @@ class LavisBertPreTrainedModel(LavisPreTrainedModel):
 
     config: LavisBertConfig
     base_model_prefix = "bert"
-    input_modalities = ("text",)
+    input_modalities: tuple[str, ...] = ("text",)
     _no_split_modules = ["BertLayer", "BertEmbeddings"]
     _can_record_outputs = {
         "hidden_states": BertLayer,

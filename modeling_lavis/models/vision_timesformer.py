@@ -209,7 +209,7 @@ class LavisTimesformerModel(LavisViTModel):
         fits = pixel_values.ndim == 5 and pixel_values.shape[2] == config.num_channels
         if not fits or not pixel_values.is_floating_point():
             raise ValueError(
-                f"Got pixel_values_videos of shape {tuple(pixel_values.shape)} and dtype {pixel_values.dtype}, expected "
+                f"Got pixel_values_videos of shape {tuple(pixel_values.shape)} and {pixel_values.dtype}, expected "
                 f"normalised floats (batch, frames, {config.num_channels}, height, width). Let the processor make them "
                 "from videos."
             )
