@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
+from transformers.modeling_utils import load_state_dict
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
@@ -108,9 +108,9 @@ def _read_weights(source: Any, access: dict[str, Any]) -> dict[str, Tensor]:
     """All tensors of a repository, mapped from its files."""
     index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **access)
     if index is None:
-        return load_file(cached_file(source, SAFE_WEIGHTS_NAME, **access))
+        return load_state_dict(cached_file(source, SAFE_WEIGHTS_NAME, **access))
     files, _ = get_checkpoint_shard_files(source, index, **access)
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    return {name: tensor for file in files for name, tensor in load_state_dict(file).items()}
 
 
 def _read_part(name: str, source: str, config: PreTrainedConfig, access: dict[str, Any]) -> dict[str, Tensor]:
