@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .contrastive import soft_cross_entropy
-
 
 @dataclass
 class MaskDraws:
@@ -109,7 +107,7 @@ def masked_token_loss(
         return loss
     with torch.no_grad():
         targets = teacher(teacher_states[hidden]).float().softmax(dim=-1).masked_fill(labels[:, None] == -100, 0.0)
-    soft = soft_cross_entropy(logits, targets) * (len(logits) / count) if len(logits) else loss
+    soft = -(targets * logits.log_softmax(dim=-1)).sum() / count
     return (1 - alpha) * loss + alpha * soft
 
 
