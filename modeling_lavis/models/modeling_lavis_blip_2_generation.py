@@ -72,6 +72,9 @@ class LavisBlip2ForConditionalGeneration(LavisBlip2PreTrainedModel, GenerationMi
         config ([`LavisBlip2Config`]): `text_config` describes the language model.
     """
 
+    #: questions can be put to it as prompts
+    answers_prompts = True
+
     def __init__(self, config: LavisBlip2Config) -> None:
         super().__init__(config)
         if config.text_config is None:

@@ -66,6 +66,8 @@ class ImageCaptioningPipeline(LavisPipeline):
 
     def _forward(self, batch: dict[str, Any], generate_kwargs: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         prompt_length = batch["inputs"]["input_ids"].shape[1] if "input_ids" in batch["inputs"] else 1
+        if getattr(self.processor, "language_model", None) == "seq2seq":
+            prompt_length = 1  # the prompt is read, not gone on from
         options = self.generation_options(generate_kwargs, prompt_length)
         ids = self.model.generate(**batch["inputs"], **options)
         sequences = ids.view(len(batch["prompts"]), -1, ids.shape[-1])  # (B, n, T)

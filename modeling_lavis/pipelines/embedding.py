@@ -35,6 +35,7 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
         multimodal_embeds: states of the text that has read the picture (D,).
 
     These are those of slot 0; with `pool=False`, those of all tokens, (N, P) or (T, D) for example, padding cut off.
+    Of models with learned queries, features of pictures and joint ones are those of every query, (Q, P) or (Q, D).
 
     Example:
 
@@ -48,10 +49,21 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
     """
 
     heads = ("Model", "ForImageTextRetrieval", "ForPreTraining")
-    methods = ("encode_images", "encode_texts", "read_images", "vision_proj", "text_proj")
+    methods = ("encode_images", "encode_texts", "vision_proj", "text_proj")
     preprocess_options = ("text", "features")
     forward_options = ("pool",)
     postprocess_options = ("return_tensors",)
+
+    @classmethod
+    def check_model(cls, model: Any, task: str) -> None:
+        """Raise `ValueError` when the model gives no features by name."""
+        super().check_model(model, task)
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if not hasattr(inner, "read_images") and not type(inner).__name__.endswith("Model"):
+            raise ValueError(
+                f"{task} cannot use {type(inner).__name__}; it needs features by name. Load the same checkpoint "
+                "as the feature extractor of its family, whose class ends in Model."
+            )
 
     def __call__(self, images: Any = None, text: str | list[str] | None = None, **kwargs: Any) -> Any:
         """
@@ -116,6 +128,8 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
                     results[row][name] = states[place, 0] if pool else states[place, :length]
 
         model, images, texts = self.model, batch["images"], batch["texts"]
+        if not hasattr(model, "read_images"):
+            return self._features_of_queries(batch, pool)
         image_embeds = model.encode_images(batch["pixel_values"]) if images else None
         if image_embeds is not None:
             put("image_embeds", image_embeds, images)
@@ -142,6 +156,34 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
                 text_embeds=None if text_embeds is None else text_embeds[chosen],
             ).last_hidden_state
             put("multimodal_embeds", states, joint, [lengths[i] for i in chosen.tolist()])
+        return results
+
+    def _features_of_queries(self, batch: dict[str, Any], pool: bool) -> list[dict[str, Tensor]]:
+        """Features by the names that the model's forward gives them; queries are never pooled."""
+        results: list[dict[str, Tensor]] = [{} for _ in batch["names"]]
+        images, texts = batch["images"], batch["texts"]
+        given = {name: batch["tokens"][name] for name in ("input_ids", "attention_mask")} if texts else {}
+        both = [row for row in texts if row in images and "multimodal_embeds" in batch["names"][row]]
+        passes: list[tuple[list[int], dict[str, Tensor]]] = []
+        if images:
+            passes.append((images, {"pixel_values": batch["pixel_values"]}))
+        if texts:
+            passes.append((texts, given))
+        if both:
+            seen, read = [images.index(row) for row in both], [texts.index(row) for row in both]
+            joint = {"pixel_values": batch["pixel_values"][seen], **{n: v[read] for n, v in given.items()}}
+            passes.append((both, joint))
+        for rows, inputs in passes:
+            output = self.model(**inputs)
+            for place, row in enumerate(rows):
+                for name in batch["names"][row]:
+                    if name not in output:
+                        continue
+                    states = output[name][place]
+                    if name.startswith("text_"):
+                        real = int(inputs["attention_mask"][place].sum())
+                        states = states[0] if pool else states[:real]
+                    results[row][name] = states
         return results
 
     def postprocess(self, output: dict[str, Tensor], return_tensors: str | None = None) -> dict[str, Any]:

@@ -4,11 +4,13 @@
 import os
 from typing import Any
 
-# Heads that exist in transformers' own BLIP format, and ours that read them.
+# Heads that exist in transformers' own BLIP and BLIP-2 formats, and ours that read them.
 _OURS_FOR = {
     "BlipForConditionalGeneration": "LavisBlipForConditionalGeneration",
     "BlipForQuestionAnswering": "LavisBlipForQuestionAnswering",
     "BlipForImageTextRetrieval": "LavisBlipForImageTextRetrieval",
+    "Blip2ForConditionalGeneration": "LavisBlip2ForConditionalGeneration",
+    "Blip2ForImageTextRetrieval": "LavisBlip2ForImageTextRetrieval",
 }
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -42,7 +44,7 @@ class CheckpointHead:
                 f"{name} has no config.json that says what model it holds; expected a folder or a Hub id that was "
                 "written by save_pretrained or by `modeling-lavis convert`."
             )
-        if config["model_type"] != "blip":
+        if config["model_type"] not in ("blip", "blip-2"):
             return AutoModel.from_pretrained(name, **kwargs)
         theirs = (config.get("architectures") or ["?"])[0]
         if theirs not in _OURS_FOR:

@@ -82,7 +82,7 @@ class ImageTextMatchingPipeline(LavisPipeline):
         image_embeds = self.model.encode_images(batch["pixel_values"])
         image_features = self.model.project_images(image_embeds).float()
         images, texts = batch["pairs"].unbind(dim=1)
-        cosine = (image_features[images] * text_features(self.model, batch["tokens"])[texts]).sum(dim=1)
+        cosine = self.model.compare_features(image_features, text_features(self.model, batch["tokens"]))[images, texts]
         logits = self.model.score_pairs(image_embeds, batch["tokens"], batch["pairs"]).logits
         probabilities = logits.float().softmax(dim=-1)[:, 1]
         counts = [len(row) for row in batch["texts"]]

@@ -31,8 +31,8 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
     ```
     """
 
-    heads = ("ForQuestionAnswering",)
-    methods = ("rank_answers", "encode_images")
+    heads = ("ForQuestionAnswering", "ForConditionalGeneration")
+    methods = ("encode_images",)
     preprocess_options = ("question",)
     forward_options = ("answers", "num_candidates")
     postprocess_options = ("top_k",)
@@ -67,6 +67,17 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
             options["answers"] = answers
         return self._run(self._deal(images, options, "question"), **options)
 
+    @classmethod
+    def check_model(cls, model: Any, task: str) -> None:
+        """Raise `ValueError` when the model has no head for answers."""
+        super().check_model(model, task)
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if not (hasattr(inner, "rank_answers") or getattr(inner, "answers_prompts", False)):
+            raise ValueError(
+                f"{task} cannot use {type(inner).__name__}; it needs a model that ranks answers or takes questions as "
+                "prompts. Give a checkpoint that was trained for questions, or one with a language model."
+            )
+
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         preprocess, forward, postprocess = super()._sanitize_parameters(**options)
         if (answers := forward.pop("answers", None)) is not None:
@@ -80,7 +91,11 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
         return {"question": self.text(row, "question"), "pixel_values": self.pixels(row)}
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        tokens = self.tokens([row["question"] for row in rows], cleaning="question")
+        questions = [row["question"] for row in rows]
+        if getattr(self.model, "answers_prompts", False):
+            tokens = dict(self.processor.question_inputs(questions, return_tensors="pt"))
+        else:
+            tokens = self.tokens(questions, cleaning="question")
         return {"pixel_values": one_picture_per_row(rows), **tokens}
 
     def _forward(
@@ -90,12 +105,19 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
         num_candidates: int = 128,
         generate_kwargs: dict[str, Any] | None = None,
     ) -> list[Any]:
+        if answers is not None and not hasattr(self.model, "rank_answers"):
+            raise ValueError(f"{type(self.model).__name__} answers freely and ranks no list; leave answers= out.")
         if answers is not None:
             listed = self._ensure_tensor_on_device(self.processor.answer_candidates(answers), self.device)
             output = self.model.rank_answers(**batch, **listed, num_candidates=num_candidates)
             return list(zip(output.candidates, output.scores))
         if not self.model.can_generate():
             raise ValueError(f"{type(self.model).__name__} only ranks answers; give a list as answers=.")
+        if getattr(self.model, "answers_prompts", False):
+            # What goes on from the prompt begins with it.
+            prompt = 0 if self.model.config.is_encoder_decoder else batch["input_ids"].shape[1]
+            ids = self.model.generate(**batch, **self.generation_options(generate_kwargs, prompt or 1))[:, prompt:]
+            return list(ids.view(len(batch["pixel_values"]), -1, ids.shape[-1]))
         options = self.generation_options(generate_kwargs)
         # Given here, the mask holds whatever attend_question_padding says.
         ids = self.model.generate(**batch, encoder_attention_mask=batch["attention_mask"], **options)

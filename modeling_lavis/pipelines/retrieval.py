@@ -31,7 +31,8 @@ class RetrievalIndex:
     Args:
         kind (`str`): `"image"`, `"video"` or `"text"`.
         items (`list`): the pictures (as they were given) or texts, one per row of the features.
-        features (`Tensor` of shape `(I, P)`): projected and normalised.
+        features (`Tensor` of shape `(I, P)`, or `(I, Q, P)` for pictures with Q features each): projected and
+            normalised.
         states (`list[Tensor]`, *optional*): states (N, D) of each picture. Without them the candidates of each query
             are opened and encoded again when they are re-ranked.
         failures (`list`): `(item, message)` of what could not be read, with `on_error="return"`.
@@ -47,7 +48,7 @@ class RetrievalIndex:
         if self.kind not in ("image", "video", "text"):
             raise ValueError(f"The kind of an index is {self.kind!r}; expected 'image', 'video' or 'text'.")
         self.features = torch.as_tensor(self.features)
-        if self.features.ndim != 2 or len(self.features) != len(self.items):
+        if self.features.ndim not in (2, 3) or len(self.features) != len(self.items):
             raise ValueError(
                 f"An index of {len(self.items)} items got features of shape {tuple(self.features.shape)}; expected one "
                 "row per item."
@@ -201,7 +202,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         else:
             states = self.model.encode_images(batch["pixel_values"])
             kind, features = self.seen, self.model.project_images(states).float()
-        cosine = features @ index.features.to(features).T  # (B, I)
+        cosine = self._cosine(kind, features, index)  # (B, I)
         rerank = rerank and kind != index.kind
         wanted = max(num_candidates, top_k) if rerank else top_k
         similarity, candidates = cosine.topk(min(wanted, len(index)), dim=1)  # (B, k)
@@ -252,6 +253,20 @@ class ImageTextRetrievalPipeline(LavisPipeline):
             return torch.stack([index.states[item] for item in items]).to(self.device)
         rows = [{"pixel_values": self.pixels({self.seen: index.items[item]}, self.seen)} for item in items]
         return self.model.encode_images(one_picture_per_row(rows).to(self.device))
+
+    def _cosine(self, kind: str, features: Tensor, index: RetrievalIndex) -> Tensor:
+        """Cosine (B, I) of the features of queries with those of an index."""
+        indexed = index.features.to(features)
+        if kind == "text" != index.kind:
+            return self.model.compare_features(indexed, features).T
+        if kind != index.kind:
+            return self.model.compare_features(features, indexed)
+        if features.ndim != 2:
+            raise ValueError(
+                f"{type(self.model).__name__} has several features for each picture and compares pictures with texts "
+                "only. Search pictures by texts, or texts by pictures."
+            )
+        return features @ indexed.T
 
     def _features_of_texts(self, texts: list[str]) -> Tensor:
         with self.device_placement(), torch.no_grad():

@@ -1,0 +1,82 @@
+"""Converting BLIP-2: image tower and language model from files of their own."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conversion_scripts.convert_lavis_blip_2 import main
+from modeling_lavis.hub.convert import convert
+from tests.conversion.golden_sets import GOLDENS, arguments
+
+
+def parts(architecture: str, output: Path, /, **changes: Any) -> dict[str, Any]:
+    """Arguments of a conversion of a golden set with all its parts."""
+    own: dict[str, Any] = {"vision_checkpoint": GOLDENS / architecture / "vision.pth"}
+    if architecture in ("blip2_opt", "blip2_t5"):
+        own["language_model"] = GOLDENS / architecture / "llm"
+    return arguments(architecture, output, **{**own, **changes})
+
+
+def test_stored_as_the_original_keeps_them(tmp_path: Path) -> None:
+    convert(**parts("blip2_opt", tmp_path / "out"))
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    dtypes = {name.partition(".")[0]: value.dtype for name, value in stored.items()}
+    assert dtypes["language_model"] == dtypes["vision_model"] == torch.float16
+    assert dtypes["qformer"] == dtypes["language_projection"] == dtypes["query_tokens"] == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "message"),
+    [
+        ("blip2", {"vision_checkpoint": None}, "image tower is missing.*--vision-checkpoint.*eva_vit_g"),
+        ("blip2_opt", {"language_model": None}, "language model is missing.*--language-model"),
+        ("blip2", {"language_model": GOLDENS / "blip2_opt" / "llm"}, "blip2 has no language model"),
+        ("blip2_opt", {"language_model": GOLDENS / "blip2_t5" / "llm"}, "needs a causal language model"),
+        ("blip2", {"vision_checkpoint": GOLDENS / "blip2_feature_extractor_clip_l" / "vision.pth"}, "no image tower"),
+        ("blip2_opt", {"language_model": "/nowhere/at/all"}, "no configuration that can be read"),
+    ],
+    ids=["no tower", "no language model", "needless", "another kind", "another tower", "no folder"],
+)
+def test_wrong_parts_are_named(architecture: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises((ValueError, OSError), match=message):
+        convert(**parts(architecture, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tower_too_many(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="image tower of its own"):
+        convert(**parts("blip2_image_text_matching", tmp_path / "out"))
+
+
+def test_another_language_model_of_the_same_size_is_noticed(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = GOLDENS / "blip2_opt" / "llm"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.add_(1.0)
+    model.save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="not the one that the checkpoint was trained with"):
+        convert(**parts("blip2_opt", tmp_path / "out", language_model=tmp_path / "other"))
+
+
+def test_the_first_stage_starts_the_second(tmp_path: Path) -> None:
+    sources = parts("blip2", tmp_path / "out", architecture="blip2_opt", language_model=GOLDENS / "blip2_opt" / "llm")
+    sources["config"] = {name: value for name, value in sources["config"].items() if name not in ("arch", "embed_dim")}
+    report = convert(**sources)
+    assert {name.partition(".")[0] for name in report.initialised} == {"language_projection"}
+
+
+def test_the_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = parts("blip2", tmp_path / "out")
+    folder = GOLDENS / "blip2"
+    options = ["--config", str(folder / "config.json"), "--tokenizer", str(given["tokenizer"])]
+    options += ["--vision-checkpoint", str(folder / "vision.pth")]
+    assert main(["blip2", str(folder / "checkpoint.pth"), str(tmp_path / "out"), *options]) == 0
+    assert "LavisBlip2ForPreTraining" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["blip_caption", "x", "y"])
