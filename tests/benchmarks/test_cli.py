@@ -19,6 +19,8 @@ from benchmarks.workloads.vqa_rank import Size, make_answers, make_questions
 
 QUICK = ["--size", "tiny", "--threads", "1", "--repeats", "2", "--warmups", "0"]
 
+NATIVE_BFLOAT16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
 
 def test_caption_beside_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both run in processes of their own, find the same captions, and everything measured is in the file."""
@@ -40,6 +42,7 @@ def test_caption_beside_transformers(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert sorted(path.name for path in tmp_path.iterdir()) == ["caption.json"]
 
 
+@pytest.mark.skipif(not NATIVE_BFLOAT16, reason="without bfloat16 instructions its matrix products take minutes")
 @pytest.mark.slow
 def test_bfloat16_brings_our_own_float32_as_a_peer(tmp_path: Path) -> None:
     file = tmp_path / "rank.json"
