@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin
-from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from .cache_names import CACHE_NAME
 from .modeling_base import check_text
 
 
@@ -155,28 +156,22 @@ class ImageGroundedGenerationMixin(GenerationMixin):
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
         result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE_NAME)
         if type(cache) is EncoderDecoderCache:
-            model_kwargs["past_key_values"] = SharedCrossAttentionCache(
+            model_kwargs[CACHE_NAME] = SharedCrossAttentionCache(
                 cache.self_attention_cache, cache.cross_attention_cache
             )
         return result
 
     def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        next_sequence_length: int | None = None,
-        past_key_values: Cache | None = None,
-        **kwargs: Any,
+        self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Inputs of one step; positions of prompts that are padded on the left count from their first token."""
         mask = kwargs.get("decoder_attention_mask")
         if mask is not None and mask.ndim == 2:
             positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
             kwargs["decoder_position_ids"] = positions[:, -next_sequence_length:] if next_sequence_length else positions
-        return super().prepare_inputs_for_generation(
-            input_ids, next_sequence_length=next_sequence_length, past_key_values=past_key_values, **kwargs
-        )
+        return super().prepare_inputs_for_generation(input_ids, next_sequence_length=next_sequence_length, **kwargs)
 
 
 class OriginalBeams:

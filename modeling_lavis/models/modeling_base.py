@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .cache_names import CACHE_NAMES
+
 
 def image_and_text(pixel_values: Tensor | None, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
     """Both inputs, for heads that cannot do without; `ValueError` names what is missing."""
@@ -46,7 +48,7 @@ class LavisPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = list(CACHE_NAMES)
     # Our losses are means over the batch, contrastive ones cannot even be split: the Trainer must divide by the
     # number of accumulation steps itself.
     accepts_loss_kwargs = False

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from .cache_names import kept_by, returned, takes_cache
 from .checkpoint_formats_blip_2 import register_transformers_qformer_keys
 from .configuration_qformer import LavisQFormerConfig
 from .modeling_base import check_text
@@ -143,6 +144,7 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
         """Replace the word embeddings."""
         self.embeddings.word_embeddings = value
 
+    @takes_cache
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -176,7 +178,7 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
 
         Returns:
             [`BaseModelOutputWithPastAndCrossAttentions`]: `last_hidden_state` (R, Q + T, D), or (R, Q, D) with
-            `queries_only`, and `past_key_values`.
+            `queries_only`, and the cache.
         """
         self._check(query_embeds, input_ids, encoder_hidden_states)
         num_query_tokens = 0 if query_embeds is None else query_embeds.shape[1]
@@ -202,16 +204,14 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
                 attention_mask=mask,
                 encoder_hidden_states=encoder_hidden_states,
                 encoder_index=encoder_index,
-                past_key_values=past_key_values,
+                past_key_values=kept_by(layer, past_key_values),
                 is_causal=causal and text_length > 0,
                 num_queries=num_query_tokens if cut and index == len(layers) - 1 else None,
                 **kwargs,
             )
         if queries_only:
             hidden_states = hidden_states[:, :num_query_tokens]
-        return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=hidden_states, past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states, **returned(past_key_values))
 
     def _check(
         self, query_embeds: Tensor | None, input_ids: Tensor | None, encoder_hidden_states: Tensor | None

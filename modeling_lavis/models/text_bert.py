@@ -19,6 +19,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import attend, split_heads
+from .cache_names import kept_by, returned, takes_cache
 from .configuration_text_bert import LavisBertConfig
 from .modeling_base import LavisPreTrainedModel, check_text
 from .row_groups import RowGroups, group_rows
@@ -337,6 +338,7 @@ class LavisBertModel(LavisBertPreTrainedModel):
         """Replace the word embeddings."""
         self.embeddings.word_embeddings = value
 
+    @takes_cache
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -380,7 +382,7 @@ class LavisBertModel(LavisBertPreTrainedModel):
 
         Returns:
             [`BaseModelOutputWithPastAndCrossAttentions`]: `last_hidden_state` (R, T, D), or (R, 1, D) with
-            `first_token_only`, and `past_key_values`.
+            `first_token_only`, and the cache.
         """
         given = [input_ids is not None, inputs_embeds is not None, text_embeds is not None]
         if sum(given) != 1:
@@ -419,22 +421,21 @@ class LavisBertModel(LavisBertPreTrainedModel):
         # A block mask of flex attention cannot be cut to one row, so all tokens are worked out there.
         cut = first_token_only and (mask is None or torch.is_tensor(mask)) and first < last
         for index in range(first, last):
-            hidden_states = self.encoder.layer[index](
+            layer = self.encoder.layer[index]
+            hidden_states = layer(
                 hidden_states,
                 attention_mask=mask,
                 encoder_hidden_states=self._states_for_layer(encoder_hidden_states, index),
                 encoder_attention_mask=cross_mask,
                 encoder_index=groups,
-                past_key_values=past_key_values,
+                past_key_values=kept_by(layer, past_key_values),
                 is_causal=causal,
                 num_queries=1 if cut and index == last - 1 else None,
                 **kwargs,
             )
         if first_token_only:
             hidden_states = hidden_states[:, :1]
-        return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=hidden_states, past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states, **returned(past_key_values))
 
     def _states_for_layer(
         self, encoder_hidden_states: Tensor | tuple[Tensor, Tensor] | None, layer: int
