@@ -21,6 +21,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import attend, split_heads
 from .cache_names import kept_by, returned, takes_cache
 from .configuration_text_bert import LavisBertConfig
+from .few_rows import FewRowsLinear
 from .modeling_base import LavisPreTrainedModel, check_text
 from .row_groups import RowGroups, group_rows
 from .text_pairs import shared_image_projections
@@ -141,7 +142,8 @@ class BertCrossAttention(nn.Module):
         key = split_heads(self.key(encoder_hidden_states), self.num_heads)
         value = split_heads(self.value(encoder_hidden_states), self.num_heads)
         if cross is not None:
-            key, value = cross.update(key, value, self.layer_idx)
+            # Every step reads all of them: laid out head by head they come from memory in one stream.
+            key, value = cross.update(key.contiguous(), value.contiguous(), self.layer_idx)
             cache.is_updated[self.layer_idx] = True
         return key, value
 
@@ -181,7 +183,7 @@ class BertAddNorm(nn.Module):
 
     def __init__(self, config: LavisBertConfig, input_size: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(input_size, config.hidden_size)
+        self.dense = FewRowsLinear(input_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -194,7 +196,7 @@ class BertIntermediate(nn.Module):
 
     def __init__(self, config: LavisBertConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.dense = FewRowsLinear(config.hidden_size, config.intermediate_size)
         self.act = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -474,7 +476,7 @@ class BertLMPredictionHead(nn.Module):
     def __init__(self, config: LavisBertConfig) -> None:
         super().__init__()
         self.transform = BertHeadTransform(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.decoder = FewRowsLinear(config.hidden_size, config.vocab_size)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
