@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin
-from transformers.cache_utils import EncoderDecoderCache
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from .cache_names import CACHE_NAME
 from .modeling_base import check_text
+
+# What `generate` has one row of for each sequence.
+_PER_ROW = ("decoder_attention_mask", "decoder_position_ids")
 
 
 class SharedCrossAttentionCache(EncoderDecoderCache):
@@ -147,7 +150,7 @@ class ImageGroundedGenerationMixin(GenerationMixin):
         if expand_size > 1:
             if input_ids is not None:
                 input_ids = input_ids.repeat_interleave(expand_size, dim=0)
-            for name in ("decoder_attention_mask", "decoder_position_ids"):
+            for name in _PER_ROW:
                 if model_kwargs.get(name) is not None:
                     model_kwargs[name] = model_kwargs[name].repeat_interleave(expand_size, dim=0)
         return input_ids, model_kwargs
@@ -162,6 +165,36 @@ class ImageGroundedGenerationMixin(GenerationMixin):
                 cache.self_attention_cache, cache.cross_attention_cache
             )
         return result
+
+    def _prefill(
+        self,
+        input_ids: Tensor,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+        *args: Any,
+        **kw: Any,
+    ) -> Any:
+        """Beams and returned sequences of one prompt begin alike: it is run once and its keys and values repeated."""
+        copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
+        cache = model_kwargs.get(CACHE_NAME)
+        alike = (
+            copies > 1
+            and input_ids.shape[0] % copies == 0
+            and isinstance(cache, SharedCrossAttentionCache)
+            and isinstance(cache.self_attention_cache, DynamicCache)
+            and cache.get_seq_length() == 0
+            and not (generation_config.output_attentions or generation_config.output_hidden_states)
+        )
+        if not alike:
+            return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kw)
+        once = dict(model_kwargs)
+        for name in _PER_ROW:
+            if once.get(name) is not None:
+                once[name] = once[name][::copies]
+        output = super()._prefill(input_ids[::copies], generation_config, once, *args, **kw)
+        cache.batch_repeat_interleave(copies)
+        output.logits = output.logits.repeat_interleave(copies, dim=0)
+        return output
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any
