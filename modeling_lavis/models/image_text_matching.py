@@ -239,8 +239,10 @@ class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
             attention_mask = torch.ones_like(text_ids)
         elif not keep:  # who looks at the states wants them for every column
             text_ids, attention_mask = without_common_padding(text_ids, attention_mask)
-        image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
+        # Texts first: the backward pass then ends with them, and their gradients, embeddings included, come when the
+        # much larger states of the image tower are gone.
         text_embeds = self.encode_texts(text_ids, attention_mask)
+        image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
         image_features, text_features = self.project_images(image_embeds), self.project_texts(text_embeds)
         kept: dict[str, Tensor] = {}
         momentum = None
