@@ -187,9 +187,11 @@ class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
 
     # Training
 
+    @torch.no_grad()
     def _momentum_features(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None, kept: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
+        """The twins' image and text features (B, P); their states go to `kept`."""
         image_embeds = self.vision_model_m(pixel_values, interpolate_pos_encoding=True).last_hidden_state
         text_embeds = self.text_encoder_m(input_ids, attention_mask, mode="text").last_hidden_state
         kept.update(image_embeds_m=image_embeds, text_embeds_m=text_embeds)
@@ -239,15 +241,15 @@ class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
             attention_mask = torch.ones_like(text_ids)
         elif not keep:  # who looks at the states wants them for every column
             text_ids, attention_mask = without_common_padding(text_ids, attention_mask)
-        # Texts first: the backward pass then ends with them, and their gradients, embeddings included, come when the
-        # much larger states of the image tower are gone.
-        text_embeds = self.encode_texts(text_ids, attention_mask)
-        image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
-        image_features, text_features = self.project_images(image_embeds), self.project_texts(text_embeds)
+        # What comes first is freed first: the twins keep nothing, so their pass leaves room for the next. The backward
+        # pass ends with the texts, whose gradients come when the much larger states of the image tower are gone.
         kept: dict[str, Tensor] = {}
         momentum = None
         if self.config.use_momentum:
-            momentum = lambda: self._momentum_features(pixel_values, text_ids, attention_mask, kept)  # noqa: E731
+            momentum = self._momentum_features(pixel_values, text_ids, attention_mask, kept)
+        text_embeds = self.encode_texts(text_ids, attention_mask)
+        image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
+        image_features, text_features = self.project_images(image_embeds), self.project_texts(text_embeds)
         contrast = self.contrast(image_features, text_features, momentum, image_ids, alpha, update_state)
         return MatchingBatch(
             image_embeds=image_embeds,

@@ -4,7 +4,6 @@
 Letters: B rows of this process, W rows of all processes, P width of the common space, Q length of the queue.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -105,7 +104,7 @@ class MomentumContrastMixin(LavisPreTrainedModel):
         self,
         image_features: Tensor,
         text_features: Tensor,
-        momentum_features: Callable[[], tuple[Tensor, Tensor]] | None,
+        momentum_features: tuple[Tensor, Tensor] | None,
         image_ids: Tensor | None,
         alpha: float | None,
         update_state: bool,
@@ -115,8 +114,9 @@ class MomentumContrastMixin(LavisPreTrainedModel):
 
         Args:
             image_features, text_features (`Tensor` of shape `(B, P)`): normalised features.
-            momentum_features (callable, *optional*): gives the twins' image and text features (B, P). Without, the
-                batches of all processes are compared with each other and no queue is used.
+            momentum_features (pair of `Tensor`s of shape `(B, P)`, *optional*): the twins' image and text features,
+                without gradient. Without them the batches of all processes are compared with each other and no queue
+                is used.
             image_ids (`Tensor` of shape `(B,)`, *optional*): equal ids are positives of each other.
             alpha (`float`, *optional*): weight of the soft targets.
             update_state (`bool`): whether the queue takes in the batch.
@@ -125,8 +125,7 @@ class MomentumContrastMixin(LavisPreTrainedModel):
         ids = None if image_ids is None else image_ids.reshape(-1)
         if momentum_features is None:
             return self._contrast_within_batch(image_features, text_features, ids)
-        with torch.no_grad():
-            image_m, text_m = momentum_features()
+        image_m, text_m = momentum_features
         # parity: the twins' features of the batch stand before the queue
         image_banks = (image_m.T, self.image_queue.to(image_m.dtype))
         text_banks = (text_m.T, self.text_queue.to(text_m.dtype))
