@@ -23,7 +23,7 @@ from .image_text_base import FeaturesMixin, build_encoders, build_projections
 from .modeling_base import check_text, image_and_text
 from .momentum_contrast import MomentumContrastMixin, matching_rows
 from .outputs import LavisImageTextRetrievalOutput, PairScores
-from .pair_scoring import check_pairs, chunk_pairs
+from .pair_scoring import check_pairs, chunk_images, image_cache
 
 MatchHead = Literal["itc", "itm", "both"]
 
@@ -101,7 +101,8 @@ class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
             texts (mapping with `input_ids` and `attention_mask` of shape `(texts, T)`): what the processor returns,
                 and optionally `text_embeds` (texts, T, D) that [`encode_texts`] has made of them.
             pairs (`Tensor` of shape `(K, 2)`): rows of image and text.
-            max_rows (`int`, *optional*, defaults to 256): texts that are run at once.
+            max_rows (`int`, *optional*, defaults to 256): texts of the images that are held at once; a quarter of them
+                runs at once.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): take images of another size.
 
         Returns:
@@ -123,17 +124,21 @@ class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
                 ids, mask = input_ids[:, :longest].split(max_rows), attention_mask[:, :longest].split(max_rows)
                 text_embeds = torch.cat([self.encode_texts(i, m) for i, m in zip(ids, mask, strict=True)])
         logits = torch.empty(pairs.shape[0], 2, dtype=images.dtype, device=images.device)
-        for chunk in chunk_pairs(pairs, lengths, max_rows):
-            longest = int(lengths[chunk.texts].max())
-            states = self.read_images(
-                images[chunk.images],
-                input_ids[chunk.texts, :longest],
-                attention_mask[chunk.texts, :longest],
-                text_embeds=None if text_embeds is None else text_embeds[chunk.texts, :longest],
-                first_token_only=True,
-            ).last_hidden_state
-            real = chunk.pairs >= 0
-            logits[chunk.pairs[real]] = self.itm_head(states[real, 0]).to(logits.dtype)
+        for chunk in chunk_images(pairs, lengths, max_rows):
+            states = images[chunk.images]
+            cache = image_cache() if len(chunk.parts) > 1 else None
+            for part in chunk.parts:
+                longest = int(lengths[part.texts].max())
+                read = self.read_images(
+                    states,
+                    input_ids[part.texts, :longest],
+                    attention_mask[part.texts, :longest],
+                    text_embeds=None if text_embeds is None else text_embeds[part.texts, :longest],
+                    encoder_index=part.index,
+                    past_key_values=cache,
+                    first_token_only=True,
+                ).last_hidden_state
+                logits[part.pairs] = self.itm_head(read[:, 0]).to(logits.dtype)
         return PairScores(logits=logits, probabilities=logits.softmax(dim=-1)[:, 1])
 
     def compare(
