@@ -6,7 +6,6 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 class _HasLoss(Protocol):
@@ -25,8 +24,12 @@ class _KnownGradient(torch.autograd.Function):
         return loss.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "This loss keeps its first derivatives only, so a backward pass with create_graph=True "
+                "would miss part of the second ones. Leave create_graph out."
+            )
         gradients = [(grad * known).to(known.dtype) for known in ctx.saved_tensors]
         return None, *gradients, *(None for _ in gradients)
 

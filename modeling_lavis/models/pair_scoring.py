@@ -114,9 +114,7 @@ class ImageChunk:
     parts: list[TextPart]
 
 
-def chunk_images(
-    pairs: Tensor, text_lengths: Tensor, max_rows: int = 256, max_images: int = 8
-) -> Iterator[ImageChunk]:
+def chunk_images(pairs: Tensor, text_lengths: Tensor, max_rows: int = 256, max_images: int = 8) -> Iterator[ImageChunk]:
     """
     Group pairs by image, and the texts of some images by length, so that next to no padding is run.
 

@@ -48,7 +48,14 @@ def test_loss_equals_loops(alpha: float | None) -> None:
     positives = same_ids(torch.tensor([7, 8, 7, 9]), torch.tensor([7, 8, 7, 9, 9, 1, 2, 7, 3]))
     assert positives.sum(1).tolist() == [3, 1, 3, 2]
     output = contrastive_loss(
-        image, text, image_bank.split([4, 5], dim=1), (text_bank,), torch.tensor(0.07), positives, twins, 0.0 if alpha is None else alpha
+        image,
+        text,
+        image_bank.split([4, 5], dim=1),
+        (text_bank,),
+        torch.tensor(0.07),
+        positives,
+        twins,
+        0.0 if alpha is None else alpha,
     )
     i2t = loss_by_loops(image, text_bank, 0.07, positives, None if twins is None else twins[0], alpha or 0.0)
     t2i = loss_by_loops(text, image_bank, 0.07, positives, None if twins is None else twins[1], alpha or 0.0)

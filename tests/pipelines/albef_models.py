@@ -6,6 +6,7 @@ from pathlib import Path
 
 from modeling_lavis.cli.main import main
 
+
 def convert_recorded(goldens: Path, architecture: str, output: Path) -> str:
     """Convert a golden set's checkpoint by the command; returns the repository's folder."""
     source = goldens / architecture
