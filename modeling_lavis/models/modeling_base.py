@@ -43,8 +43,8 @@ def check_text(input_ids: Tensor, attention_mask: Tensor | None = None, num_word
         smallest, largest = (int(bound) for bound in input_ids.aminmax())
         if smallest < 0 or largest >= num_words:
             raise ValueError(
-                f"Got input_ids with the number {smallest if smallest < 0 else largest}, but the model knows the words 0 "
-                f"to {num_words - 1}. Use the processor or tokenizer of this model, or resize_token_embeddings."
+                f"Got input_ids with the number {smallest if smallest < 0 else largest}, but the model knows the words "
+                f"0 to {num_words - 1}. Use the processor or tokenizer of this model, or resize_token_embeddings."
             )
 
 
