@@ -23,7 +23,7 @@ from .image_text_base import FeaturesMixin, build_encoders, build_projections
 from .modeling_base import check_text, image_and_text
 from .momentum_contrast import MomentumContrastMixin, matching_rows
 from .outputs import LavisImageTextRetrievalOutput, PairScores
-from .pair_scoring import check_pairs, chunk_pairs
+from .pair_scoring import check_pairs, chunk_images, image_cache
 
 MatchHead = Literal["itc", "itm", "both"]
 
@@ -101,7 +101,8 @@ class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
             texts (mapping with `input_ids` and `attention_mask` of shape `(texts, T)`): what the processor returns,
                 and optionally `text_embeds` (texts, T, D) that [`encode_texts`] has made of them.
             pairs (`Tensor` of shape `(K, 2)`): rows of image and text.
-            max_rows (`int`, *optional*, defaults to 256): texts that are run at once.
+            max_rows (`int`, *optional*, defaults to 256): texts of the images that are held at once; a quarter of them
+                runs at once.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): take images of another size.
 
         Returns:
@@ -123,17 +124,21 @@ class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
                 ids, mask = input_ids[:, :longest].split(max_rows), attention_mask[:, :longest].split(max_rows)
                 text_embeds = torch.cat([self.encode_texts(i, m) for i, m in zip(ids, mask, strict=True)])
         logits = torch.empty(pairs.shape[0], 2, dtype=images.dtype, device=images.device)
-        for chunk in chunk_pairs(pairs, lengths, max_rows):
-            longest = int(lengths[chunk.texts].max())
-            states = self.read_images(
-                images[chunk.images],
-                input_ids[chunk.texts, :longest],
-                attention_mask[chunk.texts, :longest],
-                text_embeds=None if text_embeds is None else text_embeds[chunk.texts, :longest],
-                first_token_only=True,
-            ).last_hidden_state
-            real = chunk.pairs >= 0
-            logits[chunk.pairs[real]] = self.itm_head(states[real, 0]).to(logits.dtype)
+        for chunk in chunk_images(pairs, lengths, max_rows):
+            states = images[chunk.images]
+            cache = image_cache() if len(chunk.parts) > 1 else None
+            for part in chunk.parts:
+                longest = int(lengths[part.texts].max())
+                read = self.read_images(
+                    states,
+                    input_ids[part.texts, :longest],
+                    attention_mask[part.texts, :longest],
+                    text_embeds=None if text_embeds is None else text_embeds[part.texts, :longest],
+                    encoder_index=part.index,
+                    past_key_values=cache,
+                    first_token_only=True,
+                ).last_hidden_state
+                logits[part.pairs] = self.itm_head(read[:, 0]).to(logits.dtype)
         return PairScores(logits=logits, probabilities=logits.softmax(dim=-1)[:, 1])
 
     def compare(
@@ -187,9 +192,11 @@ class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
 
     # Training
 
+    @torch.no_grad()
     def _momentum_features(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None, kept: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
+        """The twins' image and text features (B, P); their states go to `kept`."""
         image_embeds = self.vision_model_m(pixel_values, interpolate_pos_encoding=True).last_hidden_state
         text_embeds = self.text_encoder_m(input_ids, attention_mask, mode="text").last_hidden_state
         kept.update(image_embeds_m=image_embeds, text_embeds_m=text_embeds)
@@ -239,13 +246,15 @@ class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
             attention_mask = torch.ones_like(text_ids)
         elif not keep:  # who looks at the states wants them for every column
             text_ids, attention_mask = without_common_padding(text_ids, attention_mask)
-        image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
-        text_embeds = self.encode_texts(text_ids, attention_mask)
-        image_features, text_features = self.project_images(image_embeds), self.project_texts(text_embeds)
+        # What comes first is freed first: the twins keep nothing, so their pass leaves room for the next. The backward
+        # pass ends with the texts, whose gradients come when the much larger states of the image tower are gone.
         kept: dict[str, Tensor] = {}
         momentum = None
         if self.config.use_momentum:
-            momentum = lambda: self._momentum_features(pixel_values, text_ids, attention_mask, kept)  # noqa: E731
+            momentum = self._momentum_features(pixel_values, text_ids, attention_mask, kept)
+        text_embeds = self.encode_texts(text_ids, attention_mask)
+        image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
+        image_features, text_features = self.project_images(image_embeds), self.project_texts(text_embeds)
         contrast = self.contrast(image_features, text_features, momentum, image_ids, alpha, update_state)
         return MatchingBatch(
             image_embeds=image_embeds,

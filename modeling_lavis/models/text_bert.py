@@ -394,7 +394,13 @@ class LavisBertModel(LavisBertPreTrainedModel):
         if mode not in ("text", "fusion", "multimodal"):
             raise ValueError(f"mode is {mode!r}; it can be 'text', 'fusion' or 'multimodal'.")
         if input_ids is not None:
-            check_text(input_ids, attention_mask if past_key_values is None else None)
+            # Single tokens with a cache are the model's own words.
+            own_words = past_key_values is not None and input_ids.shape[1] == 1
+            check_text(
+                input_ids,
+                attention_mask if past_key_values is None else None,
+                None if own_words else self.embeddings.word_embeddings.num_embeddings,
+            )
         own_cache = past_key_values
         if isinstance(past_key_values, EncoderDecoderCache):
             own_cache = past_key_values.self_attention_cache

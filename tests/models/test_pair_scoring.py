@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modeling_lavis.models.pair_scoring import check_pairs, chunk_pairs
+from modeling_lavis.models.pair_scoring import check_pairs, chunk_images, chunk_pairs
 from tests.models.lavis_blip_cases import PRETRAINING, RETRIEVAL, pixels, texts
 
 BOTH = pytest.mark.parametrize("case", [RETRIEVAL, PRETRAINING], ids=lambda case: case.name)
@@ -108,3 +108,38 @@ def test_chunks_answer_each_pair_once(max_rows: int) -> None:
                 assert pairs[pair].tolist() == [int(chunk.images[row // per_image]), int(chunk.texts[row])]
                 answered.append(pair)
     assert sorted(answered) == list(range(40))
+
+
+@pytest.mark.parametrize(("max_rows", "max_images"), [(1, 8), (8, 1), (12, 3), (100, 8)])
+def test_texts_of_some_images_are_cut_by_length(max_rows: int, max_images: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.stack(
+        [torch.randint(0, 6, (40,), generator=generator), torch.randint(0, 9, (40,), generator=generator)], 1
+    )
+    lengths = torch.randint(3, 12, (9,), generator=generator)
+    answered: list[int] = []
+    images: list[int] = []
+    for chunk in chunk_images(pairs, lengths, max_rows, max_images):
+        images += chunk.images.tolist()
+        rows = sum(len(part.texts) for part in chunk.parts)
+        assert rows <= max_rows or len(chunk.images) == 1
+        assert len(chunk.images) <= max_images or len(chunk.parts) == 1
+        before = 0
+        for part in chunk.parts:
+            assert 0 < len(part.texts) <= max(max_rows // 4, 1)
+            assert before <= int(lengths[part.texts].min())
+            before = int(lengths[part.texts].max())
+            assert torch.equal(pairs[part.pairs], torch.stack([chunk.images[part.index], part.texts], 1))
+            answered += part.pairs.tolist()
+    assert sorted(answered) == list(range(40))
+    assert images == sorted(set(pairs[:, 0].tolist()))
+
+
+@BOTH
+def test_cut_texts_make_keys_and_values_once_per_image(case) -> None:
+    model = case.model()
+    projected: list[int] = []
+    key = model.text_encoder.encoder.layer[-1].crossattention.self.key
+    key.register_forward_hook(lambda m, args, out: projected.append(args[0].shape[0]))
+    model.score_pairs(pixels(3), texts(5), PAIRS, max_rows=8)
+    assert sum(projected) == 3
