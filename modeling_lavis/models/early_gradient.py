@@ -53,7 +53,11 @@ def with_early_gradient(function: Callable[..., Result], inputs: Sequence[Tensor
     if not wanted or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return function(*inputs)
     leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in inputs]
-    result = function(*leaves)
+    # A loss scaler comes after this, too late to keep small gradients from vanishing in half precision.
+    single = all(tensor.dtype == torch.float32 for tensor in inputs)
+    device = inputs[0].device.type
+    with torch.autocast(device, enabled=torch.is_autocast_enabled(device) and not single):
+        result = function(*leaves)
     gradients = torch.autograd.grad(result.loss, [leaf for leaf in leaves if leaf.requires_grad])
     for name, value in vars(result).items():
         if isinstance(value, Tensor):

@@ -93,3 +93,13 @@ def saved_by(loss: Tensor) -> list[int]:
         sizes += [value.numel() for value in values if isinstance(value, Tensor)]
         nodes += [following for following, _ in node.next_functions]
     return sizes
+
+
+def test_mixed_precision_leaves_it_alone() -> None:
+    """The gradient exists before a loss scaler could have lifted it out of what half precision cannot hold."""
+    left, right = torch.randn(4, 8, requires_grad=True), torch.randn(8, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = with_early_gradient(lambda tensor: SimpleNamespace(loss=(tensor @ right).square().mean()), (left,))
+    result.loss.backward()
+    expected = torch.autograd.grad((left @ right).square().mean(), left)[0]
+    assert torch.equal(left.grad, expected)
