@@ -58,7 +58,7 @@ def with_early_gradient(function: Callable[..., Result], inputs: Sequence[Tensor
     device = inputs[0].device.type
     with torch.autocast(device, enabled=torch.is_autocast_enabled(device) and not single):
         result = function(*leaves)
-    gradients = torch.autograd.grad(result.loss, [leaf for leaf in leaves if leaf.requires_grad])
+        gradients = torch.autograd.grad(result.loss, [leaf for leaf in leaves if leaf.requires_grad])
     for name, value in vars(result).items():
         if isinstance(value, Tensor):
             setattr(result, name, value.detach())
