@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    DynamicCache,
+    EncoderDecoderCache,
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
@@ -285,6 +287,7 @@ class LavisBlip2ForConditionalGeneration(LavisBlip2PreTrainedModel, GenerationMi
         kwargs = config.update(**kwargs)
         if self.config.original_beam_scores:
             kwargs = with_original_beams(kwargs, config)
+        _add_cache_of_deeper_decoder(self.language_model.config, config, kwargs)
         hook = getattr(self.language_model, "_hf_hook", None)
         if hook is not None:  # a model over several devices returns its logits where the ids are
             hook.io_same_device = True
@@ -304,6 +307,19 @@ def _count_new_tokens(config: Any, options: dict[str, Any], prompt_length: int) 
         setattr(config, length, None)
         if given is not None and options.get(new_tokens) is None:
             options[new_tokens] = max(given - prompt_length, 0 if length == "min_length" else 1)
+
+
+def _add_cache_of_deeper_decoder(model_config: PreTrainedConfig, config: Any, options: dict[str, Any]) -> None:
+    """
+    Hand over a cache when the decoder is not as deep as the encoder, in place.
+
+    transformers counts the layers of a cache by `num_hidden_layers`, which for T5 are those of the encoder.
+    """
+    depth = getattr(model_config, "num_decoder_layers", None)
+    if depth in (None, model_config.num_hidden_layers) or config.use_cache is False or config.cache_implementation:
+        return
+    if options.get("past_key_values") is None:
+        options["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
 
 
 __all__ = ["LavisBlip2ForConditionalGeneration", "Prompt", "build_language_model"]

@@ -116,6 +116,22 @@ def test_lora_targets_exist(kind: str) -> None:
     assert {"qformer", "ln_vision", "language_projection", "lm_head"} <= names & set(MODULES_NOT_TO_QUANTIZE)
 
 
+@pytest.mark.parametrize("decoder_layers", [1, 3])
+def test_a_decoder_of_another_depth_than_the_encoder(decoder_layers: int) -> None:
+    """Generation with a cache gives what the logits of the whole sequences say."""
+    config = blip_2_config(language_model="t5")
+    config.text_config.num_decoder_layers = decoder_layers
+    model = LavisBlip2ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        shake(model)
+    inputs = {"pixel_values": pixels(2), **prompts(2, side="right", pad=0)}
+    ids = model.generate(**inputs, num_beams=1, max_new_tokens=5, min_new_tokens=5, do_sample=False)
+    logits = model(**inputs, decoder_input_ids=ids[:, :-1]).logits
+    logits[..., config.text_config.eos_token_id] = -torch.inf
+    assert torch.equal(logits.argmax(-1), ids[:, 1:])
+    assert torch.equal(ids, model.generate(**inputs, num_beams=1, max_new_tokens=5, min_new_tokens=5, use_cache=False))
+
+
 def test_device_map_keeps_blocks_whole() -> None:
     accelerate = pytest.importorskip("accelerate")
     with torch.device("meta"):
