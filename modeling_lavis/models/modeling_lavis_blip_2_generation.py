@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import can_return_tuple
 
-from .cache_names import CACHE_NAME, returned
+from .cache_names import CACHE_NAME, CACHE_NAMES, returned
 from .configuration_lavis_blip_2 import LavisBlip2Config
 from .generation import pad_after_end, with_original_beams
 from .language_loss import mean_over_tokens, next_token_loss
@@ -318,8 +318,8 @@ def _add_cache_of_deeper_decoder(model_config: PreTrainedConfig, config: Any, op
     depth = getattr(model_config, "num_decoder_layers", None)
     if depth in (None, model_config.num_hidden_layers) or config.use_cache is False or config.cache_implementation:
         return
-    if options.get("past_key_values") is None:
-        options["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    if all(options.get(name) is None for name in CACHE_NAMES):
+        options[CACHE_NAME] = EncoderDecoderCache(DynamicCache(), DynamicCache())
 
 
 __all__ = ["LavisBlip2ForConditionalGeneration", "Prompt", "build_language_model"]
