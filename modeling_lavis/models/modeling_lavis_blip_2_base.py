@@ -21,6 +21,7 @@ from .frozen_parts import FrozenPartsMixin
 from .generation import with_first_token
 from .heads import project
 from .qformer import LavisQFormerModel
+from .reused_states import ReusedStates
 from .text_bert import BertLMPredictionHead
 from .vision_clip import LavisClipVisionModel
 from .vision_eva import LavisEvaModel
@@ -98,7 +99,7 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
 
     def query_images(
         self,
-        image_embeds: Tensor,
+        image_embeds: Tensor | ReusedStates,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,

@@ -19,6 +19,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .checkpoint_formats_blip_2 import register_transformers_qformer_keys
 from .configuration_qformer import LavisQFormerConfig
 from .modeling_base import check_text
+from .reused_states import ReusedStates
 from .text_bert import (
     BertAddNorm,
     BertAttention,
@@ -76,6 +77,7 @@ class QFormerLayer(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         is_causal: bool = False,
         num_queries: int | None = None,
+        text_index: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
         hidden_states = self.attention(
@@ -89,12 +91,15 @@ class QFormerLayer(GradientCheckpointingLayer):
         if not num_query_tokens:
             return self.output(self.intermediate(hidden_states), hidden_states)
         queries, text = hidden_states[:, :num_query_tokens], hidden_states[:, num_query_tokens:]
+        if text_index is not None:  # up to here nothing depends on the image, and nothing of the text does
+            queries = queries[text_index]
         if hasattr(self, "crossattention"):
             queries = self.crossattention(queries, encoder_hidden_states, encoder_index=encoder_index, **kwargs)
         queries = self.output_query(self.intermediate_query(queries), queries)
         if not text.shape[1]:
             return queries
-        return torch.cat([queries, self.output(self.intermediate(text), text)], dim=1)
+        text = self.output(self.intermediate(text), text)
+        return torch.cat([queries, text if text_index is None else text[text_index]], dim=1)
 
 
 class QFormerEncoder(nn.Module):
@@ -151,8 +156,9 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
+        encoder_hidden_states: Tensor | ReusedStates | None = None,
         encoder_index: Tensor | None = None,
+        text_index: Tensor | None = None,
         past_key_values: Cache | None = None,
         causal: bool = False,
         queries_only: bool = False,
@@ -169,6 +175,9 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
                 of B, the rows `i * R / B ...` share image `i`.
             encoder_index (`Tensor` of shape `(R,)`, *optional*): the image that each row attends to; keys and values
                 are made once per image and then picked.
+            text_index (`Tensor` of shape `(R,)`, *optional*): the text that each row reads, where texts come again
+                with other images; `query_embeds`, `input_ids` and `attention_mask` then have one row per text, which
+                runs only once through what comes before the image.
             past_key_values (`Cache`, *optional*): takes in keys and values; queries come first.
             causal (`bool`, *optional*, defaults to `False`): whether a token of the text sees only those before it.
             queries_only (`bool`, *optional*, defaults to `False`): let the last layer work out the queries alone, for
@@ -179,6 +188,13 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
             `queries_only`, and `past_key_values`.
         """
         self._check(query_embeds, input_ids, encoder_hidden_states)
+        if text_index is not None:
+            if query_embeds is None or input_ids is None or past_key_values is not None:
+                raise ValueError("text_index is for queries and texts that read images together, without a cache.")
+            if "flex" in self.config._attn_implementation:  # rows of a block mask cannot be picked
+                query_embeds, input_ids = query_embeds[text_index], input_ids[text_index]
+                attention_mask = None if attention_mask is None else attention_mask[text_index]
+                text_index = None
         num_query_tokens = 0 if query_embeds is None else query_embeds.shape[1]
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
         text_past = 0
@@ -196,6 +212,7 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
         cut = queries_only and text_length > 0 and (mask is None or torch.is_tensor(mask))
         layers = self.encoder.layer
         for index, layer in enumerate(layers):
+            shared = text_index if index == 0 else None
             hidden_states = layer(
                 hidden_states,
                 num_query_tokens=num_query_tokens,
@@ -205,8 +222,11 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
                 past_key_values=past_key_values,
                 is_causal=causal and text_length > 0,
                 num_queries=num_query_tokens if cut and index == len(layers) - 1 else None,
+                text_index=shared,
                 **kwargs,
             )
+            if shared is not None and torch.is_tensor(mask):
+                mask = mask[shared]
         if queries_only:
             hidden_states = hidden_states[:, :num_query_tokens]
         return BaseModelOutputWithPastAndCrossAttentions(
@@ -214,7 +234,10 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
         )
 
     def _check(
-        self, query_embeds: Tensor | None, input_ids: Tensor | None, encoder_hidden_states: Tensor | None
+        self,
+        query_embeds: Tensor | None,
+        input_ids: Tensor | None,
+        encoder_hidden_states: Tensor | ReusedStates | None,
     ) -> None:
         if query_embeds is None and input_ids is None:
             raise ValueError("The Q-Former needs query_embeds, input_ids or both; it got neither.")

@@ -21,6 +21,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import attend, split_heads
 from .configuration_text_bert import LavisBertConfig
 from .modeling_base import LavisPreTrainedModel, check_text
+from .reused_states import ReusedStates
 from .row_groups import RowGroups, group_rows
 from .text_pairs import shared_image_projections
 from .text_twin import TwinCrossOutput
@@ -131,8 +132,12 @@ class BertCrossAttention(nn.Module):
         self.key = nn.Linear(encoder_size, config.hidden_size)
         self.value = nn.Linear(encoder_size, config.hidden_size)
 
-    def project(self, encoder_hidden_states: Tensor, cache: Cache | None = None) -> tuple[Tensor, Tensor]:
+    def project(
+        self, encoder_hidden_states: Tensor | ReusedStates, cache: Cache | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Keys and values `(B, heads, N, head size)`, taken from the cache after the first time."""
+        if isinstance(encoder_hidden_states, ReusedStates):
+            return encoder_hidden_states.projected(self, self.project)
         cross = cache.cross_attention_cache if isinstance(cache, EncoderDecoderCache) else None
         if cross is not None and cache.is_updated.get(self.layer_idx):
             layer = cross.layers[self.layer_idx]
@@ -147,7 +152,7 @@ class BertCrossAttention(nn.Module):
     def forward(
         self,
         hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
+        encoder_hidden_states: Tensor | ReusedStates,
         encoder_attention_mask: Tensor | None = None,
         encoder_index: Tensor | RowGroups | None = None,
         past_key_values: Cache | None = None,

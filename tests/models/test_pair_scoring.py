@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from modeling_lavis.models.pair_scoring import check_pairs, chunk_pairs
+from tests.models.lavis_blip_2_cases import PRETRAINING as BLIP_2_PRETRAINING
+from tests.models.lavis_blip_2_cases import RETRIEVAL as BLIP_2
 from tests.models.lavis_blip_cases import PRETRAINING, RETRIEVAL, pixels, texts
 
-BOTH = pytest.mark.parametrize("case", [RETRIEVAL, PRETRAINING], ids=lambda case: case.name)
+BOTH = pytest.mark.parametrize("case", [RETRIEVAL, PRETRAINING, BLIP_2, BLIP_2_PRETRAINING], ids=lambda case: case.name)
 PAIRS = torch.tensor([[2, 0], [0, 4], [0, 0], [2, 3], [1, 1], [0, 2], [0, 0], [2, 1]])
 
 
@@ -36,7 +38,7 @@ def test_equals_one_pass_per_pair(case, max_rows: int) -> None:
     wanted = expected(model, images, words, PAIRS)
     torch.testing.assert_close(scores.logits, wanted, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(scores.probabilities, wanted.softmax(1)[:, 1], atol=1e-5, rtol=1e-4)
-    assert torch.equal(scores.logits[2], scores.logits[6])
+    torch.testing.assert_close(scores.logits[2], scores.logits[6])  # the same pair, maybe in another pass
     assert not scores.logits.requires_grad
 
 
@@ -99,7 +101,8 @@ def test_chunks_answer_each_pair_once(max_rows: int) -> None:
     )
     lengths = torch.randint(3, 12, (9,), generator=generator)
     answered: list[int] = []
-    for chunk in chunk_pairs(pairs, lengths, max_rows):
+    parts = [part for chunk in chunk_pairs(pairs, lengths, max_rows) for part in chunk.parts(lengths, max_rows)]
+    for chunk in parts:
         assert len(chunk.texts) == len(chunk.pairs) <= max(max_rows, 1)
         per_image = len(chunk.texts) // len(chunk.images)
         assert per_image * len(chunk.images) == len(chunk.texts)
@@ -108,3 +111,34 @@ def test_chunks_answer_each_pair_once(max_rows: int) -> None:
                 assert pairs[pair].tolist() == [int(chunk.images[row // per_image]), int(chunk.texts[row])]
                 answered.append(pair)
     assert sorted(answered) == list(range(40))
+
+
+def test_parts_of_a_chunk_have_texts_of_similar_length() -> None:
+    lengths = torch.arange(3, 43)  # forty texts, each longer than the one before
+    pairs = torch.cartesian_prod(torch.arange(4), torch.arange(40))
+    (chunk,) = chunk_pairs(pairs, lengths, 256)
+    parts = chunk.parts(lengths, 256)
+    assert len(parts) > 2 and sum(len(part.texts) for part in parts) == len(pairs)
+    for part in parts:
+        assert len(part.texts) >= 32 and torch.equal(part.images, chunk.images)
+    padded = sum(len(part.texts) * int(lengths[part.texts].max()) for part in parts)
+    assert padded < 1.2 * 4 * int(lengths.sum())
+    assert len(chunk.parts(torch.full_like(lengths, 9), 256)) == 1, "equal lengths run at once"
+
+
+@pytest.mark.parametrize("max_rows", [256, 40])
+def test_keys_and_values_once_for_all_parts(max_rows: int) -> None:
+    """Two images with fifty texts each: more than run at once, and of many lengths."""
+    for case in (RETRIEVAL, BLIP_2):
+        model = case.model()
+        projected: list[int] = []
+        reader = model.qformer if case is BLIP_2 else model.text_encoder
+        key = reader.encoder.layer[0].crossattention.self.key
+        key.register_forward_hook(lambda m, args, out, seen=projected: seen.append(args[0].shape[0]))
+        words = texts(50, length=12)
+        kept = torch.arange(12)[None] < torch.randint(3, 12, (50, 1), generator=torch.Generator().manual_seed(0))
+        words["attention_mask"] = kept.long()
+        pairs = torch.cartesian_prod(torch.arange(2), torch.arange(50))
+        found = model.score_pairs(pixels(2), words, pairs, max_rows=max_rows).logits
+        assert sum(projected) == 2
+        torch.testing.assert_close(found, expected(model, pixels(2), words, pairs), atol=1e-5, rtol=1e-4)
