@@ -78,6 +78,12 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
             if hasattr(self, "temp"):
                 init.constant_(self.temp, self.config.logit_temperature)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that was asked for: that of the image tower, for what is trained is in float32 in any case."""
+        # transformers writes it into config.json and loads with it again.
+        return next(value.dtype for value in self.vision_model.parameters() if value.is_floating_point())
+
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         """The image tower, or the Q-Former for `modality="text"`."""
         return self.qformer if modality == "text" else self.vision_model

@@ -52,6 +52,10 @@ def test_trained_parts_stay_exact(dtype: torch.dtype, tmp_path: Path) -> None:
     for name, parameter in model.named_parameters():
         half = name.startswith(("vision_model.", "language_model."))
         assert parameter.dtype is (dtype if half else torch.float32), name
+    assert model.dtype is dtype
+    model.save_pretrained(tmp_path / "half")
+    again = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / "half")  # without being told
+    assert [p.dtype for p in again.parameters()] == [p.dtype for p in model.parameters()]
     if dtype is torch.bfloat16:
         output = model(**one_image(2), labels=one_image(2)["input_ids"])
         exact = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32)
