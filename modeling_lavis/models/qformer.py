@@ -90,7 +90,9 @@ class QFormerLayer(GradientCheckpointingLayer):
         )
         if not num_query_tokens:
             return self.output(self.intermediate(hidden_states), hidden_states)
-        queries, text = hidden_states[:, :num_query_tokens], hidden_states[:, num_query_tokens:]
+        # Contiguous, because torch would multiply a cut tensor with one copy of the weights for each row.
+        queries = hidden_states[:, :num_query_tokens].contiguous()
+        text = hidden_states[:, num_query_tokens:].contiguous()
         if text_index is not None:  # up to here nothing depends on the image, and nothing of the text does
             queries = queries[text_index]
         if hasattr(self, "crossattention"):
