@@ -84,7 +84,7 @@ class LavisBlip2Config(PreTrainedConfig):
         "qformer_config": LavisQFormerConfig,
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="opt", optional=True),
     }
-    keys_to_ignore_at_inference = ["past_key_values", "encoder_last_hidden_state", "intermediates"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "encoder_last_hidden_state", "intermediates"]
 
     vision_config: Any = None
     qformer_config: Any = None

@@ -15,7 +15,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from .generation import with_first_token
 from .heads import project
 from .modeling_base import LavisPreTrainedModel
-from .reused_states import ReusedStates
 from .text_bert import BertLMPredictionHead, LavisBertModel
 from .vision_vit import LavisViTModel
 
@@ -81,7 +80,7 @@ class ImageTextPreTrainedModel(LavisPreTrainedModel):
 
     def read_images(
         self,
-        image_embeds: Tensor | tuple[Tensor, Tensor] | ReusedStates,
+        image_embeds: Tensor | tuple[Tensor, Tensor],
         input_ids: Tensor | None,
         attention_mask: Tensor | None = None,
         text_embeds: Tensor | None = None,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache
 from transformers.utils import can_return_tuple
 
 from .contrastive import ContrastiveOutput, negative_weights, same_ids
@@ -24,7 +25,7 @@ from .modeling_base import check_text, image_and_text
 from .momentum_contrast import MomentumContrastMixin, matching_rows
 from .outputs import LavisImageTextRetrievalOutput
 from .pair_matching import MatchHead, PairMatchingMixin
-from .reused_states import ReusedStates
+from .pair_scoring import TextPart
 
 
 @dataclass
@@ -83,7 +84,7 @@ class MatchingMixin(PairMatchingMixin, FeaturesMixin, MomentumContrastMixin):
 
     def match(
         self,
-        image_embeds: Tensor | ReusedStates,
+        image_embeds: Tensor,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         text_embeds: Tensor | None = None,
@@ -93,16 +94,18 @@ class MatchingMixin(PairMatchingMixin, FeaturesMixin, MomentumContrastMixin):
         output = self.read_images(image_embeds, input_ids, attention_mask, text_embeds=text_embeds, **kwargs)
         return self.itm_head(output.last_hidden_state[:, 0]), output
 
-    def match_rows(
-        self, image_embeds: Tensor | ReusedStates, texts: Mapping[str, Tensor], rows: Tensor, length: int
+    def match_part(
+        self, image_embeds: Tensor, texts: Mapping[str, Tensor], part: TextPart, length: int, cache: Cache | None
     ) -> Tensor:
-        """Logits (K, 2) of chosen rows (K,) of the texts, cut to `length` tokens, K / B for each image in its order."""
+        """Logits (r, 2) of texts that read their images (b, N, D), cut to `length` tokens."""
         text_embeds = texts.get("text_embeds") if self.fuses_text_states else None
         logits, _ = self.match(
             image_embeds,
-            texts["input_ids"][rows, :length],
-            texts["attention_mask"][rows, :length],
-            text_embeds=None if text_embeds is None else text_embeds[rows, :length],
+            texts["input_ids"][part.texts, :length],
+            texts["attention_mask"][part.texts, :length],
+            text_embeds=None if text_embeds is None else text_embeds[part.texts, :length],
+            encoder_index=part.index,
+            past_key_values=cache,
             first_token_only=True,
         )
         return logits
@@ -134,9 +137,11 @@ class MatchingMixin(PairMatchingMixin, FeaturesMixin, MomentumContrastMixin):
 
     # Training
 
+    @torch.no_grad()
     def _momentum_features(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None, kept: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
+        """The twins' image and text features (B, P); their states go to `kept`."""
         image_embeds = self.vision_model_m(pixel_values, interpolate_pos_encoding=True).last_hidden_state
         text_embeds = self.text_encoder_m(input_ids, attention_mask, mode="text").last_hidden_state
         kept.update(image_embeds_m=image_embeds, text_embeds_m=text_embeds)
@@ -186,13 +191,15 @@ class MatchingMixin(PairMatchingMixin, FeaturesMixin, MomentumContrastMixin):
             attention_mask = torch.ones_like(text_ids)
         elif not keep:  # who looks at the states wants them for every column
             text_ids, attention_mask = without_common_padding(text_ids, attention_mask)
-        image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
-        text_embeds = self.encode_texts(text_ids, attention_mask)
-        image_features, text_features = self.project_images(image_embeds), self.project_texts(text_embeds)
+        # What comes first is freed first: the twins keep nothing, so their pass leaves room for the next. The backward
+        # pass ends with the texts, whose gradients come when the much larger states of the image tower are gone.
         kept: dict[str, Tensor] = {}
         momentum = None
         if self.config.use_momentum:
-            momentum = lambda: self._momentum_features(pixel_values, text_ids, attention_mask, kept)  # noqa: E731
+            momentum = self._momentum_features(pixel_values, text_ids, attention_mask, kept)
+        text_embeds = self.encode_texts(text_ids, attention_mask)
+        image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
+        image_features, text_features = self.project_images(image_embeds), self.project_texts(text_embeds)
         contrast = self.contrast(image_features, text_features, momentum, image_ids, alpha, update_state)
         return MatchingBatch(
             image_embeds=image_embeds,

@@ -50,7 +50,7 @@ class AlproPreTrainedModel(ImageTextPreTrainedModel):
         """States of the video tower: (V, F, C, H, W) to (V, N, D)."""
         return self.encode_images(pixel_values_videos, interpolate_pos_encoding, **kwargs)
 
-    def read_images(  # type: ignore[override]  # no ReusedStates: there are no keys and values to find
+    def read_images(
         self,
         image_embeds: Tensor | tuple[Tensor, Tensor],
         input_ids: Tensor | None,

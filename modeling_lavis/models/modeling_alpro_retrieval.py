@@ -30,8 +30,6 @@ class AlproForVideoTextRetrieval(ImageTextRetrievalMixin, VideoFeaturesMixin, Al
         config ([`AlproConfig`]): sizes; the family has no momentum twins.
     """
 
-    reuses_states = False  # texts read clips by self-attention
-
     def __init__(self, config: AlproConfig) -> None:
         super().__init__(config)
         self.build_matching(config, queue_has_ids=False)

@@ -21,7 +21,6 @@ from .frozen_parts import FrozenPartsMixin
 from .generation import with_first_token
 from .heads import project
 from .qformer import LavisQFormerModel
-from .reused_states import ReusedStates
 from .text_bert import BertLMPredictionHead
 from .vision_clip import LavisClipVisionModel
 from .vision_eva import LavisEvaModel
@@ -105,7 +104,7 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
 
     def query_images(
         self,
-        image_embeds: Tensor | ReusedStates,
+        image_embeds: Tensor,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -118,7 +117,7 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
             image_embeds (`Tensor` of shape `(B, N, E)`): what [`encode_images`] has made of the images.
             input_ids, attention_mask (`Tensor` of shape `(R, T)`, *optional*): texts, a multiple of the images (see
                 [`LavisQFormerModel`]).
-            past_key_values (`Cache`, *optional*): takes in keys and values of the queries.
+            past_key_values (`Cache`, *optional*): takes in keys and values (see [`LavisQFormerModel`]).
             kwargs: other options of [`LavisQFormerModel`].
         """
         rows = image_embeds.shape[0] if input_ids is None else input_ids.shape[0]

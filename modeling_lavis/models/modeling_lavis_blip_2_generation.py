@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import can_return_tuple
 
+from .cache_names import CACHE_NAME, returned
 from .configuration_lavis_blip_2 import LavisBlip2Config
 from .generation import pad_after_end, with_original_beams
 from .language_loss import mean_over_tokens, next_token_loss
@@ -233,13 +234,13 @@ class LavisBlip2ForConditionalGeneration(LavisBlip2PreTrainedModel, GenerationMi
             loss=loss,
             loss_lm=loss,
             logits=output.logits,
-            past_key_values=output.get("past_key_values"),
             encoder_last_hidden_state=encoder_states,
             image_embeds=prompt.image_embeds,
             decoder_hidden_states=output.get("decoder_hidden_states", output.get("hidden_states")),
             decoder_attentions=output.get("decoder_attentions", output.get("attentions")),
             cross_attentions=output.get("cross_attentions"),
             intermediates={**inputs, "labels": labels} if output_intermediates else None,
+            **returned(output.get(CACHE_NAME)),
         )
 
     @torch.no_grad()

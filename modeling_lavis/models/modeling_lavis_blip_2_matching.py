@@ -9,19 +9,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
 from .configuration_lavis_blip_2 import LavisBlip2Config
 from .generation import with_first_token
 from .heads import project
 from .modeling_lavis_blip_2_base import QFormerFeaturesMixin
 from .pair_matching import MatchHead, PairMatchingMixin
-from .reused_states import ReusedStates
+from .pair_scoring import TextPart
 
 
 class QFormerMatchingMixin(PairMatchingMixin, QFormerFeaturesMixin):
     """Similarity and matching, for heads with projections and a matching head."""
 
     recorded_attentions = "attentions"
+    parts_of_rows = 8  # the queries stand in every row
 
     def build_matching(self, config: LavisBlip2Config) -> None:
         """Give the head all its parts."""
@@ -31,7 +33,7 @@ class QFormerMatchingMixin(PairMatchingMixin, QFormerFeaturesMixin):
 
     def match(
         self,
-        image_embeds: Tensor | ReusedStates,
+        image_embeds: Tensor,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         text_embeds: Tensor | None = None,
@@ -56,14 +58,20 @@ class QFormerMatchingMixin(PairMatchingMixin, QFormerFeaturesMixin):
         queries = output.last_hidden_state[:, : self.config.num_query_tokens]
         return self.itm_head(queries).mean(dim=1), output
 
-    def match_rows(
-        self, image_embeds: Tensor | ReusedStates, texts: Mapping[str, Tensor], rows: Tensor, length: int
+    def match_part(
+        self, image_embeds: Tensor, texts: Mapping[str, Tensor], part: TextPart, length: int, cache: Cache | None
     ) -> Tensor:
-        """Logits (K, 2) of chosen rows (K,) of the texts, cut to `length` tokens, K / B for each image in its order."""
+        """Logits (r, 2) of texts that read their images (b, N, E), cut to `length` tokens."""
         # The first layer reads a text before it reads the image: once for all the images that the text comes with.
-        rows, index = rows.unique(return_inverse=True)
-        ids, mask = texts["input_ids"][rows, :length], texts["attention_mask"][rows, :length]
-        logits, _ = self.match(image_embeds, ids, mask, text_index=index)
+        rows, index = part.texts.unique(return_inverse=True)
+        logits, _ = self.match(
+            image_embeds,
+            texts["input_ids"][rows, :length],
+            texts["attention_mask"][rows, :length],
+            encoder_index=part.index,
+            text_index=index,
+            past_key_values=cache,
+        )
         return logits
 
     def contrast_fields(

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all heads that match images with texts do at inference, however they let one read the other.
 
-Letters: B images, R texts, N image tokens, T text tokens, E width of image states, D width, K pairs.
+Letters: B images, R texts, N image tokens, T text tokens, E width of image states, D width, K pairs,
+b images and r texts of a part.
 """
 
 from collections.abc import Mapping
@@ -9,11 +10,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from .modeling_base import LavisPreTrainedModel
 from .outputs import PairScores
-from .pair_scoring import check_pairs, chunk_pairs
-from .reused_states import ReusedStates
+from .pair_scoring import TextPart, check_pairs, chunk_images, image_cache
 
 MatchHead = Literal["itc", "itm", "both"]
 
@@ -22,13 +23,13 @@ class PairMatchingMixin(LavisPreTrainedModel):
     """
     Comparison of images and texts without a loss, and matching scores of chosen pairs.
 
-    Heads encode (`encode_images`, `encode_texts`), compare ([`contrast_fields`]) and match ([`match`], [`match_rows`]).
+    Heads encode (`encode_images`, `encode_texts`), compare ([`contrast_fields`]) and match ([`match`], [`match_part`]).
     """
 
     #: which attentions of the matching pass are returned
     recorded_attentions = "cross_attentions"
-    #: whether what reads an image can find its keys and values in [`ReusedStates`]
-    reuses_states = True
+    #: into how many parts of texts of similar length `max_rows` are cut; more where a row has more tokens
+    parts_of_rows = 4
 
     def contrast_fields(
         self, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor | None, **kwargs: Any
@@ -41,7 +42,7 @@ class PairMatchingMixin(LavisPreTrainedModel):
 
     def match(
         self,
-        image_embeds: Tensor | ReusedStates,
+        image_embeds: Tensor,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         text_embeds: Tensor | None = None,
@@ -50,10 +51,13 @@ class PairMatchingMixin(LavisPreTrainedModel):
         """Logits (R, 2) of texts that read the images (B, N, E), and the output of what let them do so."""
         raise NotImplementedError
 
-    def match_rows(
-        self, image_embeds: Tensor | ReusedStates, texts: Mapping[str, Tensor], rows: Tensor, length: int
+    def match_part(
+        self, image_embeds: Tensor, texts: Mapping[str, Tensor], part: TextPart, length: int, cache: Cache | None
     ) -> Tensor:
-        """Logits (K, 2) of chosen rows (K,) of the texts, cut to `length` tokens, K / B for each image in its order."""
+        """
+        Logits (r, 2) of a part of the texts, cut to `length` tokens, that read their images (b, N, E). The cache, if
+        there is one, keeps keys and values of the images from part to part.
+        """
         raise NotImplementedError
 
     def prepare_texts(self, texts: Mapping[str, Tensor], length: int, max_rows: int) -> Mapping[str, Tensor]:
@@ -79,7 +83,8 @@ class PairMatchingMixin(LavisPreTrainedModel):
             texts (mapping with `input_ids` and `attention_mask` of shape `(texts, T)`): what the processor returns,
                 and optionally `text_embeds` (texts, T, D) that [`encode_texts`] has made of them.
             pairs (`Tensor` of shape `(K, 2)`): rows of image and text.
-            max_rows (`int`, *optional*, defaults to 256): texts that are run at once.
+            max_rows (`int`, *optional*, defaults to 256): texts of the images that are held at once; a part of them
+                runs at once.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): take images of another size.
 
         Returns:
@@ -96,14 +101,12 @@ class PairMatchingMixin(LavisPreTrainedModel):
         if pairs.numel():
             texts = self.prepare_texts(texts, int(lengths.max()), max_rows)
         logits = torch.empty(pairs.shape[0], 2, dtype=self.itm_head.weight.dtype, device=images.device)
-        for chunk in chunk_pairs(pairs, lengths, max_rows):
-            parts = chunk.parts(lengths, max_rows)
+        for chunk in chunk_images(pairs, lengths, max_rows, part_rows=max(max_rows // self.parts_of_rows, 1)):
             states = images[chunk.images]
-            shared = ReusedStates(states) if self.reuses_states and len(parts) > 1 else states
-            for part in parts:
-                matched = self.match_rows(shared, texts, part.texts, int(lengths[part.texts].max()))
-                real = part.pairs >= 0
-                logits[part.pairs[real]] = matched[real].to(logits.dtype)
+            cache = image_cache() if len(chunk.parts) > 1 else None
+            for part in chunk.parts:
+                matched = self.match_part(states, texts, part, int(lengths[part.texts].max()), cache)
+                logits[part.pairs] = matched.to(logits.dtype)
         return PairScores(logits=logits, probabilities=logits.softmax(dim=-1)[:, 1])
 
     def compare(

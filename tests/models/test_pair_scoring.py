@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modeling_lavis.models.pair_scoring import check_pairs, chunk_pairs
+from modeling_lavis.models.pair_scoring import check_pairs, chunk_images
 from tests.models.lavis_blip_2_cases import PRETRAINING as BLIP_2_PRETRAINING
 from tests.models.lavis_blip_2_cases import RETRIEVAL as BLIP_2
 from tests.models.lavis_blip_cases import PRETRAINING, RETRIEVAL, pixels, texts
@@ -93,52 +93,50 @@ def test_wrong_pairs_are_named(pairs: Tensor, message: str) -> None:
         RETRIEVAL.model().score_pairs(pixels(3), texts(5), pairs)
 
 
-@pytest.mark.parametrize("max_rows", [1, 4, 7, 100])
-def test_chunks_answer_each_pair_once(max_rows: int) -> None:
+@pytest.mark.parametrize(("max_rows", "max_images"), [(1, 8), (8, 1), (12, 3), (100, 8)])
+def test_texts_of_some_images_are_cut_by_length(max_rows: int, max_images: int) -> None:
     generator = torch.Generator().manual_seed(0)
     pairs = torch.stack(
         [torch.randint(0, 6, (40,), generator=generator), torch.randint(0, 9, (40,), generator=generator)], 1
     )
     lengths = torch.randint(3, 12, (9,), generator=generator)
     answered: list[int] = []
-    parts = [part for chunk in chunk_pairs(pairs, lengths, max_rows) for part in chunk.parts(lengths, max_rows)]
-    for chunk in parts:
-        assert len(chunk.texts) == len(chunk.pairs) <= max(max_rows, 1)
-        per_image = len(chunk.texts) // len(chunk.images)
-        assert per_image * len(chunk.images) == len(chunk.texts)
-        for row, pair in enumerate(chunk.pairs.tolist()):
-            if pair >= 0:
-                assert pairs[pair].tolist() == [int(chunk.images[row // per_image]), int(chunk.texts[row])]
-                answered.append(pair)
+    images: list[int] = []
+    for chunk in chunk_images(pairs, lengths, max_rows, max_images):
+        images += chunk.images.tolist()
+        rows = sum(len(part.texts) for part in chunk.parts)
+        assert rows <= max_rows or len(chunk.images) == 1
+        assert len(chunk.images) <= max_images or len(chunk.parts) == 1
+        before = 0
+        for part in chunk.parts:
+            assert 0 < len(part.texts) <= max(max_rows // 4, 1)
+            assert before <= int(lengths[part.texts].min())
+            before = int(lengths[part.texts].max())
+            assert torch.equal(pairs[part.pairs], torch.stack([chunk.images[part.index], part.texts], 1))
+            answered += part.pairs.tolist()
     assert sorted(answered) == list(range(40))
+    assert images == sorted(set(pairs[:, 0].tolist()))
 
 
-def test_parts_of_a_chunk_have_texts_of_similar_length() -> None:
-    lengths = torch.arange(3, 43)  # forty texts, each longer than the one before
-    pairs = torch.cartesian_prod(torch.arange(4), torch.arange(40))
-    (chunk,) = chunk_pairs(pairs, lengths, 256)
-    parts = chunk.parts(lengths, 256)
-    assert len(parts) > 2 and sum(len(part.texts) for part in parts) == len(pairs)
-    for part in parts:
-        assert len(part.texts) >= 32 and torch.equal(part.images, chunk.images)
-    padded = sum(len(part.texts) * int(lengths[part.texts].max()) for part in parts)
-    assert padded < 1.2 * 4 * int(lengths.sum())
-    assert len(chunk.parts(torch.full_like(lengths, 9), 256)) == 1, "equal lengths run at once"
+@BOTH
+def test_cut_texts_make_keys_and_values_once_per_image(case) -> None:
+    model = case.model()
+    projected: list[int] = []
+    reader = model.qformer if hasattr(model, "qformer") else model.text_encoder
+    key = reader.encoder.layer[-1].crossattention.self.key
+    key.register_forward_hook(lambda m, args, out: projected.append(args[0].shape[0]))
+    model.score_pairs(pixels(3), texts(5), PAIRS, max_rows=8)
+    assert sum(projected) == 3
 
 
+@BOTH
 @pytest.mark.parametrize("max_rows", [256, 40])
-def test_keys_and_values_once_for_all_parts(max_rows: int) -> None:
-    """Two images with fifty texts each: more than run at once, and of many lengths."""
-    for case in (RETRIEVAL, BLIP_2):
-        model = case.model()
-        projected: list[int] = []
-        reader = model.qformer if case is BLIP_2 else model.text_encoder
-        key = reader.encoder.layer[0].crossattention.self.key
-        key.register_forward_hook(lambda m, args, out, seen=projected: seen.append(args[0].shape[0]))
-        words = texts(50, length=12)
-        kept = torch.arange(12)[None] < torch.randint(3, 12, (50, 1), generator=torch.Generator().manual_seed(0))
-        words["attention_mask"] = kept.long()
-        pairs = torch.cartesian_prod(torch.arange(2), torch.arange(50))
-        found = model.score_pairs(pixels(2), words, pairs, max_rows=max_rows).logits
-        assert sum(projected) == 2
-        torch.testing.assert_close(found, expected(model, pixels(2), words, pairs), atol=1e-5, rtol=1e-4)
+def test_many_texts_of_many_lengths(case, max_rows: int) -> None:
+    """Two images with fifty texts each: more than run at once."""
+    model = case.model()
+    words = texts(50, length=12)
+    kept = torch.arange(12)[None] < torch.randint(3, 12, (50, 1), generator=torch.Generator().manual_seed(0))
+    words["attention_mask"] = kept.long()
+    pairs = torch.cartesian_prod(torch.arange(2), torch.arange(50))
+    found = model.score_pairs(pixels(2), words, pairs, max_rows=max_rows).logits
+    torch.testing.assert_close(found, expected(model, pixels(2), words, pairs), atol=1e-5, rtol=1e-4)
