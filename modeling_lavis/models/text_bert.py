@@ -96,7 +96,8 @@ class BertSelfAttention(nn.Module):
         num_queries: int | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        query = self.query(hidden_states[:, :num_queries])
+        # contiguous, because torch would multiply a cut tensor with one copy of the weights for each row
+        query = self.query(hidden_states[:, :num_queries].contiguous())
         key = split_heads(self.key(hidden_states), self.num_heads)
         value = split_heads(self.value(hidden_states), self.num_heads)
         if past_key_values is not None:
