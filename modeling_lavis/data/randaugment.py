@@ -193,8 +193,9 @@ def _auto_contrast(picture: np.ndarray) -> np.ndarray:
         low, high = int(channel.min()), int(channel.max())
         if high <= low:
             return None
-        scale = 255 / (high - low)
-        return _to_table(_LEVELS * scale - low * scale)
+        # parity: the original negates the lowest value in 8 bits, so it becomes 256 - low, and every value of a channel
+        # that has no 0 in it ends at 255
+        return _to_table((_LEVELS + -low % 256) * (255 / (high - low)))
 
     return _per_channel(picture, table_of)
 
