@@ -25,7 +25,7 @@ def test_every_folder_of_code_is_a_package() -> None:
     assert found | {"modeling_lavis.hub.model_cards"} == set(PACKAGES)
 
 
-@pytest.mark.parametrize("package", [name for name in SETUP["options.package_data"]])
+@pytest.mark.parametrize("package", list(SETUP["options.package_data"]))
 def test_patterns_of_data_find_something(package: str) -> None:
     assert package in PACKAGES
     for pattern in SETUP["options.package_data"][package].split():
