@@ -15,6 +15,10 @@ from benchmarks import report
 from benchmarks.runner import MACHINE
 from benchmarks.workloads import OURS, WORKLOADS
 
+# Left alone, the allocator of the C library keeps freed blocks of up to 32 MB and fills the gaps badly: the high-water
+# mark of one and the same training step then differs by 10 % from run to run, whoever's step it is.
+_LARGE_BLOCKS_GO_BACK = f"glibc.malloc.mmap_threshold={16 * 2**20}"
+
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -107,6 +111,8 @@ def _run_in_fresh_process(python: str, settings: dict[str, Any], folder: Path) -
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if WORKLOADS[settings["workload"]].trains:
+        environment["GLIBC_TUNABLES"] = _LARGE_BLOCKS_GO_BACK
     command = [python, "-W", "ignore", "-m", "benchmarks.runner", json.dumps(settings), str(folder)]
     try:
         process = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)

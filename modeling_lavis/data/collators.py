@@ -131,11 +131,7 @@ class ImageTextCollator(RowCollator):
     def _number(self, image_id: Any) -> int:
         if self.image_numbers is not None:
             return self.image_numbers[image_id]
-        try:
-            return int(image_id)
-        except ValueError:
-            # not Python's hash, which differs from process to process
-            return int.from_bytes(hashlib.sha1(str(image_id).encode()).digest()[:8], "big") >> 1
+        return image_number(image_id)
 
 
 class QuestionAnsweringCollator(RowCollator):
@@ -256,6 +252,15 @@ def number_images(rows: Iterable[Row], column: str = "image_id") -> dict[Any, in
     for row in rows:
         numbers.setdefault(row[column], len(numbers))
     return numbers
+
+
+def image_number(image_id: Any) -> int:
+    """An id as a number: itself if it is one, else one that follows from its letters."""
+    try:
+        return int(image_id)
+    except ValueError:
+        # not Python's hash, which differs from process to process
+        return int.from_bytes(hashlib.sha1(str(image_id).encode()).digest()[:8], "big") >> 1
 
 
 def swap_left_right(sentence: str) -> str:

@@ -194,7 +194,8 @@ def _auto_contrast(picture: np.ndarray) -> np.ndarray:
         if high <= low:
             return None
         scale = 255 / (high - low)
-        return _to_table(_LEVELS * scale - low * scale)
+        # parity: the original negates `low` as a byte, so a channel whose darkest value is not 0 becomes all white
+        return _to_table(_LEVELS * scale + -low % 256 * scale)
 
     return _per_channel(picture, table_of)
 

@@ -85,7 +85,9 @@ class Plan:
     def dtype(self, name: str, sources: Mapping[str, Tensor]) -> torch.dtype:
         """The dtype of one target's value."""
         if name in self.filled:
-            return sources[self.filled[name].source].dtype
+            own = sources[self.filled[name].source].dtype
+            # parity: positions are resized in float32 and stay so, also where the tower is in half precision
+            return own if self.filled[name].resized_from is None else torch.promote_types(own, torch.float32)
         copied = self.initialised[name].copy_of
         return self.targets[name].dtype if copied is None else self.dtype(copied, sources)
 
@@ -94,7 +96,7 @@ class Plan:
         if name in self.filled:
             tensor = sources[self.filled[name].source]
             if self.filled[name].resized_from is not None:
-                tensor = self.resize(name, tensor, tuple(self.targets[name].shape))
+                tensor = self.resize(name, tensor.to(self.dtype(name, sources)), tuple(self.targets[name].shape))
             return tensor
         origin = self.initialised[name]
         if origin.copy_of is not None:

@@ -13,6 +13,7 @@ from modeling_lavis.hub import image_text as common
 from modeling_lavis.hub.families import Architecture, Drop, Family, Fresh, Signature
 from modeling_lavis.hub.key_maps import KeyMap, Rename
 from modeling_lavis.hub.parts import WithParts, language_model_weights, tower_weights
+from modeling_lavis.models.position_embeddings import resize_grid_positions
 
 TOWER = "visual_encoder."
 _CLIP = TOWER + "transformer.resblocks.{block:d}."
@@ -134,6 +135,7 @@ def add_parts(
     for name, axes in (("class_embedding", (1, 1, -1)), ("positional_embedding", (1, *_shape(tensors, "positional")))):
         if TOWER + name in tensors:
             tensors[TOWER + name] = tensors[TOWER + name].reshape(axes)
+    _resize_clip_positions(tensors, (settings.get("vision") or {}).get("image_size"))
     prefix = _LANGUAGE_MODELS.get(architecture)
     if prefix is None:
         if language_model is not None:
@@ -154,6 +156,18 @@ def add_parts(
     added["language_model"] = str(language_model)
     added["language_model_config"] = config
     return WithParts(tensors, dropped, added)
+
+
+def _resize_clip_positions(tensors: dict[str, Tensor], image_size: int | None) -> None:
+    """Fit the positions of a CLIP tower to another image size, in place.
+
+    parity: the original resizes these alone with aligned corners, and rounds them to the dtype of the file.
+    """
+    table, patches = tensors.get(f"{TOWER}positional_embedding"), tensors.get(f"{TOWER}conv1.weight")
+    if table is None or patches is None or not image_size:
+        return
+    side = image_size // patches.shape[-1]
+    tensors[f"{TOWER}positional_embedding"] = resize_grid_positions(table, (side, side), align_corners=True)
 
 
 def _width(tensors: Mapping[str, Tensor]) -> int | None:

@@ -198,10 +198,6 @@ def _vision_config(shapes: Shapes, asked: dict[str, Any], settings: Mapping[str,
         "depth": count(shapes, _PREFIX + block),
     }
     sizes = agree("vision", measured, asked, free=frozenset({"image_size"}))
-    if is_clip and sizes["image_size"] != measured["image_size"]:
-        raise ValueError(
-            "The positions of a CLIP tower are not resized by the conversion; leave vision.image_size out."
-        )
     ratio = asked.get("mlp_ratio")
     if ratio is not None and int(width * ratio) != inner:
         raise ValueError(f"vision.mlp_ratio {ratio} makes {int(width * ratio)} inner units, the tower has {inner}.")

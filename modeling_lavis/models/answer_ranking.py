@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ranking a closed list of answers by a decoder (ALBEF, section 4, https://arxiv.org/abs/2107.07651).
 
-Letters: B questions, A answers, k candidates per question, L answer tokens, D width, V vocabulary.
+Letters: B questions, A answers, k candidates per question, g of them that run together, L answer tokens, D width,
+V vocabulary.
 """
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from .configuration_text_bert import LavisBertConfig
 from .generation import SharedCrossAttentionCache
 from .language_loss import smoothed_token_loss
 from .outputs import RankedAnswers
 from .text_bert import LavisBertLMHeadModel
 
+# Candidates of about the same length run together, for padding costs as much as tokens; smaller groups than this one
+# would waste more than they save.
+_GROUPS, _SMALLEST_GROUP = 8, 16
 
-def _candidate_losses(
+
+def _token_losses(
     decoder: LavisBertLMHeadModel, hidden_states: Tensor, labels: Tensor, smoothing: float, chunk: int
 ) -> Tensor:
     """Summed loss of each row (R,) for states (R, L, D) that predict labels (R, L); only real tokens see the head."""
@@ -26,6 +32,14 @@ def _candidate_losses(
         ]
     )
     return torch.zeros(labels.shape[0], dtype=losses.dtype, device=losses.device).index_add_(0, rows, losses)
+
+
+def _for_group(started: SharedCrossAttentionCache, size: int, config: LavisBertConfig) -> SharedCrossAttentionCache:
+    """The start token's keys and values for `size` candidates of each question; the question's stay as they are."""
+    own = DynamicCache(config=config)
+    for index, layer in enumerate(started.self_attention_cache.layers):
+        own.update(layer.keys.repeat_interleave(size, dim=0), layer.values.repeat_interleave(size, dim=0), index)
+    return SharedCrossAttentionCache(own, started.cross_attention_cache)
 
 
 @torch.no_grad()
@@ -44,7 +58,8 @@ def rank_answers(
     Pick for each question the answers whose first token is likeliest, then order them by the loss of the whole answer.
 
     All candidates of a question share the start token, which is run once, and the keys and values of the question;
-    the last token of an answer predicts nothing and is not run.
+    the last token of an answer predicts nothing and is not run, and neither is padding beyond the group that an answer
+    is run with.
 
     Args:
         decoder ([`LavisBertLMHeadModel`]): causal decoder.
@@ -77,33 +92,38 @@ def rank_answers(
 
     cache = SharedCrossAttentionCache(DynamicCache(config=config), DynamicCache(config=config))
     start = torch.full((batch, 1), start_token_id, dtype=torch.long, device=encoder_hidden_states.device)
-    shared = {
+    question = {
         "encoder_hidden_states": encoder_hidden_states,
         "encoder_attention_mask": encoder_attention_mask,
-        "past_key_values": cache,
     }
-    logits = decoder(start, **shared)[0][:, 0].float()  # (B, V)
-    candidates = logits.softmax(dim=-1)[:, answer_input_ids[:, 1]].topk(k, dim=1).indices  # (B, k)
+    logits = decoder(start, past_key_values=cache, **question)[0][:, 0].float()  # (B, V)
+    first_tokens = answer_input_ids[:, 1]
+    candidates = logits.softmax(dim=-1)[:, first_tokens].topk(k, dim=1).indices  # (B, k)
 
-    chosen = labels[candidates.flatten()]  # (B * k, L)
-    losses = _first_token_losses(logits, chosen[:, 1].view(batch, k), smoothing)
-    longest = int((chosen != -100).sum(dim=1).max())
-    if longest > 2:
-        cache.batch_repeat_interleave(k)
-        inputs = answer_input_ids[candidates.flatten()][:, 1 : longest - 1]
-        states = decoder.bert(inputs, causal=True, **shared).last_hidden_state
-        losses = losses + _candidate_losses(decoder, states, chosen[:, 2:longest], smoothing, chunk_size)
+    losses = _first_token_losses(logits, first_tokens[candidates], smoothing)  # (B, k)
+    lengths = (labels != -100).sum(dim=1)[candidates]  # (B, k)
+    by_length = lengths.argsort(dim=1, stable=True)
+    for places in by_length.split(max(-(-k // _GROUPS), _SMALLEST_GROUP), dim=1):
+        longest = int(lengths.gather(1, places).max())
+        if longest <= 2:  # the start token, which is run, and one more, whose loss is known
+            continue
+        answers = candidates.gather(1, places).flatten()  # (B * g,)
+        own_cache = _for_group(cache, places.shape[1], config)
+        inputs = answer_input_ids[answers, 1 : longest - 1]
+        states = decoder.bert(inputs, causal=True, past_key_values=own_cache, **question).last_hidden_state
+        rest = _token_losses(decoder, states, labels[answers, 2:longest], smoothing, chunk_size)
+        losses = losses.scatter_add(1, places, rest.view(batch, -1))
 
-    scores, order = (-losses).view(batch, k).sort(dim=1, descending=True, stable=True)
+    scores, order = (-losses).sort(dim=1, descending=True, stable=True)
     candidates = candidates.gather(1, order)
     return RankedAnswers(best=candidates[:, 0], candidates=candidates, scores=scores)
 
 
 def _first_token_losses(logits: Tensor, tokens: Tensor, smoothing: float) -> Tensor:
-    """Smoothed loss (B * k,) of the candidates' first tokens (B, k) under one row of logits (B, V) per question."""
+    """Smoothed loss (B, k) of the candidates' first tokens (B, k) under one row of logits (B, V) per question."""
     log_probs = logits.log_softmax(dim=-1)
     likelihood = log_probs.gather(1, tokens)
-    return -((1 - smoothing) * likelihood + smoothing * log_probs.mean(dim=-1, keepdim=True)).flatten()
+    return -((1 - smoothing) * likelihood + smoothing * log_probs.mean(dim=-1, keepdim=True))
 
 
 __all__ = ["rank_answers"]

@@ -51,7 +51,7 @@ class AlbefConfig(PreTrainedConfig):
         "text_config": LavisBertConfig,
         "answer_config": SubConfigSpec(LavisBertConfig, optional=True),
     }
-    keys_to_ignore_at_inference = ["past_key_values", "encoder_last_hidden_state", "intermediates"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "encoder_last_hidden_state", "intermediates"]
 
     vision_config: Any = None
     text_config: Any = None

@@ -44,7 +44,7 @@ class LavisBlipConfig(PreTrainedConfig):
 
     model_type = "lavis_blip"
     sub_configs_defaults = {"vision_config": LavisViTConfig, "text_config": LavisBertConfig}
-    keys_to_ignore_at_inference = ["past_key_values", "encoder_last_hidden_state", "intermediates"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "encoder_last_hidden_state", "intermediates"]
 
     vision_config: Any = None
     text_config: Any = None

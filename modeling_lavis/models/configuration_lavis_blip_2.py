@@ -21,7 +21,9 @@ _FOREIGN_MODEL_TYPE = "blip-2"
 LORA_TARGET_MODULES: dict[str, str] = {
     "opt": r"language_model\..*\.(q_proj|k_proj|v_proj|out_proj)",
     "t5": r"language_model\..*\.(q|k|v|o)",
+    "bart": r"language_model\..*\.(q_proj|k_proj|v_proj|out_proj)",
     "llama": r"language_model\..*\.(q_proj|k_proj|v_proj|o_proj)",
+    "gpt2": r"language_model\..*\.(c_attn|c_proj)",
     "qformer": r"qformer\..*\.(query|key|value)",
     "vision": r"vision_model\..*\.attn\.(qkv|proj)",
 }
@@ -82,7 +84,7 @@ class LavisBlip2Config(PreTrainedConfig):
         "qformer_config": LavisQFormerConfig,
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="opt", optional=True),
     }
-    keys_to_ignore_at_inference = ["past_key_values", "encoder_last_hidden_state", "intermediates"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "encoder_last_hidden_state", "intermediates"]
 
     vision_config: Any = None
     qformer_config: Any = None

@@ -4,6 +4,7 @@
 Letters: B rows of this process, K candidates (batch, then queue), P width of the projected features.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,11 +40,16 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return -(targets * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
+def similarities(features: Tensor, banks: Sequence[Tensor], temperature: Tensor) -> Tensor:
+    """Features (B, P) against all candidates, in parts of shape (P, K_i): (B, K). The parts are not copied."""
+    return torch.cat([features @ bank for bank in banks], dim=1) / temperature
+
+
 def contrastive_loss(
     image_features: Tensor,
     text_features: Tensor,
-    image_bank: Tensor,
-    text_bank: Tensor,
+    image_banks: Sequence[Tensor],
+    text_banks: Sequence[Tensor],
     temperature: Tensor,
     positives: Tensor,
     momentum_features: tuple[Tensor, Tensor] | None = None,
@@ -55,7 +61,7 @@ def contrastive_loss(
 
     Args:
         image_features, text_features (`Tensor` of shape `(B, P)`): normalised, with gradient.
-        image_bank, text_bank (`Tensor` of shape `(P, K)`): candidates, without gradient.
+        image_banks, text_banks (sequences of `Tensor`s of shape `(P, K_i)`): candidates, K in all.
         temperature (`Tensor` of shape `()`): divides all similarities.
         positives (`Tensor` of shape `(B, K)`): boolean, which candidates match a row.
         momentum_features (`tuple[Tensor, Tensor]`, *optional*): image and text features (B, P) of the twins.
@@ -64,15 +70,15 @@ def contrastive_loss(
     Returns:
         [`ContrastiveOutput`]: loss () and the similarities and targets.
     """
-    sim_i2t = image_features @ text_bank / temperature
-    sim_t2i = text_features @ image_bank / temperature
+    sim_i2t = similarities(image_features, text_banks, temperature)
+    sim_t2i = similarities(text_features, image_banks, temperature)
     with torch.no_grad():
         targets = positive_targets(positives, sim_i2t.dtype)
         targets_i2t = targets_t2i = targets
         sim_i2t_m = sim_t2i_m = None
         if momentum_features is not None:
-            sim_i2t_m = momentum_features[0] @ text_bank / temperature
-            sim_t2i_m = momentum_features[1] @ image_bank / temperature
+            sim_i2t_m = similarities(momentum_features[0], text_banks, temperature)
+            sim_t2i_m = similarities(momentum_features[1], image_banks, temperature)
             targets_i2t = torch.lerp(targets, sim_i2t_m.softmax(dim=1), alpha)
             targets_t2i = torch.lerp(targets, sim_t2i_m.softmax(dim=1), alpha)
     loss = (soft_cross_entropy(sim_i2t, targets_i2t) + soft_cross_entropy(sim_t2i, targets_t2i)) / 2
@@ -128,5 +134,6 @@ __all__ = [
     "negative_weights",
     "positive_targets",
     "same_ids",
+    "similarities",
     "soft_cross_entropy",
 ]

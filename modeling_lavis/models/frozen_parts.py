@@ -98,7 +98,12 @@ class FrozenPartsMixin(LavisPreTrainedModel):
         config.frozen_parts = None  # from here on the model has them
         for name in _HUB_OPTIONS:
             kwargs.pop(name, None)
-        model = super().from_pretrained(None, *args, state_dict=state, **kwargs)
+        try:
+            model = super().from_pretrained(None, *args, state_dict=state, **kwargs)
+        except RuntimeError as error:
+            if "mismatched" not in str(error):
+                raise
+            raise _does_not_fit(parts) from error
         loaded = model[0] if isinstance(model, tuple) else model
         loaded.config._name_or_path = str(pretrained_model_name_or_path)
         return model
@@ -111,6 +116,15 @@ def _read_weights(source: Any, access: dict[str, Any]) -> dict[str, Tensor]:
         return load_state_dict(cached_file(source, SAFE_WEIGHTS_NAME, **access))
     files, _ = get_checkpoint_shard_files(source, index, **access)
     return {name: tensor for file in files for name, tensor in load_state_dict(file).items()}
+
+
+def _does_not_fit(parts: Mapping[str, str]) -> ValueError:
+    """What is raised when weights have other sizes than the configuration says."""
+    named = " or ".join(f"{name} at {source!r}" for name, source in parts.items())
+    return ValueError(
+        f"The {named} does not fit this repository: its weights have other sizes than config.json says (see the report "
+        "above). Give the part that the model was trained with."
+    )
 
 
 def _read_part(name: str, source: str, config: PreTrainedConfig, access: dict[str, Any]) -> dict[str, Tensor]:
@@ -128,6 +142,10 @@ def _read_part(name: str, source: str, config: PreTrainedConfig, access: dict[st
             f"{str(error).splitlines()[0]} Put it there, or pass another place: "
             f'config.frozen_parts = {{"{name}": ...}}.'
         ) from error
+    except RuntimeError as error:
+        if "mismatched" not in str(error):
+            raise
+        raise _does_not_fit({name: source}) from error
     return {f"{name}.{key}": value for key, value in part.items() if torch.is_tensor(value)}
 
 

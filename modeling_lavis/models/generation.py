@@ -9,10 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin
-from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from .cache_names import CACHE_NAME
 from .modeling_base import check_text
+
+# What `generate` has one row of for each sequence.
+_PER_ROW = ("decoder_attention_mask", "decoder_position_ids")
 
 
 class SharedCrossAttentionCache(EncoderDecoderCache):
@@ -146,7 +150,7 @@ class ImageGroundedGenerationMixin(GenerationMixin):
         if expand_size > 1:
             if input_ids is not None:
                 input_ids = input_ids.repeat_interleave(expand_size, dim=0)
-            for name in ("decoder_attention_mask", "decoder_position_ids"):
+            for name in _PER_ROW:
                 if model_kwargs.get(name) is not None:
                     model_kwargs[name] = model_kwargs[name].repeat_interleave(expand_size, dim=0)
         return input_ids, model_kwargs
@@ -155,28 +159,52 @@ class ImageGroundedGenerationMixin(GenerationMixin):
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
         result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE_NAME)
         if type(cache) is EncoderDecoderCache:
-            model_kwargs["past_key_values"] = SharedCrossAttentionCache(
+            model_kwargs[CACHE_NAME] = SharedCrossAttentionCache(
                 cache.self_attention_cache, cache.cross_attention_cache
             )
         return result
 
-    def prepare_inputs_for_generation(
+    def _prefill(
         self,
         input_ids: Tensor,
-        next_sequence_length: int | None = None,
-        past_key_values: Cache | None = None,
-        **kwargs: Any,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+        *args: Any,
+        **kw: Any,
+    ) -> Any:
+        """Beams and returned sequences of one prompt begin alike: it is run once and its keys and values repeated."""
+        copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
+        cache = model_kwargs.get(CACHE_NAME)
+        alike = (
+            copies > 1
+            and input_ids.shape[0] % copies == 0
+            and isinstance(cache, SharedCrossAttentionCache)
+            and isinstance(cache.self_attention_cache, DynamicCache)
+            and cache.get_seq_length() == 0
+            and not (generation_config.output_attentions or generation_config.output_hidden_states)
+        )
+        if not alike:
+            return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kw)
+        once = dict(model_kwargs)
+        for name in _PER_ROW:
+            if once.get(name) is not None:
+                once[name] = once[name][::copies]
+        output = super()._prefill(input_ids[::copies], generation_config, once, *args, **kw)
+        cache.batch_repeat_interleave(copies)
+        output.logits = output.logits.repeat_interleave(copies, dim=0)
+        return output
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Inputs of one step; positions of prompts that are padded on the left count from their first token."""
         mask = kwargs.get("decoder_attention_mask")
         if mask is not None and mask.ndim == 2:
             positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
             kwargs["decoder_position_ids"] = positions[:, -next_sequence_length:] if next_sequence_length else positions
-        return super().prepare_inputs_for_generation(
-            input_ids, next_sequence_length=next_sequence_length, past_key_values=past_key_values, **kwargs
-        )
+        return super().prepare_inputs_for_generation(input_ids, next_sequence_length=next_sequence_length, **kwargs)
 
 
 class OriginalBeams:

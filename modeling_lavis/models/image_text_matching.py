@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Comparing images and texts: contrast, matching with hard negatives, and matching scores of chosen pairs.
+"""Comparing images and texts: contrast, and matching with hard negatives.
 
 Letters: B rows of this process, W rows of all processes, N image tokens, T text tokens, D width, P common width,
 K pairs, M further rows of text in the matching pass, R = 3B + M.
@@ -7,12 +7,13 @@ K pairs, M further rows of text in the matching pass, R = 3B + M.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache
 from transformers.utils import can_return_tuple
 
 from .contrastive import ContrastiveOutput, negative_weights, same_ids
@@ -22,10 +23,9 @@ from .heads import project
 from .image_text_base import FeaturesMixin, build_encoders, build_projections
 from .modeling_base import check_text, image_and_text
 from .momentum_contrast import MomentumContrastMixin, matching_rows
-from .outputs import LavisImageTextRetrievalOutput, PairScores
-from .pair_scoring import check_pairs, chunk_pairs
-
-MatchHead = Literal["itc", "itm", "both"]
+from .outputs import LavisImageTextRetrievalOutput
+from .pair_matching import MatchHead, PairMatchingMixin
+from .pair_scoring import TextPart
 
 
 @dataclass
@@ -60,7 +60,7 @@ class MatchingBatch:
     intermediates: dict[str, Any] = field(default_factory=dict)
 
 
-class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
+class MatchingMixin(PairMatchingMixin, FeaturesMixin, MomentumContrastMixin):
     """Contrast and matching, for heads with both encoders, projections and a matching head."""
 
     #: added to the probability of every negative, so that none is out of reach
@@ -82,114 +82,66 @@ class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
 
     # Inference
 
-    @torch.no_grad()
-    def score_pairs(
+    def match(
         self,
-        images: Tensor,
-        texts: Mapping[str, Tensor],
-        pairs: Tensor,
-        max_rows: int = 256,
-        interpolate_pos_encoding: bool = False,
-    ) -> PairScores:
-        r"""
-        Matching scores of chosen pairs. Every image is encoded once, and its keys and values are shared by all of its
-        texts; where layers read texts alone, every text runs through them once.
-
-        Args:
-            images (`Tensor` of shape `(images, channels, height, width)` or `(images, N, D)`): pixels, or states that
-                [`encode_images`] has made of them.
-            texts (mapping with `input_ids` and `attention_mask` of shape `(texts, T)`): what the processor returns,
-                and optionally `text_embeds` (texts, T, D) that [`encode_texts`] has made of them.
-            pairs (`Tensor` of shape `(K, 2)`): rows of image and text.
-            max_rows (`int`, *optional*, defaults to 256): texts that are run at once.
-            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): take images of another size.
-
-        Returns:
-            [`PairScores`]: in the order of `pairs`.
-        """
-        if images.ndim == 4:
-            images = self.encode_images(images, interpolate_pos_encoding)
-        input_ids = texts["input_ids"]
-        attention_mask = texts.get("attention_mask")
-        if attention_mask is None:
-            attention_mask = (input_ids != self.config.pad_token_id).long()
-        pairs = check_pairs(pairs, images.shape[0], input_ids.shape[0]).to(images.device)
-        lengths = attention_mask.sum(dim=1)
-        text_embeds = None
-        if self.fuses_text_states and pairs.numel():
-            text_embeds = texts.get("text_embeds")
-            if text_embeds is None:
-                longest = int(lengths.max())
-                ids, mask = input_ids[:, :longest].split(max_rows), attention_mask[:, :longest].split(max_rows)
-                text_embeds = torch.cat([self.encode_texts(i, m) for i, m in zip(ids, mask, strict=True)])
-        logits = torch.empty(pairs.shape[0], 2, dtype=images.dtype, device=images.device)
-        for chunk in chunk_pairs(pairs, lengths, max_rows):
-            longest = int(lengths[chunk.texts].max())
-            states = self.read_images(
-                images[chunk.images],
-                input_ids[chunk.texts, :longest],
-                attention_mask[chunk.texts, :longest],
-                text_embeds=None if text_embeds is None else text_embeds[chunk.texts, :longest],
-                first_token_only=True,
-            ).last_hidden_state
-            real = chunk.pairs >= 0
-            logits[chunk.pairs[real]] = self.itm_head(states[real, 0]).to(logits.dtype)
-        return PairScores(logits=logits, probabilities=logits.softmax(dim=-1)[:, 1])
-
-    def compare(
-        self,
-        pixel_values: Tensor,
+        image_embeds: Tensor,
         input_ids: Tensor,
-        attention_mask: Tensor | None,
-        match_head: MatchHead,
-        interpolate_pos_encoding: bool,
+        attention_mask: Tensor | None = None,
+        text_embeds: Tensor | None = None,
         **kwargs: Any,
+    ) -> tuple[Tensor, Any]:
+        """Logits (R, 2) of texts (R, T) that read the images (B, N, D), and the output of the text encoder."""
+        output = self.read_images(image_embeds, input_ids, attention_mask, text_embeds=text_embeds, **kwargs)
+        return self.itm_head(output.last_hidden_state[:, 0]), output
+
+    def match_part(
+        self, image_embeds: Tensor, texts: Mapping[str, Tensor], part: TextPart, length: int, cache: Cache | None
+    ) -> Tensor:
+        """Logits (r, 2) of texts that read their images (b, N, D), cut to `length` tokens."""
+        text_embeds = texts.get("text_embeds") if self.fuses_text_states else None
+        logits, _ = self.match(
+            image_embeds,
+            texts["input_ids"][part.texts, :length],
+            texts["attention_mask"][part.texts, :length],
+            text_embeds=None if text_embeds is None else text_embeds[part.texts, :length],
+            encoder_index=part.index,
+            past_key_values=cache,
+            first_token_only=True,
+        )
+        return logits
+
+    def prepare_texts(self, texts: Mapping[str, Tensor], length: int, max_rows: int) -> Mapping[str, Tensor]:
+        """Where layers read texts alone, their states as `text_embeds`."""
+        if not self.fuses_text_states or texts.get("text_embeds") is not None:
+            return texts
+        ids, mask = (texts[name][:, :length].split(max_rows) for name in ("input_ids", "attention_mask"))
+        states = [self.encode_texts(i, m) for i, m in zip(ids, mask, strict=True)]
+        return {**texts, "text_embeds": torch.cat(states)}
+
+    def contrast_fields(
+        self, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> dict[str, Any]:
-        """Similarities and matching logits without a loss, as fields of the output."""
-        if match_head not in ("itc", "itm", "both"):
-            raise ValueError(f"match_head is {match_head!r}; it can be 'itc', 'itm' or 'both'.")
-        image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
-        fields: dict[str, Any] = {"image_embeds": image_embeds}
-        text_embeds = None
-        if match_head != "itm":
-            text = self.text_encoder(
-                with_first_token(input_ids, self.config.cls_token_id),
-                attention_mask,
-                mode="text",
-                **(kwargs if match_head == "itc" else {}),
-            )
-            text_embeds = text.last_hidden_state
-            fields.update(hidden_states=text.hidden_states, attentions=text.attentions)
-            image_features, text_features = self.project_images(image_embeds), self.project_texts(text_embeds)
-            per_image = image_features @ text_features.T / self.temp.to(image_features.dtype)
-            fields.update(
-                text_embeds=text_embeds,
-                image_features=image_features,
-                text_features=text_features,
-                logits_per_image=per_image,
-                logits_per_text=per_image.T,
-            )
-        if match_head != "itc":
-            if image_embeds.shape[0] != input_ids.shape[0]:
-                raise ValueError(
-                    f"Matching takes pairs, but got {image_embeds.shape[0]} images and {input_ids.shape[0]} texts. "
-                    "Give as many texts as images, or use score_pairs for any combination."
-                )
-            output = self.read_images(image_embeds, input_ids, attention_mask, text_embeds=text_embeds, **kwargs)
-            states = output.last_hidden_state
-            fields.update(
-                logits=self.itm_head(states[:, 0]),
-                multimodal_embeds=states,
-                hidden_states=output.hidden_states,
-                attentions=output.cross_attentions,
-            )
-        return fields
+        """Similarities of all images (B, N, D) with all texts (R, T), as fields of the output."""
+        text = self.text_encoder(
+            with_first_token(input_ids, self.config.cls_token_id), attention_mask, mode="text", **kwargs
+        )
+        image_features, text_features = self.project_images(image_embeds), self.project_texts(text.last_hidden_state)
+        return {
+            "hidden_states": text.hidden_states,
+            "attentions": text.attentions,
+            "text_embeds": text.last_hidden_state,
+            "image_features": image_features,
+            "text_features": text_features,
+            "logits_per_image": image_features @ text_features.T / self.temp.to(image_features.dtype),
+        }
 
     # Training
 
+    @torch.no_grad()
     def _momentum_features(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None, kept: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
+        """The twins' image and text features (B, P); their states go to `kept`."""
         image_embeds = self.vision_model_m(pixel_values, interpolate_pos_encoding=True).last_hidden_state
         text_embeds = self.text_encoder_m(input_ids, attention_mask, mode="text").last_hidden_state
         kept.update(image_embeds_m=image_embeds, text_embeds_m=text_embeds)
@@ -239,13 +191,15 @@ class MatchingMixin(FeaturesMixin, MomentumContrastMixin):
             attention_mask = torch.ones_like(text_ids)
         elif not keep:  # who looks at the states wants them for every column
             text_ids, attention_mask = without_common_padding(text_ids, attention_mask)
-        image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
-        text_embeds = self.encode_texts(text_ids, attention_mask)
-        image_features, text_features = self.project_images(image_embeds), self.project_texts(text_embeds)
+        # What comes first is freed first: the twins keep nothing, so their pass leaves room for the next. The backward
+        # pass ends with the texts, whose gradients come when the much larger states of the image tower are gone.
         kept: dict[str, Tensor] = {}
         momentum = None
         if self.config.use_momentum:
-            momentum = lambda: self._momentum_features(pixel_values, text_ids, attention_mask, kept)  # noqa: E731
+            momentum = self._momentum_features(pixel_values, text_ids, attention_mask, kept)
+        text_embeds = self.encode_texts(text_ids, attention_mask)
+        image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
+        image_features, text_features = self.project_images(image_embeds), self.project_texts(text_embeds)
         contrast = self.contrast(image_features, text_features, momentum, image_ids, alpha, update_state)
         return MatchingBatch(
             image_embeds=image_embeds,

@@ -12,8 +12,16 @@ class AlbefPreTrainedModel(ImageTextPreTrainedModel):
     """An image tower and a text transformer with fusion layers that are configured by [`AlbefConfig`]."""
 
     config: AlbefConfig
+    #: whether the class is for two images, whose layers come in pairs
+    reads_pairs = False
 
     def __init__(self, config: AlbefConfig, *args: Any, **kwargs: Any) -> None:
+        if config.text_config.pair_image_layers and not self.reads_pairs:
+            raise ValueError(
+                f"This configuration is that of a model for two images (text_config.pair_image_layers), whose layers "
+                f"come in pairs; {type(self).__name__} reads one image. Use AlbefForImagesAndTextClassification, or "
+                "start from a checkpoint for one image."
+            )
         # from_pretrained(..., use_token_type_embeddings=...) changes a configuration that is complete already.
         config.pass_on_token_types()
         super().__init__(config, *args, **kwargs)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """ALBEF heads that classify a text together with one image or with two."""
 
+from copy import deepcopy
+
 from .configuration_albef import AlbefConfig
 from .image_text_classification import ClassificationMixin, ImagePairClassificationMixin
 from .modeling_albef_base import AlbefPreTrainedModel
@@ -34,9 +36,12 @@ class AlbefForImagesAndTextClassification(ImagePairClassificationMixin, AlbefPre
 
     # parity: the original lets the text encoder itself read the twin tower's images; its own twin only moves along.
     twin_reads = False
+    reads_pairs = True
 
     def __init__(self, config: AlbefConfig) -> None:
-        config.text_config.pair_image_layers = True
+        if not config.text_config.pair_image_layers:
+            config = deepcopy(config)  # the caller's may go on to other heads
+            config.text_config.pair_image_layers = True
         super().__init__(config)
         self.build_classifier(config, distils=config.use_momentum and config.use_distill)
         self.post_init()

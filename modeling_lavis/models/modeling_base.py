@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .cache_names import CACHE_NAMES
+
 
 def image_and_text(pixel_values: Tensor | None, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
     """Both inputs, for heads that cannot do without; `ValueError` names what is missing."""
@@ -20,8 +22,13 @@ def image_and_text(pixel_values: Tensor | None, input_ids: Tensor | None) -> tup
     return pixel_values, input_ids
 
 
-def check_text(input_ids: Tensor, attention_mask: Tensor | None = None) -> None:
-    """Raise `ValueError` unless ids are whole numbers of shape (R, T) and the mask, if it is 2D, has that shape."""
+def check_text(input_ids: Tensor, attention_mask: Tensor | None = None, num_words: int | None = None) -> None:
+    """
+    Raise `ValueError` unless ids are whole numbers of shape (R, T) and the mask, if it is 2D, has that shape.
+
+    With `num_words`, ids in main memory must be words of such a vocabulary, too. Elsewhere nothing is read: an
+    accelerator would have to wait for it, and a compiler could not go on.
+    """
     if input_ids.ndim != 2 or input_ids.dtype not in (torch.int64, torch.int32):
         raise ValueError(
             f"Got input_ids of shape {tuple(input_ids.shape)} and dtype {input_ids.dtype}, expected (texts, tokens) of "
@@ -32,6 +39,15 @@ def check_text(input_ids: Tensor, attention_mask: Tensor | None = None) -> None:
             f"Got an attention_mask of shape {tuple(attention_mask.shape)} for input_ids of shape "
             f"{tuple(input_ids.shape)}; both have to be (texts, tokens). The processor makes them together."
         )
+    if num_words is None or torch.compiler.is_compiling() or type(input_ids) is not Tensor:
+        return
+    if input_ids.device.type == "cpu" and input_ids.numel():
+        smallest, largest = (int(bound) for bound in input_ids.aminmax())
+        if smallest < 0 or largest >= num_words:
+            raise ValueError(
+                f"Got input_ids with the number {smallest if smallest < 0 else largest}, but the model knows the words "
+                f"0 to {num_words - 1}. Use the processor or tokenizer of this model, or resize_token_embeddings."
+            )
 
 
 class LavisPreTrainedModel(PreTrainedModel):
@@ -46,7 +62,7 @@ class LavisPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = list(CACHE_NAMES)
     # Our losses are means over the batch, contrastive ones cannot even be split: the Trainer must divide by the
     # number of accumulation steps itself.
     accepts_loss_kwargs = False

@@ -77,6 +77,12 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
             if hasattr(self, "temp"):
                 init.constant_(self.temp, self.config.logit_temperature)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that was asked for: that of the image tower, for what is trained is in float32 in any case."""
+        # transformers writes it into config.json and loads with it again.
+        return next(value.dtype for value in self.vision_model.parameters() if value.is_floating_point())
+
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         """The image tower, or the Q-Former for `modality="text"`."""
         return self.qformer if modality == "text" else self.vision_model
@@ -111,7 +117,7 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
             image_embeds (`Tensor` of shape `(B, N, E)`): what [`encode_images`] has made of the images.
             input_ids, attention_mask (`Tensor` of shape `(R, T)`, *optional*): texts, a multiple of the images (see
                 [`LavisQFormerModel`]).
-            past_key_values (`Cache`, *optional*): takes in keys and values of the queries.
+            past_key_values (`Cache`, *optional*): takes in keys and values (see [`LavisQFormerModel`]).
             kwargs: other options of [`LavisQFormerModel`].
         """
         rows = image_embeds.shape[0] if input_ids is None else input_ids.shape[0]

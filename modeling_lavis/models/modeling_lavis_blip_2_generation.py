@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    DynamicCache,
+    EncoderDecoderCache,
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import can_return_tuple
 
+from .cache_names import CACHE_NAME, CACHE_NAMES, returned
 from .configuration_lavis_blip_2 import LavisBlip2Config
 from .generation import pad_after_end, with_original_beams
 from .language_loss import mean_over_tokens, next_token_loss
@@ -233,13 +236,13 @@ class LavisBlip2ForConditionalGeneration(LavisBlip2PreTrainedModel, GenerationMi
             loss=loss,
             loss_lm=loss,
             logits=output.logits,
-            past_key_values=output.get("past_key_values"),
             encoder_last_hidden_state=encoder_states,
             image_embeds=prompt.image_embeds,
             decoder_hidden_states=output.get("decoder_hidden_states", output.get("hidden_states")),
             decoder_attentions=output.get("decoder_attentions", output.get("attentions")),
             cross_attentions=output.get("cross_attentions"),
             intermediates={**inputs, "labels": labels} if output_intermediates else None,
+            **returned(output.get(CACHE_NAME)),
         )
 
     @torch.no_grad()
@@ -284,6 +287,7 @@ class LavisBlip2ForConditionalGeneration(LavisBlip2PreTrainedModel, GenerationMi
         kwargs = config.update(**kwargs)
         if self.config.original_beam_scores:
             kwargs = with_original_beams(kwargs, config)
+        _add_cache_of_deeper_decoder(self.language_model.config, config, kwargs)
         hook = getattr(self.language_model, "_hf_hook", None)
         if hook is not None:  # a model over several devices returns its logits where the ids are
             hook.io_same_device = True
@@ -303,6 +307,19 @@ def _count_new_tokens(config: Any, options: dict[str, Any], prompt_length: int) 
         setattr(config, length, None)
         if given is not None and options.get(new_tokens) is None:
             options[new_tokens] = max(given - prompt_length, 0 if length == "min_length" else 1)
+
+
+def _add_cache_of_deeper_decoder(model_config: PreTrainedConfig, config: Any, options: dict[str, Any]) -> None:
+    """
+    Hand over a cache when the decoder is not as deep as the encoder, in place.
+
+    transformers counts the layers of a cache by `num_hidden_layers`, which for T5 are those of the encoder.
+    """
+    depth = getattr(model_config, "num_decoder_layers", None)
+    if depth in (None, model_config.num_hidden_layers) or config.use_cache is False or config.cache_implementation:
+        return
+    if all(options.get(name) is None for name in CACHE_NAMES):
+        options[CACHE_NAME] = EncoderDecoderCache(DynamicCache(), DynamicCache())
 
 
 __all__ = ["LavisBlip2ForConditionalGeneration", "Prompt", "build_language_model"]

@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
+from .cache_names import CACHE_NAME, returned, takes_cache
 from .configuration_lavis_blip_2 import LavisBlip2Config
 from .generation import ImageGroundedGenerationMixin, as_prompt, with_first_token
 from .language_loss import mean_over_tokens, next_token_loss
@@ -89,7 +90,7 @@ class QFormerCaptioningMixin(ImageGroundedGenerationMixin, QFormerObjectivesMixi
             batch_size,
             max_cache_length + self.config.num_query_tokens,
         )
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE_NAME)
         if cache is not None and int(cache.get_seq_length()) == 0:
             rows = batch_size * max(generation_config.num_beams, generation_config.num_return_sequences)
             self._fill_with_queries(_own(cache), model_kwargs["encoder_outputs"][0], rows)
@@ -104,22 +105,17 @@ class QFormerCaptioningMixin(ImageGroundedGenerationMixin, QFormerObjectivesMixi
             cache.update(layer.keys.repeat_interleave(each, dim=0), layer.values.repeat_interleave(each, dim=0), index)
 
     def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        next_sequence_length: int | None = None,
-        past_key_values: Cache | None = None,
-        **kwargs: Any,
+        self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Inputs of one step; see [`ImageGroundedGenerationMixin`]. Positions of the text do not count the queries."""
-        inputs = super().prepare_inputs_for_generation(
-            input_ids, next_sequence_length=next_sequence_length, past_key_values=past_key_values, **kwargs
-        )
+        inputs = super().prepare_inputs_for_generation(input_ids, next_sequence_length=next_sequence_length, **kwargs)
         if inputs.get("decoder_position_ids") is not None:
             length = inputs["decoder_input_ids"].shape[1]
             positions = inputs["decoder_position_ids"][:, -length:] - self.config.num_query_tokens
             inputs["decoder_position_ids"] = positions.clamp(min=0)
         return inputs
 
+    @takes_cache
     def decode_captions(
         self,
         decoder_input_ids: Tensor,
@@ -160,11 +156,11 @@ class QFormerCaptioningMixin(ImageGroundedGenerationMixin, QFormerObjectivesMixi
             past_key_values = cache
         return LavisGenerationOutput(
             logits=self.cls(output.last_hidden_state[:, kept]),
-            past_key_values=past_key_values,
             encoder_last_hidden_state=states,
             image_embeds=states,
             decoder_hidden_states=output.hidden_states,
             decoder_attentions=output.attentions,
+            **returned(past_key_values),
         )
 
 
@@ -239,10 +235,10 @@ class LavisBlip2ForPreTraining(QFormerCaptioningMixin):
             return LavisPreTrainingOutput(
                 logits=decoded.logits,
                 lm_logits=decoded.logits,
-                past_key_values=decoded.past_key_values,
                 image_embeds=decoded.encoder_last_hidden_state,
                 hidden_states=decoded.decoder_hidden_states,
                 attentions=decoded.decoder_attentions,
+                **returned(decoded.get(CACHE_NAME)),
             )
         if not return_loss:
             pixel_values, input_ids = image_and_text(pixel_values, input_ids)

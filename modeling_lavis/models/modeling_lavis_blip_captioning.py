@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
+from .cache_names import returned, takes_cache
 from .configuration_lavis_blip import LavisBlipConfig
 from .generation import ImageGroundedGenerationMixin, SharedCrossAttentionCache, as_prompt, with_first_token
 from .language_loss import mean_over_tokens, next_token_loss
@@ -67,6 +68,7 @@ class BlipCaptioningMixin(ImageGroundedGenerationMixin):
                 kwargs["decoder_attention_mask"] = mask
         return super().generate(inputs, **kwargs)
 
+    @takes_cache
     def decode_captions(
         self,
         decoder_input_ids: Tensor,
@@ -105,12 +107,12 @@ class BlipCaptioningMixin(ImageGroundedGenerationMixin):
         )
         return LavisGenerationOutput(
             logits=logits,
-            past_key_values=past_key_values,
             encoder_last_hidden_state=states,
             image_embeds=states,
             decoder_hidden_states=output.hidden_states,
             decoder_attentions=output.attentions,
             cross_attentions=output.cross_attentions,
+            **returned(past_key_values),
         )
 
 
@@ -141,6 +143,7 @@ class LavisBlipForConditionalGeneration(BlipCaptioningMixin, LavisBlipPreTrained
             kwargs["key_mapping"] = {**_SHARED_WITH_ENCODER, **(kwargs.get("key_mapping") or {})}
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
 
+    @takes_cache
     @can_return_tuple
     def forward(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
+from .cache_names import CACHE_NAME, returned
 from .configuration_lavis_blip import LavisBlipConfig
 from .contrastive import ContrastiveOutput, negative_weights, same_ids
 from .distributed import gather, rank
@@ -150,11 +151,11 @@ class LavisBlipForPreTraining(MatchingMixin, BlipCaptioningMixin, LavisBlipPreTr
             return LavisPreTrainingOutput(
                 logits=decoded.logits,
                 lm_logits=decoded.logits,
-                past_key_values=decoded.past_key_values,
                 image_embeds=decoded.encoder_last_hidden_state,
                 decoder_hidden_states=decoded.decoder_hidden_states,
                 decoder_attentions=decoded.decoder_attentions,
                 cross_attentions=decoded.cross_attentions,
+                **returned(decoded.get(CACHE_NAME)),
             )
         if not return_loss:
             pixel_values, input_ids = image_and_text(pixel_values, input_ids)

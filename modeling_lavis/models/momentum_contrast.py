@@ -4,7 +4,6 @@
 Letters: B rows of this process, W rows of all processes, P width of the common space, Q length of the queue.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from transformers import initialization as init
 
 from .contrastive import ContrastiveOutput, contrastive_loss, draw_negatives, same_ids
 from .distributed import gather, gather_with_grad, rank
+from .early_gradient import with_early_gradient
 from .modeling_base import LavisPreTrainedModel
 from .momentum import ModulePairs, freeze_twins, initialise_twins, push_to_queue, resize_twins, update_twins
 
@@ -104,7 +104,7 @@ class MomentumContrastMixin(LavisPreTrainedModel):
         self,
         image_features: Tensor,
         text_features: Tensor,
-        momentum_features: Callable[[], tuple[Tensor, Tensor]] | None,
+        momentum_features: tuple[Tensor, Tensor] | None,
         image_ids: Tensor | None,
         alpha: float | None,
         update_state: bool,
@@ -114,8 +114,9 @@ class MomentumContrastMixin(LavisPreTrainedModel):
 
         Args:
             image_features, text_features (`Tensor` of shape `(B, P)`): normalised features.
-            momentum_features (callable, *optional*): gives the twins' image and text features (B, P). Without, the
-                batches of all processes are compared with each other and no queue is used.
+            momentum_features (pair of `Tensor`s of shape `(B, P)`, *optional*): the twins' image and text features,
+                without gradient. Without them the batches of all processes are compared with each other and no queue
+                is used.
             image_ids (`Tensor` of shape `(B,)`, *optional*): equal ids are positives of each other.
             alpha (`float`, *optional*): weight of the soft targets.
             update_state (`bool`): whether the queue takes in the batch.
@@ -124,24 +125,22 @@ class MomentumContrastMixin(LavisPreTrainedModel):
         ids = None if image_ids is None else image_ids.reshape(-1)
         if momentum_features is None:
             return self._contrast_within_batch(image_features, text_features, ids)
-        with torch.no_grad():
-            image_m, text_m = momentum_features()
-        # One copy of each queue is needed: it changes below, before the backward pass.
-        image_bank = torch.cat([image_m.T, self.image_queue.to(image_m.dtype)], dim=1)
-        text_bank = torch.cat([text_m.T, self.text_queue.to(text_m.dtype)], dim=1)
+        image_m, text_m = momentum_features
+        # parity: the twins' features of the batch stand before the queue
+        image_banks = (image_m.T, self.image_queue.to(image_m.dtype))
+        text_banks = (text_m.T, self.text_queue.to(text_m.dtype))
         if ids is None or not hasattr(self, "idx_queue"):
-            positives = torch.eye(batch, image_bank.shape[1], dtype=torch.bool, device=image_m.device)
+            candidates = batch + self.image_queue.shape[1]
+            positives = torch.eye(batch, candidates, dtype=torch.bool, device=image_m.device)
         else:
             positives = same_ids(ids, torch.cat([ids, self.idx_queue[0]]))
-        result = contrastive_loss(
-            image_features,
-            text_features,
-            image_bank,
-            text_bank,
-            self.temp,
-            positives,
-            (image_m, text_m),
-            self.soft_target_weight(alpha),
+        weight = self.soft_target_weight(alpha)
+        # The queue changes below, before the backward pass: differentiating now saves a copy of it.
+        result = with_early_gradient(
+            lambda images, texts, temperature: contrastive_loss(
+                images, texts, image_banks, text_banks, temperature, positives, (image_m, text_m), weight
+            ),
+            (image_features, text_features, self.temp),
         )
         if update_state:
             queues = [(self.image_queue, gather(image_m).T), (self.text_queue, gather(text_m).T)]
@@ -161,7 +160,7 @@ class MomentumContrastMixin(LavisPreTrainedModel):
             positives = same_ids(own, torch.arange(images.shape[0], device=images.device))
         else:
             positives = same_ids(ids, gather(ids))
-        return contrastive_loss(image_features, text_features, images.T, texts.T, self.temp, positives)
+        return contrastive_loss(image_features, text_features, (images.T,), (texts.T,), self.temp, positives)
 
     def draw_negatives(self, weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One hard negative per row of weights (B, K): int64 (B,)."""

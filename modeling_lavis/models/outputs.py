@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
+
+from .cache_names import cache_field
 
 
 @dataclass
@@ -69,6 +70,7 @@ class LavisImageTextRetrievalOutput(ModelOutput):
 
 
 @dataclass
+@cache_field
 class LavisPreTrainingOutput(LavisImageTextRetrievalOutput):
     """
     As [`LavisImageTextRetrievalOutput`], with the language-model losses.
@@ -77,19 +79,19 @@ class LavisPreTrainingOutput(LavisImageTextRetrievalOutput):
         loss_lm (`Tensor` of shape `()`): loss of generating the caption.
         loss_mlm (`Tensor` of shape `()`): loss of masked words.
         lm_logits (`Tensor` of shape `(B, T, V)`): scores of the decoder.
-        past_key_values (`Cache`): keys and values of the decoder.
+        cache (`Cache`): keys and values of the decoder; `past_key_values` where transformers calls it so.
     """
 
     loss_lm: Tensor | None = None
     loss_mlm: Tensor | None = None
     lm_logits: Tensor | None = None
-    past_key_values: Cache | None = None
     decoder_hidden_states: tuple[Tensor, ...] | None = None
     decoder_attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
+@cache_field
 class LavisGenerationOutput(ModelOutput):
     """
     Output of a decoder that reads an image, or an image and a question.
@@ -98,7 +100,7 @@ class LavisGenerationOutput(ModelOutput):
         loss (`Tensor` of shape `()`): training loss.
         loss_lm (`Tensor` of shape `()`): the same, by its name.
         logits (`Tensor` of shape `(B, T, V)`): scores over the vocabulary.
-        past_key_values (`Cache`): keys and values of the decoder.
+        cache (`Cache`): keys and values of the decoder; `past_key_values` where transformers calls it so.
         encoder_last_hidden_state (`Tensor` of shape `(B, N, D)`): what the decoder reads.
         image_embeds (`Tensor` of shape `(B, N, D)`): states of the image tower.
         intermediates (`dict`): everything the loss was made of, if `output_intermediates` was set.
@@ -107,7 +109,6 @@ class LavisGenerationOutput(ModelOutput):
     loss: Tensor | None = None
     loss_lm: Tensor | None = None
     logits: Tensor | None = None
-    past_key_values: Cache | None = None
     encoder_last_hidden_state: Tensor | None = None
     image_embeds: Tensor | None = None
     decoder_hidden_states: tuple[Tensor, ...] | None = None

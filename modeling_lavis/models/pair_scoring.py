@@ -1,30 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ordering pairs of images and texts so that all texts of an image share its keys and values.
 
-Letters: K pairs, b images of one chunk, n texts for each of them.
+Letters: K pairs, b images of one chunk, r rows of text that run together.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-
-
-@dataclass
-class PairChunk:
-    """
-    Some images with the same number of texts each.
-
-    Args:
-        images (`Tensor` of shape `(b,)`): rows of the images.
-        texts (`Tensor` of shape `(b * n,)`): rows of the texts, image by image; short groups repeat their first text.
-        pairs (`Tensor` of shape `(b * n,)`): the pair that each row answers, -1 for repetitions.
-    """
-
-    images: Tensor
-    texts: Tensor
-    pairs: Tensor
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 
 def check_pairs(pairs: Tensor, num_images: int, num_texts: int) -> Tensor:
@@ -42,44 +28,93 @@ def check_pairs(pairs: Tensor, num_images: int, num_texts: int) -> Tensor:
     return pairs
 
 
-def chunk_pairs(pairs: Tensor, text_lengths: Tensor, max_rows: int = 256) -> Iterator[PairChunk]:
+@dataclass
+class TextPart:
     """
-    Group pairs by image and hand them out in chunks of about `max_rows` rows.
+    Texts of about the same length that read the images of one chunk.
 
-    Texts of an image are sorted by length and cut into groups, groups of similar size and length go together, so that
-    little padding is run.
+    Args:
+        texts (`Tensor` of shape `(r,)`): rows of the texts.
+        index (`Tensor` of shape `(r,)`): which of the chunk's images each of them reads.
+        pairs (`Tensor` of shape `(r,)`): the pair that each row answers.
+    """
+
+    texts: Tensor
+    index: Tensor
+    pairs: Tensor
+
+
+@dataclass
+class ImageChunk:
+    """
+    Some images and all texts that are to read them.
+
+    Args:
+        images (`Tensor` of shape `(b,)`): rows of the images.
+        parts (list of [`TextPart`]): the texts, from short to long.
+    """
+
+    images: Tensor
+    parts: list[TextPart]
+
+
+def chunk_images(
+    pairs: Tensor, text_lengths: Tensor, max_rows: int = 256, max_images: int = 8, part_rows: int | None = None
+) -> Iterator[ImageChunk]:
+    """
+    Group pairs by image, and the texts of some images by length, so that next to no padding is run.
 
     Args:
         pairs (`Tensor` of shape `(K, 2)`): rows of image and text.
         text_lengths (`Tensor` of shape `(texts,)`): tokens of each text.
-        max_rows (`int`, *optional*, defaults to 256): rows of text in a chunk.
+        max_rows (`int`, *optional*, defaults to 256): texts of a chunk, unless one image has more.
+        max_images (`int`, *optional*, defaults to 8): images of a chunk with more than one part, whose keys and
+            values are kept from part to part.
+        part_rows (`int`, *optional*): texts of a part; a quarter of `max_rows` by default.
     """
-    lengths = text_lengths[pairs[:, 1]]
-    order = torch.argsort(pairs[:, 0] * (int(lengths.max()) + 1 if len(lengths) else 1) + lengths, stable=True)
+    part_rows = max(max_rows // 4, 1) if part_rows is None else part_rows
+    order = pairs[:, 0].argsort(stable=True)
     images, counts = pairs[order, 0].unique_consecutive(return_counts=True)
-    starts = counts.cumsum(0) - counts
-    groups: list[tuple[int, int, int]] = []  # image, first place in `order`, number of pairs
-    for image, start, count in zip(images.tolist(), starts.tolist(), counts.tolist(), strict=True):
-        groups += [(image, start + i, min(max_rows, count - i)) for i in range(0, count, max_rows)]
-    groups.sort(key=lambda group: group[2])
-    while groups:
-        size = groups[-1][2]
-        # A group joins only if padding it to this size wastes less than a quarter of its rows.
-        taken = 1
-        while taken < len(groups) and (taken + 1) * size <= max_rows and 4 * groups[-1 - taken][2] > 3 * size:
-            taken += 1
-        part, groups = groups[-taken:], groups[:-taken]
-        first = torch.tensor([group[1] for group in part])[:, None]
-        number = torch.tensor([group[2] for group in part])[:, None]
-        offsets = torch.arange(size)[None]
-        real = offsets < number
-        places = (first + torch.where(real, offsets, 0)).flatten().to(order.device)
-        chosen = order[places]
-        yield PairChunk(
-            images=torch.tensor([group[0] for group in part], device=pairs.device),
-            texts=pairs[chosen, 1],
-            pairs=torch.where(real.flatten().to(order.device), chosen, -1),
+    all_counts = counts.tolist()
+    first, place = 0, 0
+    while first < len(all_counts):
+        last, rows = first + 1, all_counts[first]
+        while last < len(all_counts):
+            more = rows + all_counts[last]
+            if more > max_rows or (last - first >= max_images and more > part_rows):
+                break
+            last, rows = last + 1, more
+        chosen = order[place : place + rows]
+        index = torch.arange(last - first, device=pairs.device).repeat_interleave(counts[first:last])
+        by_length = text_lengths[pairs[chosen, 1]].argsort(stable=True)
+        chosen, index = chosen[by_length], index[by_length]
+        number = -(-rows // part_rows)
+        yield ImageChunk(
+            images=images[first:last],
+            parts=[
+                TextPart(pairs[part, 1], own, part)
+                for part, own in zip(chosen.tensor_split(number), index.tensor_split(number), strict=True)
+            ],
         )
+        first, place = last, place + rows
 
 
-__all__ = ["PairChunk", "check_pairs", "chunk_pairs"]
+class _NothingKept(Cache):
+    """Keys and values of texts, each of which runs once: none are kept."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+
+def image_cache() -> EncoderDecoderCache:
+    """A cache that keeps keys and values of images from one pass to the next, and nothing of the texts."""
+    return EncoderDecoderCache(_NothingKept(), DynamicCache())
+
+
+__all__ = ["ImageChunk", "TextPart", "check_pairs", "chunk_images", "image_cache"]

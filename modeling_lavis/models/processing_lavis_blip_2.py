@@ -232,7 +232,8 @@ class LavisBlip2Processor(PromptProcessorMixin):
         if self.language_model is None:
             return super().post_process_captions(outputs, prompt, cut)
         if self.language_model == "seq2seq":
-            return [text.strip() for text in self._decode(outputs)]
+            # parity: the original strips what causal models write, and leaves these as they are
+            return self._decode(outputs)
         sequences = getattr(outputs, "sequences", outputs)
         sequences = sequences.tolist() if hasattr(sequences, "tolist") else list(sequences)
         sequences = [sequences] if sequences and isinstance(sequences[0], int) else sequences

@@ -73,12 +73,15 @@ class PromptProcessorMixin(ImageTextProcessorMixin):
         Args:
             prompt: one string or one per picture; None takes the processor's. It is not cleaned.
             return_tensors: "pt", "np" or None for lists.
-            kwargs: `padding`, `max_length` and other options of the tokenizer.
+            kwargs: `padding`, `max_length` and other options of the tokenizer. As in the original, prompts are not cut
+                at the processor's `max_text_length`, only at a `max_length` given here.
 
         Returns:
             `input_ids`, `attention_mask` (B, T); shorter prompts are padded on the left.
         """
         prompts = list_of_texts(self.prompt if prompt is None else prompt, "prompt")
+        if kwargs.get("max_length") is None:
+            kwargs = {"truncation": False, **kwargs}
         rows = self._tokenize_from(prompts, self.bos_token_id, kwargs, keep_end=False, padding_side="left")
         return to_batch(rows, return_tensors)
 

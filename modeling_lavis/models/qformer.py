@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from .cache_names import kept_by, returned, takes_cache
 from .checkpoint_formats_blip_2 import register_transformers_qformer_keys
 from .configuration_qformer import LavisQFormerConfig
 from .modeling_base import check_text
+from .row_groups import RowGroups, group_rows
 from .text_bert import (
     BertAddNorm,
     BertAttention,
@@ -72,10 +74,11 @@ class QFormerLayer(GradientCheckpointingLayer):
         num_query_tokens: int = 0,
         attention_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
-        encoder_index: Tensor | None = None,
+        encoder_index: RowGroups | None = None,
         past_key_values: Cache | None = None,
         is_causal: bool = False,
         num_queries: int | None = None,
+        text_index: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
         hidden_states = self.attention(
@@ -88,13 +91,20 @@ class QFormerLayer(GradientCheckpointingLayer):
         )
         if not num_query_tokens:
             return self.output(self.intermediate(hidden_states), hidden_states)
-        queries, text = hidden_states[:, :num_query_tokens], hidden_states[:, num_query_tokens:]
+        # Contiguous, because torch would multiply a cut tensor with one copy of the weights for each row.
+        queries = hidden_states[:, :num_query_tokens].contiguous()
+        text = hidden_states[:, num_query_tokens:].contiguous()
+        if text_index is not None:  # up to here nothing depends on the image, and nothing of the text does
+            queries = queries[text_index]
         if hasattr(self, "crossattention"):
-            queries = self.crossattention(queries, encoder_hidden_states, encoder_index=encoder_index, **kwargs)
+            queries = self.crossattention(
+                queries, encoder_hidden_states, encoder_index=encoder_index, past_key_values=past_key_values, **kwargs
+            )
         queries = self.output_query(self.intermediate_query(queries), queries)
         if not text.shape[1]:
             return queries
-        return torch.cat([queries, self.output(self.intermediate(text), text)], dim=1)
+        text = self.output(self.intermediate(text), text)
+        return torch.cat([queries, text if text_index is None else text[text_index]], dim=1)
 
 
 class QFormerEncoder(nn.Module):
@@ -143,6 +153,7 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
         """Replace the word embeddings."""
         self.embeddings.word_embeddings = value
 
+    @takes_cache
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -153,6 +164,7 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
         position_ids: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_index: Tensor | None = None,
+        text_index: Tensor | None = None,
         past_key_values: Cache | None = None,
         causal: bool = False,
         queries_only: bool = False,
@@ -169,16 +181,28 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
                 of B, the rows `i * R / B ...` share image `i`.
             encoder_index (`Tensor` of shape `(R,)`, *optional*): the image that each row attends to; keys and values
                 are made once per image and then picked.
-            past_key_values (`Cache`, *optional*): takes in keys and values; queries come first.
+            text_index (`Tensor` of shape `(R,)`, *optional*): the text that each row reads, where texts come again
+                with other images; `query_embeds`, `input_ids` and `attention_mask` then have one row per text, which
+                runs only once through what comes before the image.
+            past_key_values (`Cache`, *optional*): takes in keys and values of queries and text; queries come first. An
+                `EncoderDecoderCache` keeps those of the images as well.
             causal (`bool`, *optional*, defaults to `False`): whether a token of the text sees only those before it.
             queries_only (`bool`, *optional*, defaults to `False`): let the last layer work out the queries alone, for
                 heads that read nothing else.
 
         Returns:
             [`BaseModelOutputWithPastAndCrossAttentions`]: `last_hidden_state` (R, Q + T, D), or (R, Q, D) with
-            `queries_only`, and `past_key_values`.
+            `queries_only`, and the cache.
         """
         self._check(query_embeds, input_ids, encoder_hidden_states)
+        if text_index is not None:
+            keeps_texts = past_key_values is not None and not isinstance(past_key_values, EncoderDecoderCache)
+            if query_embeds is None or input_ids is None or keeps_texts:
+                raise ValueError("text_index is for queries and texts that read images together, without a cache.")
+            if "flex" in self.config._attn_implementation:  # rows of a block mask cannot be picked
+                query_embeds, input_ids = query_embeds[text_index], input_ids[text_index]
+                attention_mask = None if attention_mask is None else attention_mask[text_index]
+                text_index = None
         num_query_tokens = 0 if query_embeds is None else query_embeds.shape[1]
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
         text_past = 0
@@ -194,27 +218,35 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
         mask = self._mask(hidden_states, num_query_tokens, attention_mask, past_key_values, causal and text_length > 0)
         # A block mask of flex attention cannot be cut, so all tokens are worked out there.
         cut = queries_only and text_length > 0 and (mask is None or torch.is_tensor(mask))
+        groups = None
+        if encoder_index is not None and encoder_hidden_states is not None:
+            groups = group_rows(encoder_index, encoder_hidden_states.shape[0])
         layers = self.encoder.layer
         for index, layer in enumerate(layers):
+            shared = text_index if index == 0 else None
             hidden_states = layer(
                 hidden_states,
                 num_query_tokens=num_query_tokens,
                 attention_mask=mask,
                 encoder_hidden_states=encoder_hidden_states,
-                encoder_index=encoder_index,
-                past_key_values=past_key_values,
+                encoder_index=groups,
+                past_key_values=kept_by(layer, past_key_values),
                 is_causal=causal and text_length > 0,
                 num_queries=num_query_tokens if cut and index == len(layers) - 1 else None,
+                text_index=shared,
                 **kwargs,
             )
+            if shared is not None and torch.is_tensor(mask):
+                mask = mask[shared]
         if queries_only:
             hidden_states = hidden_states[:, :num_query_tokens]
-        return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=hidden_states, past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states, **returned(past_key_values))
 
     def _check(
-        self, query_embeds: Tensor | None, input_ids: Tensor | None, encoder_hidden_states: Tensor | None
+        self,
+        query_embeds: Tensor | None,
+        input_ids: Tensor | None,
+        encoder_hidden_states: Tensor | None,
     ) -> None:
         if query_embeds is None and input_ids is None:
             raise ValueError("The Q-Former needs query_embeds, input_ids or both; it got neither.")

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
 from .answer_ranking import rank_answers
+from .cache_names import returned, takes_cache
 from .generation import ImageGroundedGenerationMixin, SharedCrossAttentionCache, with_first_token
 from .image_text_base import ImageTextPreTrainedModel, build_encoders
 from .language_loss import next_token_loss, soft_next_token_loss
@@ -120,6 +121,7 @@ class QuestionAnsweringMixin(ImageGroundedGenerationMixin, MomentumContrastMixin
             self.config.label_smoothing,
         )
 
+    @takes_cache
     @can_return_tuple
     def forward(
         self,
@@ -235,13 +237,13 @@ class QuestionAnsweringMixin(ImageGroundedGenerationMixin, MomentumContrastMixin
             loss=loss,
             loss_lm=loss,
             logits=logits,
-            past_key_values=past_key_values,
             encoder_last_hidden_state=states,
             image_embeds=image_embeds,
             decoder_hidden_states=output.hidden_states,
             decoder_attentions=output.attentions,
             cross_attentions=output.cross_attentions,
             intermediates=intermediates,
+            **returned(past_key_values),
         )
 
     @torch.no_grad()

@@ -19,7 +19,9 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import attend, split_heads
+from .cache_names import kept_by, returned, takes_cache
 from .configuration_text_bert import LavisBertConfig
+from .few_rows import FewRowsLinear
 from .modeling_base import LavisPreTrainedModel, check_text
 from .row_groups import RowGroups, group_rows
 from .text_pairs import shared_image_projections
@@ -94,7 +96,8 @@ class BertSelfAttention(nn.Module):
         num_queries: int | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        query = self.query(hidden_states[:, :num_queries])
+        # contiguous, because torch would multiply a cut tensor with one copy of the weights for each row
+        query = self.query(hidden_states[:, :num_queries].contiguous())
         key = split_heads(self.key(hidden_states), self.num_heads)
         value = split_heads(self.value(hidden_states), self.num_heads)
         if past_key_values is not None:
@@ -140,7 +143,8 @@ class BertCrossAttention(nn.Module):
         key = split_heads(self.key(encoder_hidden_states), self.num_heads)
         value = split_heads(self.value(encoder_hidden_states), self.num_heads)
         if cross is not None:
-            key, value = cross.update(key, value, self.layer_idx)
+            # Every step reads all of them: laid out head by head they come from memory in one stream.
+            key, value = cross.update(key.contiguous(), value.contiguous(), self.layer_idx)
             cache.is_updated[self.layer_idx] = True
         return key, value
 
@@ -180,7 +184,7 @@ class BertAddNorm(nn.Module):
 
     def __init__(self, config: LavisBertConfig, input_size: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(input_size, config.hidden_size)
+        self.dense = FewRowsLinear(input_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -193,7 +197,7 @@ class BertIntermediate(nn.Module):
 
     def __init__(self, config: LavisBertConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.dense = FewRowsLinear(config.hidden_size, config.intermediate_size)
         self.act = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -337,6 +341,7 @@ class LavisBertModel(LavisBertPreTrainedModel):
         """Replace the word embeddings."""
         self.embeddings.word_embeddings = value
 
+    @takes_cache
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -380,7 +385,7 @@ class LavisBertModel(LavisBertPreTrainedModel):
 
         Returns:
             [`BaseModelOutputWithPastAndCrossAttentions`]: `last_hidden_state` (R, T, D), or (R, 1, D) with
-            `first_token_only`, and `past_key_values`.
+            `first_token_only`, and the cache.
         """
         given = [input_ids is not None, inputs_embeds is not None, text_embeds is not None]
         if sum(given) != 1:
@@ -390,7 +395,13 @@ class LavisBertModel(LavisBertPreTrainedModel):
         if mode not in ("text", "fusion", "multimodal"):
             raise ValueError(f"mode is {mode!r}; it can be 'text', 'fusion' or 'multimodal'.")
         if input_ids is not None:
-            check_text(input_ids, attention_mask if past_key_values is None else None)
+            # Single tokens with a cache are the model's own words.
+            own_words = past_key_values is not None and input_ids.shape[1] == 1
+            check_text(
+                input_ids,
+                attention_mask if past_key_values is None else None,
+                None if own_words else self.embeddings.word_embeddings.num_embeddings,
+            )
         own_cache = past_key_values
         if isinstance(past_key_values, EncoderDecoderCache):
             own_cache = past_key_values.self_attention_cache
@@ -419,22 +430,21 @@ class LavisBertModel(LavisBertPreTrainedModel):
         # A block mask of flex attention cannot be cut to one row, so all tokens are worked out there.
         cut = first_token_only and (mask is None or torch.is_tensor(mask)) and first < last
         for index in range(first, last):
-            hidden_states = self.encoder.layer[index](
+            layer = self.encoder.layer[index]
+            hidden_states = layer(
                 hidden_states,
                 attention_mask=mask,
                 encoder_hidden_states=self._states_for_layer(encoder_hidden_states, index),
                 encoder_attention_mask=cross_mask,
                 encoder_index=groups,
-                past_key_values=past_key_values,
+                past_key_values=kept_by(layer, past_key_values),
                 is_causal=causal,
                 num_queries=1 if cut and index == last - 1 else None,
                 **kwargs,
             )
         if first_token_only:
             hidden_states = hidden_states[:, :1]
-        return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=hidden_states, past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states, **returned(past_key_values))
 
     def _states_for_layer(
         self, encoder_hidden_states: Tensor | tuple[Tensor, Tensor] | None, layer: int
@@ -473,7 +483,7 @@ class BertLMPredictionHead(nn.Module):
     def __init__(self, config: LavisBertConfig) -> None:
         super().__init__()
         self.transform = BertHeadTransform(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.decoder = FewRowsLinear(config.hidden_size, config.vocab_size)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden_states: Tensor) -> Tensor:

@@ -132,24 +132,10 @@ class LavisVideoProcessor(VideoProcessorMixin):
     ) -> np.ndarray:
         sides = _sides(size)
 
-        def pick(length: int, number_at: Callable[[float], int]) -> list[int]:
-            first = 0 if start is None else number_at(start)
-            last = None if end is None else number_at(end)
-            try:
-                return frame_indices(length, num_frames, sampling, rng, first, last)
-            except ValueError as error:
-                name = video if isinstance(video, (str, os.PathLike)) else "The video"
-                raise ValueError(f"{name}: {error}") from error
+        def choose(length: int, first: int, last: int | None) -> list[int]:
+            return frame_indices(length, num_frames, sampling, rng, first, last)
 
-        if not isinstance(video, (str, os.PathLike)) and (start is not None or end is not None):
-            raise ValueError("start and end are seconds of a file; of an array or a list of frames, cut out the part.")
-        # One frame at a time, so that no more than one of full size is held.
-        frames: Iterable[np.ndarray]
-        if isinstance(video, (str, os.PathLike)):
-            frames = read_frames(video, pick)
-        else:
-            frames = given_frames(video, pick)
-        clip = np.stack([resize_frame(frame, sides["height"], sides["width"]) for frame in frames])
+        clip = video_frames(video, choose, sides["height"], sides["width"], start, end)
         values = clip.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
         if do_normalize:
             mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in (image_mean, image_std))
@@ -183,6 +169,48 @@ def list_of_videos(videos: Any) -> list[Any]:
 def is_frame(entry: Any) -> bool:
     """Whether an entry of a list is a frame, so that the list is one video; a path in a list is a video."""
     return isinstance(entry, PIL.Image.Image) or (isinstance(entry, _ARRAYS) and entry.ndim <= 3)
+
+
+def video_frames(
+    video: Any,
+    choose: Callable[[int, int, int | None], Sequence[int]],
+    height: int,
+    width: int,
+    start: float | None = None,
+    end: float | None = None,
+) -> np.ndarray:
+    """
+    Frames of one video, resized.
+
+    Args:
+        video: a path or a URL, an array, or a list of frames; see [`LavisVideoProcessor`].
+        choose (callable): gets the number of frames, the first number that may be taken and the one before which they
+            end (`None` for the last); returns numbers, ascending.
+        height, width: of the result, in pixels.
+        start, end (`float`, *optional*): seconds between which frames are taken; only of files.
+
+    Returns:
+        8-bit RGB (F, height, width, 3).
+    """
+
+    def pick(length: int, number_at: Callable[[float], int]) -> Sequence[int]:
+        first = 0 if start is None else number_at(start)
+        last = None if end is None else number_at(end)
+        try:
+            return choose(length, first, last)
+        except ValueError as error:
+            name = video if isinstance(video, (str, os.PathLike)) else "The video"
+            raise ValueError(f"{name}: {error}") from error
+
+    if not isinstance(video, (str, os.PathLike)) and (start is not None or end is not None):
+        raise ValueError("start and end are seconds of a file; of an array or a list of frames, cut out the part.")
+    # One frame at a time, so that no more than one of full size is held.
+    frames: Iterable[np.ndarray]
+    if isinstance(video, (str, os.PathLike)):
+        frames = read_frames(video, pick)
+    else:
+        frames = given_frames(video, pick)
+    return np.stack([resize_frame(frame, height, width) for frame in frames])
 
 
 def given_frames(video: Any, pick: Callable[..., Sequence[int]]) -> Iterable[np.ndarray]:
@@ -246,4 +274,4 @@ def _one_each(value: Any, count: int, name: str) -> list[Any]:
     return list(value)
 
 
-__all__ = ["LavisVideoProcessor", "given_frames", "list_of_videos", "resize_frame"]
+__all__ = ["LavisVideoProcessor", "given_frames", "list_of_videos", "resize_frame", "video_frames"]

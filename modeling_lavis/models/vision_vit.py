@@ -20,6 +20,7 @@ from .checkpoint_formats import register_transformers_vit_keys
 from .configuration_vision_vit import LavisViTConfig
 from .modeling_base import LavisPreTrainedModel
 from .position_embeddings import resize_grid_positions
+from .recompute import recomputed
 
 
 class DropPath(nn.Module):
@@ -89,8 +90,11 @@ class ViTMLP(nn.Module):
         self.fc2 = nn.Linear(hidden, config.hidden_size)
         self.drop = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(hidden_states)))))
+    def forward(self, hidden_states: Tensor, keep_activations: bool = True) -> Tensor:
+        inner = self.fc1(hidden_states)
+        outer = self.act(inner)
+        with recomputed(outer, lambda: self.act(inner), enabled=not keep_activations):
+            return self.drop(self.fc2(self.drop(outer)))
 
 
 class ViTBlock(GradientCheckpointingLayer):
@@ -107,8 +111,15 @@ class ViTBlock(GradientCheckpointingLayer):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        hidden_states = hidden_states + self.drop_path(self.attn(self.norm1(hidden_states), **kwargs)[0])
-        return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+        lean = not self.gradient_checkpointing
+        normed = self.norm1(hidden_states)
+        before = hidden_states
+        with recomputed(normed, lambda: self.norm1(before), enabled=lean):
+            hidden_states = hidden_states + self.drop_path(self.attn(normed, **kwargs)[0])
+        normed = self.norm2(hidden_states)
+        between = hidden_states
+        with recomputed(normed, lambda: self.norm2(between), enabled=lean):
+            return hidden_states + self.drop_path(self.mlp(normed, keep_activations=not lean))
 
 
 class LavisViTModel(LavisPreTrainedModel):

@@ -2,14 +2,16 @@
 
 import json
 import statistics
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import flops, measure, report, runner, weights
+from benchmarks import cli, flops, measure, report, runner, weights
 from benchmarks.cli import main
 from benchmarks.lavis_parts import PreparedTokenizer
 from benchmarks.workloads import OURS, WORKLOADS
@@ -60,6 +62,21 @@ def test_a_failing_peer_is_reported_and_the_rest_still_runs(capsys: pytest.Captu
     assert "No module named 'lavis'" in printed.err
     assert "cannot start /no/such/python" in printed.err
     assert f"| {OURS} | float32 |" in printed.out
+
+
+@pytest.mark.parametrize(("workload", "expected"), [("train_retrieval", True), ("caption", False)])
+def test_peers_of_a_training_step_give_large_blocks_back(
+    workload: str, expected: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    environments: list[dict[str, str]] = []
+
+    def run(command: list[str], env: dict[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
+        environments.append(env)
+        return subprocess.CompletedProcess(command, 1, "", "stopped")
+
+    monkeypatch.setattr(cli.subprocess, "run", run)
+    cli._run_in_fresh_process("python", {"workload": workload, "threads": 1}, tmp_path)
+    assert ["GLIBC_TUNABLES" in env for env in environments] == [expected]
 
 
 @pytest.mark.parametrize(

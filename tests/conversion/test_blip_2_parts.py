@@ -1,11 +1,13 @@
 """Converting BLIP-2: image tower and language model from files of their own."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 from conversion_scripts.convert_lavis_blip_2 import main
 from modeling_lavis.hub.convert import convert
@@ -80,3 +82,23 @@ def test_the_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "LavisBlip2ForPreTraining" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["blip_caption", "x", "y"])
+
+
+@pytest.mark.parametrize("folder", ["blip2", "blip2_feature_extractor_clip_l"])
+def test_positions_of_a_frozen_tower_at_another_size(folder: str, tmp_path: Path) -> None:
+    """The original resizes them in float32, but those of CLIP in the dtype of the file and with aligned corners."""
+    golden = GOLDENS / folder
+    settings = json.loads((golden / "config.json").read_text())
+    side = settings["vision"]["image_size"] // settings["vision"]["patch_size"]
+    settings["vision"]["image_size"] += settings["vision"]["patch_size"]
+    options = {"config": settings, "vision_checkpoint": golden / "vision.pth", "tokenizer": GOLDENS / "tokenizer"}
+    convert(settings["arch"], golden / "checkpoint.pth", tmp_path / "out", **options)
+    is_clip = folder.endswith("clip_l")
+    table = torch.load(golden / "vision.pth", weights_only=True)["positional_embedding" if is_clip else "pos_embed"]
+    table = table.reshape(-1, table.shape[-1])
+    grid = table[1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=(side + 1, side + 1), mode="bicubic", align_corners=is_clip)[0].flatten(1).T
+    stored = load_file(tmp_path / "out" / "model.safetensors")["vision_model.pos_embed"]
+    assert stored.dtype == (torch.float16 if is_clip else torch.float32)
+    assert torch.equal(stored[0, 0], table[0].to(stored.dtype))
+    torch.testing.assert_close(stored[0, 1:], grid.to(stored.dtype), rtol=0, atol=0)

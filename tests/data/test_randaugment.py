@@ -103,3 +103,13 @@ def test_what_it_cannot_take_is_refused(recordings) -> None:
         arguments_of("Blur", 5, Fixed(0))
     with pytest.raises(ValueError, match="float64"):
         apply_operation(recordings["input"] / 255, Operation("Identity"))
+
+
+def test_auto_contrast_whitens_a_channel_without_black() -> None:
+    """As the original does, by an overflow of a byte; the recorded picture has black in every channel."""
+    ramp = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    picture = np.stack([ramp, ramp + 1, np.full_like(ramp, 7)], axis=-1)
+    made = apply_operation(picture, Operation("AutoContrast"))
+    assert np.array_equal(made[..., 0], (ramp * (255 / 11)).astype(np.uint8))
+    assert (made[..., 1] == 255).all()
+    assert (made[..., 2] == 7).all()

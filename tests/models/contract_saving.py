@@ -145,8 +145,9 @@ class SavingContract(Contract):
             if other is case or getattr(other.config().text_config, "num_image_streams", 1) != 1:
                 continue
             source = other.model(vision={"hidden_size": 16})  # as wide as the text, so that decoders fit each other
-            if getattr(source.config.text_config, "num_image_streams", 1) != 1:
-                continue  # its text encoder is of another build
+            text = source.config.text_config
+            if getattr(text, "num_image_streams", 1) != 1 or getattr(text, "pair_image_layers", False):
+                continue  # its text encoder is of another build, for two images
             source.save_pretrained(tmp_path / other.name)
             made, info = case.model_class.from_pretrained(tmp_path / other.name, output_loading_info=True)
             given, found = source.state_dict(), made.state_dict()

@@ -8,7 +8,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from modeling_lavis.models import contrastive, momentum_contrast
 from modeling_lavis.models.distributed import gather, gather_ragged, gather_with_grad, rank, world_size
-from tests.models.lavis_blip_cases import CASES
+from tests.models import alpro_cases, lavis_blip_cases
+
+CASES = (*lavis_blip_cases.CASES, *alpro_cases.CASES)
 
 
 def likeliest(weights: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -27,8 +29,8 @@ def gathering() -> dict[str, torch.Tensor]:
     return {"all": everything.detach(), "grad": own.grad, "plain": gather(own.detach()), "ragged": ragged}
 
 
-def training(name: str, options: dict, rows: slice, ddp: bool) -> dict[str, torch.Tensor]:
-    """Two steps of a head on some rows of a batch of four; losses, weights and state."""
+def training(name: str, options: dict, rows: slice, ddp: bool, learnt: str = "loss") -> dict[str, torch.Tensor]:
+    """Two steps of a head on some rows of a batch of four, down one of its losses; losses, weights and state."""
     case = next(case for case in CASES if case.name == name)
     model = case.model(**options).train()
     wrapped = DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False) if ddp else model
@@ -37,12 +39,12 @@ def training(name: str, options: dict, rows: slice, ddp: bool) -> dict[str, torc
     for step in range(2):
         torch.manual_seed(step)
         call = {**case.inputs(4), **case.training(4)}
-        call["pixel_values"] = torch.randn_like(call["pixel_values"])
+        call[case.pixels] = torch.randn_like(call[case.pixels])
         call["image_ids"] = torch.tensor([3, 4, 5, 6]) + step
         call = {key: value[rows] if torch.is_tensor(value) else value for key, value in call.items()}
         output = wrapped(**call)
         optimizer.zero_grad()
-        output.loss.backward()
+        output[learnt].backward()
         optimizer.step()
         for key, value in output.items():
             if key.startswith("loss"):
@@ -60,6 +62,9 @@ def main() -> None:
     results: dict[str, object] = {"world": world_size(), "gathering": gathering()}
     for label, name, options in RUNS:
         results[label] = training(name, options, slice(2 * number, 2 * number + 2), ddp=True)
+    # ALPRO draws its negatives from the own batch only, so what equals the double batch is its contrast.
+    rows = slice(2 * number, 2 * number + 2)
+    results["video"] = training("AlproForVideoTextRetrieval", {}, rows, ddp=True, learnt="loss_vtc")
     torch.save(results, f"{output}.{number}")
     dist.destroy_process_group()
 

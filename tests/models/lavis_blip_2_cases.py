@@ -15,7 +15,7 @@ from modeling_lavis import (
     LavisBlip2ForPreTraining,
     LavisBlip2Model,
 )
-from tests.models.contract import Case
+from tests.models.contract import Case, shake
 
 PAD, CLS, SEP, DEC, VOCAB = 0, 2, 3, 59, 60
 SIZE, PATCH, QUERIES = 32, 16, 4
@@ -63,6 +63,41 @@ LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
         "bos_token_id": 1,
         "eos_token_id": 2,
     },
+    "gpt2": {
+        "model_type": "gpt2",
+        "vocab_size": VOCAB,
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_positions": 40,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0),
+    },
+    "bart": {
+        "model_type": "bart",
+        "vocab_size": VOCAB,
+        "d_model": 16,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "max_position_embeddings": 40,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 2,
+        "forced_eos_token_id": None,
+        "dropout": 0.0,
+    },
+}
+#: widths of which quantised weights can be made
+_WIDE: dict[str, dict[str, int]] = {
+    "opt": {"hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 128},
+    "t5": {"d_model": 64, "d_kv": 32, "d_ff": 128},
 }
 
 
@@ -98,6 +133,17 @@ def blip_2_config(
         text_config=None if language_model is None else dict(LANGUAGE_MODELS[language_model]),
         **{"projection_dim": 8, **ids, **options},
     )
+
+
+def second_stage(kind: str, wide: bool = False, **options: Any) -> LavisBlip2ForConditionalGeneration:
+    """A model with a language model; always the same weights, which are far from their initial values."""
+    torch.manual_seed(0)
+    config = blip_2_config(language_model=kind, vision={"hidden_size": 64} if wide else None, **options)
+    if wide:
+        config.text_config = type(config.text_config)(**{**LANGUAGE_MODELS[kind], **_WIDE[kind]})
+    model = LavisBlip2ForConditionalGeneration(config).eval()
+    shake(model)
+    return model
 
 
 def pixels(batch: int, seed: int = 0) -> Tensor:
@@ -216,5 +262,6 @@ __all__ = [
     "one_image",
     "pixels",
     "prompts",
+    "second_stage",
     "texts",
 ]

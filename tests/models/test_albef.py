@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from modeling_lavis import AlbefForImageTextRetrieval, AlbefForPreTraining, AlbefForQuestionAnswering, AlbefModel
+from modeling_lavis import (
+    AlbefForImagesAndTextClassification,
+    AlbefForImageTextRetrieval,
+    AlbefForPreTraining,
+    AlbefForQuestionAnswering,
+    AlbefModel,
+)
 from modeling_lavis.models.configuration_text_bert import LavisBertConfig
 from modeling_lavis.models.masked_language import MaskDraws, draw_masks, mask_tokens
 from modeling_lavis.models.text_pairs import shared_image_projections
@@ -141,3 +147,60 @@ def test_pairs_of_layers_need_an_even_number() -> None:
     config = LavisBertConfig(num_hidden_layers=5, fusion_layer=2)
     with pytest.raises(ValueError, match="do not form pairs"):
         shared_image_projections(config)
+
+
+@pytest.mark.parametrize(
+    "head", [AlbefModel, AlbefForImageTextRetrieval, AlbefForPreTraining, AlbefForQuestionAnswering]
+)
+def test_a_model_for_two_images_is_no_other(head: type, tmp_path: Path) -> None:
+    config = albef_config()
+    AlbefForImagesAndTextClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="two images .* reads one image"):
+        head.from_pretrained(tmp_path)
+    assert not config.text_config.pair_image_layers
+    head(config)
+    again = AlbefForImagesAndTextClassification.from_pretrained(tmp_path)
+    assert again.config.text_config.pair_image_layers
+
+
+def test_each_feature_alone() -> None:
+    model = AlbefModel(albef_config()).eval()
+    inputs = one_image(2)
+    words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    both, image, text = model(**inputs), model(pixel_values=inputs["pixel_values"]), model(**words)
+    images, texts = ("image_embeds", "image_features"), ("text_embeds", "text_features")
+    for given, alone, names in ((both, image, images), (both, text, texts)):
+        for name in names:
+            torch.testing.assert_close(alone[name], given[name])
+    assert set(image) == set(images) and set(text) == set(texts)
+    assert set(both) == {*images, *texts, "multimodal_embeds"}
+
+
+@pytest.mark.parametrize("wrong", [-100, VOCAB, VOCAB + 7])
+def test_unknown_words_are_named(wrong: int) -> None:
+    model = AlbefForImageTextRetrieval(albef_config())
+    inputs = one_image(2)
+    inputs["input_ids"][1, 1] = wrong
+    calls = [CALLS, {"match_head": "itm"}, {"match_head": "itc"}]
+    for call in calls:
+        with pytest.raises(ValueError, match=rf"the number {wrong}, but the model knows the words 0 to {VOCAB - 1}"):
+            model(**inputs, **call)
+    with pytest.raises(ValueError, match="the model knows the words"):
+        model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+    model.resize_token_embeddings(VOCAB + 8)
+    if wrong > 0:
+        assert bool(model(**inputs, **CALLS).loss.isfinite())
+
+
+def test_a_queue_that_does_not_divide_wraps() -> None:
+    model = AlbefForImageTextRetrieval(albef_config(queue_size=5)).train()
+    features = []
+    for step in range(3):
+        output = model(**one_image(3), image_ids=torch.arange(3) + 3 * step, **CALLS, output_intermediates=True)
+        states = output.intermediates["image_embeds_m"][:, 0]
+        features.append(torch.nn.functional.normalize(model.vision_proj_m(states), dim=-1))
+        assert bool(output.loss.isfinite())
+    assert model.queue_ptr.item() == 9 % 5
+    assert model.idx_queue[0].tolist() == [5, 6, 7, 8, 4]
+    newest = torch.cat(features)[[5, 6, 7, 8, 4]].T
+    torch.testing.assert_close(model.image_queue, newest)

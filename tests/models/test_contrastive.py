@@ -48,7 +48,14 @@ def test_loss_equals_loops(alpha: float | None) -> None:
     positives = same_ids(torch.tensor([7, 8, 7, 9]), torch.tensor([7, 8, 7, 9, 9, 1, 2, 7, 3]))
     assert positives.sum(1).tolist() == [3, 1, 3, 2]
     output = contrastive_loss(
-        image, text, image_bank, text_bank, torch.tensor(0.07), positives, twins, 0.0 if alpha is None else alpha
+        image,
+        text,
+        image_bank.split([4, 5], dim=1),
+        (text_bank,),
+        torch.tensor(0.07),
+        positives,
+        twins,
+        0.0 if alpha is None else alpha,
     )
     i2t = loss_by_loops(image, text_bank, 0.07, positives, None if twins is None else twins[0], alpha or 0.0)
     t2i = loss_by_loops(text, image_bank, 0.07, positives, None if twins is None else twins[1], alpha or 0.0)
@@ -62,7 +69,7 @@ def test_targets_carry_no_gradient() -> None:
     temperature = torch.tensor(0.07, requires_grad=True)
     bank = unit(5, 6, dim=0, seed=3)
     positives = torch.eye(3, 6, dtype=torch.bool)
-    output = contrastive_loss(image, text, bank, bank, temperature, positives, (image, text), 0.4)
+    output = contrastive_loss(image, text, (bank,), (bank,), temperature, positives, (image, text), 0.4)
     assert not output.sim_i2t_targets.requires_grad
     output.loss.backward()
     probabilities = (image @ bank / temperature).softmax(1)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from modeling_lavis.models import momentum_contrast
+from modeling_lavis.models import contrastive, momentum_contrast
 from modeling_lavis.models.distributed import gather, gather_ragged, gather_with_grad, rank, world_size
 from tests.models.distributed_worker import RUNS, likeliest, training
 
@@ -90,3 +90,17 @@ def test_negatives_of_all_processes_differ_from_own_ones(two: list[dict[str, Any
     everywhere, own = two[0]["retrieval"], two[0]["own negatives"]
     torch.testing.assert_close(everywhere["0.loss_itc"], own["0.loss_itc"])
     assert not torch.allclose(everywhere["0.loss_itm"], own["0.loss_itm"])
+
+
+@pytest.mark.slow
+def test_videos_are_contrasted_with_those_of_all_processes(two: list[dict[str, Any]], monkeypatch: Any) -> None:
+    monkeypatch.setattr(contrastive, "draw_negatives", likeliest)
+    first, second = (results["video"] for results in two)
+    whole = training("AlproForVideoTextRetrieval", {}, slice(0, 4), ddp=False, learnt="loss_vtc")
+    for key in ("0.loss_vtc", "1.loss_vtc"):
+        torch.testing.assert_close((first[key] + second[key]) / 2, whole[key], atol=1e-5, rtol=1e-4)
+    assert any(key.startswith("state.") for key in whole)
+    for key, value in whole.items():
+        if key.startswith("state."):
+            torch.testing.assert_close(first[key], second[key], msg=lambda m, n=key: f"{n}: {m}")
+            torch.testing.assert_close(first[key], value, atol=1e-5, rtol=1e-3, msg=lambda m, n=key: f"{n}: {m}")

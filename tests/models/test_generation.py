@@ -132,6 +132,16 @@ def test_images_are_projected_once(case: Case, options: dict[str, Any]) -> None:
     assert keys == [3] * len(model.text_decoder.bert.encoder.layer)
 
 
+@GENERATORS
+@pytest.mark.parametrize("strategy", ["beams", "several"])
+def test_prompts_run_once_per_image(case: Case, strategy: str) -> None:
+    model, call = lively(case), inputs(case)
+    rows: list[int] = []
+    model.text_decoder.register_forward_hook(lambda module, args, output: rows.append(output[0].shape[0]))
+    model.generate(**call, **STRATEGIES[strategy], max_length=5, min_length=5)
+    assert rows == [3] + [3 * STRATEGIES[strategy]["num_beams"]] * 3
+
+
 @pytest.mark.parametrize("case", [CAPTIONING, PRETRAINING], ids=lambda case: case.name)
 @pytest.mark.parametrize("strategy", ["greedy", "beams"])
 def test_prompts_of_unequal_length(case: Case, strategy: str) -> None:

@@ -194,6 +194,13 @@ def test_caption_labels(captioner) -> None:
     assert torch.equal(again["labels"][0], batch["labels"][0][:7])
 
 
+def test_prompts_are_cut_only_on_request(captioner) -> None:
+    long = " ".join(["a dog"] * 30)
+    assert captioner.prompt_inputs(long)["input_ids"].shape == (1, 61)
+    assert captioner.prompt_inputs(long, max_length=9)["input_ids"].shape == (1, 8)
+    assert captioner.caption_labels(long)["input_ids"].shape == (1, 40)
+
+
 def test_caption_labels_without_prompt_learn_everything_but_the_start(processor) -> None:
     batch = processor.caption_labels("a dog")
     assert batch["labels"].tolist() == [[-100, *batch["input_ids"][0, 1:].tolist()]]

@@ -102,3 +102,14 @@ def test_saved_and_loaded(kind: str | None, tmp_path: Path) -> None:
 def test_unknown_options_are_named() -> None:
     with pytest.raises(ValueError, match="language_model is 'gpt'"):
         processor(None).__class__(LavisImageProcessor(), qformer_tokenizer(str(TOKENIZER)), language_model="gpt")
+
+
+def test_spaces_at_the_end_stay_where_the_original_leaves_them() -> None:
+    """It strips the texts of OPT, not those of T5."""
+    for kind, stripped in (("causal", True), ("seq2seq", False)):
+        own = processor(kind)
+        space = own.tokenizer.convert_tokens_to_ids("Ġ" if kind == "causal" else "▁")
+        red = own.tokenizer("red", add_special_tokens=False)["input_ids"]
+        (text,) = own.post_process_captions([[*red, space]], "")
+        assert text.strip() == "red"
+        assert (text == "red") is stripped

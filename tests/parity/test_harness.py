@@ -79,6 +79,17 @@ def test_a_difference_fails(golden: GoldenSet, value: torch.Tensor | None, messa
         ledger.close()
 
 
+def test_a_loss_over_nothing_must_be_a_number_here(golden: GoldenSet) -> None:
+    golden.tensors["loss"] = torch.tensor(float("nan"))
+    ledger = Ledger(golden, reasons={})
+    replay_all(golden, ledger)
+    ledger.close()
+    assert ledger.summary()["undefined"] == 1
+    ledger.compare("loss", torch.tensor(float("nan")))
+    with pytest.raises(AssertionError, match="the original's is undefined, ours is nan"):
+        ledger.close()
+
+
 def test_ids_are_exact(golden: GoldenSet) -> None:
     ledger = Ledger(golden, reasons={})
     replay_all(golden, ledger)

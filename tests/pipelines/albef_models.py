@@ -1,0 +1,17 @@
+"""ALBEF repositories made of recorded checkpoints, for the tests of pipelines and of the command."""
+
+import io
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from modeling_lavis.cli.main import main
+
+
+def convert_recorded(goldens: Path, architecture: str, output: Path) -> str:
+    """Convert a golden set's checkpoint by the command; returns the repository's folder."""
+    source = goldens / architecture
+    options = ["--config", source / "config.json", "--tokenizer", goldens / "tokenizer"]
+    with redirect_stdout(io.StringIO()):
+        status = main(["convert", architecture, *map(str, (source / "checkpoint.pth", output, *options))])
+    assert status == 0
+    return str(output)
