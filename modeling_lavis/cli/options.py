@@ -3,6 +3,7 @@
 
 import argparse
 import logging
+import warnings
 from typing import Any
 
 from modeling_lavis.cli.output import UsageError
@@ -94,12 +95,13 @@ def embedded_model() -> str:
 
 
 def quiet() -> None:
-    """Keep transformers from reporting what it loads."""
+    """Keep transformers from reporting what it loads, and PIL from remarks on pictures that it reads all the same."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def first_line(error: BaseException) -> str:

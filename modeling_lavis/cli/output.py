@@ -37,8 +37,9 @@ class Results:
         # Escaped, a name that is no valid Unicode can be printed whatever the terminal's encoding.
         line = json.dumps(record) if self.as_json else text
         encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-        sys.stdout.flush()
+        with _beside_the_bar():
+            sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+            sys.stdout.flush()
 
     def fail(self, name: str, message: str) -> None:
         """Report an input that could not be used, on stderr and in JSON."""
@@ -56,7 +57,8 @@ class Results:
 def warn(message: str) -> None:
     """Print an error of one input or of the command."""
     encoding = sys.stderr.encoding or "utf-8"
-    sys.stderr.write(f"error: {message}\n".encode(encoding, "backslashreplace").decode(encoding))
+    with _beside_the_bar():
+        sys.stderr.write(f"error: {message}\n".encode(encoding, "backslashreplace").decode(encoding))
 
 
 def over_pictures(
@@ -80,12 +82,21 @@ def over_pictures(
 
 
 def progress(entries: list[Any]) -> Iterable[Any]:
-    """Go through entries with a bar on stderr, if they are many, it is a terminal and results go elsewhere."""
-    if len(entries) < MANY or not sys.stderr.isatty() or sys.stdout.isatty():
+    """Go through entries with a bar on stderr, if they are many and that is a terminal."""
+    if len(entries) < MANY or not sys.stderr.isatty():
         return entries
     from tqdm import tqdm
 
     return tqdm(entries, unit="picture", file=sys.stderr)
+
+
+def _beside_the_bar() -> contextlib.AbstractContextManager[None]:
+    """Lift the bar for a line that goes to the same terminal."""
+    if "tqdm" not in sys.modules or not sys.stderr.isatty():
+        return contextlib.nullcontext()
+    from tqdm import tqdm
+
+    return tqdm.external_write_mode(file=sys.stderr)
 
 
 def check_output_file(path: Path, suffixes: tuple[str, ...]) -> Path:

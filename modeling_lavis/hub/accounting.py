@@ -246,7 +246,10 @@ class _Accountant:
 
     def _take(self, target: str, source: str) -> None:
         have, want = tuple(self.sources[source].shape), tuple(self.plan.targets[target].shape)
-        if have == want:
+        given, expected = self.sources[source].dtype, self.plan.targets[target].dtype
+        if given.is_floating_point != expected.is_floating_point or given.is_complex:
+            self._problem("of another kind of numbers", f"{source} of {given}, expected {expected}")
+        elif have == want:
             self.plan.filled[target] = Filled(source)
         elif self.family.is_position_table(target) and self.resize_allowed and have[-1] == want[-1]:
             self.plan.filled[target] = Filled(source, resized_from=have)

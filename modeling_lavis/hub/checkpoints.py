@@ -64,6 +64,8 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: the file is missing, empty, cut off, of another kind, or holds objects other than tensors.
     """
+    if not is_url(str(source)) and re.match(r"[a-z][a-z0-9+.-]+://", str(source)):
+        raise CheckpointError(f"{source} is of a kind that cannot be fetched. Give an http(s) address, or a file.")
     path = fetch(str(source)) if is_url(str(source)) else Path(source).expanduser()
     head = _first_bytes(path)
     if head.startswith(_ZIP_MAGIC):
@@ -97,7 +99,10 @@ def _load_torch(path: Path, mapped: bool) -> Any:
     if mapped:
         _check_archive(path)
     try:
-        return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+        if path.suffix != ".safetensors":
+            return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+        with path.open("rb") as file:  # by its name torch would take it for what it is not; an open file is not mapped
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         # The restricted unpickler refuses every class but tensors and plain containers, and says which one it met.
         refused = re.search(r"(?:GLOBAL|global|class) `?([A-Za-z_][\w.]*\.[\w.]+)`? ", str(error))

@@ -17,7 +17,8 @@ import yaml
 
 _HERE = Path(__file__).resolve().parent
 SETTINGS_FILE = _HERE / "zoo.json"
-FACTS_FOLDER = _HERE / "model_cards"  # in a source tree a link to the folder of that name at the top
+_INSTALLED_FACTS = _HERE / "model_cards"  # where setup.cfg puts the folder of that name at the top of a source tree
+FACTS_FOLDER = _INSTALLED_FACTS if _INSTALLED_FACTS.is_dir() else _HERE.parent.parent / "model_cards"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ What becomes of each kind of picture:
 import difflib
 import os
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from typing import Any
 
 import numpy as np
@@ -288,7 +288,9 @@ def reject_unknown(what: str, given: Collection[str], known: Collection[str]) ->
     for name in given:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else f" It takes {', '.join(sorted(known))}."
+            names = sorted(known) if isinstance(known, Set) else list(known)
+            few = names[:20] + ["..."] * (len(names) > 20)
+            hint = f" Did you mean {close[0]!r}?" if close else f" It takes {', '.join(few)}."
             raise TypeError(f"{what} got an unexpected option {name!r}.{hint}")
 
 
@@ -307,6 +309,8 @@ def _to_8_bit(values: np.ndarray) -> np.ndarray:
         return values
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * 255
+    if values.dtype.kind not in "iuf":
+        raise ValueError(f"A picture is an array of {values.dtype}; expected whole numbers or floats.")
     low, high = values.min(), values.max()
     if values.dtype.kind in "iu" and low >= 0:
         if values.dtype.itemsize == 2 or 255 < high <= 65535:

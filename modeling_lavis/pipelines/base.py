@@ -32,6 +32,8 @@ from modeling_lavis.pipelines.loading import is_own_processor, own_processor
 _ON_ERROR = ("raise", "return")
 # Options of transformers' `pipeline` that reach the pipeline although they were meant for loading.
 _LOADING_OPTIONS = ("local_files_only",)
+# Below one, `generate` fails deep inside.
+_COUNTS = ("num_beams", "num_return_sequences", "max_new_tokens", "max_length")
 _GENERATION_OPTIONS = frozenset(name for name in vars(GenerationConfig()) if not name.startswith("_"))
 
 
@@ -116,15 +118,18 @@ class LavisPipeline(Pipeline):
         )
         if preprocess.get("on_error", "raise") not in _ON_ERROR:
             raise ValueError(f"on_error is {preprocess['on_error']!r}; expected 'raise' or 'return'.")
-        known = {*self.preprocess_options, *self.forward_options, *self.postprocess_options, "on_error"}
-        known |= {"batch_size", "num_workers"}
+        known = [*self.preprocess_options, *self.forward_options, *self.postprocess_options]
+        known += ["batch_size", "num_workers", "on_error"]
         if self._pipeline_calls_generate:
             generate = dict(options.pop("generate_kwargs", None) or {})
             given = [n for n in options if n in _GENERATION_OPTIONS or n == "generation_config"]
             generate.update({name: options.pop(name) for name in given})
+            for name in _COUNTS:
+                if generate.get(name) is not None and generate[name] < 1:
+                    raise ValueError(f"{name} is {generate[name]!r}; expected a whole number of at least 1.")
             if generate:
                 forward["generate_kwargs"] = generate
-            known |= _GENERATION_OPTIONS | {"generate_kwargs", "generation_config"}
+            known += ["generate_kwargs", "generation_config", *sorted(_GENERATION_OPTIONS)]
         reject_unknown(type(self).__name__, options, known)
         return preprocess, forward, postprocess
 

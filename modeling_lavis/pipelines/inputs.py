@@ -66,11 +66,12 @@ def sort_inputs(value: Any, is_one: Callable[[Any], bool] = is_picture) -> Input
     if isinstance(value, (list, tuple, np.ndarray, torch.Tensor)):
         return Inputs(list(value), single=False, lazy=False)
     if isinstance(value, Iterable) or (hasattr(value, "__getitem__") and isinstance(value, Sized)):
-        if not isinstance(value, (bytes, bytearray)):
+        if not isinstance(value, (bytes, bytearray)) and not hasattr(value, "read"):  # the lines of a file are no rows
             return Inputs(value, single=False, lazy=True)
     raise TypeError(
         f"A pipeline got {type(value).__name__}; expected a picture (path, URL, PIL image, array), a row such as "
-        "{'image': ...}, or a list, a data set or a generator of either."
+        "{'image': ...}, or a list, a data set or a generator of either. Open a file, or bytes in an io.BytesIO, with "
+        "PIL.Image.open."
     )
 
 

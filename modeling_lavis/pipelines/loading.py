@@ -37,6 +37,8 @@ class CheckpointHead:
 
         import modeling_lavis
 
+        if not os.path.exists(name) and not _may_be_on_the_hub(os.fspath(name)):
+            raise OSError(f"There is no folder {os.fspath(name)}, and a repository's name looks like 'owner/name'.")
         access = {option: kwargs[option] for option in _HUB_OPTIONS if kwargs.get(option) is not None}
         config, _ = PreTrainedConfig.get_config_dict(name, **access)
         if "model_type" not in config:
@@ -54,6 +56,17 @@ class CheckpointHead:
             )
         kwargs.pop("code_revision", None)
         return getattr(modeling_lavis, _OURS_FOR[theirs]).from_pretrained(name, **kwargs)
+
+
+def _may_be_on_the_hub(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def is_own_processor(processor: Any) -> bool:

@@ -21,19 +21,32 @@ class Terminal(io.StringIO):
         (output.MANY, Terminal, io.StringIO, True),
         (output.MANY - 1, Terminal, io.StringIO, False),
         (output.MANY, io.StringIO, io.StringIO, False),
-        (output.MANY, Terminal, Terminal, False),
+        (output.MANY, Terminal, Terminal, True),
     ],
 )
 def test_progress(
     monkeypatch: pytest.MonkeyPatch, count: int, err: type[io.StringIO], out: type[io.StringIO], shown: bool
 ) -> None:
-    """A bar needs many inputs, a terminal, and results that go elsewhere."""
+    """A bar needs many inputs and a terminal."""
     streams = err(), out()
     monkeypatch.setattr("sys.stderr", streams[0])
     monkeypatch.setattr("sys.stdout", streams[1])
     assert list(output.progress(list(range(count)))) == list(range(count))
     assert (f"{count}/{count}" in streams[0].getvalue()) is shown
     assert streams[1].getvalue() == ""
+
+
+def test_lines_stand_beside_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one terminal, each result has a line of its own, and the bar is lifted for it."""
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("sys.stdout", terminal)
+    results = output.Results(as_json=True)
+    for number in output.progress(list(range(output.MANY))):
+        results.add({"file": str(number)}, "")
+    for number in range(output.MANY):
+        before, found, after = terminal.getvalue().partition(f'{{"file": "{number}"}}')
+        assert found and before.endswith("\r") and after.startswith("\n")
 
 
 def test_order_of_failures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

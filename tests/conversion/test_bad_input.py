@@ -137,6 +137,25 @@ def test_unreadable_files(make: Callable[[Path], None], tmp_path: Path, monkeypa
     assert {path.name for path in work.iterdir()} <= {"given.pth"}
 
 
+def test_a_file_is_read_for_what_it_is_whatever_its_name(tmp_path: Path) -> None:
+    torch.save({"model": weights("blip_caption")}, tmp_path / "given.safetensors")
+    report = convert(**arguments("blip_caption", tmp_path / "repo", checkpoint=tmp_path / "given.safetensors"))
+    assert report.weight_files == ("model.safetensors",)
+
+
+def test_addresses_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="ftp://example.org/a.pth is of a kind that cannot be fetched"):
+        convert(**arguments("blip_caption", tmp_path / "repo", checkpoint="ftp://example.org/a.pth"))
+
+
+def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
+    numbers = {name: tensor.to(torch.int32) for name, tensor in weights("blip_caption").items()}
+    torch.save(numbers, tmp_path / "given.pth")
+    with pytest.raises(ValueError, match=r"(?s)another kind of numbers.*cls_token of torch.int32, expected torch.float32"):
+        convert(**arguments("blip_caption", tmp_path / "repo", checkpoint=tmp_path / "given.pth"))
+    assert not (tmp_path / "repo").exists()
+
+
 def test_the_bomb_would_go_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above can fail: unpickling the same object without restrictions runs its code."""
     monkeypatch.setenv("BOMB_FOLDER", str(tmp_path / "exploded"))

@@ -232,6 +232,8 @@ def test_a_broken_file_is_named(photos, tmp_path: Path, processor_class) -> None
         (np.zeros((0, 5, 3)), ValueError, r"\(0, 5, 3\)"),
         (np.full((5, 5, 3), -1.0), ValueError, "normalised already"),
         (np.full((5, 5, 3), np.nan), ValueError, "nan"),
+        (np.full((5, 5, 3), None), ValueError, "array of object"),
+        (np.full((5, 5, 3), "a"), ValueError, "array of <U1"),
         ([[np.zeros((5, 5))] * 3], ValueError, r"rows of \[3\].*pair"),
         ([np.zeros((5, 5)), [np.zeros((5, 5))] * 2], ValueError, r"rows of \[1, 2\]"),
     ],

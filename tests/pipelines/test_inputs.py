@@ -177,6 +177,27 @@ def test_numbers_that_do_not_fit(pipe: Pipe, files: list[str]) -> None:
         run((file for file in files), question=["what?"] * 4)
 
 
+def test_an_open_file_is_no_list_of_rows(pipe: Pipe, files: list[str]) -> None:
+    with open(files[0], "rb") as file, pytest.raises(TypeError, match=r"BufferedReader.*PIL\.Image\.open"):
+        pipe("image-captioning")(file)
+
+
+@pytest.mark.parametrize("name", ["num_beams", "num_return_sequences", "max_new_tokens", "max_length"])
+def test_counts_of_decoding_are_checked(pipe: Pipe, files: list[str], name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 0; expected a whole number of at least 1"):
+        pipe("image-captioning")(files[0], **{name: 0})
+
+
+def test_unlike_options_are_answered_with_those_of_the_pipeline(pipe: Pipe, files: list[str]) -> None:
+    with pytest.raises(TypeError, match=r"'xyzzy'\. It takes prompt, .*batch_size.*\.\.\.\.$"):
+        pipe("image-captioning")(files[0], xyzzy=1)
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=f"There is no folder {tmp_path}/nothing, and a repository's name looks like"):
+        load("image-captioning", tmp_path / "nothing")
+
+
 def test_on_error_is_checked(pipe: Pipe, files: list[str]) -> None:
     with pytest.raises(ValueError, match="on_error is 'skip'"):
         pipe("image-captioning")(files[0], on_error="skip")
