@@ -8,6 +8,7 @@ from torch import nn
 
 from modeling_lavis import LavisBlip2ForConditionalGeneration, LavisBlip2ForPreTraining
 from modeling_lavis.models.configuration_lavis_blip_2 import MODULES_NOT_TO_QUANTIZE
+from tests.models.contract import shake
 from tests.models.lavis_blip_2_cases import blip_2_config, one_image, pixels, prompts, second_stage
 
 
