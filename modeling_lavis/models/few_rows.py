@@ -31,10 +31,11 @@ class FewRowsLinear(nn.Linear):
         ):
             return super().forward(input)
         columns = input.reshape(rows, self.in_features).T  # (I, R)
-        if self.bias is None:
+        bias: Tensor | None = self.bias
+        if bias is None:
             outputs = self.weight @ columns
         else:
-            outputs = torch.addmm(self.bias[:, None], self.weight, columns)
+            outputs = torch.addmm(bias[:, None], self.weight, columns)
         return outputs.T.reshape(*input.shape[:-1], self.out_features)
 
 

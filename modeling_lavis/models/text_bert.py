@@ -483,7 +483,7 @@ class BertLMPredictionHead(nn.Module):
     def __init__(self, config: LavisBertConfig) -> None:
         super().__init__()
         self.transform = BertHeadTransform(config)
-        self.decoder = FewRowsLinear(config.hidden_size, config.vocab_size)
+        self.decoder: nn.Linear = FewRowsLinear(config.hidden_size, config.vocab_size)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden_states: Tensor) -> Tensor:

@@ -151,9 +151,8 @@ def test_addresses_of_other_kinds_are_refused(tmp_path: Path) -> None:
 def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
     numbers = {name: tensor.to(torch.int32) for name, tensor in weights("blip_caption").items()}
     torch.save(numbers, tmp_path / "given.pth")
-    with pytest.raises(
-        ValueError, match=r"(?s)another kind of numbers.*cls_token of torch.int32, expected torch.float32"
-    ):
+    message = r"(?s)another kind of numbers.*cls_token of torch.int32, expected torch.float32"
+    with pytest.raises(ValueError, match=message):
         convert(**arguments("blip_caption", tmp_path / "repo", checkpoint=tmp_path / "given.pth"))
     assert not (tmp_path / "repo").exists()
 
