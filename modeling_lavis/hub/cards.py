@@ -40,7 +40,9 @@ def family_name(architecture: str) -> str:
     return name
 
 
-def card_for_entry(entry: zoo.ZooEntry, repo: str, model_class: str, conversion: str = "") -> str:
+def card_for_entry(
+    entry: zoo.ZooEntry, repo: str, model_class: str, conversion: str = "", with_code: bool = False
+) -> str:
     """The card of a published checkpoint.
 
     Args:
@@ -48,14 +50,19 @@ def card_for_entry(entry: zoo.ZooEntry, repo: str, model_class: str, conversion:
         repo: name on the Hub, or folder, that the usage example loads.
         model_class: class that the repository loads into.
         conversion: what the conversion did, in Markdown.
+        with_code: whether the repository carries the code of the model.
 
     Returns:
         The text of `README.md`.
     """
-    return _render(entry.architecture, entry.model_type, entry.facts, repo, model_class, conversion, own_file=True)
+    return _render(
+        entry.architecture, entry.model_type, entry.facts, repo, model_class, conversion, True, with_code=with_code
+    )
 
 
-def card_for_conversion(report: ConversionReport, checkpoint: str, config: Any, repo: str | None = None) -> str:
+def card_for_conversion(
+    report: ConversionReport, checkpoint: str, config: Any, repo: str | None = None, with_code: bool = False
+) -> str:
     """The card of a repository that was just converted.
 
     The published facts are used only when the checkpoint is the published file (by its address or file name).
@@ -65,6 +72,7 @@ def card_for_conversion(report: ConversionReport, checkpoint: str, config: Any, 
         checkpoint: path or URL as it was given.
         config: configuration of the model.
         repo: name on the Hub; by default the name of the output folder.
+        with_code: whether the repository carries the code of the model.
     """
     repo = repo or report.output.name
     conversion = _conversion_text(report)
@@ -72,14 +80,16 @@ def card_for_conversion(report: ConversionReport, checkpoint: str, config: Any, 
         entry = zoo.get(report.architecture, report.model_type)
         own = report.architecture == report.source_architecture or not entry.facts["own_checkpoint"]
         if own and zoo.is_published_file(entry, checkpoint):
-            return card_for_entry(entry, repo, report.model_class, conversion)
+            return card_for_entry(entry, repo, report.model_class, conversion, with_code)
     facts: dict[str, Any] = {
         "title": f"{report.model_class}, converted from {Path(checkpoint).name}",
         "source": Path(checkpoint).name,
         "image_size": config.vision_config.image_size,
         "licence": {"id": "unknown", "note": "That of the converted file, which its owner has to state."},
     }
-    return _render(report.architecture, report.model_type, facts, repo, report.model_class, conversion, own_file=False)
+    return _render(
+        report.architecture, report.model_type, facts, repo, report.model_class, conversion, False, with_code=with_code
+    )
 
 
 def _render(
@@ -90,6 +100,7 @@ def _render(
     model_class: str,
     conversion: str,
     own_file: bool,
+    with_code: bool,
 ) -> str:
     common = common_facts()
     family = common["families"][family_name(architecture)]
@@ -110,6 +121,8 @@ def _render(
         frames=facts.get("frames"),
         language_model=facts.get("language_model"),
         licence=_licence_text(facts["licence"]),
+        repo=repo,
+        with_code=with_code,
         usage=(about.get("usage") or "").replace("{repo}", repo),
         training_data=facts.get("training_data"),
         recipe=facts.get("recipe"),

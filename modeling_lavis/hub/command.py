@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="repository on the Hub to upload to")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it has something in it")
     parser.add_argument("--max-shard-size", metavar="SIZE", default="5GB", help="largest weight file (%(default)s)")
+    parser.add_argument(
+        "--without-code", action="store_true", help="leave out the code that loads where this package is not installed"
+    )
     parser.add_argument("--json", action="store_true", help="print the full account as JSON")
 
 
@@ -41,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
             push_to_hub=args.push_to_hub,
             overwrite=args.overwrite,
             max_shard_size=args.max_shard_size,
+            with_code=not args.without_code,
         )
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")

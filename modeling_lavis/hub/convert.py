@@ -14,6 +14,7 @@ from modeling_lavis.hub import cards, zoo
 from modeling_lavis.hub.accounting import AccountingError, Plan, make_plan
 from modeling_lavis.hub.checkpoints import Checkpoint, read_checkpoint
 from modeling_lavis.hub.families import Family, family_of, module_of
+from modeling_lavis.hub.portable import attach_code
 from modeling_lavis.hub.report import ConversionReport
 from modeling_lavis.hub.writing import check_output, whole_folder, write_shards
 
@@ -34,6 +35,7 @@ def convert(
     *,
     overwrite: bool = False,
     max_shard_size: str = "5GB",
+    with_code: bool = True,
 ) -> ConversionReport:
     """Convert a checkpoint of LAVIS or of an original repository into a Hub repository.
 
@@ -60,6 +62,8 @@ def convert(
         push_to_hub: repository on the Hub to upload to, `ORG/NAME`.
         overwrite: replace a folder that has something in it.
         max_shard_size: size of the largest weight file.
+        with_code: put the code of the model beside it, so that it loads with `trust_remote_code=True` where this
+            package is not installed.
 
     Returns:
         The account of what was done.
@@ -122,7 +126,9 @@ def convert(
         processor.save_pretrained(folder)
         if generation_config is not None:
             generation_config.save_pretrained(folder)
-        card = cards.card_for_conversion(report, str(checkpoint), model_config, repo=push_to_hub)
+        if with_code:
+            attach_code(folder)
+        card = cards.card_for_conversion(report, str(checkpoint), model_config, repo=push_to_hub, with_code=with_code)
         (folder / "README.md").write_text(card, encoding="utf-8")
     if push_to_hub:
         report = replace(report, pushed_to=_push(output, push_to_hub))

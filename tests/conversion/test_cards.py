@@ -182,6 +182,9 @@ def test_usage_runs_on_what_was_converted(
         (tmp_path / name).write_bytes(picture.read_bytes())
     monkeypatch.chdir(tmp_path)
     convert(**arguments(architecture, Path("repo")))
-    (code,) = blocks((tmp_path / "repo" / "README.md").read_text())
+    code, by_its_own_code = blocks((tmp_path / "repo" / "README.md").read_text())
     exec(compile(code, "README.md", "exec"), {})
     assert architecture == "blip_feature_extractor" or capsys.readouterr().out.strip()
+    made: dict[str, Any] = {}
+    exec(compile(by_its_own_code, "README.md", "exec"), made)
+    assert type(made["model"]).__name__ == ARCHITECTURES[architecture].model_class
