@@ -61,7 +61,7 @@ def test_imports(path: Path) -> None:
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
             tops = {name.split(".")[0] for name in names}
             assert "modeling_lavis" not in tops, f"{path.name}:{node.lineno}: siblings are imported by one dot"
-            assert tops <= allowed | {"torchvision", "av"}, f"{path.name}:{node.lineno}"
+            assert tops <= allowed | {"torchvision", "av", "torchcodec"}, f"{path.name}:{node.lineno}"
 
 
 @by_name

@@ -12,12 +12,12 @@ import itertools
 import math
 import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-_URLS = ("http://", "https://")
+URLS = ("http://", "https://")
 _RETREATS = (0, 1, 4, 16)  # seconds to jump further back when a key frame turns out to be shown too late
 
 
@@ -49,7 +49,7 @@ class VideoFile:
     def __init__(self, source: str | os.PathLike[str]) -> None:
         self.name = os.fspath(source)
         self._av = require_av()
-        if not self.name.startswith(_URLS) and not os.path.exists(self.name):
+        if not self.name.startswith(URLS) and not os.path.exists(self.name):
             raise FileNotFoundError(f"No such video: {self.name}. Check the path, or the folder it is relative to.")
         self._container = self._open()
         try:
@@ -108,7 +108,7 @@ class VideoFile:
                 decoded = self._decoded() if decoded is None else decoded
                 frame = next(itertools.islice(decoded, number - last - 1, None), None)
             else:
-                target = self.times[number]
+                target = self._time_at(number)
                 if decoded is None or self._should_jump(shown, target):
                     decoded, frame = self._jump(target)
                 else:
@@ -124,6 +124,11 @@ class VideoFile:
             yield picture
 
     # ---- parts ----
+
+    def _time_at(self, number: int) -> int:
+        if number >= self.length:
+            raise OSError(f"Frame {number} of {self.length} of the video {self.name} is not there.")
+        return self.times[number]
 
     def _open(self) -> Any:
         try:
@@ -214,23 +219,4 @@ def upright_rgb(frame: Any) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
 
-Picker = Callable[[int, Callable[[float], int]], Sequence[int]]
-
-
-def read_frames(source: str | os.PathLike[str], pick: Picker) -> Iterator[np.ndarray]:
-    """
-    Frames of a video file.
-
-    Args:
-        source: path or URL.
-        pick (callable): gets the number of frames and a function from seconds to a frame's number; returns the numbers
-            that are wanted, ascending.
-
-    Yields:
-        Arrays (H, W, 3) of 8-bit RGB.
-    """
-    with VideoFile(source) as video:
-        yield from video.frames(pick(video.length, video.number_at))
-
-
-__all__ = ["VideoFile", "read_frames", "require_av", "upright_rgb"]
+__all__ = ["URLS", "VideoFile", "require_av", "upright_rgb"]

@@ -17,7 +17,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from .image_processing_lavis import open_picture, reject_unknown, rgb_array, to_rgb, upright
-from .video_decoding import read_frames
+from .video_reading import read_frames
 from .video_sampling import SAMPLINGS, frame_indices
 
 _ARRAYS = (np.ndarray, torch.Tensor)
@@ -28,10 +28,13 @@ class LavisVideoProcessor(VideoProcessorMixin):
     """
     Picks frames of videos, resizes them to (S, S), and normalises them with CLIP's values.
 
-    A video is a path or a URL (mp4, mkv, webm, avi, gif, ... by PyAV), an array or a tensor (F, H, W, C) or
+    A video is a path or a URL (mp4, mkv, webm, avi, gif, ...), an array or a tensor (F, H, W, C) or
     (F, C, H, W), or a list of frames (PIL images, arrays, paths of pictures). Several are given as a list or as one
     array with five dimensions. The aspect ratio is not kept and nothing is cropped. A video with fewer frames than
     wanted repeats them evenly.
+
+    Files are decoded by torchcodec where it is installed and finds FFmpeg's libraries, by PyAV else; the frames are the
+    same.
 
     Args:
         size (default 224): an int S, or {"height": ..., "width": ...}.

@@ -1,5 +1,6 @@
 """Clips whose frames say their own number, made by PyAV of a real picture."""
 
+import struct
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
@@ -65,4 +66,17 @@ def write_clip(
                 container.mux(packet)
         for packet in stream.encode(None):
             container.mux(packet)
+    return path
+
+
+def turn_clip(source: Path, path: Path, quarters: int) -> Path:
+    """Copy an mp4 file and let its display matrix turn the pictures by quarters, clockwise, when they are shown."""
+    content = bytearray(source.read_bytes())
+    plain = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    place = content.index(plain, content.index(b"tkhd"))
+    cosine, sine = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarters % 4]
+    content[place : place + 36] = struct.pack(
+        ">9i", cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30
+    )
+    path.write_bytes(content)
     return path
