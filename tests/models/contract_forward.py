@@ -235,6 +235,14 @@ class ForwardContract(Contract):
             if mode == "decoder":
                 continue
             for name in case.needed:
+                if mode == "itc" and name == "input_ids":  # images alone have states, which pipelines ask for
+                    assert_same(
+                        run(model, {**call, name: None}),
+                        {"image_embeds": run(model, call).image_embeds},
+                        atol=0,
+                        rtol=0,
+                    )
+                    continue
                 with pytest.raises(ValueError, match=name):
                     run(model, {**call, name: None})
 
