@@ -267,6 +267,9 @@ class ForwardContract(Contract):
                         "60 tokens.*40 positions|labels of shape",
                     ),
                     ({"attention_mask": call["attention_mask"][:, :-1]}, "attention_mask"),
+                    ({"attention_mask": call["attention_mask"][:, None]}, "attention_mask"),
+                    ({"input_ids": ids.tolist()}, "input_ids as list"),
+                    ({"input_ids": ids[:0], "attention_mask": None}, "input_ids.*at least one|0 .*3|3 .*0"),
                 ]
             if images is not None and ids is not None and mode not in ("itc", "vtc", "decoder"):
                 bad += [({case.pixels: images[:2]}, "2 .*3|3 .*2")]
