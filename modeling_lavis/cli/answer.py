@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`modeling-lavis answer`: pictures and questions in, answers out."""
+"""`modeling-lavis answer`: pictures or videos and questions in, answers out."""
 
 import argparse
 import json
@@ -12,25 +12,27 @@ from modeling_lavis.cli.options import (
     add_model_options,
     at_least_one,
     generation_options,
+    inputs_of,
     open_pipeline,
+    sees_videos,
 )
 from modeling_lavis.cli.output import Results, UsageError, over_pictures
-from modeling_lavis.cli.pictures import find_pictures
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Add the verb to the subparsers of the command, and return its parser."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "answer",
-        help="answer questions about pictures",
-        description="Answer a question about pictures, freely or by ranking a list of answers. JSON: "
-        '{"file": ..., "question": ..., "answers": [{"answer": ..., "score": ...}]} (scores for a list only; they are '
-        'log-likelihoods) or {"file": ..., "error": ...}.',
+        help="answer questions about pictures or videos",
+        description="Answer a question about pictures, freely or by ranking a list of answers, or about videos, with "
+        'the answers that the model knows. JSON: {"file": ..., "question": ..., "answers": [{"answer": ..., "score": '
+        '...}]} (no scores for free answers, log-likelihoods for a list, probabilities for videos) or {"file": ..., '
+        '"error": ...}.',
     )
     add_inputs(parser)
     add_model_options(parser, default=None)
     add_generation_options(parser)
-    parser.add_argument("--question", metavar="TEXT", required=True, help="asked about every picture")
+    parser.add_argument("--question", metavar="TEXT", required=True, help="asked about every input")
     parser.add_argument(
         "--answers",
         metavar="FILE_OR_LIST",
@@ -73,16 +75,21 @@ def run(args: argparse.Namespace) -> int:
     """Answer; returns the exit status."""
     options = generation_options(args)
     ranking = {name: getattr(args, name) for name in ("top_k", "num_candidates") if getattr(args, name) is not None}
-    if args.answers is None and ranking:
-        raise UsageError("--top-k and --num-candidates belong to --answers, which is missing.")
     if args.answers is not None:
         if options:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in options)
             raise UsageError(f"{names} and --answers cannot go together: a list is ranked, not generated.")
         options = {"answers": read_answers(args.answers), **ranking}
-    answerer = open_pipeline("image-question-answering", args)
+    answerer = open_pipeline({"image": "image-question-answering", "video": "video-question-answering"}, args)
+    if sees_videos(answerer):
+        if unused := [name for name in (*options, *ranking) if name != "top_k"]:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+            raise UsageError(f"The model {args.model} chooses among the answers that it knows; leave out {names}.")
+        options = ranking
+    elif args.answers is None and ranking:
+        raise UsageError("--top-k and --num-candidates belong to --answers, which is missing.")
     results = Results(args.json)
-    pictures = find_pictures(args.inputs)
+    pictures = inputs_of(answerer, args)
     for name, rows in over_pictures(
         pictures, lambda names: answerer(names, question=args.question, on_error="return", **options), results
     ):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`modeling-lavis embed`: features of pictures and texts for search.
+"""`modeling-lavis embed`: features of pictures or videos, and of texts, for search.
 
-Letters: I pictures, S texts, P width of the common space.
+Letters: I pictures or videos, S texts, P width of the common space.
 """
 
 import argparse
@@ -9,9 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from modeling_lavis.cli.options import add_inputs, add_model_options, open_pipeline
+from modeling_lavis.cli.options import add_inputs, add_model_options, inputs_of, open_pipeline, sees_videos
 from modeling_lavis.cli.output import Results, UsageError, check_output_file, over_pictures, warn, whole_file
-from modeling_lavis.cli.pictures import find_pictures
 
 _SUFFIXES = (".npz", ".safetensors", ".json")
 
@@ -20,11 +19,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Add the verb to the subparsers of the command, and return its parser."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "embed",
-        help="features of pictures and texts",
+        help="features of pictures or videos, and of texts",
         description="Projected and normalised features, whose products are cosines. Without --output they are printed "
         'as JSON lines, {"file": ..., "image_features": [...]} and {"text": ..., "text_features": [...]}. The file has '
         "image_features (pictures, width) with files, and text_features (texts, width) with texts; in .safetensors "
-        "the names are JSON arrays in the metadata.",
+        "the names are JSON arrays in the metadata. A model of videos gives video_features.",
     )
     add_inputs(parser, needed=False)
     parser.add_argument("--text", metavar="TEXT", nargs="+", action="extend", default=[], help="one or several")
@@ -37,26 +36,27 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Embed; returns the exit status."""
     if not args.inputs and not args.text:
-        raise UsageError("embed got nothing; give pictures, --text or both.")
+        raise UsageError("embed got nothing; give pictures or videos, --text or both.")
     if args.output is not None:
         check_output_file(args.output, _SUFFIXES)
     extractor = open_pipeline("multimodal-feature-extraction", args)
     # Features are data: without a file they are printed as JSON, whether asked for or not.
     results = Results(as_json=args.json or args.output is None)
-    columns: dict[str, list[Any]] = {"files": [], "image_features": [], "texts": [], "text_features": []}
+    seen = "video" if sees_videos(extractor) else "image"
+    columns: dict[str, list[Any]] = {"files": [], f"{seen}_features": [], "texts": [], "text_features": []}
 
     def take(kind: str, name: str, values: Any) -> None:
-        columns["files" if kind == "image" else "texts"].append(name)
+        columns["texts" if kind == "text" else "files"].append(name)
         columns[f"{kind}_features"].append(values)
         if args.output is None:
-            key = "file" if kind == "image" else "text"
+            key = "text" if kind == "text" else "file"
             results.add({key: name, f"{kind}_features": values.tolist()}, "")
 
     def run_pictures(names: Any) -> Any:
-        return extractor(names, features="image_features", return_tensors="np", on_error="return")
+        return extractor(names, features=f"{seen}_features", return_tensors="np", on_error="return")
 
-    for name, row in over_pictures(find_pictures(args.inputs), run_pictures, results):
-        take("image", name, row["image_features"])
+    for name, row in over_pictures(inputs_of(extractor, args), run_pictures, results):
+        take(seen, name, row[f"{seen}_features"])
     if args.text:
         rows = extractor(text=args.text, features="text_features", return_tensors="np")
         for text, row in zip(args.text, rows):
@@ -67,7 +67,10 @@ def run(args: argparse.Namespace) -> int:
             return 1
         write(args.output, columns)
         record = {"output": str(args.output), "files": len(columns["files"]), "texts": len(columns["texts"])}
-        results.add(record, f"{args.output}: {record['files']} pictures, {record['texts']} texts")
+        results.add(
+            record,
+            f"{args.output}: {record['files']} {'videos' if seen == 'video' else 'pictures'}, {record['texts']} texts",
+        )
     return results.status
 
 
@@ -78,8 +81,8 @@ def write(path: Path, columns: dict[str, list[Any]]) -> None:
     names = {name: columns[name] for name in ("files", "texts") if columns[name]}
     features = {
         name: np.stack(columns[name]).astype(np.float32)
-        for name in ("image_features", "text_features")
-        if columns[name]
+        for name in columns
+        if name.endswith("_features") and columns[name]
     }
     with whole_file(path) as file:
         if path.suffix.lower() == ".npz":

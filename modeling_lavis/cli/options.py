@@ -4,9 +4,11 @@
 import argparse
 import logging
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from modeling_lavis.cli.output import UsageError
+from modeling_lavis.cli.pictures import Picture, find_pictures
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 INPUTS = "a file, a folder, a glob or a URL"
@@ -24,7 +26,7 @@ def at_least_one(text: str) -> int:
 
 
 def add_inputs(parser: argparse.ArgumentParser, needed: bool = True) -> None:
-    """Add the pictures."""
+    """Add the pictures or videos."""
     parser.add_argument("inputs", metavar="INPUT", nargs="+" if needed else "*", help=INPUTS)
 
 
@@ -44,7 +46,7 @@ def add_model_options(parser: argparse.ArgumentParser, default: str | None = "th
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ... (an accelerator if there is one)")
     parser.add_argument("--dtype", metavar="T", choices=_DTYPES, default="auto", help="%(choices)s (as stored)")
     parser.add_argument(
-        "--batch-size", metavar="N", type=at_least_one, default=8, help="pictures run at once (%(default)s)"
+        "--batch-size", metavar="N", type=at_least_one, default=8, help="inputs run at once (%(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="JSON lines on stdout, and nothing else there")
 
@@ -63,8 +65,20 @@ def generation_options(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def open_pipeline(task: str, args: argparse.Namespace) -> Any:
-    """Load the model that the arguments name, for a task.
+def inputs_of(pipe: Any, args: argparse.Namespace) -> list[Picture]:
+    """The pictures, or for a model of videos the videos, that the arguments name."""
+    return find_pictures(args.inputs, "video" if sees_videos(pipe) else "picture")
+
+
+def sees_videos(pipe: Any) -> bool:
+    """Whether the model of a pipeline looks at videos."""
+    from modeling_lavis.pipelines.loading import looks_at
+
+    return looks_at(pipe.model) == "video"
+
+
+def open_pipeline(task: str | Mapping[str, str], args: argparse.Namespace) -> Any:
+    """Load the model that the arguments name, for a task, or for one of two by what it looks at: "image" or "video".
 
     Raises:
         UsageError: there is no such model or device, or the model cannot do the task.

@@ -36,7 +36,7 @@ class FewRowsLinear(nn.Linear):
             outputs = self.weight @ columns
         else:
             outputs = torch.addmm(bias[:, None], self.weight, columns)
-        return outputs.T.reshape(*input.shape[:-1], self.out_features)
+        return outputs.T.reshape(*input.shape[:-1], -1)
 
 
 __all__ = ["FewRowsLinear"]

@@ -400,7 +400,7 @@ class LavisBertModel(LavisBertPreTrainedModel):
             check_text(
                 input_ids,
                 attention_mask if past_key_values is None else None,
-                None if own_words else self.embeddings.word_embeddings.num_embeddings,
+                None if own_words else self.embeddings.word_embeddings.weight.shape[0],
             )
         own_cache = past_key_values
         if isinstance(past_key_values, EncoderDecoderCache):

@@ -16,6 +16,7 @@ TASKS: dict[str, tuple[str, str]] = {
     "image-text-classification": ("classification", "ImageTextClassificationPipeline"),
     "image-pair-classification": ("pair_classification", "ImagePairClassificationPipeline"),
     "video-question-answering": ("video_question_answering", "VideoQuestionAnsweringPipeline"),
+    "video-text-matching": ("video_matching", "VideoTextMatchingPipeline"),
     "video-text-retrieval": ("video_retrieval", "VideoTextRetrievalPipeline"),
     "multimodal-feature-extraction": ("embedding", "MultimodalFeatureExtractionPipeline"),
 }

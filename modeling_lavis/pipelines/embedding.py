@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`multimodal-feature-extraction`: features of pictures, of texts, and of both together, by name.
+"""`multimodal-feature-extraction`: features of pictures or videos, of texts, and of both together, by name.
 
 Letters: B rows of a batch, N image tokens, T text tokens, D width, P width of the common space.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,24 @@ from torch import Tensor
 
 from modeling_lavis.models.heads import project
 from modeling_lavis.pipelines.base import LavisPipeline, one_picture_per_row
-from modeling_lavis.pipelines.inputs import sort_inputs
+from modeling_lavis.pipelines.inputs import is_picture, is_video, sort_inputs
+from modeling_lavis.pipelines.loading import looks_at
+from modeling_lavis.pipelines.video_inputs import video_pixels
 
-#: name -> (needs a picture, needs a text)
-FEATURES: dict[str, tuple[bool, bool]] = {
-    "image_features": (True, False),
-    "text_features": (False, True),
-    "image_embeds": (True, False),
-    "text_embeds": (False, True),
-    "multimodal_embeds": (True, True),
-}
-_DEFAULTS = ("image_features", "text_features", "multimodal_embeds")
+
+def feature_names(seen: str) -> dict[str, tuple[bool, bool]]:
+    """Name -> (needs what the model looks at, needs a text), for a model that looks at "image" or "video"."""
+    return {
+        f"{seen}_features": (True, False),
+        "text_features": (False, True),
+        f"{seen}_embeds": (True, False),
+        "text_embeds": (False, True),
+        "multimodal_embeds": (True, True),
+    }
+
+
+#: those that are given where none are asked for
+_ENDINGS_BY_DEFAULT = ("_features", "multimodal_embeds")
 
 
 class MultimodalFeatureExtractionPipeline(LavisPipeline):
@@ -36,6 +43,7 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
 
     These are those of slot 0; with `pool=False`, those of all tokens, (N, P) or (T, D) for example, padding cut off.
     Of models with learned queries, features of pictures and joint ones are those of every query, (Q, P) or (Q, D).
+    Models of videos take videos where pictures are spoken of, and have `video_features` and `video_embeds`.
 
     Example:
 
@@ -48,11 +56,20 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
     ```
     """
 
-    heads = ("Model", "ForImageTextRetrieval", "ForPreTraining")
+    heads = ("Model", "ForImageTextRetrieval", "ForVideoTextRetrieval", "ForPreTraining")
     methods = ("encode_images", "encode_texts", "vision_proj", "text_proj")
-    preprocess_options = ("text", "features")
+    preprocess_options: tuple[str, ...] = ("text", "features")
     forward_options = ("pool",)
     postprocess_options = ("return_tensors",)
+
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
+        self.seen = looks_at(model)
+        self.input_name = self.seen
+        self.is_one = is_video if self.seen == "video" else is_picture  # type: ignore[method-assign]
+        self.known = feature_names(self.seen)
+        if self.seen == "video":
+            self.preprocess_options = (*self.preprocess_options, "start", "end")
+        super().__init__(model, *args, **kwargs)
 
     @classmethod
     def check_model(cls, model: Any, task: str) -> None:
@@ -69,7 +86,8 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
         """
         Args:
             images (*optional*): a picture (path, URL, PIL image, array), a row with `"image"`, `"text"` or both, or a
-                list, a data set or a generator of them.
+                list, a data set or a generator of them; of models of videos a video (path, URL, array, list of frames)
+                or a row with `"video"`, and `start` and `end` in seconds.
             text (`str` or `list[str]`, *optional*): a text for the picture, or one for each; without pictures, the
                 texts themselves.
             kwargs: `features` (a name or a list of names; by default all features of slot 0 in the common space, and
@@ -83,7 +101,7 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
             if text is None:
                 raise ValueError(f"{self.task or type(self).__name__} got nothing; give pictures, texts or both.")
             rows = {"text": text} if isinstance(text, str) else [{"text": entry} for entry in text]
-            return self._run(sort_inputs(rows), **kwargs)
+            return self._run(sort_inputs(rows, self.is_one), **kwargs)
         options = {"text": text, **kwargs}
         return self._run(self._deal(images, options, "text"), **options)
 
@@ -92,20 +110,29 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
         if postprocess.get("return_tensors") not in (None, "pt", "np"):
             raise ValueError(f"return_tensors is {postprocess['return_tensors']!r}; expected 'pt', 'np' or None.")
         if preprocess.get("features") is not None:
-            preprocess["features"] = _checked_names(preprocess["features"])
+            preprocess["features"] = _checked_names(preprocess["features"], self.known)
         return preprocess, forward, postprocess
 
     def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
-        has = (row.get("image") is not None, row.get("text") is not None)
-        names = row.get("features") or [n for n in _DEFAULTS if all(h or not u for h, u in zip(has, FEATURES[n]))]
-        needs_image, needs_text = (any(FEATURES[name][i] for name in names) for i in (0, 1))
+        has = (row.get(self.seen) is not None, row.get("text") is not None)
+        names = row.get("features") or [
+            name
+            for name, needs in self.known.items()
+            if name.endswith(_ENDINGS_BY_DEFAULT) and all(there or not needed for there, needed in zip(has, needs))
+        ]
+        needs_image, needs_text = (any(self.known[name][i] for name in names) for i in (0, 1))
         if not any(has):
-            raise ValueError(f"A row has neither 'image' nor 'text', it has {', '.join(sorted(row)) or 'nothing'}.")
+            given = ", ".join(sorted(row)) or "nothing"
+            raise ValueError(f"A row has neither '{self.seen}' nor 'text', it has {given}.")
         return {
             "names": tuple(names),
-            "pixel_values": self.pixels(row) if needs_image else None,
+            "pixel_values": self.pixels(row, self.seen) if needs_image else None,
             "text": self.text(row, "text") if needs_text else None,
         }
+
+    def pixels(self, row: dict[str, Any], name: str = "image") -> Tensor:
+        """Pixels (1, C, H, W) of the picture in a row, or its clip (1, F, C, H, W)."""
+        return video_pixels(self, row, name) if name == "video" else super().pixels(row, name)
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         with_image = [i for i, row in enumerate(rows) if row["pixel_values"] is not None]
@@ -132,9 +159,9 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
             return self._features_of_queries(batch, pool)
         image_embeds = model.encode_images(batch["pixel_values"]) if images else None
         if image_embeds is not None:
-            put("image_embeds", image_embeds, images)
-            if "image_features" in wanted:
-                put("image_features", project(image_embeds, model.vision_proj), images)
+            put(f"{self.seen}_embeds", image_embeds, images)
+            if f"{self.seen}_features" in wanted:
+                put(f"{self.seen}_features", project(image_embeds, model.vision_proj), images)
         if not texts:
             return results
         ids, mask = batch["tokens"]["input_ids"], batch["tokens"]["attention_mask"]
@@ -193,9 +220,9 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
         return arrays if return_tensors == "np" else {name: values.tolist() for name, values in arrays.items()}
 
 
-def _checked_names(names: str | Sequence[str]) -> list[str]:
+def _checked_names(names: str | Sequence[str], known: Iterable[str]) -> list[str]:
     names = [names] if isinstance(names, str) else list(names)
-    unknown = [name for name in names if name not in FEATURES]
+    unknown = [name for name in names if name not in known]
     if unknown or not names:
-        raise ValueError(f"Unknown features {unknown}; expected some of {', '.join(FEATURES)}.")
+        raise ValueError(f"Unknown features {unknown}; expected some of {', '.join(known)}.")
     return names

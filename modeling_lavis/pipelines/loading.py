@@ -2,6 +2,7 @@
 """From the name of a repository to a model and a processor that fit each other."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 # Heads that exist in transformers' own BLIP and BLIP-2 formats, and ours that read them.
@@ -92,8 +93,14 @@ def own_processor(model: Any) -> Any:
     return processor_class.from_pretrained(name, revision=getattr(model.config, "_commit_hash", None) or "main")
 
 
+def looks_at(model: Any) -> str:
+    """What a model reads beside texts: "image" or "video"."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "video" if "video" in getattr(inner, "input_modalities", ()) else "image"
+
+
 def load(
-    task: str,
+    task: str | Mapping[str, str],
     model: str | os.PathLike[str],
     device: Any = None,
     dtype: Any = "auto",
@@ -102,7 +109,7 @@ def load(
     """Build the pipeline of a task, as `transformers.pipeline` does, with errors of one line.
 
     Args:
-        task: a name in `modeling_lavis.pipelines.TASKS`.
+        task: a name in `modeling_lavis.pipelines.TASKS`; or names by what the model looks at, "image" and "video".
         model: folder or Hub id of the model and its processor.
         device: for example `"cpu"` or `"cuda:0"`; an accelerator where there is one by default.
         dtype: of the weights, for example `torch.bfloat16`; as stored by default.
@@ -112,12 +119,15 @@ def load(
 
     from modeling_lavis.pipelines import TASKS, register
 
-    if task not in TASKS:
-        raise ValueError(f"Unknown task {task!r}; expected one of {', '.join(TASKS)}.")
-    if task not in PIPELINE_REGISTRY.supported_tasks:
-        register()
-    pipeline_class = check_task(task)[1]["impl"]
+    for name in [task] if isinstance(task, str) else task.values():
+        if name not in TASKS:
+            raise ValueError(f"Unknown task {name!r}; expected one of {', '.join(TASKS)}.")
+        if name not in PIPELINE_REGISTRY.supported_tasks:
+            register()
     loaded = CheckpointHead.from_pretrained(os.fspath(model), dtype=dtype)
+    if not isinstance(task, str):
+        task = task[looks_at(loaded)]
+    pipeline_class = check_task(task)[1]["impl"]
     pipeline_class.check_model(loaded, task)
     return pipeline_class(
         model=loaded, processor=own_processor(loaded), task=task, device=device, batch_size=batch_size

@@ -41,9 +41,9 @@ class ImageTextMatchingPipeline(LavisPipeline):
     ```
     """
 
-    heads = ("ForImageTextRetrieval", "ForPreTraining")
+    heads: tuple[str, ...] = ("ForImageTextRetrieval", "ForPreTraining")
     methods = ("encode_images", "project_images", "get_text_features", "score_pairs")
-    preprocess_options = ("text",)
+    preprocess_options: tuple[str, ...] = ("text",)
 
     def __call__(self, images: Any, text: str | list[str] | None = None, **kwargs: Any) -> Any:
         """
@@ -58,7 +58,7 @@ class ImageTextMatchingPipeline(LavisPipeline):
             by the matching head, ITM) and `"similarity"` (cosine of the features, ITC).
         """
         options = kwargs if text is None else {"text": text, **kwargs}
-        return self._run(sort_inputs(images), **options)
+        return self._run(sort_inputs(images, self.is_one), **options)
 
     def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
         texts = row.get("text")

@@ -12,6 +12,17 @@ from modeling_lavis.pipelines.base import LavisPipeline
 from modeling_lavis.pipelines.inputs import is_video
 
 
+def video_pixels(pipe: LavisPipeline, row: dict[str, Any], name: str = "video") -> Tensor:
+    """The clip (1, F, C, H, W) of the video in a row, between its `start` and `end` if it has them."""
+    if row.get(name) is None:
+        raise ValueError(
+            f"{pipe.task or type(pipe).__name__} got no video; a row needs '{name}', it has "
+            f"{', '.join(sorted(row)) or 'nothing'}."
+        )
+    part = {side: row[side] for side in ("start", "end") if row.get(side) is not None}
+    return pipe.processor.video_processor([row[name]], return_tensors="pt", **part)["pixel_values_videos"]
+
+
 class VideoInputMixin(LavisPipeline):
     """Inputs are videos: paths, URLs, arrays (F, H, W, C) or (F, C, H, W), or lists of frames."""
 
@@ -19,10 +30,4 @@ class VideoInputMixin(LavisPipeline):
 
     def pixels(self, row: dict[str, Any], name: str = "video") -> Tensor:
         """The clip (1, F, C, H, W) of the video in a row, between its `start` and `end` if it has them."""
-        if row.get(name) is None:
-            raise ValueError(
-                f"{self.task or type(self).__name__} got no video; a row needs '{name}', it has "
-                f"{', '.join(sorted(row)) or 'nothing'}."
-            )
-        part = {side: row[side] for side in ("start", "end") if row.get(side) is not None}
-        return self.processor.video_processor([row[name]], return_tensors="pt", **part)["pixel_values_videos"]
+        return video_pixels(self, row, name)

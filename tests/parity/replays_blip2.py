@@ -28,6 +28,7 @@ from .training import replay_training
 MATRIX_TEXT_LENGTH = 35
 BEAM3 = {"num_beams": 3, "max_length": 20, "min_length": 5}
 CAPTION_CASES: dict[str, dict[str, Any]] = {
+    "default": {},
     "greedy": {**BEAM3, "num_beams": 1},
     "beam3": BEAM3,
     # parity: the original never switches top_k off

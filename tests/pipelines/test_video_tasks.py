@@ -5,40 +5,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from transformers import pipeline
 
-import modeling_lavis
-from modeling_lavis import AlproConfig, AlproProcessor, LavisVideoProcessor
-from modeling_lavis.models.tokenization_lavis import bert_tokenizer
+from modeling_lavis import AlproForVideoTextRetrieval, AlproProcessor
 from tests.models.video_clips import numbered_frame, write_clip
-
-ANSWERS = {0: "run", 1: "jump", 2: "sleep"}
+from tests.pipelines.tiny_video_models import ANSWERS, save_video_model
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> dict[str, str]:
     """Tiny random models by the names of their heads."""
-    width = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.3}
-    config = AlproConfig(
-        vision_config={**width, "image_size": 32, "num_frames": 3},
-        text_config={**width, "vocab_size": 600, "intermediate_size": 48, "max_position_embeddings": 64},
-        projection_dim=16,
-        cls_token_id=2,
-        eos_token_id=3,
-        initializer_range=0.3,
-        id2label=ANSWERS,
-    )
-    made = {}
-    for head in ("AlproForVideoQuestionAnswering", "AlproForVideoTextRetrieval"):
-        torch.manual_seed(0)
-        folder = tmp_path_factory.mktemp(head)
-        getattr(modeling_lavis, head)(config).save_pretrained(folder)
-        processor = LavisVideoProcessor(size=32, num_frames=3)
-        AlproProcessor(processor, bert_tokenizer(str(goldens / "tokenizer"))).save_pretrained(folder)
-        made[head] = str(folder)
-    return made
+    return {
+        f"Alpro{head}": str(save_video_model(tmp_path_factory.mktemp(head), head, goldens / "tokenizer"))
+        for head in ("ForVideoQuestionAnswering", "ForVideoTextRetrieval", "Model")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +107,37 @@ def test_search(searcher: Any, files: list[str]) -> None:
 def test_other_heads_are_refused(repository: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="ForVideoTextRetrieval"):
         pipeline("video-text-retrieval", model=repository["AlproForVideoQuestionAnswering"], device="cpu")
+
+
+def test_match(repository: dict[str, str], files: list[str]) -> None:
+    folder, texts = repository["AlproForVideoTextRetrieval"], ["a dog", "the man in a red house"]
+    matcher = pipeline("video-text-matching", model=folder, device="cpu")
+    rows = matcher(files, text=texts, batch_size=2)
+    assert [[row["text"] for row in matches] for matches in rows] == [texts] * 3
+    model, processor = AlproForVideoTextRetrieval.from_pretrained(folder), AlproProcessor.from_pretrained(folder)
+    inputs = processor(videos=[files[0]] * 2, text=texts, return_tensors="pt")
+    output = model.eval()(**inputs, match_head="both")
+    assert [row["score"] for row in rows[0]] == pytest.approx(output.logits.softmax(-1)[:, 1].tolist(), abs=1e-5)
+    cosines = (output.video_features * output.text_features).sum(-1)
+    assert [row["similarity"] for row in rows[0]] == pytest.approx(cosines.tolist(), abs=1e-5)
+    late = matcher({"video": files[0], "text": "a dog", "start": 1.0})
+    assert len(late) == 1 and late[0]["similarity"] != rows[0][0]["similarity"]
+    assert matcher(files[0], text="a dog", start=1.0) == late
+
+
+@pytest.mark.parametrize("head", ["AlproModel", "AlproForVideoTextRetrieval"])
+def test_features(repository: dict[str, str], files: list[str], head: str) -> None:
+    extractor = pipeline("multimodal-feature-extraction", model=repository[head], device="cpu")
+    both = extractor(files[:2], text="a dog", return_tensors="pt", batch_size=2)
+    assert [set(row) for row in both] == [{"video_features", "text_features", "multimodal_embeds"}] * 2
+    assert both[0]["video_features"].norm().item() == pytest.approx(1, abs=1e-5)
+    video = extractor(files[0], return_tensors="pt")
+    assert set(video) == {"video_features"}
+    np.testing.assert_allclose(video["video_features"], both[0]["video_features"], atol=1e-5)
+    states = extractor({"video": files[0], "start": 1.0}, features="video_embeds", pool=False, return_tensors="np")
+    assert states["video_embeds"].shape == (5, 32)
+    assert set(extractor(text=["a dog", "a cat"])[1]) == {"text_features"}
+    with pytest.raises(ValueError, match="image_features.*video_features"):
+        extractor(files[0], features="image_features")
+    with pytest.raises(ValueError, match="neither 'video' nor 'text'"):
+        extractor({"image": files[0]})
