@@ -16,7 +16,7 @@ from .contrastive import soft_cross_entropy
 from .generation import with_first_token
 from .heads import classification_head
 from .image_text_base import ImageTextPreTrainedModel, build_encoders
-from .modeling_base import image_and_text
+from .modeling_base import check_labels, image_and_text
 from .momentum import update_twins
 from .momentum_contrast import MomentumContrastMixin
 from .outputs import LavisClassificationOutput
@@ -105,6 +105,8 @@ class ClassificationMixin(MomentumContrastMixin, ImageTextPreTrainedModel):
             raise ValueError(
                 f"Got labels of shape {tuple(labels.shape)} for {input_ids.shape[0]} texts; give one class for each."
             )
+        if labels is not None:
+            labels = check_labels(labels, self.config.num_labels)
         input_ids = with_first_token(input_ids, self.first_token_id)
         image_embeds, output, logits = self._read(
             "", pixel_values, input_ids, attention_mask, interpolate_pos_encoding, **kwargs

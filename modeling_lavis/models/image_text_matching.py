@@ -306,7 +306,8 @@ class ImageTextRetrievalMixin(MatchingMixin):
         r"""
         Args:
             pixel_values (`Tensor` of shape `(images, channels, height, width)`): images.
-            input_ids (`Tensor` of shape `(texts, T)`): texts; slot 0 is set to what each pass needs.
+            input_ids (`Tensor` of shape `(texts, T)`, *optional*): texts; slot 0 is set to what each pass needs.
+                Images alone give `image_embeds` alone.
             attention_mask (`Tensor` of shape `(texts, T)`, *optional*): 1 for tokens.
             image_ids (`Tensor` of shape `(B,)`, *optional*): rows with equal ids are positives of each other.
             match_head (`str`, *optional*, defaults to `"itc"`): `"itc"` compares all images with all texts, `"itm"`
@@ -335,7 +336,6 @@ class ImageTextRetrievalMixin(MatchingMixin):
             )
             fields, _ = self.contrast_and_match(batch)
         else:
-            pixel_values, input_ids = image_and_text(pixel_values, input_ids)
             fields = self.compare(
                 pixel_values, input_ids, attention_mask, match_head, interpolate_pos_encoding, **kwargs
             )

@@ -14,7 +14,6 @@ from .configuration_albef import AlbefConfig
 from .image_text_matching import ImageTextRetrievalMixin, MatchHead, MatchingBatch, MatchingMixin
 from .masked_language import MaskDraws, draw_masks, mask_tokens, masked_token_loss
 from .modeling_albef_base import AlbefPreTrainedModel
-from .modeling_base import image_and_text
 from .outputs import LavisPreTrainingOutput
 from .text_bert import BertLMHead
 
@@ -102,7 +101,8 @@ class AlbefForPreTraining(MatchingMixin, AlbefPreTrainedModel):
 
         Args:
             pixel_values (`Tensor` of shape `(images, channels, height, width)`): images.
-            input_ids (`Tensor` of shape `(texts, T)`): texts; `[CLS]` is set in slot 0.
+            input_ids (`Tensor` of shape `(texts, T)`, *optional*): texts; `[CLS]` is set in slot 0.
+                Images alone give `image_embeds` alone.
             attention_mask (`Tensor` of shape `(texts, T)`, *optional*): 1 for tokens.
             image_ids (`Tensor` of shape `(B,)`, *optional*): rows with equal ids are no negatives of each other.
             match_head (`str`, *optional*, defaults to `"itc"`): `"itc"`, `"itm"` or `"both"`; not with `return_loss`.
@@ -117,7 +117,6 @@ class AlbefForPreTraining(MatchingMixin, AlbefPreTrainedModel):
             [`LavisPreTrainingOutput`].
         """
         if not return_loss:
-            pixel_values, input_ids = image_and_text(pixel_values, input_ids)
             return LavisPreTrainingOutput(
                 **self.compare(pixel_values, input_ids, attention_mask, match_head, interpolate_pos_encoding, **kwargs)
             )

@@ -14,6 +14,7 @@ from .configuration_alpro import AlproConfig
 from .heads import classification_head
 from .image_text_base import build_encoders
 from .modeling_alpro_base import AlproPreTrainedModel, video_and_text
+from .modeling_base import check_labels
 from .outputs_video import LavisVideoAnsweringOutput
 
 #: label of an answer that is not in the list
@@ -76,6 +77,8 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
                 f"Got labels of shape {tuple(labels.shape)} for {input_ids.shape[0]} questions; give one class for "
                 "each, -100 for an answer that is not in the list."
             )
+        if labels is not None:
+            labels = check_labels(labels, self.config.num_labels)
         video_embeds = self.encode_videos(pixel_values_videos, interpolate_pos_encoding)
         text_embeds = self.encode_texts(input_ids, attention_mask)
         if video_embeds.shape[0] != text_embeds.shape[0]:

@@ -24,17 +24,19 @@ def image_and_text(pixel_values: Tensor | None, input_ids: Tensor | None) -> tup
 
 def check_text(input_ids: Tensor, attention_mask: Tensor | None = None, num_words: int | None = None) -> None:
     """
-    Raise `ValueError` unless ids are whole numbers of shape (R, T) and the mask, if it is 2D, has that shape.
+    Raise `ValueError` unless ids are whole numbers of shape (R, T) and the mask is 4D or has that shape.
 
     With `num_words`, ids in main memory must be words of such a vocabulary, too. Elsewhere nothing is read: an
     accelerator would have to wait for it, and a compiler could not go on.
     """
-    if input_ids.ndim != 2 or input_ids.dtype not in (torch.int64, torch.int32):
+    if not isinstance(input_ids, Tensor):
+        raise ValueError(f"Got input_ids as {type(input_ids).__name__}; give a tensor, with return_tensors='pt'.")
+    if input_ids.ndim != 2 or input_ids.dtype not in (torch.int64, torch.int32) or 0 in input_ids.shape:
         raise ValueError(
-            f"Got input_ids of shape {tuple(input_ids.shape)} and dtype {input_ids.dtype}, expected (texts, tokens) of "
-            "int64 (torch.long). The processor makes them from texts."
+            f"Got input_ids of shape {tuple(input_ids.shape)} and dtype {input_ids.dtype}, expected (texts, tokens), "
+            "at least one of each, of int64 (torch.long). The processor makes them from texts."
         )
-    if attention_mask is not None and attention_mask.ndim == 2 and attention_mask.shape != input_ids.shape:
+    if attention_mask is not None and attention_mask.ndim != 4 and attention_mask.shape != input_ids.shape:
         raise ValueError(
             f"Got an attention_mask of shape {tuple(attention_mask.shape)} for input_ids of shape "
             f"{tuple(input_ids.shape)}; both have to be (texts, tokens). The processor makes them together."
@@ -48,6 +50,25 @@ def check_text(input_ids: Tensor, attention_mask: Tensor | None = None, num_word
                 f"Got input_ids with the number {smallest if smallest < 0 else largest}, but the model knows the words "
                 f"0 to {num_words - 1}. Use the processor or tokenizer of this model, or resize_token_embeddings."
             )
+
+
+def check_labels(labels: Tensor, num_classes: int) -> Tensor:
+    """
+    Labels of any shape as int64; `ValueError` unless they are whole numbers, and, in main memory, classes (or words) 0
+    to `num_classes - 1`, or -100 for what is not to be learned.
+    """
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"Got labels of {labels.dtype}, expected int64 (torch.long): the number of each class or word."
+        )
+    if labels.device.type == "cpu" and type(labels) is Tensor and not torch.compiler.is_compiling():
+        wrong = labels[((labels < 0) & (labels != -100)) | (labels >= num_classes)]
+        if wrong.numel():
+            raise ValueError(
+                f"Got the label {int(wrong[0])}, but there are the classes or words 0 to {num_classes - 1}, and -100 "
+                "for what is not to be learned."
+            )
+    return labels.long()
 
 
 class LavisPreTrainedModel(PreTrainedModel):
@@ -84,4 +105,4 @@ class LavisPreTrainedModel(PreTrainedModel):
         super().save_pretrained(*args, **kwargs)
 
 
-__all__ = ["LavisPreTrainedModel", "check_text", "image_and_text"]
+__all__ = ["LavisPreTrainedModel", "check_labels", "check_text", "image_and_text"]

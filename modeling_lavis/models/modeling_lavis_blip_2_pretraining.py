@@ -17,7 +17,6 @@ from .cache_names import CACHE_NAME, returned, takes_cache
 from .configuration_lavis_blip_2 import LavisBlip2Config
 from .generation import ImageGroundedGenerationMixin, as_prompt, with_first_token
 from .language_loss import mean_over_tokens, next_token_loss
-from .modeling_base import image_and_text
 from .modeling_lavis_blip_2_matching import MatchHead
 from .modeling_lavis_blip_2_objectives import QFormerObjectivesMixin
 from .outputs import LavisGenerationOutput, LavisPreTrainingOutput
@@ -208,7 +207,8 @@ class LavisBlip2ForPreTraining(QFormerCaptioningMixin):
         r"""
         Args:
             pixel_values (`Tensor` of shape `(images, channels, height, width)`): images.
-            input_ids (`Tensor` of shape `(texts, T)`): texts; slot 0 is set to what each pass needs.
+            input_ids (`Tensor` of shape `(texts, T)`, *optional*): texts; slot 0 is set to what each pass needs.
+                Images alone give `image_embeds` alone.
             attention_mask (`Tensor` of shape `(texts, T)`, *optional*): 1 for tokens.
             image_ids (`Tensor` of shape `(B,)`, *optional*): rows with equal ids are positives of each other; ignored
                 with the objective of 1.0.2.
@@ -241,7 +241,6 @@ class LavisBlip2ForPreTraining(QFormerCaptioningMixin):
                 **returned(decoded.get(CACHE_NAME)),
             )
         if not return_loss:
-            pixel_values, input_ids = image_and_text(pixel_values, input_ids)
             return LavisPreTrainingOutput(
                 **self.compare(pixel_values, input_ids, attention_mask, match_head, interpolate_pos_encoding, **kwargs)
             )

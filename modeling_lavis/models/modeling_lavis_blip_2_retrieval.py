@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers.utils import can_return_tuple
 
 from .configuration_lavis_blip_2 import LavisBlip2Config
-from .modeling_base import image_and_text
 from .modeling_lavis_blip_2_matching import MatchHead
 from .modeling_lavis_blip_2_objectives import QFormerObjectivesMixin
 from .outputs import LavisImageTextRetrievalOutput
@@ -48,7 +47,8 @@ class LavisBlip2ForImageTextRetrieval(QFormerObjectivesMixin):
         r"""
         Args:
             pixel_values (`Tensor` of shape `(images, channels, height, width)`): images.
-            input_ids (`Tensor` of shape `(texts, T)`): texts; slot 0 is set to `[CLS]`.
+            input_ids (`Tensor` of shape `(texts, T)`, *optional*): texts; slot 0 is set to `[CLS]`.
+                Images alone give `image_embeds` alone.
             attention_mask (`Tensor` of shape `(texts, T)`, *optional*): 1 for tokens.
             image_ids (`Tensor` of shape `(B,)`, *optional*): rows with equal ids are positives of each other; ignored
                 with the objective of 1.0.2.
@@ -68,7 +68,6 @@ class LavisBlip2ForImageTextRetrieval(QFormerObjectivesMixin):
                 pixel_values, input_ids, attention_mask, image_ids, output_intermediates, interpolate_pos_encoding
             )
             return LavisImageTextRetrievalOutput(**pairs.fields, intermediates=pairs.intermediates or None)
-        pixel_values, input_ids = image_and_text(pixel_values, input_ids)
         return LavisImageTextRetrievalOutput(
             **self.compare(pixel_values, input_ids, attention_mask, match_head, interpolate_pos_encoding, **kwargs)
         )

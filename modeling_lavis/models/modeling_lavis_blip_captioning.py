@@ -16,6 +16,7 @@ from .cache_names import returned, takes_cache
 from .configuration_lavis_blip import LavisBlipConfig
 from .generation import ImageGroundedGenerationMixin, SharedCrossAttentionCache, as_prompt, with_first_token
 from .language_loss import mean_over_tokens, next_token_loss
+from .modeling_base import check_labels
 from .modeling_lavis_blip_base import LavisBlipPreTrainedModel
 from .outputs import LavisGenerationOutput
 from .text_bert import LavisBertLMHeadModel
@@ -195,6 +196,8 @@ class LavisBlipForConditionalGeneration(BlipCaptioningMixin, LavisBlipPreTrained
                 f"Got labels of shape {tuple(labels.shape)} for captions of shape {tuple(decoder_input_ids.shape)}; "
                 "labels are the captions themselves, with -100 where nothing is to be learned."
             )
+        if labels is not None:
+            labels = check_labels(labels, self.config.text_config.vocab_size)
         output = self.decode_captions(
             decoder_input_ids,
             pixel_values,

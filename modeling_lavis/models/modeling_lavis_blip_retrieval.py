@@ -18,7 +18,6 @@ from .distributed import gather, rank
 from .generation import with_first_token
 from .image_text_matching import ImageTextRetrievalMixin, MatchHead, MatchingMixin
 from .language_loss import mean_over_tokens, next_token_loss
-from .modeling_base import image_and_text
 from .modeling_lavis_blip_base import LavisBlipPreTrainedModel
 from .modeling_lavis_blip_captioning import BlipCaptioningMixin
 from .outputs import LavisPreTrainingOutput
@@ -120,7 +119,8 @@ class LavisBlipForPreTraining(MatchingMixin, BlipCaptioningMixin, LavisBlipPreTr
         r"""
         Args:
             pixel_values (`Tensor` of shape `(images, channels, height, width)`): images.
-            input_ids (`Tensor` of shape `(texts, T)`): texts; slot 0 is set to what each pass needs.
+            input_ids (`Tensor` of shape `(texts, T)`, *optional*): texts; slot 0 is set to what each pass needs.
+                Images alone give `image_embeds` alone.
             attention_mask (`Tensor` of shape `(texts, T)`, *optional*): 1 for tokens.
             image_ids (`Tensor` of shape `(B,)`, *optional*): rows with equal ids are no negatives of each other.
             match_head (`str`, *optional*, defaults to `"itc"`): `"itc"` compares all images with all texts, `"itm"`
@@ -158,7 +158,6 @@ class LavisBlipForPreTraining(MatchingMixin, BlipCaptioningMixin, LavisBlipPreTr
                 **returned(decoded.get(CACHE_NAME)),
             )
         if not return_loss:
-            pixel_values, input_ids = image_and_text(pixel_values, input_ids)
             return LavisPreTrainingOutput(
                 **self.compare(pixel_values, input_ids, attention_mask, match_head, interpolate_pos_encoding, **kwargs)
             )

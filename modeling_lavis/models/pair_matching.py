@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from .modeling_base import LavisPreTrainedModel
+from .modeling_base import LavisPreTrainedModel, image_and_text
 from .outputs import PairScores
 from .pair_scoring import TextPart, check_pairs, chunk_images, image_cache
 
@@ -111,16 +111,22 @@ class PairMatchingMixin(LavisPreTrainedModel):
 
     def compare(
         self,
-        pixel_values: Tensor,
-        input_ids: Tensor,
+        pixel_values: Tensor | None,
+        input_ids: Tensor | None,
         attention_mask: Tensor | None,
         match_head: MatchHead,
         interpolate_pos_encoding: bool,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Similarities and matching logits without a loss, as fields of the output."""
+        """
+        Similarities and matching logits without a loss, as fields of the output; with images alone their states
+        `image_embeds`, which is what transformers' pipeline `image-feature-extraction` asks for.
+        """
         if match_head not in ("itc", "itm", "both"):
             raise ValueError(f"match_head is {match_head!r}; it can be 'itc', 'itm' or 'both'.")
+        if pixel_values is not None and input_ids is None and match_head == "itc":
+            return {"image_embeds": self.encode_images(pixel_values, interpolate_pos_encoding)}
+        pixel_values, input_ids = image_and_text(pixel_values, input_ids)
         image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
         fields: dict[str, Any] = {"image_embeds": image_embeds}
         if match_head != "itm":

@@ -18,6 +18,7 @@ from .cache_names import returned, takes_cache
 from .generation import ImageGroundedGenerationMixin, SharedCrossAttentionCache, with_first_token
 from .image_text_base import ImageTextPreTrainedModel, build_encoders
 from .language_loss import next_token_loss, soft_next_token_loss
+from .modeling_base import check_labels
 from .momentum import resize_twins, update_twins
 from .momentum_contrast import MomentumContrastMixin
 from .outputs import LavisGenerationOutput, RankedAnswers
@@ -183,6 +184,7 @@ class QuestionAnsweringMixin(ImageGroundedGenerationMixin, MomentumContrastMixin
             states = encoder_outputs[0]
         rows = None
         if labels is not None:
+            labels = check_labels(labels, self.config.text_config.vocab_size)
             answers = labels.masked_fill(labels == -100, self.config.pad_token_id)
             decoder_input_ids = with_first_token(answers, self.config.bos_token_id)
             decoder_attention_mask = (labels != -100).long()
@@ -281,7 +283,7 @@ class QuestionAnsweringMixin(ImageGroundedGenerationMixin, MomentumContrastMixin
                 f"but there are {num_questions} questions and {num_answers} rows of labels."
             )
         rows = torch.arange(num_questions, device=counts.device)
-        return rows.repeat_interleave(counts.reshape(-1), output_size=num_answers)
+        return rows.repeat_interleave(counts.reshape(-1).long(), output_size=num_answers)
 
 
 __all__ = ["QuestionAnsweringMixin"]

@@ -179,7 +179,11 @@ class LavisViTModel(LavisPreTrainedModel):
     def embed(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         """Patches with class token and positions: `(B, C, H, W)` to `(B, N, D)`."""
         config = self.config
-        fits = pixel_values.ndim == 4 and pixel_values.shape[1] == config.num_channels
+        if not isinstance(pixel_values, Tensor):
+            raise ValueError(
+                f"Got pixel_values as {type(pixel_values).__name__}; give a tensor, with return_tensors='pt'."
+            )
+        fits = pixel_values.ndim == 4 and pixel_values.shape[1] == config.num_channels and pixel_values.shape[0] > 0
         if not fits or not pixel_values.is_floating_point():
             raise ValueError(
                 f"Got pixel_values of shape {tuple(pixel_values.shape)} and dtype {pixel_values.dtype}, expected "

@@ -58,6 +58,16 @@ def test_image_feature_extraction(repository: Repository, files: list[str], tmp_
     torch.testing.assert_close(alone(files[0], return_tensors=True)[0], expected)
 
 
+@pytest.mark.parametrize("head", ["ForImageTextRetrieval", "ForPreTraining"])
+def test_image_feature_extraction_by_heads_that_compare(repository: Repository, files: list[str], head: str) -> None:
+    run = pipeline("image-feature-extraction", model=repository(head), device="cpu")
+    pixels = run.image_processor(images=files[:2], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = run.model.encode_images(pixels)
+    for found, row in zip(run(files[:2], batch_size=2, return_tensors=True), expected):
+        torch.testing.assert_close(found[0], row)
+
+
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> Callable[[str], str]:
     """A random model of transformers' own BLIP, saved with its own processor."""
