@@ -143,8 +143,7 @@ class BertCrossAttention(nn.Module):
         key = split_heads(self.key(encoder_hidden_states), self.num_heads)
         value = split_heads(self.value(encoder_hidden_states), self.num_heads)
         if cross is not None:
-            # Every step reads all of them: laid out head by head they come from memory in one stream.
-            key, value = cross.update(key.contiguous(), value.contiguous(), self.layer_idx)
+            key, value = cross.update(key, value, self.layer_idx)
             cache.is_updated[self.layer_idx] = True
         return key, value
 
