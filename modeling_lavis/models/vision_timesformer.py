@@ -24,7 +24,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import attend, split_heads
 from .configuration_vision_timesformer import LavisTimesformerConfig
 from .position_embeddings import resize_grid_positions, resize_row_positions
-from .vision_vit import LavisViTModel, ViTAttention, ViTBlock
+from .vision_vit import LavisViTModel, ViTAttention, ViTBlock, add_states
 
 
 @dataclass
@@ -139,9 +139,9 @@ class TimesformerBlock(ViTBlock):
         self.temporal_fc = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        hidden_states = hidden_states + self._over_time(hidden_states, **kwargs)
-        hidden_states = hidden_states + self._over_space(hidden_states, **kwargs)
-        return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+        hidden_states = add_states(self._over_time(hidden_states, **kwargs), hidden_states)
+        hidden_states = add_states(self._over_space(hidden_states, **kwargs), hidden_states)
+        return add_states(self.drop_path(self.mlp(self.norm2(hidden_states))), hidden_states)
 
     @property
     def _drops(self) -> bool:

@@ -41,6 +41,18 @@ class DropPath(nn.Module):
         return f"rate={self.rate}"
 
 
+def _may_overwrite() -> bool:
+    """Whether what nobody will read again can make room: new memory costs a CPU as much as the arithmetic."""
+    return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def add_states(branch: Tensor, states: Tensor) -> Tensor:
+    """A branch, which is overwritten if it can be, plus the states that it came from."""
+    if _may_overwrite() and branch.dtype == states.dtype:
+        return branch.add_(states)
+    return states + branch
+
+
 class ViTPatchEmbedding(nn.Module):
     """Cuts images into patches and maps each to a vector: `(B, C, H, W)` to `(B, P, D)`."""
 
@@ -87,12 +99,13 @@ class ViTMLP(nn.Module):
         hidden = int(config.hidden_size * config.mlp_ratio)
         self.fc1 = nn.Linear(config.hidden_size, hidden)
         self.act = ACT2FN[config.hidden_act]
+        self.is_gelu = config.hidden_act == "gelu"
         self.fc2 = nn.Linear(hidden, config.hidden_size)
         self.drop = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: Tensor, keep_activations: bool = True) -> Tensor:
         inner = self.fc1(hidden_states)
-        outer = self.act(inner)
+        outer = torch.ops.aten.gelu_(inner) if self.is_gelu and _may_overwrite() else self.act(inner)
         with recomputed(outer, lambda: self.act(inner), enabled=not keep_activations):
             return self.drop(self.fc2(self.drop(outer)))
 
@@ -115,11 +128,11 @@ class ViTBlock(GradientCheckpointingLayer):
         normed = self.norm1(hidden_states)
         before = hidden_states
         with recomputed(normed, lambda: self.norm1(before), enabled=lean):
-            hidden_states = hidden_states + self.drop_path(self.attn(normed, **kwargs)[0])
+            hidden_states = add_states(self.drop_path(self.attn(normed, **kwargs)[0]), hidden_states)
         normed = self.norm2(hidden_states)
         between = hidden_states
         with recomputed(normed, lambda: self.norm2(between), enabled=lean):
-            return hidden_states + self.drop_path(self.mlp(normed, keep_activations=not lean))
+            return add_states(self.drop_path(self.mlp(normed, keep_activations=not lean)), hidden_states)
 
 
 class LavisViTModel(LavisPreTrainedModel):
@@ -242,4 +255,4 @@ class LavisViTModel(LavisPreTrainedModel):
 register_transformers_vit_keys(LavisViTConfig.model_type)
 
 
-__all__ = ["DropPath", "LavisViTModel", "ViTAttention", "ViTBlock"]
+__all__ = ["DropPath", "LavisViTModel", "ViTAttention", "ViTBlock", "add_states"]
