@@ -282,6 +282,11 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
         causal: bool,
     ) -> Tensor | None:
         """Self-attention mask in the form that the attention implementation wants."""
+        if attention_mask is not None and attention_mask.ndim not in (2, 4):
+            raise ValueError(
+                f"Got an attention_mask of shape {tuple(attention_mask.shape)}; expected (texts, tokens), one number "
+                "per token. The processor makes it together with the ids."
+            )
         if attention_mask is not None and attention_mask.ndim == 2:
             length = hidden_states.shape[1] - num_query_tokens
             if past_key_values is None and attention_mask.shape[1] not in (length, hidden_states.shape[1]):
