@@ -184,8 +184,8 @@ def make_model(processor: AlproProcessor, answers: list[str], width: int, layers
         label2id={answer: number for number, answer in enumerate(answers)},
     )
     model = AlproForVideoQuestionAnswering(config)
-    # ALPRO starts from a tower that knows pictures and adds time to it from nothing. Here nothing is known yet: with
-    # zeros for the time, and patches that drown it and the place, the order would take very many steps to find.
+    # ALPRO starts from a tower that knows pictures and adds time to it from nothing. Here nothing is known yet, so
+    # time and place start as vectors of which neighbours are alike, and patches small enough not to drown them.
     tower = model.vision_model
     side = SIZE // PATCH
     with torch.no_grad():

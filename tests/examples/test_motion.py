@@ -1,8 +1,8 @@
-"""The motion example: clips drawn and encoded here, an epoch of training, and figures that tell order from chance."""
+"""The example that learns how things move: its clips, its turns, its figures, and a smaller run of all of it."""
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,61 +11,122 @@ import torch
 
 from .example_scripts import EXAMPLES, load_script
 
-pytest.importorskip("av", reason="clips need the extra [video]")
 pytest.importorskip("accelerate", reason="the Trainer needs the extra [train]")
+pytest.importorskip("av", reason="clips are written by PyAV, of the extra [video]")
 
 
-@pytest.fixture
-def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The three scripts, which import each other by name."""
-    monkeypatch.syspath_prepend(str(EXAMPLES / "motion"))
-    return SimpleNamespace(**{name: load_script(f"motion/{name}_{of}") for name, of in _SCRIPTS.items()})
+@pytest.fixture(scope="module")
+def scripts() -> dict[str, ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXAMPLES / "motion"))
+        return {name: load_script(f"motion/{name}") for name in ("render_clips", "measure_motion", "train_motion")}
 
 
-_SCRIPTS = {"render": "clips", "train": "motion", "measure": "motion"}
+@pytest.fixture(scope="module")
+def data(scripts: dict[str, ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    scripts["render_clips"].render(folder, train=16, val=8)
+    return folder
 
 
-def test_clips_move_as_their_answers_say(scripts: Any, tmp_path: Path) -> None:
-    assert scripts.render.render(tmp_path, train=8, val=8) == {"train": 16, "val": 16}
-    rows = [row for row in scripts.train.read_rows(tmp_path, "train") if not scripts.train.about_color(row)]
-    processor = scripts.train.make_processor([row["question"] for row in rows])
-    clips = scripts.train.read_clips(tmp_path, rows, processor)
-    found = {}
-    for row in rows:
-        frames = clips[row["video"]].astype(float)
-        shape = np.abs(frames - frames[:, :1, :1]).sum(-1) > 120  # what is not the ground
-        place = [np.argwhere(mask).mean(axis=0) for mask in (shape[0], shape[-1])]
-        found[row["answer"]] = (*(place[1] - place[0]), shape[-1].sum() / shape[0].sum())
-    assert found["moves left"][1] < -10 and found["moves right"][1] > 10
-    assert found["moves up"][0] < -10 and found["moves down"][0] > 10
-    assert found["grows"][2] > 2 and found["shrinks"][2] < 0.5
-    assert all(abs(number) < 3 for number in found["stays still"][:2])
+def where(frame: np.ndarray) -> tuple[float, float, int]:
+    """Row and column of what stands on the ground of a frame, and its pixels."""
+    ground = frame[0, 0].astype(int)
+    rows, columns = np.nonzero(np.abs(frame.astype(int) - ground).sum(-1) > 90)
+    return rows.mean(), columns.mean(), len(rows)
 
 
-def test_a_short_run(scripts: Any, tmp_path: Path) -> None:
-    data, output = tmp_path / "clips", tmp_path / "model"
-    scripts.render.render(data, train=16, val=8)
-    figures = scripts.train.train(data, output, epochs=1, width=32, layers=1)
-    assert json.loads((output / "figures.json").read_text()) == figures
-    assert figures["needs the order"]["count"] == 6
-    assert "| left or right | 2 |" in scripts.measure.format_table(figures)
+CHANGES = {"moves left": (1, -1), "moves right": (1, 1), "moves up": (0, -1), "moves down": (0, 1)}
+SIZES = {"grows": 1, "shrinks": -1}
 
 
-def test_who_sees_no_order_is_right_half_the_time(scripts: Any) -> None:
-    """Answers by the first frame alone: perfect in order, a coin when the frames are shuffled."""
-    answers = ["moves left", "moves right"]
+def does(frames: np.ndarray, answer: str) -> bool:
+    """Whether a clip shows what an answer says."""
+    first, last = where(frames[0]), where(frames[-1])
+    if answer in CHANGES:
+        axis, sign = CHANGES[answer]
+        return (last[axis] - first[axis]) * sign > 8 and abs(last[1 - axis] - first[1 - axis]) < 4
+    if answer in SIZES:
+        return (last[2] - first[2]) * SIZES[answer] > 100
+    return abs(last[0] - first[0]) < 4 and abs(last[1] - first[1]) < 4 and abs(last[2] - first[2]) < 100
 
-    class First(torch.nn.Module):
-        config = SimpleNamespace(label2id={answer: i for i, answer in enumerate(answers)})
 
-        def forward(self, videos: list[np.ndarray], **kwargs: Any) -> SimpleNamespace:
-            right = torch.tensor([video[0].mean() < video[-1].mean() for video in videos]).float()
-            return SimpleNamespace(logits=torch.stack([1 - right, right], dim=1))
+def motion_rows(scripts: dict[str, ModuleType], data: Path) -> tuple[list[dict[str, Any]], Any, dict[str, np.ndarray]]:
+    train_motion = scripts["train_motion"]
+    rows = train_motion.read_rows(data, "train")
+    processor = train_motion.make_processor([row["question"] for row in rows])
+    return rows, processor, train_motion.read_clips(data, rows, processor)
 
-    clip = np.arange(8, dtype=float)[:, None, None, None].repeat(3, axis=3)
-    rows = [{"video": str(i), "question": "what?", "answer": answers[i % 2]} for i in range(40)]
-    clips = {str(i): clip if i % 2 else clip[::-1] for i in range(40)}
-    processor = lambda videos, text, return_tensors: {"videos": videos}  # noqa: E731
-    figures = scripts.measure.measure(First(), processor, rows, clips)["needs the order"]
-    assert figures["accuracy"] == figures["of_pair"] == 1
-    assert abs(figures["shuffled_of_pair"] - 0.5) < 0.1
+
+def test_clips_show_what_their_answers_say(scripts: dict[str, ModuleType], data: Path) -> None:
+    rows, _, clips = motion_rows(scripts, data)
+    about_motion = [row for row in rows if "color" not in row["question"]]
+    assert {row["answer"] for row in about_motion} == set(scripts["render_clips"].MOTIONS)
+    for row in about_motion:
+        assert clips[row["video"]].shape == (16, 64, 64, 3) and does(clips[row["video"]], row["answer"]), row
+    with pytest.raises(OSError, match="render_clips.py"):
+        scripts["train_motion"].read_rows(data, "test")
+
+
+def test_turned_clips_have_turned_answers(scripts: dict[str, ModuleType], data: Path) -> None:
+    train_motion = scripts["train_motion"]
+    rows, _, clips = motion_rows(scripts, data)
+    drawn = train_motion.MotionQuestions(rows, clips, share_of_motion=1.0)
+    seen = set()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(4):
+            for place in range(len(drawn)):
+                for row in (drawn[place], train_motion.backwards(drawn[place])):
+                    assert does(row["video"], row["answer"]), row["answer"]
+                    seen.add((place, row["answer"]))
+    assert max(sum(number == place for number, _ in seen) for place in range(len(drawn))) == 2
+    assert "color" in train_motion.MotionQuestions(rows, clips, share_of_motion=0.0)[0]["question"]
+
+
+class Oracle:
+    """A model that answers by what it can see, of all frames in their order or of the set of frames only."""
+
+    def __init__(self, answers: list[str]) -> None:
+        self.answers = answers
+        self.config = type("Config", (), {"label2id": {answer: number for number, answer in enumerate(answers)}})
+
+    def __call__(self, pixel_values_videos: torch.Tensor, **inputs: Any) -> Any:
+        scores = [[float(does(clip.numpy(), answer)) for answer in self.answers] for clip in pixel_values_videos]
+        return type("Output", (), {"logits": torch.tensor(scores)})
+
+
+def as_they_are(videos: list[np.ndarray], text: list[str], return_tensors: str) -> dict[str, torch.Tensor]:
+    return {"pixel_values_videos": torch.from_numpy(np.stack(videos))}
+
+
+def test_figures(scripts: dict[str, ModuleType], data: Path) -> None:
+    rows, _, clips = motion_rows(scripts, data)
+    measure_motion = scripts["measure_motion"]
+    oracle = Oracle(sorted({row["answer"] for row in rows}))
+    figures = measure_motion.measure(oracle, as_they_are, rows, clips, shuffles=20)
+    order = figures["needs the order"]
+    assert order["count"] == 12 and order["accuracy"] == order["of_pair"] == 1
+    assert order["shuffled_of_pair"] < 0.6  # ties count as wrong
+    assert set(figures["color"]) == {"count", "accuracy", "shuffled_accuracy"}
+    table = measure_motion.format_table(figures)
+    assert "| needs the order | 12 | 100.0 | 100.0 |" in table and len(table.splitlines()) == 2 + len(figures)
+
+
+@pytest.mark.slow
+def test_a_small_run_needs_the_order_of_frames(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    scripts["render_clips"].render(tmp_path / "clips", train=SMALL["clips"], val=96)
+    figures = scripts["train_motion"].train(
+        tmp_path / "clips", tmp_path / "model", epochs=SMALL["epochs"], width=64, layers=2, learning_rate=2e-3
+    )
+    assert figures == json.loads((tmp_path / "model" / "figures.json").read_text())
+    order = figures["needs the order"]
+    assert order["count"] == 72
+    assert order["accuracy"] >= 0.9 and order["of_pair"] >= 0.9
+    # without the order of frames: a guess between an answer and its opposite
+    assert 0.4 <= order["shuffled_of_pair"] <= 0.6
+    assert order["shuffled_accuracy"] <= 0.6
+    assert figures["color"]["accuracy"] >= 0.9 and figures["color"]["shuffled_accuracy"] >= 0.9
+
+
+SMALL = {"clips": 320, "epochs": 40}
