@@ -20,15 +20,17 @@ class FewRowsLinear(nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        rows = input.numel() // self.in_features
+        # In this order: a compiler may not know the number of rows.
         if (
-            not _FEWEST <= rows <= _MOST
+            torch.compiler.is_compiling()
+            or torch.is_grad_enabled()
             or input.device.type != "cpu"
             or input.dtype != torch.float32
             or self.weight.dtype != torch.float32
-            or torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
         ):
+            return super().forward(input)
+        rows = input.numel() // self.in_features
+        if not _FEWEST <= rows <= _MOST:
             return super().forward(input)
         columns = input.reshape(rows, self.in_features).T  # (I, R)
         bias: Tensor | None = self.bias
