@@ -12,6 +12,7 @@ from modeling_lavis.hub import zoo
 from modeling_lavis.hub.accounting import Plan, make_plan
 from modeling_lavis.hub.blip import FAMILY
 from modeling_lavis.hub.convert import _build_on_meta
+from modeling_lavis.hub.families import Family
 from tests.conversion.golden_sets import GOLDENS
 
 FOLDER = GOLDENS / "full_size_keys"
@@ -38,13 +39,18 @@ def full_size(path: Path) -> dict[str, Tensor]:
 
 
 def plan_of(
-    architecture: str, sources: dict[str, Tensor], settings: dict[str, Any], resize: bool = False
+    architecture: str,
+    sources: dict[str, Tensor],
+    settings: dict[str, Any],
+    resize: bool = False,
+    family: Family = FAMILY,
+    tokenizer: Any = None,
 ) -> tuple[Plan, Any]:
-    source_architecture = FAMILY.recognise(sources)
+    source_architecture = family.recognise(sources)
     shapes = {name: tuple(tensor.shape) for name, tensor in sources.items()}
-    config = FAMILY.build_config(architecture, source_architecture, shapes, settings, FullSizeTokenizer())
-    model = _build_on_meta(FAMILY.architectures[architecture].model_class, config)
-    return make_plan(FAMILY, architecture, source_architecture, sources, model, resize_allowed=resize), config
+    config = family.build_config(architecture, source_architecture, shapes, settings, tokenizer or FullSizeTokenizer())
+    model = _build_on_meta(family.architectures[architecture].model_class, config)
+    return make_plan(family, architecture, source_architecture, sources, model, resize_allowed=resize), config
 
 
 def variant(path: Path) -> tuple[str, str]:

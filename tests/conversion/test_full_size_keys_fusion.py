@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 
 from modeling_lavis.hub import albef, alpro, zoo
-from modeling_lavis.hub.accounting import make_plan
-from modeling_lavis.hub.convert import _build_on_meta
-from tests.conversion.test_full_size_keys import FOLDER, full_size, variant
+from tests.conversion.test_full_size_keys import FOLDER, full_size, plan_of, variant
 
 FILES = sorted([*FOLDER.glob("albef_*.json"), *FOLDER.glob("alpro_*.json")])
 
@@ -35,11 +33,7 @@ def test_every_key_is_used_or_dropped_for_a_reason(path: Path) -> None:
     family = (albef if architecture.startswith("albef") else alpro).FAMILY
     sources = full_size(path)
     settings = dict(zoo.get(architecture, model_type).settings)
-    source_architecture = family.recognise(sources)
-    shapes = {name: tuple(tensor.shape) for name, tensor in sources.items()}
-    config = family.build_config(architecture, source_architecture, shapes, settings, BertTokenizer())
-    model = _build_on_meta(family.architectures[architecture].model_class, config)
-    plan = make_plan(family, architecture, source_architecture, sources, model, resize_allowed=False)
+    plan, _ = plan_of(architecture, sources, settings, family=family, tokenizer=BertTokenizer())
 
     used = {filled.source for filled in plan.filled.values()}
     assert used | set(plan.dropped) == set(sources) and not used & set(plan.dropped)
