@@ -83,9 +83,9 @@ class BertSelfAttention(nn.Module):
         self.layer_idx = layer_idx
         self.is_causal = False
         self.num_heads = config.num_attention_heads
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query = FewRowsLinear(config.hidden_size, config.hidden_size)
+        self.key = FewRowsLinear(config.hidden_size, config.hidden_size)
+        self.value = FewRowsLinear(config.hidden_size, config.hidden_size)
 
     def forward(
         self,
@@ -130,7 +130,7 @@ class BertCrossAttention(nn.Module):
         self.is_causal = False
         self.num_heads = config.num_attention_heads
         encoder_size = config.encoder_hidden_size or config.hidden_size
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query = FewRowsLinear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(encoder_size, config.hidden_size)
         self.value = nn.Linear(encoder_size, config.hidden_size)
 
@@ -494,7 +494,7 @@ class BertHeadTransform(nn.Module):
 
     def __init__(self, config: LavisBertConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = FewRowsLinear(config.hidden_size, config.hidden_size)
         self.act = ACT2FN[config.hidden_act]
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 

@@ -8,16 +8,17 @@ from modeling_lavis.models.few_rows import FewRowsLinear
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1,), (2, 4), (3, 3), (12, 1), (40, 1), (41, 1), (5, 20), (0, 3)])
+@pytest.mark.parametrize("outputs", [18, 64, 75])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_same_as_linear(shape: tuple[int, ...], bias: bool, dtype: torch.dtype) -> None:
-    linear = FewRowsLinear(24, 18, bias=bias, dtype=dtype)
+def test_same_as_linear(shape: tuple[int, ...], bias: bool, outputs: int, dtype: torch.dtype) -> None:
+    linear = FewRowsLinear(24, outputs, bias=bias, dtype=dtype)
     inputs = torch.randn(*shape, 24, dtype=dtype)
     with torch.no_grad():
-        outputs = linear(inputs)
+        found = linear(inputs)
         expected = torch.nn.functional.linear(inputs, linear.weight, linear.bias)
-    assert outputs.shape == expected.shape
-    assert outputs.dtype == dtype
-    assert torch.allclose(outputs, expected, atol=1e-6)
+    assert found.shape == expected.shape
+    assert found.dtype == dtype
+    assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_gradients_flow() -> None:
