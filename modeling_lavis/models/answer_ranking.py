@@ -15,9 +15,9 @@ from .language_loss import smoothed_token_loss
 from .outputs import RankedAnswers
 from .text_bert import LavisBertLMHeadModel
 
-# Candidates of about the same length run together, for padding costs as much as tokens; smaller groups than this one
-# would waste more than they save.
-_GROUPS, _SMALLEST_GROUP = 8, 16
+# Candidates of one length run together, for padding costs as much as tokens. A group of fewer candidates would waste
+# more by reading all weights for them than padding wastes; one of more tokens would only need more memory.
+_SMALLEST_GROUP, _MOST_TOKENS = 16, 4096
 
 
 def _token_losses(
@@ -40,6 +40,29 @@ def _for_group(started: SharedCrossAttentionCache, size: int, config: LavisBertC
     for index, layer in enumerate(started.self_attention_cache.layers):
         own.update(layer.keys.repeat_interleave(size, dim=0), layer.values.repeat_interleave(size, dim=0), index)
     return SharedCrossAttentionCache(own, started.cross_attention_cache)
+
+
+def _group_sizes(lengths: list[int], batch: int) -> list[int]:
+    """
+    Cut candidates, sorted by length, into groups that run together.
+
+    Args:
+        lengths (`list[int]`): tokens of each candidate, ascending.
+        batch (`int`): questions, each of which has that many candidates.
+
+    Returns:
+        `list[int]`: sizes, which sum up to the number of candidates.
+    """
+    sizes: list[int] = []
+    start = 0
+    for end in range(1, len(lengths) + 1):
+        size, left = end - start, len(lengths) - end
+        run_ends = left == 0 or lengths[end] != lengths[end - 1]
+        is_full = (size + 1) * batch * lengths[end - 1] > _MOST_TOKENS
+        if left == 0 or (run_ends or is_full) and min(size, left) >= _SMALLEST_GROUP:
+            sizes.append(size)
+            start = end
+    return sizes
 
 
 @torch.no_grad()
@@ -103,7 +126,8 @@ def rank_answers(
     losses = _first_token_losses(logits, first_tokens[candidates], smoothing)  # (B, k)
     lengths = (labels != -100).sum(dim=1)[candidates]  # (B, k)
     by_length = lengths.argsort(dim=1, stable=True)
-    for places in by_length.split(max(-(-k // _GROUPS), _SMALLEST_GROUP), dim=1):
+    longest_of = lengths.gather(1, by_length).amax(dim=0).tolist()  # of the questions' candidates in one place, (k,)
+    for places in by_length.split(_group_sizes(longest_of, batch), dim=1):
         longest = int(lengths.gather(1, places).max())
         if longest <= 2:  # the start token, which is run, and one more, whose loss is known
             continue

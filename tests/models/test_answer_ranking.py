@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modeling_lavis.models import answer_ranking
 from tests.models.lavis_blip_cases import ANSWERING, DEC, PAD, SEP, VOCAB, pixels, texts
 
 
@@ -125,3 +126,26 @@ def test_bad_lists_are_named() -> None:
         model.rank_answers(**call, answer_input_ids=torch.full((3, 1), DEC))
     with pytest.raises(ValueError, match="1 images and 2 questions"):
         model.rank_answers(pixels(1), **texts(2), **answer_list())
+
+
+@pytest.mark.parametrize("smallest, most_tokens", [(1, 4096), (2, 4096), (1, 1), (2, 12), (3, 20)])
+def test_groups_change_nothing(monkeypatch: pytest.MonkeyPatch, smallest: int, most_tokens: int) -> None:
+    model = ANSWERING.model()
+    call, answers = {"pixel_values": pixels(2), **texts(2)}, answer_list()
+    with torch.no_grad():
+        expected = model.rank_answers(**call, **answers, num_candidates=6)
+        monkeypatch.setattr(answer_ranking, "_SMALLEST_GROUP", smallest)
+        monkeypatch.setattr(answer_ranking, "_MOST_TOKENS", most_tokens)
+        output = model.rank_answers(**call, **answers, num_candidates=6)
+    assert torch.equal(output.candidates, expected.candidates)
+    assert torch.allclose(output.scores, expected.scores, atol=1e-5)
+
+
+def test_group_sizes() -> None:
+    group = answer_ranking._group_sizes
+    assert group([3] * 64 + [4] * 21 + [5] * 43, batch=2) == [64, 21, 43]
+    assert group([3] * 20 + [4] * 3 + [5] * 20, batch=1) == [20, 23], "a few of one length join the next"
+    assert group([3] * 20 + [4] * 3, batch=1) == [23], "and the last ones those before"
+    assert group([4] * 40, batch=64) == [16, 24], "many questions: the smallest groups"
+    assert group([4] * 40, batch=4096) == [16, 24]
+    assert group([2], batch=1) == [1]
