@@ -44,8 +44,14 @@ class TimesformerOutput(BaseModelOutputWithPooling):
 
 
 def is_plain(linear: nn.Module, states: Tensor) -> bool:
-    """Whether a map is its weight and bias and nothing else: no adapter, no quantisation, no offloading."""
-    return type(linear) is nn.Linear and linear.weight.device == states.device
+    """Whether a map is its weight and bias and nothing else: no adapter, quantisation, offloading or hook."""
+    return (
+        type(linear) is nn.Linear
+        and linear.weight.device == states.device
+        and "forward" not in vars(linear)
+        and not linear._forward_hooks
+        and not linear._forward_pre_hooks
+    )
 
 
 class FoldedMaps:
@@ -55,7 +61,7 @@ class FoldedMaps:
         self.made_of: tuple[Any, ...] = ()
         self.folded: tuple[Tensor, Tensor] | None = None
 
-    def __call__(self, first: nn.Linear, second: nn.Linear, states: Tensor) -> Tensor:
+    def __call__(self, first: nn.Linear, second: nn.Linear, states: Tensor, shift: Tensor | None = None) -> Tensor:
         parameters = (first.weight, first.bias, second.weight, second.bias)
         made_of = tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters)
         if self.folded is None or made_of != self.made_of:
@@ -63,7 +69,23 @@ class FoldedMaps:
             w1, b1, w2, b2 = (p.detach().float() for p in parameters)
             self.folded = (w2 @ w1).to(first.weight.dtype), (w2 @ b1 + b2).to(first.weight.dtype)
             self.made_of = made_of
-        return F.linear(states, *self.folded)
+        return map_shifted(states, *self.folded, shift)
+
+
+def map_shifted(states: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None) -> Tensor:
+    """A linear map of the states (..., D), to each of which `shift` (D,) is added before if there is one."""
+    return F.linear(states, weight, bias if shift is None else torch.addmv(bias, weight, shift))
+
+
+def without_late_biases(qkv: nn.Linear, states: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """
+    Queries, keys and values, the latter two without their biases, and what is to be added to the attended values.
+
+    Softmax does not see what all keys have in common, and weights that sum up to one pass on what all values have in
+    common. A CPU writes a bias over the whole output before it multiplies, a tenth of the time of the map.
+    """
+    (query, key, value), (bias, _, shift) = qkv.weight.chunk(3), qkv.bias.chunk(3)
+    return (F.linear(states, query, bias), F.linear(states, key), F.linear(states, value)), shift
 
 
 def may_fold(first: nn.Module, second: nn.Module, states: Tensor) -> bool:
@@ -99,7 +121,12 @@ class DividedAttention(ViTAttention):
         shape, heads = (batch, places, frames * width), frames * self.num_heads
         if self.over_time:
             shape, heads = (batch * places, frames, width), self.num_heads
-        query, key, value = (states.reshape(shape) for states in self._project(hidden_states))
+        shift: Tensor | None = None
+        if self._may_move_biases(hidden_states):
+            projected, shift = without_late_biases(self.qkv, hidden_states)
+        else:
+            projected = self._project(hidden_states)
+        query, key, value = (states.reshape(shape) for states in projected)
         context, weights = attend(
             self,
             query,
@@ -115,9 +142,24 @@ class DividedAttention(ViTAttention):
             axis = 0 if self.over_time else 1
             weights = weights.unflatten(axis, (batch, places) if self.over_time else (frames, self.num_heads))
         if not self.training and isinstance(followed_by, nn.Linear) and may_fold(self.proj, followed_by, context):
-            return self._folded(self.proj, followed_by, context), weights
-        output = self.proj_drop(self.proj(context))
+            return self._folded(self.proj, followed_by, context, shift), weights
+        if shift is not None:
+            projected_context = map_shifted(context, self.proj.weight, self.proj.bias, shift)
+        else:
+            projected_context = self.proj(context)
+        output = self.proj_drop(projected_context)
         return output if followed_by is None else followed_by(output), weights
+
+    def _may_move_biases(self, hidden_states: Tensor) -> bool:
+        return (
+            not torch.is_grad_enabled()
+            and not self.training
+            and not torch.compiler.is_compiling()
+            and hidden_states.device.type == "cpu"
+            and hidden_states.dtype == torch.float32
+            and is_plain(self.qkv, hidden_states)
+            and is_plain(self.proj, hidden_states)
+        )
 
     def _project(self, hidden_states: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values; in three maps, because a slice of one could not be read as (B, N, F * D)."""

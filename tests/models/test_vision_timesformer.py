@@ -84,6 +84,17 @@ def test_maps_that_are_more_than_maps_are_called() -> None:
         torch.testing.assert_close(model(clips()).last_hidden_state, plain(clips()).last_hidden_state)
 
 
+def test_hooks_see_their_maps() -> None:
+    model, seen = tower(), []
+    for block in model.blocks:
+        for linear in (block.attn.qkv, block.attn.proj, block.temporal_attn.proj, block.temporal_fc):
+            linear.register_forward_hook(lambda module, arguments, output: seen.append(module))
+    with torch.no_grad():
+        found = model(clips()).last_hidden_state
+        torch.testing.assert_close(found, tower()(clips()).last_hidden_state, atol=1e-5, rtol=1e-4)
+    assert len(seen) == 4 * len(model.blocks)
+
+
 @pytest.mark.parametrize(("frames", "height", "width"), [(8, 32, 32), (2, 32, 32), (4, 64, 32), (1, 48, 48)])
 def test_other_sizes(frames: int, height: int, width: int) -> None:
     model, other = tower(), clips(frames, height, width)
