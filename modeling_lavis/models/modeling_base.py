@@ -99,10 +99,25 @@ class LavisPreTrainedModel(PreTrainedModel):
         return True
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Save under our own key names, also when the weights were read from another format."""
+        """
+        Save under our own key names, also when the weights were read from another format.
+
+        Args:
+            save_original_format (`bool`, *optional*, defaults to `False`): write the key names of transformers' own
+                class of the same family instead (BLIP, BLIP-2), for that class to load; `config.json` stays ours, so
+                that class needs its own by `config=`.
+            args, kwargs: as for transformers' `save_pretrained`.
+        """
         # transformers would write the names of the file that was loaded; a resumed Trainer could not read those.
-        kwargs.setdefault("save_original_format", False)
-        super().save_pretrained(*args, **kwargs)
+        if not kwargs.setdefault("save_original_format", False):
+            super().save_pretrained(*args, **kwargs)
+            return
+        # It would also undo only the renamings that loading made use of, which after our own files are none.
+        used = self.__dict__.pop("_weight_conversions", None)
+        try:
+            super().save_pretrained(*args, **kwargs)
+        finally:
+            self._weight_conversions = used
 
 
 __all__ = ["LavisPreTrainedModel", "check_labels", "check_text", "image_and_text"]
