@@ -59,6 +59,11 @@ class FrozenPartsMixin(LavisPreTrainedModel):
         if frozen_parts is None:
             super().save_pretrained(save_directory, *args, **kwargs)
             return
+        if getattr(self, "hf_quantizer", None) is not None:
+            raise ValueError(
+                "A quantised model cannot leave out its frozen parts: other repositories have them as they were. Save "
+                "it whole, without frozen_parts, or adapters of it by peft."
+            )
         for name in frozen_parts:
             if getattr(self, name, None) not in self.frozen_modules():
                 raise ValueError(

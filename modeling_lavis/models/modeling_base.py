@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every model of the package has in common with respect to saving, loading and the Trainer."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -109,15 +112,42 @@ class LavisPreTrainedModel(PreTrainedModel):
             args, kwargs: as for transformers' `save_pretrained`.
         """
         # transformers would write the names of the file that was loaded; a resumed Trainer could not read those.
-        if not kwargs.setdefault("save_original_format", False):
-            super().save_pretrained(*args, **kwargs)
-            return
+        original = kwargs.setdefault("save_original_format", False)
         # It would also undo only the renamings that loading made use of, which after our own files are none.
-        used = self.__dict__.pop("_weight_conversions", None)
+        used = self.__dict__.pop("_weight_conversions", None) if original else None
         try:
-            super().save_pretrained(*args, **kwargs)
+            with _readable_by_torchao(getattr(self, "hf_quantizer", None)):
+                super().save_pretrained(*args, **kwargs)
         finally:
-            self._weight_conversions = used
+            if used is not None:
+                self._weight_conversions = used
+
+
+@contextmanager
+def _readable_by_torchao(quantizer: Any) -> Iterator[None]:
+    """
+    Leave tensors that belong to no module (queries, temperatures) out of the table that torchao writes beside its own.
+
+    Its reader takes every name in that table apart at a dot; tensors without an entry are read as any other.
+    """
+    flatten = getattr(quantizer, "get_state_dict_and_metadata", None)
+    if flatten is None:
+        yield
+        return
+
+    def flatten_and_leave_out(model: Any) -> tuple[Any, dict[str, str]]:
+        state, table = flatten(model)
+        if "tensor_names" in table:
+            names = [name for name in json.loads(table["tensor_names"]) if "." in name]
+            table = {name: value for name, value in table.items() if "." in name or name == "tensor_names"}
+            table["tensor_names"] = json.dumps(names)
+        return state, table
+
+    quantizer.get_state_dict_and_metadata = flatten_and_leave_out
+    try:
+        yield
+    finally:
+        del quantizer.get_state_dict_and_metadata
 
 
 __all__ = ["LavisPreTrainedModel", "check_labels", "check_text", "image_and_text"]
