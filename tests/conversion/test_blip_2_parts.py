@@ -90,15 +90,19 @@ def test_positions_of_a_frozen_tower_at_another_size(folder: str, tmp_path: Path
     golden = GOLDENS / folder
     settings = json.loads((golden / "config.json").read_text())
     side = settings["vision"]["image_size"] // settings["vision"]["patch_size"]
-    settings["vision"]["image_size"] += settings["vision"]["patch_size"]
     options = {"config": settings, "vision_checkpoint": golden / "vision.pth", "tokenizer": GOLDENS / "tokenizer"}
-    convert(settings["arch"], golden / "checkpoint.pth", tmp_path / "out", **options)
+    assert convert(settings["arch"], golden / "checkpoint.pth", tmp_path / "fits", **options).resized == {}
+    settings["vision"]["image_size"] += settings["vision"]["patch_size"]
+    report = convert(settings["arch"], golden / "checkpoint.pth", tmp_path / "out", **options)
     is_clip = folder.endswith("clip_l")
     table = torch.load(golden / "vision.pth", weights_only=True)["positional_embedding" if is_clip else "pos_embed"]
     table = table.reshape(-1, table.shape[-1])
     grid = table[1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=(side + 1, side + 1), mode="bicubic", align_corners=is_clip)[0].flatten(1).T
     stored = load_file(tmp_path / "out" / "model.safetensors")["vision_model.pos_embed"]
+    before = (1, side**2 + 1, table.shape[-1])
+    assert report.resized == {"vision_model.pos_embed": (before, tuple(stored.shape))}
+    assert f"resized      vision_model.pos_embed {before} -> {tuple(stored.shape)}" in str(report)
     assert stored.dtype == (torch.float16 if is_clip else torch.float32)
     assert torch.equal(stored[0, 0], table[0].to(stored.dtype))
     torch.testing.assert_close(stored[0, 1:], grid.to(stored.dtype), rtol=0, atol=0)
