@@ -12,9 +12,7 @@ from transformers.modeling_utils import load_state_dict
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from .modeling_base import LavisPreTrainedModel
-
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+from .modeling_base import HUB_OPTIONS, LavisPreTrainedModel
 
 
 class FrozenPartsMixin(LavisPreTrainedModel):
@@ -85,7 +83,7 @@ class FrozenPartsMixin(LavisPreTrainedModel):
         config = kwargs.get("config")
         if pretrained_model_name_or_path is None or kwargs.get("state_dict") is not None:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        access = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
+        access = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
         if not isinstance(config, PreTrainedConfig):
             stored, _ = PreTrainedConfig.get_config_dict(config or pretrained_model_name_or_path, **access)
             parts = stored.get("frozen_parts")
@@ -101,7 +99,7 @@ class FrozenPartsMixin(LavisPreTrainedModel):
         for name, source in parts.items():
             state.update(_read_part(name, source, config, access))
         config.frozen_parts = None  # from here on the model has them
-        for name in _HUB_OPTIONS:
+        for name in HUB_OPTIONS:
             kwargs.pop(name, None)
         try:
             model = super().from_pretrained(None, *args, state_dict=state, **kwargs)

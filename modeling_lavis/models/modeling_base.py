@@ -12,6 +12,9 @@ from transformers import PreTrainedModel
 
 from .cache_names import CACHE_NAMES
 
+#: options of `from_pretrained` that say how files are found, and that reading a configuration takes as well
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
 
 def image_and_text(pixel_values: Tensor | None, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
     """Both inputs, for heads that cannot do without; `ValueError` names what is missing."""
@@ -150,4 +153,4 @@ def _readable_by_torchao(quantizer: Any) -> Iterator[None]:
         del quantizer.get_state_dict_and_metadata
 
 
-__all__ = ["LavisPreTrainedModel", "check_labels", "check_text", "image_and_text"]
+__all__ = ["HUB_OPTIONS", "LavisPreTrainedModel", "check_labels", "check_text", "image_and_text"]

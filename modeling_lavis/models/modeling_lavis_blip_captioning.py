@@ -17,7 +17,7 @@ from .configuration_lavis_blip import LavisBlipConfig
 from .generation import SharedCrossAttentionCache, with_first_token
 from .image_captioning import ImageCaptioningMixin
 from .language_loss import mean_over_tokens, next_token_loss
-from .modeling_base import check_labels
+from .modeling_base import HUB_OPTIONS, check_labels
 from .modeling_lavis_blip_base import LavisBlipPreTrainedModel
 from .outputs import LavisGenerationOutput
 from .text_bert import LavisBertLMHeadModel
@@ -26,7 +26,6 @@ from .vision_vit import LavisViTModel
 # A pretraining checkpoint holds what encoder and decoder share once, under the encoder's names.
 _SHARED_PARTS = r"(embeddings|encoder\.layer\.\d+\.(?:crossattention|intermediate|output))\."
 _SHARED_WITH_ENCODER = {rf"^text_encoder\.{_SHARED_PARTS}": r"text_decoder.bert.\1."}
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 class BlipCaptioningMixin(ImageCaptioningMixin):
@@ -90,7 +89,7 @@ class LavisBlipForConditionalGeneration(BlipCaptioningMixin, LavisBlipPreTrained
         """As transformers' `from_pretrained`, from checkpoints of [`LavisBlipForPreTraining`] too."""
         source = config
         if not isinstance(source, PreTrainedConfig):
-            options = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
+            options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
             source = LavisBlipConfig.from_pretrained(config or pretrained_model_name_or_path, **options)
         if source.architectures == ["LavisBlipForPreTraining"]:
             kwargs["key_mapping"] = {**_SHARED_WITH_ENCODER, **(kwargs.get("key_mapping") or {})}
