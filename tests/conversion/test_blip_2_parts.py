@@ -48,6 +48,58 @@ def test_wrong_parts_are_named(architecture: str, changes: dict[str, Any], messa
     assert not (tmp_path / "out").exists()
 
 
+def twice_as_wide(weights: dict[str, Any], width: int) -> dict[str, Any]:
+    """The same tensors with every axis doubled that is a multiple of the width."""
+    wide = {}
+    for name, tensor in weights.items():
+        for axis in [axis for axis, size in enumerate(tensor.shape) if size and size % width == 0]:
+            tensor = torch.cat([tensor, tensor], dim=axis)
+        wide[name] = tensor
+    return wide
+
+
+def test_a_tower_of_another_width(tmp_path: Path) -> None:
+    tower = torch.load(GOLDENS / "blip2" / "vision.pth", weights_only=True)
+    torch.save(twice_as_wide(tower, tower["pos_embed"].shape[-1]), tmp_path / "wide.pth")
+    given = parts("blip2", tmp_path / "out", vision_checkpoint=tmp_path / "wide.pth")
+    with pytest.raises(ValueError, match="hidden_size is 48 in the configuration and 96 in the checkpoint"):
+        convert(**given)
+    for size in ("hidden_size", "mlp_ratio"):
+        given["config"]["vision"].pop(size)
+    with pytest.raises(ValueError, match="trained with an image tower 48 wide, but the one given is 96 wide"):
+        convert(**given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_language_model_of_another_width(tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = GOLDENS / "blip2_opt" / "llm"
+    config = AutoConfig.from_pretrained(folder)
+    config.hidden_size, config.word_embed_proj_dim = 2 * config.hidden_size, 2 * config.word_embed_proj_dim
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "wide")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "wide")
+    with pytest.raises(ValueError, match="not the one that the checkpoint was trained with"):
+        convert(**parts("blip2_opt", tmp_path / "out", language_model=tmp_path / "wide"))
+    state = torch.load(GOLDENS / "blip2_opt" / "checkpoint.pth", weights_only=True)
+    own = {name: value for name, value in state.get("model", state).items() if not name.startswith("opt_model.")}
+    torch.save({"model": own}, tmp_path / "own.pth")
+    with pytest.raises(ValueError, match="of another shape.*\n.*opt_proj.weight"):
+        convert(
+            **parts("blip2_opt", tmp_path / "out", language_model=tmp_path / "wide", checkpoint=tmp_path / "own.pth")
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("architecture", ["blip2", "blip2_opt"])
+def test_a_checkpoint_without_queries(architecture: str, tmp_path: Path) -> None:
+    state = torch.load(GOLDENS / architecture / "checkpoint.pth", weights_only=True)
+    state = {name: value for name, value in state.get("model", state).items() if name != "query_tokens"}
+    torch.save({"model": state}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="belongs to BLIP-2, but has no queries .query_tokens"):
+        convert(**parts(architecture, tmp_path / "out", checkpoint=tmp_path / "x.pth"))
+
+
 def test_a_tower_too_many(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="image tower of its own"):
         convert(**parts("blip2_image_text_matching", tmp_path / "out"))
