@@ -100,6 +100,13 @@ class LavisPreTrainedModel(PreTrainedModel):
         super()._initialize_weights(module)
 
     @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' `from_pretrained`; what stays in float32 does so on the disk, too."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        _keep_offloaded_exact(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
+
+    @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         # transformers looks for the interface in the text of the model's file; ours is in a file that all share.
         return True
@@ -124,6 +131,30 @@ class LavisPreTrainedModel(PreTrainedModel):
         finally:
             if used is not None:
                 self._weight_conversions = used
+
+
+def _keep_offloaded_exact(model: nn.Module) -> None:
+    """
+    Let weights that are read from the disk when they are needed have the precision that they would have in memory.
+
+    transformers notes their dtype before it knows which modules are kept in float32.
+    """
+    exact = {part.strip("^$") for part in getattr(model, "_keep_in_fp32_modules_strict", None) or ()}
+    indices: dict[int, dict[str, dict[str, Any]]] = {}
+    for module in model.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for part in getattr(hook, "hooks", [hook]):
+            index = getattr(getattr(getattr(part, "weights_map", None), "dataset", None), "index", None)
+            if index:
+                indices[id(index)] = index
+    if not indices:
+        return
+    for name, value in model.named_parameters():
+        if value.dtype in (torch.float16, torch.bfloat16) and value.is_meta and exact & set(name.split(".")):
+            value.data = value.data.float()
+            for index in indices.values():
+                if name in index:
+                    index[name]["dtype"] = "float32"
 
 
 @contextmanager

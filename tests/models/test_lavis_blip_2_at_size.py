@@ -80,6 +80,22 @@ def test_a_model_over_memory_and_disk(kind: str, tmp_path: Path) -> None:
 
 
 @KINDS
+def test_what_is_kept_exact_is_so_on_the_disk(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    second_stage(kind).save_pretrained(tmp_path / "model")
+    whole = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
+    device_map = {name: "disk" for name, _ in whole.named_children()} | {"query_tokens": "cpu", "vision_model": "cpu"}
+    placed = LavisBlip2ForConditionalGeneration.from_pretrained(
+        tmp_path / "model", dtype=torch.bfloat16, device_map=device_map, offload_folder=tmp_path / "disk"
+    )
+    assert {name for name, value in placed.named_parameters() if value.is_meta}
+    assert [value.dtype for value in placed.parameters()] == [value.dtype for value in whole.parameters()]
+    assert torch.equal(logits(placed, kind), logits(whole, kind))
+    options = {**question(kind), "max_new_tokens": 5}
+    assert torch.equal(placed.generate(**options), whole.generate(**options))
+
+
+@KINDS
 def test_compiled_without_breaks(kind: str) -> None:
     model = second_stage(kind)
     torch._dynamo.reset()
