@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from conversion_scripts.convert_lavis_blip_2 import main
 from modeling_lavis.hub.convert import convert
 from tests.conversion.golden_sets import GOLDENS, arguments
+from tests.models.lavis_blip_2_cases import LANGUAGE_MODELS
 
 
 def parts(architecture: str, output: Path, /, **changes: Any) -> dict[str, Any]:
@@ -123,6 +126,26 @@ def test_the_first_stage_starts_the_second(tmp_path: Path) -> None:
     sources["config"] = {name: value for name, value in sources["config"].items() if name not in ("arch", "embed_dim")}
     report = convert(**sources)
     assert {name.partition(".")[0] for name in report.initialised} == {"language_projection"}
+
+
+@pytest.mark.parametrize(("kind", "architecture"), [("llama", "blip2_opt"), ("bart", "blip2_t5")])
+def test_the_second_stage_takes_other_language_models(kind: str, architecture: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(GOLDENS / "blip2_opt" / "llm")
+    sizes = {**LANGUAGE_MODELS[kind], "vocab_size": len(tokenizer)}
+    auto_class = AutoModelForSeq2SeqLM if kind == "bart" else AutoModelForCausalLM
+    language_model = auto_class.from_config(AutoConfig.for_model(**sizes))
+    for part in (language_model, tokenizer):
+        part.save_pretrained(tmp_path / kind)
+    given = parts("blip2", tmp_path / "out", architecture=architecture, language_model=tmp_path / kind)
+    given["config"] = {name: value for name, value in given["config"].items() if name not in ("arch", "embed_dim")}
+    assert {name.partition(".")[0] for name in convert(**given).initialised} == {"language_projection"}
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    picture = Image.open(GOLDENS / "processors" / "images" / "coffee.png")
+    ids = model.generate(**processor(images=picture, text="a", return_tensors="pt"), max_new_tokens=3)
+    assert model.config.text_config.model_type == kind and ids.shape[0] == 1
 
 
 def test_the_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
