@@ -135,12 +135,12 @@ def add_parts(
     for name, axes in (("class_embedding", (1, 1, -1)), ("positional_embedding", (1, *_shape(tensors, "positional")))):
         if TOWER + name in tensors:
             tensors[TOWER + name] = tensors[TOWER + name].reshape(axes)
-    _resize_clip_positions(tensors, (settings.get("vision") or {}).get("image_size"))
+    resized = _resize_clip_positions(tensors, (settings.get("vision") or {}).get("image_size"))
     prefix = _LANGUAGE_MODELS.get(architecture)
     if prefix is None:
         if language_model is not None:
             raise ValueError(f"{architecture} has no language model. Leave --language-model out.")
-        return WithParts(tensors, dropped, added)
+        return WithParts(tensors, dropped, added, resized)
     if language_model is None:
         raise ValueError(
             "The checkpoint holds only what was trained; its language model is missing. Give it with --language-model"
@@ -155,19 +155,20 @@ def add_parts(
     tensors.update(frozen)
     added["language_model"] = str(language_model)
     added["language_model_config"] = config
-    return WithParts(tensors, dropped, added)
+    return WithParts(tensors, dropped, added, resized)
 
 
-def _resize_clip_positions(tensors: dict[str, Tensor], image_size: int | None) -> None:
-    """Fit the positions of a CLIP tower to another image size, in place.
+def _resize_clip_positions(tensors: dict[str, Tensor], image_size: int | None) -> dict[str, tuple[int, ...]]:
+    """Fit the positions of a CLIP tower to another image size, in place; the shape before, if it was another.
 
     parity: the original resizes these alone with aligned corners, and rounds them to the dtype of the file.
     """
     table, patches = tensors.get(f"{TOWER}positional_embedding"), tensors.get(f"{TOWER}conv1.weight")
     if table is None or patches is None or not image_size:
-        return
-    side = image_size // patches.shape[-1]
-    tensors[f"{TOWER}positional_embedding"] = resize_grid_positions(table, (side, side), align_corners=True)
+        return {}
+    side, name = image_size // patches.shape[-1], f"{TOWER}positional_embedding"
+    tensors[name] = resize_grid_positions(table, (side, side), align_corners=True)
+    return {} if tensors[name] is table else {name: tuple(table.shape)}
 
 
 def _width(tensors: Mapping[str, Tensor]) -> int | None:

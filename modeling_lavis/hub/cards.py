@@ -195,6 +195,9 @@ def _conversion_text(report: ConversionReport) -> str:
     resized = [f"`{name}` {before} to {after}" for name, (before, after) in report.resized.items()]
     if resized:
         lines.append(f"Positions resized: {', '.join(resized)}.")
+    if report.not_finite:
+        named = ", ".join(f"`{name}`" for name in report.not_finite[:5])
+        lines.append(f"{len(report.not_finite)} weights hold NaN or infinite numbers, among them {named}.")
     for title, entries in (("Left out", report.dropped), ("Initialised", report.initialised)):
         counts = Counter(entries.values())
         lines += [f"- {title}: {count} ({reason})" for reason, count in counts.items()]

@@ -16,7 +16,7 @@ from modeling_lavis.hub.checkpoints import Checkpoint, read_checkpoint
 from modeling_lavis.hub.families import Family, family_of, module_of
 from modeling_lavis.hub.portable import attach_code
 from modeling_lavis.hub.report import ConversionReport
-from modeling_lavis.hub.writing import check_output, whole_folder, write_shards
+from modeling_lavis.hub.writing import Written, check_output, whole_folder, write_shards
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -84,10 +84,11 @@ def convert(
     settings = _merge(entry, asked, resize=architecture != source_architecture in family.pretraining)
     _check_names(architecture, family, settings)
     set_aside: dict[str, str] = {}
+    resized_before: Mapping[str, tuple[int, ...]] = {}
     if family.add_parts is not None:
         parts = family.add_parts(architecture, weights.tensors, settings, vision_checkpoint, language_model)
         weights, set_aside = replace(weights, tensors=parts.tensors), dict(parts.dropped)
-        settings = {**settings, **parts.settings}
+        settings, resized_before = {**settings, **parts.settings}, parts.resized
     prepared = None if architecture in family.without_tokenizer else family.load_tokenizer(tokenizer)
     model_config = _build_config(family, architecture, source_architecture, weights, settings, prepared)
     model = _build_on_meta(family.architectures[architecture].model_class, model_config)
@@ -113,15 +114,15 @@ def convert(
         checkpoint=weights.path,
         output=output,
         used={target: filled.source for target, filled in plan.filled.items()},
-        resized=_resized(plan),
+        resized=_resized(plan, resized_before),
         dropped={**plan.dropped, **set_aside},
         initialised={target: origin.how for target, origin in plan.initialised.items()},
         ignored_settings=tuple(sorted(set(asked) - family.known_settings)),
     )
     with whole_folder(output, overwrite) as folder:
         kept = family.architectures[architecture].stored_as
-        files = _write_weights(folder, plan, weights, model, model_config, stored_dtype, kept, max_shard_size)
-        report = replace(report, weight_files=tuple(files))
+        written = _write_weights(folder, plan, weights, model, model_config, stored_dtype, kept, max_shard_size)
+        report = replace(report, weight_files=written.files, not_finite=written.not_finite)
         model_config.save_pretrained(folder)
         processor.save_pretrained(folder)
         if generation_config is not None:
@@ -235,12 +236,14 @@ def _build_on_meta(class_name: str, config: Any) -> torch.nn.Module:
     return model
 
 
-def _resized(plan: Plan) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    return {
-        target: (filled.resized_from, tuple(plan.targets[target].shape))
-        for target, filled in plan.filled.items()
-        if filled.resized_from is not None
-    }
+def _resized(plan: Plan, before: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Shapes of positions before and after, by target; `before` are those of sources that were resized already."""
+    found = {}
+    for target, filled in plan.filled.items():
+        shape = before.get(filled.source, filled.resized_from)
+        if shape is not None:
+            found[target] = (shape, tuple(plan.targets[target].shape))
+    return found
 
 
 def _write_weights(
@@ -252,7 +255,7 @@ def _write_weights(
     dtype: torch.dtype | None,
     kept: Mapping[str, torch.dtype],
     max_shard_size: str,
-) -> list[str]:
+) -> Written:
     strict = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
     strict |= set(getattr(model, "_keep_in_fp32_modules", None) or ()) if dtype is torch.float16 else set()
 

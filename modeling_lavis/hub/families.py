@@ -204,7 +204,8 @@ def _seems_to_be(names: list[str]) -> str:
     if any(name.startswith(("vision_model.embeddings.", "qformer.")) for name in names):
         return ": it is in transformers' format, which from_pretrained of our classes reads as it is"
     if any(name.startswith("Qformer.") for name in names):
-        return ": it belongs to BLIP-2"
+        lacks = "" if "query_tokens" in names else ", but has no queries (query_tokens)"
+        return f": it belongs to BLIP-2{lacks}"
     if any(name.startswith("visual_encoder.model.") for name in names):
         return ": it belongs to ALPRO"
     return ""

@@ -26,11 +26,13 @@ class WithParts:
         tensors: all weights by the original's names.
         dropped: weights that are left out before the accounting, with the reason.
         settings: settings that the parts add.
+        resized: shape before, by the name of a weight that was resized on the way.
     """
 
     tensors: Mapping[str, Tensor]
     dropped: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    resized: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def tower_weights(

@@ -25,6 +25,7 @@ class ConversionReport:
         initialised: target -> what it starts from, for every weight that the checkpoint does not have.
         ignored_settings: entries of `--config` that say nothing about a model.
         weight_files: names of the files with weights.
+        not_finite: weights of the model that hold NaN or infinite numbers, as they are stored.
         notes: what else is worth knowing.
         pushed_to: address of the repository on the Hub, or `None`.
     """
@@ -41,6 +42,7 @@ class ConversionReport:
     initialised: Mapping[str, str]
     ignored_settings: tuple[str, ...] = ()
     weight_files: tuple[str, ...] = ()
+    not_finite: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default_factory=tuple)
     pushed_to: str | None = None
 
@@ -59,6 +61,7 @@ class ConversionReport:
             "initialised": dict(self.initialised),
             "ignored_settings": list(self.ignored_settings),
             "weight_files": list(self.weight_files),
+            "not_finite": list(self.not_finite),
             "notes": list(self.notes),
             "pushed_to": self.pushed_to,
         }
@@ -82,6 +85,12 @@ class ConversionReport:
                 lines.append(f"  {title:<12} {reasons.count(reason)}: {', '.join(modules)} ({reason})")
         if self.ignored_settings:
             lines.append(f"  ignored      settings that say nothing about a model: {', '.join(self.ignored_settings)}")
+        if self.not_finite:
+            shown, more = ", ".join(self.not_finite[:5]), len(self.not_finite) - 5
+            lines.append(
+                f"  WARNING      {len(self.not_finite)} weights hold NaN or infinite numbers: {shown}"
+                f"{f' and {more} more' if more > 0 else ''}. The training may have diverged, or --dtype is too narrow."
+            )
         lines += [f"  note         {note}" for note in self.notes]
         if self.pushed_to:
             lines.append(f"  pushed       {self.pushed_to}")

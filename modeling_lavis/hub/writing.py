@@ -3,10 +3,12 @@
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -49,6 +51,20 @@ def _first_existing(path: Path) -> Path:
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
+
+
+@dataclass(frozen=True)
+class Written:
+    """
+    What [`write_shards`] has written.
+
+    Args:
+        files: names of the weight files.
+        not_finite: names of weights that hold NaN or infinite numbers.
+    """
+
+    files: tuple[str, ...]
+    not_finite: tuple[str, ...]
 
 
 @contextlib.contextmanager
@@ -105,7 +121,7 @@ def write_shards(
     value_of: Callable[[str], Tensor],
     dtype_of: Callable[[str], torch.dtype],
     max_shard_size: str,
-) -> list[str]:
+) -> Written:
     """Write weights as safetensors, in shards with an index when one file does not hold them.
 
     Args:
@@ -116,7 +132,7 @@ def write_shards(
         max_shard_size: size of the largest file, for example `"5GB"`.
 
     Returns:
-        Names of the weight files.
+        Names of the weight files, and of the weights that hold NaN or infinite numbers.
 
     Raises:
         OSError: the disk is too small.
@@ -128,6 +144,7 @@ def write_shards(
         raise OSError(
             f"The weights need {need:,} bytes and {folder.parent} has {free:,} left. Make room and try again."
         )
+    not_finite = []
     for file_name, names in split.filename_to_tensors.items():
         shard: dict[str, Tensor] = {}
         used: set[int] = set()
@@ -137,10 +154,20 @@ def write_shards(
             if tensor.data_ptr() in used:
                 tensor = tensor.clone()
             used.add(tensor.data_ptr())
+            if not _is_finite(tensor):
+                not_finite.append(name)
             shard[name] = tensor
         save_file(shard, folder / file_name, metadata={"format": "pt"})
         os.chmod(folder / file_name, folder.stat().st_mode & 0o666)  # safetensors lets the owner alone read it
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return list(split.filename_to_tensors)
+    return Written(tuple(split.filename_to_tensors), tuple(not_finite))
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether there is neither a NaN nor an infinite number; unlike `isfinite`, it needs no memory of its own."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    smallest, largest = tensor.aminmax()  # a NaN anywhere makes both NaN
+    return math.isfinite(smallest) and math.isfinite(largest)

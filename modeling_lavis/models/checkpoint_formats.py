@@ -4,10 +4,11 @@
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
-#: (pattern, replacement) within the image tower; the text parts have the same names in both formats
+#: (pattern, replacement) within the image tower; the text parts have the same names in both formats. Without `$`, which
+#: the way back would write into the names.
 TRANSFORMERS_VIT_KEYS = [
-    (r"^embeddings\.class_embedding$", r"cls_token"),
-    (r"^embeddings\.position_embedding$", r"pos_embed"),
+    (r"^embeddings\.class_embedding", r"cls_token"),
+    (r"^embeddings\.position_embedding", r"pos_embed"),
     (r"^embeddings\.patch_embedding\.", r"patch_embed.proj."),
     (r"^encoder\.layers\.(\d+)\.layer_norm1\.", r"blocks.\1.norm1."),
     (r"^encoder\.layers\.(\d+)\.layer_norm2\.", r"blocks.\1.norm2."),

@@ -10,11 +10,10 @@ from transformers.core_model_loading import ConversionOps, WeightConverter, Weig
 
 from .checkpoint_formats import TRANSFORMERS_VIT_KEYS
 
-#: (pattern, replacement) within the image tower; the bias of queries, keys and values is split afterwards. Without `$`,
-#: which the way back would write into the names.
+#: (pattern, replacement) within the image tower; the bias of queries, keys and values is split afterwards
 EVA_KEYS = [
     *(
-        (pattern.removesuffix("$"), replacement)
+        (pattern, replacement)
         for pattern, replacement in TRANSFORMERS_VIT_KEYS
         if "qkv" not in pattern and "post_layernorm" not in pattern
     ),

@@ -29,6 +29,7 @@ LORA_TARGET_MODULES: dict[str, str] = {
 }
 #: Modules that stay as they are when the rest is quantised: `llm_int8_skip_modules` of bitsandbytes,
 #: `modules_to_not_convert` of torchao. They are small, trained, and kept in float32; the last one is tied to the words.
+#: Names begin at the model: torchao compares them with those of tensors, which end in `.weight`.
 MODULES_NOT_TO_QUANTIZE: tuple[str, ...] = (
     "qformer",
     "ln_vision",
@@ -37,7 +38,7 @@ MODULES_NOT_TO_QUANTIZE: tuple[str, ...] = (
     "text_proj",
     "itm_head",
     "cls",
-    "lm_head",
+    "language_model.lm_head",
 )
 
 

@@ -12,9 +12,7 @@ from transformers.modeling_utils import load_state_dict
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from .modeling_base import LavisPreTrainedModel
-
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+from .modeling_base import HUB_OPTIONS, LavisPreTrainedModel
 
 
 class FrozenPartsMixin(LavisPreTrainedModel):
@@ -23,10 +21,17 @@ class FrozenPartsMixin(LavisPreTrainedModel):
     and lets repositories leave them out and name where they are.
     """
 
+    #: parameters that no model starts from anew when it is loaded, beside those of frozen modules
+    needed_parameters: tuple[str, ...] = ()
+
+    def frozen_names(self) -> list[str]:
+        """Names of the modules that are not trained."""
+        names = {"vision_model": self.config.freeze_vision, "language_model": self.config.freeze_language_model}
+        return [name for name, frozen in names.items() if frozen and hasattr(self, name)]
+
     def frozen_modules(self) -> list[nn.Module]:
         """The modules that are not trained."""
-        names = {"vision_model": self.config.freeze_vision, "language_model": self.config.freeze_language_model}
-        return [getattr(self, name) for name, frozen in names.items() if frozen and hasattr(self, name)]
+        return [getattr(self, name) for name in self.frozen_names()]
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
         """Tie shared weights and freeze what is frozen; called after construction and after loading."""
@@ -59,6 +64,11 @@ class FrozenPartsMixin(LavisPreTrainedModel):
         if frozen_parts is None:
             super().save_pretrained(save_directory, *args, **kwargs)
             return
+        if getattr(self, "hf_quantizer", None) is not None:
+            raise ValueError(
+                "A quantised model cannot leave out its frozen parts: other repositories have them as they were. Save "
+                "it whole, without frozen_parts, or adapters of it by peft."
+            )
         for name in frozen_parts:
             if getattr(self, name, None) not in self.frozen_modules():
                 raise ValueError(
@@ -76,18 +86,56 @@ class FrozenPartsMixin(LavisPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a model; parts that its repository leaves out are read from where `config.json` says."""
+        """
+        Load a model; parts that its repository leaves out are read from where `config.json` says.
+
+        Raises:
+            OSError: a part is not where it should be.
+            ValueError: weights have other sizes than the configuration says, or what cannot start anew is missing:
+                a frozen module or one of `needed_parameters`.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = cls._load(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        if pretrained_model_name_or_path is not None:
+            model._check_complete(pretrained_model_name_or_path, set(info["missing_keys"]))
+        return (model, info) if wants_info else model
+
+    def _check_complete(self, source: Any, missing: set[str]) -> None:
+        lacking = [name for name in self.needed_parameters if name in missing]
+        for name in self.frozen_names():
+            own = {f"{name}.{key}" for key, _ in getattr(self, name).named_parameters()}
+            if own and own <= missing:
+                lacking.append(name)
+        if lacking:
+            raise ValueError(
+                f"{source} has no weights of {' and '.join(lacking)}, which would be random numbers. Give a complete "
+                "repository; or name where image tower and language model are as frozen_parts in its config.json, "
+                '{"vision_model": ..., "language_model": ...}.'
+            )
+
+    @classmethod
+    def _load(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """[`from_pretrained`] with `output_loading_info`, before it is looked at."""
         config = kwargs.get("config")
         if pretrained_model_name_or_path is None or kwargs.get("state_dict") is not None:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        access = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
+        access = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
         if not isinstance(config, PreTrainedConfig):
             stored, _ = PreTrainedConfig.get_config_dict(config or pretrained_model_name_or_path, **access)
             parts = stored.get("frozen_parts")
         else:
             parts = config.frozen_parts
         if not parts:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            try:
+                return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            except RuntimeError as error:
+                if "mismatched" not in str(error):
+                    raise
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} does not fit its configuration: weights have other sizes than "
+                    "config.json says (see the report above). Correct the sizes there, or give the repository that "
+                    "the weights belong to."
+                ) from error
         if not isinstance(config, PreTrainedConfig):
             fields = {name: kwargs.pop(name) for name in list(kwargs) if name in cls.config_class.__annotations__}
             config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **access, **fields)
@@ -96,7 +144,7 @@ class FrozenPartsMixin(LavisPreTrainedModel):
         for name, source in parts.items():
             state.update(_read_part(name, source, config, access))
         config.frozen_parts = None  # from here on the model has them
-        for name in _HUB_OPTIONS:
+        for name in HUB_OPTIONS:
             kwargs.pop(name, None)
         try:
             model = super().from_pretrained(None, *args, state_dict=state, **kwargs)
@@ -104,8 +152,7 @@ class FrozenPartsMixin(LavisPreTrainedModel):
             if "mismatched" not in str(error):
                 raise
             raise _does_not_fit(parts) from error
-        loaded = model[0] if isinstance(model, tuple) else model
-        loaded.config._name_or_path = str(pretrained_model_name_or_path)
+        model[0].config._name_or_path = str(pretrained_model_name_or_path)
         return model
 
 

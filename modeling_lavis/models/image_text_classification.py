@@ -16,7 +16,7 @@ from .contrastive import soft_cross_entropy
 from .generation import with_first_token
 from .heads import classification_head
 from .image_text_base import ImageTextPreTrainedModel, build_encoders
-from .modeling_base import check_labels, image_and_text
+from .modeling_base import HUB_OPTIONS, check_labels, image_and_text
 from .momentum import update_twins
 from .momentum_contrast import MomentumContrastMixin
 from .outputs import LavisClassificationOutput
@@ -143,6 +143,30 @@ class ClassificationMixin(MomentumContrastMixin, ImageTextPreTrainedModel):
 
 class ImagePairClassificationMixin(ClassificationMixin):
     """The same for a text about two images, as in NLVR2."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+        """
+        As transformers' `from_pretrained`, from repositories of models for two images.
+
+        Raises:
+            ValueError: the repository is one of a model for one image. Its layers would have to be doubled, which is
+                left to conversion: loaded by name, the parts that read images would start anew or not belong together.
+        """
+        if pretrained_model_name_or_path is not None:
+            source = config
+            if not isinstance(source, PreTrainedConfig):
+                options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
+                source = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **options)
+            text, made_for = source.text_config, source.architectures or [cls.__name__]
+            if cls.__name__ not in made_for and text.num_image_streams != 2 and not text.pair_image_layers:
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} is a model for one image ({made_for[0]}), and {cls.__name__} "
+                    "reads two. "
+                    "Make a start for it from the original's checkpoint, by `modeling-lavis convert`, which doubles "
+                    "the layers that read images as the original does; or give a repository of this class."
+                )
+        return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
     def check_pixels(self, pixel_values: Tensor) -> None:
         """Raise `ValueError` for anything but pairs."""

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every model of the package has in common with respect to saving, loading and the Trainer."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,6 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .cache_names import CACHE_NAMES
+
+#: options of `from_pretrained` that say how files are found, and that reading a configuration takes as well
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 def image_and_text(pixel_values: Tensor | None, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -94,15 +100,88 @@ class LavisPreTrainedModel(PreTrainedModel):
         super()._initialize_weights(module)
 
     @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' `from_pretrained`; what stays in float32 does so on the disk, too."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        _keep_offloaded_exact(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
+
+    @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         # transformers looks for the interface in the text of the model's file; ours is in a file that all share.
         return True
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Save under our own key names, also when the weights were read from another format."""
+        """
+        Save under our own key names, also when the weights were read from another format.
+
+        Args:
+            save_original_format (`bool`, *optional*, defaults to `False`): write the key names of transformers' own
+                class of the same family instead (BLIP, BLIP-2), for that class to load; `config.json` stays ours, so
+                that class needs its own by `config=`.
+            args, kwargs: as for transformers' `save_pretrained`.
+        """
         # transformers would write the names of the file that was loaded; a resumed Trainer could not read those.
-        kwargs.setdefault("save_original_format", False)
-        super().save_pretrained(*args, **kwargs)
+        original = kwargs.setdefault("save_original_format", False)
+        # It would also undo only the renamings that loading made use of, which after our own files are none.
+        used = self.__dict__.pop("_weight_conversions", None) if original else None
+        try:
+            with _readable_by_torchao(getattr(self, "hf_quantizer", None)):
+                super().save_pretrained(*args, **kwargs)
+        finally:
+            if used is not None:
+                self._weight_conversions = used
 
 
-__all__ = ["LavisPreTrainedModel", "check_labels", "check_text", "image_and_text"]
+def _keep_offloaded_exact(model: nn.Module) -> None:
+    """
+    Let weights that are read from the disk when they are needed have the precision that they would have in memory.
+
+    transformers notes their dtype before it knows which modules are kept in float32.
+    """
+    exact = {part.strip("^$") for part in getattr(model, "_keep_in_fp32_modules_strict", None) or ()}
+    indices: dict[int, dict[str, dict[str, Any]]] = {}
+    for module in model.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for part in getattr(hook, "hooks", [hook]):
+            index = getattr(getattr(getattr(part, "weights_map", None), "dataset", None), "index", None)
+            if index:
+                indices[id(index)] = index
+    if not indices:
+        return
+    for name, value in model.named_parameters():
+        if value.dtype in (torch.float16, torch.bfloat16) and value.is_meta and exact & set(name.split(".")):
+            value.data = value.data.float()
+            for index in indices.values():
+                if name in index:
+                    index[name]["dtype"] = "float32"
+
+
+@contextmanager
+def _readable_by_torchao(quantizer: Any) -> Iterator[None]:
+    """
+    Leave tensors that belong to no module (queries, temperatures) out of the table that torchao writes beside its own.
+
+    Its reader takes every name in that table apart at a dot; tensors without an entry are read as any other.
+    """
+    flatten = getattr(quantizer, "get_state_dict_and_metadata", None)
+    if flatten is None:
+        yield
+        return
+
+    def flatten_and_leave_out(model: Any) -> tuple[Any, dict[str, str]]:
+        state, table = flatten(model)
+        if "tensor_names" in table:
+            names = [name for name in json.loads(table["tensor_names"]) if "." in name]
+            table = {name: value for name, value in table.items() if "." in name or name == "tensor_names"}
+            table["tensor_names"] = json.dumps(names)
+        return state, table
+
+    quantizer.get_state_dict_and_metadata = flatten_and_leave_out
+    try:
+        yield
+    finally:
+        del quantizer.get_state_dict_and_metadata
+
+
+__all__ = ["HUB_OPTIONS", "LavisPreTrainedModel", "check_labels", "check_text", "image_and_text"]

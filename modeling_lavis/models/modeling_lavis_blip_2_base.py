@@ -54,6 +54,7 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
         "language_projection",
     ]
     _keys_to_ignore_on_load_unexpected = [r"position_ids"]
+    needed_parameters = ("query_tokens",)
 
     def build_trunk(self, config: LavisBlip2Config) -> None:
         """Give the head its tower, norm, queries and Q-Former."""

@@ -127,7 +127,7 @@ class LavisBlip2ForConditionalGeneration(LavisBlip2PreTrainedModel, GenerationMi
         image_embeds = self.query_images(states).last_hidden_state
         if input_ids is None:
             input_ids, attention_mask = self._first_token(image_embeds), None
-        check_text(input_ids, attention_mask)
+        check_text(input_ids, attention_mask, getattr(self.get_input_embeddings(), "num_embeddings", None))
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         batch, rows = image_embeds.shape[0], input_ids.shape[0]
@@ -291,7 +291,17 @@ class LavisBlip2ForConditionalGeneration(LavisBlip2PreTrainedModel, GenerationMi
         hook = getattr(self.language_model, "_hf_hook", None)
         if hook is not None:  # a model over several devices returns its logits where the ids are
             hook.io_same_device = True
-        output = self.language_model.generate(generation_config=config, **kwargs)
+        try:
+            output = self.language_model.generate(generation_config=config, **kwargs)
+        except IndexError as error:
+            limit = getattr(self.config.text_config, "max_position_embeddings", None)
+            if limit is None or self.config.is_encoder_decoder:
+                raise
+            raise ValueError(
+                f"The text grew beyond the {limit} positions that the language model knows, "
+                f"{prompt.inputs_embeds.shape[1]} of which queries and prompt take. Ask for fewer new tokens "
+                "(max_new_tokens)."
+            ) from error
         ends = config.eos_token_id
         if self.config.is_encoder_decoder and isinstance(ends, int) and config.pad_token_id is not None:
             output = pad_after_end(output, ends, config.pad_token_id)

@@ -7,15 +7,15 @@ the image tower.
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
-from .cache_names import CACHE_NAME, returned, takes_cache
+from .cache_names import CACHE_NAME, returned
 from .configuration_lavis_blip_2 import LavisBlip2Config
-from .generation import ImageGroundedGenerationMixin, as_prompt, with_first_token
+from .generation import with_first_token
+from .image_captioning import ImageCaptioningMixin
 from .language_loss import mean_over_tokens, next_token_loss
 from .modeling_lavis_blip_2_matching import MatchHead
 from .modeling_lavis_blip_2_objectives import QFormerObjectivesMixin
@@ -23,7 +23,7 @@ from .outputs import LavisGenerationOutput, LavisPreTrainingOutput
 from .text_bert import BertLMHead
 
 
-class QFormerCaptioningMixin(ImageGroundedGenerationMixin, QFormerObjectivesMixin):
+class QFormerCaptioningMixin(ImageCaptioningMixin, QFormerObjectivesMixin):
     """Decoding captions by the Q-Former: its queries read the image once, the text then reads the queries."""
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -35,44 +35,10 @@ class QFormerCaptioningMixin(ImageGroundedGenerationMixin, QFormerObjectivesMixi
         self.cls.predictions.decoder = value
         self.cls.predictions.bias = value.bias
 
-    def encode_for_generation(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-        """Image states (B, N, E); image tokens carry no mask."""
-        states = self.encode_images(inputs.pop("pixel_values"), inputs.pop("interpolate_pos_encoding", False))
-        return states, None
-
-    def generate(
-        self,
-        inputs: Tensor | None = None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        r"""
-        Generate captions by transformers' `generate`.
-
-        Args:
-            inputs (`Tensor` of shape `(B, C, H, W)`, *optional*): images; `pixel_values=` is the same.
-            input_ids (`Tensor` of shape `(B, T)`, *optional*): prompts as the tokenizer or the processor gives them;
-                `[DEC]` is put in slot 0, an end token is cut off, padding goes to the left.
-            attention_mask (`Tensor` of shape `(B, T)`, *optional*): 1 for tokens of the prompts.
-            kwargs: options of `generate`. Lengths count the prompt.
-
-        Returns:
-            ids that begin with the prompt, or what `return_dict_in_generate` asks for.
-        """
-        if input_ids is None:
-            input_ids = kwargs.pop("decoder_input_ids", None)
-            attention_mask = kwargs.pop("decoder_attention_mask", attention_mask)
-        if input_ids is not None and input_ids.shape[1]:
-            config = self.config
-            input_ids, mask = as_prompt(
-                input_ids, attention_mask, config.bos_token_id, config.eos_token_id, config.pad_token_id
-            )
-            kwargs["decoder_input_ids"] = input_ids
-            if mask is not None:  # the queries, which are in the cache, count as tokens in front
-                ones = mask.new_ones(mask.shape[0], config.num_query_tokens)
-                kwargs["decoder_attention_mask"] = torch.cat([ones, mask], dim=1)
-        return super().generate(inputs, **kwargs)
+    @property
+    def num_tokens_in_front(self) -> int:
+        """The queries, which are in the cache and count as tokens in front of the prompt."""
+        return self.config.num_query_tokens
 
     def _prepare_cache_for_generation(
         self,
@@ -106,7 +72,7 @@ class QFormerCaptioningMixin(ImageGroundedGenerationMixin, QFormerObjectivesMixi
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """Inputs of one step; see [`ImageGroundedGenerationMixin`]. Positions of the text do not count the queries."""
+        """Inputs of one step; see [`ImageCaptioningMixin`]. Positions of the text do not count the queries."""
         inputs = super().prepare_inputs_for_generation(input_ids, next_sequence_length=next_sequence_length, **kwargs)
         if inputs.get("decoder_position_ids") is not None:
             length = inputs["decoder_input_ids"].shape[1]
@@ -114,34 +80,23 @@ class QFormerCaptioningMixin(ImageGroundedGenerationMixin, QFormerObjectivesMixi
             inputs["decoder_position_ids"] = positions.clamp(min=0)
         return inputs
 
-    @takes_cache
-    def decode_captions(
+    def read_captions(
         self,
+        image_embeds: Tensor,
         decoder_input_ids: Tensor,
-        pixel_values: Tensor | None = None,
-        decoder_attention_mask: Tensor | None = None,
-        decoder_position_ids: Tensor | None = None,
-        encoder_outputs: BaseModelOutput | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        interpolate_pos_encoding: bool = False,
+        decoder_attention_mask: Tensor | None,
+        decoder_position_ids: Tensor | None,
+        past_key_values: Cache | None,
+        use_cache: bool | None,
+        logits_to_keep: int | Tensor,
         **kwargs: Any,
     ) -> LavisGenerationOutput:
         """One pass over the text (R, T); the queries of the images run first if the cache does not hold them."""
-        if encoder_outputs is None:
-            if pixel_values is None:
-                raise ValueError("The decoder needs pixel_values, or encoder_outputs that were made of them.")
-            states = self.encode_images(pixel_values, interpolate_pos_encoding)
-        else:
-            states = encoder_outputs[0]
-        for name in ("encoder_attention_mask", "input_ids", "attention_mask"):
-            kwargs.pop(name, None)
         cache = _own(past_key_values)
         if cache is None:
             cache = DynamicCache(config=self.config.qformer_config)
         if isinstance(cache, DynamicCache) and cache.get_seq_length() == 0:
-            self._fill_with_queries(cache, states, decoder_input_ids.shape[0])
+            self._fill_with_queries(cache, image_embeds, decoder_input_ids.shape[0])
         output = self.qformer(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
@@ -155,8 +110,8 @@ class QFormerCaptioningMixin(ImageGroundedGenerationMixin, QFormerObjectivesMixi
             past_key_values = cache
         return LavisGenerationOutput(
             logits=self.cls(output.last_hidden_state[:, kept]),
-            encoder_last_hidden_state=states,
-            image_embeds=states,
+            encoder_last_hidden_state=image_embeds,
+            image_embeds=image_embeds,
             decoder_hidden_states=output.hidden_states,
             decoder_attentions=output.attentions,
             **returned(past_key_values),

@@ -14,9 +14,10 @@ from transformers.utils import can_return_tuple
 
 from .cache_names import returned, takes_cache
 from .configuration_lavis_blip import LavisBlipConfig
-from .generation import ImageGroundedGenerationMixin, SharedCrossAttentionCache, as_prompt, with_first_token
+from .generation import SharedCrossAttentionCache, with_first_token
+from .image_captioning import ImageCaptioningMixin
 from .language_loss import mean_over_tokens, next_token_loss
-from .modeling_base import check_labels
+from .modeling_base import HUB_OPTIONS, check_labels
 from .modeling_lavis_blip_base import LavisBlipPreTrainedModel
 from .outputs import LavisGenerationOutput
 from .text_bert import LavisBertLMHeadModel
@@ -25,91 +26,41 @@ from .vision_vit import LavisViTModel
 # A pretraining checkpoint holds what encoder and decoder share once, under the encoder's names.
 _SHARED_PARTS = r"(embeddings|encoder\.layer\.\d+\.(?:crossattention|intermediate|output))\."
 _SHARED_WITH_ENCODER = {rf"^text_encoder\.{_SHARED_PARTS}": r"text_decoder.bert.\1."}
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
-class BlipCaptioningMixin(ImageGroundedGenerationMixin):
-    """Decoding captions, for heads with an image tower and a text decoder."""
+class BlipCaptioningMixin(ImageCaptioningMixin):
+    """Decoding captions, for heads with an image tower and a text decoder that attends to it."""
 
-    def encode_for_generation(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-        """Image states (B, N, D); image tokens carry no mask."""
-        states = self.encode_images(inputs.pop("pixel_values"), inputs.pop("interpolate_pos_encoding", False))
-        return states, None
-
-    def generate(
+    def read_captions(
         self,
-        inputs: Tensor | None = None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        r"""
-        Generate captions by transformers' `generate`.
-
-        Args:
-            inputs (`Tensor` of shape `(B, C, H, W)`, *optional*): images; `pixel_values=` is the same.
-            input_ids (`Tensor` of shape `(B, T)`, *optional*): prompts as the tokenizer or the processor gives them;
-                the decoder's start token is put in slot 0, an end token is cut off, padding goes to the left.
-            attention_mask (`Tensor` of shape `(B, T)`, *optional*): 1 for tokens of the prompts.
-            kwargs: options of `generate`. Lengths count the prompt.
-
-        Returns:
-            ids that begin with the prompt, or what `return_dict_in_generate` asks for.
-        """
-        if input_ids is None:
-            input_ids = kwargs.pop("decoder_input_ids", None)
-            attention_mask = kwargs.pop("decoder_attention_mask", attention_mask)
-        if input_ids is not None and input_ids.shape[1]:
-            config = self.config
-            input_ids, mask = as_prompt(
-                input_ids, attention_mask, config.bos_token_id, config.eos_token_id, config.pad_token_id
-            )
-            kwargs["decoder_input_ids"] = input_ids
-            if mask is not None:
-                kwargs["decoder_attention_mask"] = mask
-        return super().generate(inputs, **kwargs)
-
-    @takes_cache
-    def decode_captions(
-        self,
+        image_embeds: Tensor,
         decoder_input_ids: Tensor,
-        pixel_values: Tensor | None = None,
-        decoder_attention_mask: Tensor | None = None,
-        decoder_position_ids: Tensor | None = None,
-        encoder_outputs: BaseModelOutput | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        interpolate_pos_encoding: bool = False,
+        decoder_attention_mask: Tensor | None,
+        decoder_position_ids: Tensor | None,
+        past_key_values: Cache | None,
+        use_cache: bool | None,
+        logits_to_keep: int | Tensor,
         **kwargs: Any,
     ) -> LavisGenerationOutput:
-        """One pass of the decoder; see [`LavisBlipForConditionalGeneration.forward`] for the arguments."""
-        if encoder_outputs is None:
-            if pixel_values is None:
-                raise ValueError("The decoder needs pixel_values, or encoder_outputs that were made of them.")
-            states = self.encode_images(pixel_values, interpolate_pos_encoding)
-        else:
-            states = encoder_outputs[0]
+        """One pass of the decoder; see [`ImageCaptioningMixin.decode_captions`]."""
         if past_key_values is None and use_cache:
             text_config = self.config.text_config
             past_key_values = SharedCrossAttentionCache(
                 DynamicCache(config=text_config), DynamicCache(config=text_config)
             )
-        for name in ("encoder_attention_mask", "input_ids", "attention_mask"):
-            kwargs.pop(name, None)
         logits, output = self.text_decoder(
             decoder_input_ids,
             attention_mask=decoder_attention_mask,
             position_ids=decoder_position_ids,
-            encoder_hidden_states=states,
+            encoder_hidden_states=image_embeds,
             past_key_values=past_key_values,
             logits_to_keep=logits_to_keep,
             **kwargs,
         )
         return LavisGenerationOutput(
             logits=logits,
-            encoder_last_hidden_state=states,
-            image_embeds=states,
+            encoder_last_hidden_state=image_embeds,
+            image_embeds=image_embeds,
             decoder_hidden_states=output.hidden_states,
             decoder_attentions=output.attentions,
             cross_attentions=output.cross_attentions,
@@ -138,7 +89,7 @@ class LavisBlipForConditionalGeneration(BlipCaptioningMixin, LavisBlipPreTrained
         """As transformers' `from_pretrained`, from checkpoints of [`LavisBlipForPreTraining`] too."""
         source = config
         if not isinstance(source, PreTrainedConfig):
-            options = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
+            options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
             source = LavisBlipConfig.from_pretrained(config or pretrained_model_name_or_path, **options)
         if source.architectures == ["LavisBlipForPreTraining"]:
             kwargs["key_mapping"] = {**_SHARED_WITH_ENCODER, **(kwargs.get("key_mapping") or {})}

@@ -53,7 +53,7 @@ class ImageTextProcessorMixin(LavisProcessorMixin):
         """
         text_format = self._text_format(kwargs.pop("text_format", None))
         cleaning = kwargs.pop("cleaning", "own")
-        text_kwargs, image_kwargs, return_tensors = self._split_kwargs(kwargs)
+        text_kwargs, image_kwargs, return_tensors = self._split_kwargs(self._with_limit(kwargs, text_format))
         data: dict[str, Any] = {}
         if images is not None:
             pictures, in_pairs = rows_of_pictures(images)
@@ -69,6 +69,10 @@ class ImageTextProcessorMixin(LavisProcessorMixin):
         if not data:
             raise ValueError(f"{type(self).__name__} was called with nothing; give it images, text or answers.")
         return BatchFeature(data)
+
+    def _with_limit(self, kwargs: dict[str, Any], text_format: str) -> dict[str, Any]:
+        """Options of a call, completed by the limit of texts where it is not the processor's own."""
+        return kwargs
 
     def _text_format(self, asked: str | None) -> str:
         """The layout of texts in a call; `ValueError` for one that this processor does not know."""

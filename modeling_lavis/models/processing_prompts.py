@@ -47,6 +47,11 @@ class PromptProcessorMixin(ImageTextProcessorMixin):
             raise ValueError(f"text_format is {text_format!r}; expected one of {FORMATS}.")
         return text_format
 
+    def _with_limit(self, kwargs: dict[str, Any], text_format: str) -> dict[str, Any]:
+        # A prompt that is cut is another one: only a limit that the call gives counts.
+        given = {**(kwargs.get("text_kwargs") or {}), **kwargs}
+        return kwargs if text_format != "prompt" or "max_length" in given else {**kwargs, "max_length": None}
+
     def _text_for_pictures(
         self, text: Any, answers: Any, text_format: str, num_pictures: int, in_pairs: bool
     ) -> str | Sequence[str] | None:

@@ -399,6 +399,33 @@ def test_a_full_disk_is_noticed_before_writing(tmp_path: Path, monkeypatch: pyte
     expect_nothing(tmp_path, "Make room", error=OSError)
 
 
+# Numbers
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_named(number: float, tmp_path: Path) -> None:
+    state = weights("blip_caption")
+    name = "text_decoder.bert.encoder.layer.0.output.dense.weight"
+    state[name] = state[name].clone()
+    state[name][-1, -1] = number
+    report = convert(**arguments("blip_caption", tmp_path / "repo", checkpoint=save(tmp_path / "x.pth", state)))
+    assert report.not_finite == (name,) and report.as_dict()["not_finite"] == [name]
+    assert f"WARNING      1 weights hold NaN or infinite numbers: {name}" in str(report)
+    assert f"`{name}`" in (tmp_path / "repo" / "README.md").read_text()
+
+
+def test_numbers_too_large_for_what_they_are_stored_as(tmp_path: Path) -> None:
+    state = weights("blip_caption")
+    name = "visual_encoder.blocks.0.mlp.fc1.bias"
+    state[name] = state[name] + 1e6
+    given = {"checkpoint": save(tmp_path / "x.pth", state)}
+    assert convert(**arguments("blip_caption", tmp_path / "whole", **given)).not_finite == ()
+    found = convert(**arguments("blip_caption", tmp_path / "half", dtype="float16", **given))
+    assert found.not_finite == ("vision_model.blocks.0.mlp.fc1.bias",)
+    plain = convert(**arguments("blip_caption", tmp_path / "plain"))
+    assert plain.not_finite == () and "WARNING" not in str(plain)
+
+
 # Addresses
 
 

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from conversion_scripts.convert_lavis_blip_2 import main
 from modeling_lavis.hub.convert import convert
 from tests.conversion.golden_sets import GOLDENS, arguments
+from tests.models.lavis_blip_2_cases import LANGUAGE_MODELS
 
 
 def parts(architecture: str, output: Path, /, **changes: Any) -> dict[str, Any]:
@@ -48,6 +51,58 @@ def test_wrong_parts_are_named(architecture: str, changes: dict[str, Any], messa
     assert not (tmp_path / "out").exists()
 
 
+def twice_as_wide(weights: dict[str, Any], width: int) -> dict[str, Any]:
+    """The same tensors with every axis doubled that is a multiple of the width."""
+    wide = {}
+    for name, tensor in weights.items():
+        for axis in [axis for axis, size in enumerate(tensor.shape) if size and size % width == 0]:
+            tensor = torch.cat([tensor, tensor], dim=axis)
+        wide[name] = tensor
+    return wide
+
+
+def test_a_tower_of_another_width(tmp_path: Path) -> None:
+    tower = torch.load(GOLDENS / "blip2" / "vision.pth", weights_only=True)
+    torch.save(twice_as_wide(tower, tower["pos_embed"].shape[-1]), tmp_path / "wide.pth")
+    given = parts("blip2", tmp_path / "out", vision_checkpoint=tmp_path / "wide.pth")
+    with pytest.raises(ValueError, match="hidden_size is 48 in the configuration and 96 in the checkpoint"):
+        convert(**given)
+    for size in ("hidden_size", "mlp_ratio"):
+        given["config"]["vision"].pop(size)
+    with pytest.raises(ValueError, match="trained with an image tower 48 wide, but the one given is 96 wide"):
+        convert(**given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_language_model_of_another_width(tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = GOLDENS / "blip2_opt" / "llm"
+    config = AutoConfig.from_pretrained(folder)
+    config.hidden_size, config.word_embed_proj_dim = 2 * config.hidden_size, 2 * config.word_embed_proj_dim
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "wide")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "wide")
+    with pytest.raises(ValueError, match="not the one that the checkpoint was trained with"):
+        convert(**parts("blip2_opt", tmp_path / "out", language_model=tmp_path / "wide"))
+    state = torch.load(GOLDENS / "blip2_opt" / "checkpoint.pth", weights_only=True)
+    own = {name: value for name, value in state.get("model", state).items() if not name.startswith("opt_model.")}
+    torch.save({"model": own}, tmp_path / "own.pth")
+    with pytest.raises(ValueError, match="of another shape.*\n.*opt_proj.weight"):
+        convert(
+            **parts("blip2_opt", tmp_path / "out", language_model=tmp_path / "wide", checkpoint=tmp_path / "own.pth")
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("architecture", ["blip2", "blip2_opt"])
+def test_a_checkpoint_without_queries(architecture: str, tmp_path: Path) -> None:
+    state = torch.load(GOLDENS / architecture / "checkpoint.pth", weights_only=True)
+    state = {name: value for name, value in state.get("model", state).items() if name != "query_tokens"}
+    torch.save({"model": state}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="belongs to BLIP-2, but has no queries .query_tokens"):
+        convert(**parts(architecture, tmp_path / "out", checkpoint=tmp_path / "x.pth"))
+
+
 def test_a_tower_too_many(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="image tower of its own"):
         convert(**parts("blip2_image_text_matching", tmp_path / "out"))
@@ -73,6 +128,26 @@ def test_the_first_stage_starts_the_second(tmp_path: Path) -> None:
     assert {name.partition(".")[0] for name in report.initialised} == {"language_projection"}
 
 
+@pytest.mark.parametrize(("kind", "architecture"), [("llama", "blip2_opt"), ("bart", "blip2_t5")])
+def test_the_second_stage_takes_other_language_models(kind: str, architecture: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(GOLDENS / "blip2_opt" / "llm")
+    sizes = {**LANGUAGE_MODELS[kind], "vocab_size": len(tokenizer)}
+    auto_class = AutoModelForSeq2SeqLM if kind == "bart" else AutoModelForCausalLM
+    language_model = auto_class.from_config(AutoConfig.for_model(**sizes))
+    for part in (language_model, tokenizer):
+        part.save_pretrained(tmp_path / kind)
+    given = parts("blip2", tmp_path / "out", architecture=architecture, language_model=tmp_path / kind)
+    given["config"] = {name: value for name, value in given["config"].items() if name not in ("arch", "embed_dim")}
+    assert {name.partition(".")[0] for name in convert(**given).initialised} == {"language_projection"}
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    picture = Image.open(GOLDENS / "processors" / "images" / "coffee.png")
+    ids = model.generate(**processor(images=picture, text="a", return_tensors="pt"), max_new_tokens=3)
+    assert model.config.text_config.model_type == kind and ids.shape[0] == 1
+
+
 def test_the_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = parts("blip2", tmp_path / "out")
     folder = GOLDENS / "blip2"
@@ -90,15 +165,19 @@ def test_positions_of_a_frozen_tower_at_another_size(folder: str, tmp_path: Path
     golden = GOLDENS / folder
     settings = json.loads((golden / "config.json").read_text())
     side = settings["vision"]["image_size"] // settings["vision"]["patch_size"]
-    settings["vision"]["image_size"] += settings["vision"]["patch_size"]
     options = {"config": settings, "vision_checkpoint": golden / "vision.pth", "tokenizer": GOLDENS / "tokenizer"}
-    convert(settings["arch"], golden / "checkpoint.pth", tmp_path / "out", **options)
+    assert convert(settings["arch"], golden / "checkpoint.pth", tmp_path / "fits", **options).resized == {}
+    settings["vision"]["image_size"] += settings["vision"]["patch_size"]
+    report = convert(settings["arch"], golden / "checkpoint.pth", tmp_path / "out", **options)
     is_clip = folder.endswith("clip_l")
     table = torch.load(golden / "vision.pth", weights_only=True)["positional_embedding" if is_clip else "pos_embed"]
     table = table.reshape(-1, table.shape[-1])
     grid = table[1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=(side + 1, side + 1), mode="bicubic", align_corners=is_clip)[0].flatten(1).T
     stored = load_file(tmp_path / "out" / "model.safetensors")["vision_model.pos_embed"]
+    before = (1, side**2 + 1, table.shape[-1])
+    assert report.resized == {"vision_model.pos_embed": (before, tuple(stored.shape))}
+    assert f"resized      vision_model.pos_embed {before} -> {tuple(stored.shape)}" in str(report)
     assert stored.dtype == (torch.float16 if is_clip else torch.float32)
     assert torch.equal(stored[0, 0], table[0].to(stored.dtype))
     torch.testing.assert_close(stored[0, 1:], grid.to(stored.dtype), rtol=0, atol=0)

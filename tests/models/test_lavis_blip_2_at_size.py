@@ -80,6 +80,22 @@ def test_a_model_over_memory_and_disk(kind: str, tmp_path: Path) -> None:
 
 
 @KINDS
+def test_what_is_kept_exact_is_so_on_the_disk(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    second_stage(kind).save_pretrained(tmp_path / "model")
+    whole = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
+    device_map = {name: "disk" for name, _ in whole.named_children()} | {"query_tokens": "cpu", "vision_model": "cpu"}
+    placed = LavisBlip2ForConditionalGeneration.from_pretrained(
+        tmp_path / "model", dtype=torch.bfloat16, device_map=device_map, offload_folder=tmp_path / "disk"
+    )
+    assert {name for name, value in placed.named_parameters() if value.is_meta}
+    assert [value.dtype for value in placed.parameters()] == [value.dtype for value in whole.parameters()]
+    assert torch.equal(logits(placed, kind), logits(whole, kind))
+    options = {**question(kind), "max_new_tokens": 5}
+    assert torch.equal(placed.generate(**options), whole.generate(**options))
+
+
+@KINDS
 def test_compiled_without_breaks(kind: str) -> None:
     model = second_stage(kind)
     torch._dynamo.reset()
@@ -172,15 +188,44 @@ def test_quantised(kind: str, name: str, tmp_path: Path) -> None:
     plain = {path for path, module in maps.items() if type(module.weight) is nn.Parameter and type(module) in own}
     parts = {path.partition(".")[0] for path in set(maps) - plain}
     assert parts == {"vision_model", "language_model"}
-    assert any(path.startswith("qformer.") for path in plain)
+    assert {path for path in maps if path.startswith(MODULES_NOT_TO_QUANTIZE)} <= plain
+    assert any(path.startswith("qformer.") for path in plain) and "language_model.lm_head" in plain
     for path in plain:
-        assert set(path.split(".")) & set(MODULES_NOT_TO_QUANTIZE) or "bitsandbytes" in name, path
+        assert path.startswith(MODULES_NOT_TO_QUANTIZE) or "bitsandbytes" in name, path
         if not path.startswith(("vision_model", "language_model")):
             assert maps[path].weight.dtype is torch.float32, path
     exact = logits(model, kind)
     error = (logits(small, kind).float() - exact).abs().max() / exact.abs().max()
     assert error < (0.5 if "4" in name else 0.1), error
     assert small.generate(**question(kind), max_new_tokens=3).shape[0] == 2
+
+
+@KINDS
+@pytest.mark.parametrize("name", QUANTISED)
+def test_quantised_comes_back(kind: str, name: str, tmp_path: Path) -> None:
+    """A repository that was saved quantised, and one whose frozen parts are elsewhere and quantised on loading."""
+    options = {"quantization_config": quantisation(name), "dtype": torch.bfloat16, "device_map": "cpu"}
+    model = second_stage(kind, wide=True)
+    model.save_pretrained(tmp_path / "whole")
+    frozen = {part: str(tmp_path / part) for part in ("vision_model", "language_model")}
+    for part, folder in frozen.items():
+        getattr(model, part).save_pretrained(folder)
+    model.save_pretrained(tmp_path / "apart", frozen_parts=frozen)
+    small = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / "whole", **options)
+    small.save_pretrained(tmp_path / "small")
+    size = {made: (tmp_path / made / "model.safetensors").stat().st_size for made in ("whole", "small")}
+    assert size["small"] < 0.8 * size["whole"]
+    again, info = LavisBlip2ForConditionalGeneration.from_pretrained(
+        tmp_path / "small", device_map="cpu", output_loading_info=True
+    )
+    assert not any(info.values()), info
+    assert trainable(again) == trainable(model)
+    apart = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / "apart", **options)
+    expected = logits(small, kind)
+    for other in (again, apart):
+        assert torch.equal(logits(other, kind), expected)
+    with pytest.raises(ValueError, match="quantised model cannot leave out"):
+        small.save_pretrained(tmp_path / "nothing", frozen_parts=frozen)
 
 
 # Adapting

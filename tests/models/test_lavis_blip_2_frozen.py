@@ -1,5 +1,6 @@
 """What is frozen in BLIP-2 stays so; repositories may leave it out; half precision keeps what is trained exact."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,33 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
         LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / "small")
 
 
+@pytest.mark.parametrize("part", ["vision_model", "language_model", "query_tokens"])
+def test_what_a_repository_lacks_is_named(part: str, tmp_path: Path) -> None:
+    model = second_stage("opt")
+    kept = {name: value for name, value in model.state_dict().items() if not name.startswith(part)}
+    model.save_pretrained(tmp_path, state_dict=kept)
+    with pytest.raises(ValueError, match=f"has no weights of {part}, which would be random numbers.*frozen_parts"):
+        LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_a_trained_tower_may_start_anew(tmp_path: Path) -> None:
+    model = second_stage("opt", freeze_vision=False)
+    kept = {name: value for name, value in model.state_dict().items() if not name.startswith("vision_model")}
+    model.save_pretrained(tmp_path, state_dict=kept)
+    _, info = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] and all(name.startswith("vision_model.") for name in info["missing_keys"])
+
+
+@pytest.mark.parametrize("part", ["vision_config", "qformer_config", "text_config"])
+def test_widths_that_do_not_fit_are_an_error(part: str, tmp_path: Path) -> None:
+    second_stage("opt").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config[part]["hidden_size"] *= 2
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="does not fit its configuration: weights have other sizes"):
+        LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path)
+
+
 def test_trained_parts_cannot_be_left_out(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="vision_model cannot be left out"):
         second_stage("opt", freeze_vision=False).save_pretrained(tmp_path, frozen_parts={"vision_model": "elsewhere"})
@@ -99,8 +127,9 @@ def test_no_language_model_is_an_error() -> None:
 
 
 def test_parts_that_are_not_quantised_exist() -> None:
-    names = {part for name, _ in second_stage("opt").named_modules() for part in name.split(".")}
-    assert {"qformer", "ln_vision", "language_projection", "lm_head"} <= names & set(MODULES_NOT_TO_QUANTIZE)
+    names = {name for name, _ in second_stage("opt").named_modules()}
+    parts = {"qformer", "ln_vision", "language_projection", "language_model.lm_head"}
+    assert parts <= names & set(MODULES_NOT_TO_QUANTIZE)
 
 
 @pytest.mark.parametrize("decoder_layers", [1, 3])
@@ -137,11 +166,20 @@ def test_bad_prompts_are_named() -> None:
     long = torch.full((1, 60), 7)
     with pytest.raises(ValueError, match="knows 40 positions"):
         model.generate(pixel_values=pixels(1), input_ids=long)
+    with pytest.raises(ValueError, match="beyond the 40 positions that the language model knows, 34 of which"):
+        model.generate(pixel_values=pixels(1), input_ids=long[:, :30], max_new_tokens=20, min_new_tokens=20)
+    with pytest.raises(ValueError, match="number 60, but the model knows the words 0 to 59"):
+        model.generate(pixel_values=pixels(1), input_ids=torch.full((1, 5), 60))
+    placeholders = second_stage("opt", image_token_id=58)
+    with pytest.raises(ValueError, match="needs 4 image placeholders .id 58.*found .3."):
+        placeholders.generate(pixel_values=pixels(1), input_ids=torch.tensor([[58, 58, 58, 7]]))
     with pytest.raises(ValueError, match="3 prompts do not fit 2 images"):
         model.generate(pixel_values=pixels(2), **prompts(3))
     with pytest.raises(ValueError, match="generate needs pixel_values"):
         model.generate(**prompts(1))
     stage = LavisBlip2ForPreTraining(blip_2_config())
+    with pytest.raises(ValueError, match="45 tokens, but the model knows 40 positions"):
+        stage.generate(pixel_values=pixels(1), input_ids=long[:, :45])
     with pytest.raises(ValueError, match="no query_embeds"):
         stage.qformer(input_ids=torch.tensor([[2, 5, 3]]), encoder_hidden_states=torch.zeros(1, 5, 24))
     with pytest.raises(ValueError, match="9 wide"):

@@ -37,6 +37,20 @@ def test_the_own_prompt_goes_to_every_picture() -> None:
     assert torch.equal(made["input_ids"], again["input_ids"])
 
 
+@pytest.mark.parametrize("kind", ["causal", "seq2seq", None])
+def test_prompts_are_cut_only_where_a_call_says_so(kind: str | None) -> None:
+    run = processor(kind, max_text_length=8)
+    prompt = "question what is this thing here on the street short answer"
+    whole = run.prompt_inputs(prompt)["input_ids"]
+    assert whole.shape[1] > 10
+    call = {"text": prompt, "text_format": "prompt", "return_tensors": "pt"}
+    assert torch.equal(run(**call)["input_ids"], whole)
+    for options in ({"max_length": 6}, {"text_kwargs": {"max_length": 6}}):
+        assert run(**call, **options)["input_ids"].shape[1] <= 6
+    encoded = processor(None, max_text_length=8)(text=prompt, text_format="encoder", return_tensors="pt")
+    assert encoded["input_ids"].shape[1] == 8
+
+
 def test_questions() -> None:
     run = processor("causal")
     assert run.question_prompts("what is it?") == ["Question: what is it? Short answer:"]
