@@ -9,15 +9,14 @@ frames change places between decoding and showing are decoded from the start.)
 
 import bisect
 import itertools
-import math
-import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-URLS = ("http://", "https://")
+from .video_decoding_base import VideoReader
+
 _RETREATS = (0, 1, 4, 16)  # seconds to jump further back when a key frame turns out to be shown too late
 
 
@@ -33,82 +32,44 @@ def require_av() -> Any:
     return av
 
 
-class VideoFile:
+class VideoFile(VideoReader):
     """
-    The frames of a video file by number. Use it in a `with` statement.
+    A video file read by PyAV; see [`VideoReader`].
 
-    Args:
-        source (`str` or `os.PathLike`): path or URL.
-
-    Attributes: `name`; `length`, the number of frames; `times`, their time stamps in `time_base` seconds.
-
-    Raises:
-        FileNotFoundError: no such file. OSError: it is broken or has no frames. Both name it.
+    Attributes: `times`, the time stamps of the frames in `time_base` seconds.
     """
 
-    def __init__(self, source: str | os.PathLike[str]) -> None:
-        self.name = os.fspath(source)
-        self._av = require_av()
-        if not self.name.startswith(URLS) and not os.path.exists(self.name):
-            raise FileNotFoundError(f"No such video: {self.name}. Check the path, or the folder it is relative to.")
-        self._container = self._open()
-        try:
-            self._stream = self._first_stream()
-            self.time_base = self._stream.time_base
-            self.times, self._keys = self._read_times()
-            # AVI keeps the times of decoding only, which are not those of showing where frames change places.
-            self._count_only = self._container.format.name == "avi" and self._stream.codec_context.has_b_frames
-            if not self.times:
-                raise OSError(f"The video {self.name} has no frames. It may be empty or cut off.")
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> "VideoFile":
-        return self
-
-    def __exit__(self, *details: Any) -> None:
-        self.close()
+    _container: Any = None
 
     def close(self) -> None:
-        """Close the file."""
-        self._container.close()
+        """Close the file, however far it was opened."""
+        if self._container is not None:
+            self._container.close()
 
-    @property
-    def length(self) -> int:
-        """Number of frames."""
+    def shown_at(self, number: int) -> float:
+        """When a frame is shown, in seconds of the file's own clock."""
+        return float(self.times[number] * self.time_base)
+
+    # ---- parts ----
+
+    def _open(self) -> int:
+        self._av = require_av()
+        self._container, self._stream = self._first_stream()
+        self.time_base = self._stream.time_base
+        self.times, self._keys = self._read_times()
+        # AVI keeps the times of decoding only, which are not those of showing where frames change places.
+        self._count_only = self._container.format.name == "avi" and self._stream.codec_context.has_b_frames
         return len(self.times)
 
-    def number_at(self, seconds: float) -> int:
-        """Number of the first frame that is shown at or after a time, counted from the first frame."""
-        target = self.times[0] + math.ceil(seconds / self.time_base - 1e-6)
-        return bisect.bisect_left(self.times, target)
-
-    def frames(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-        """
-        Decode frames.
-
-        Args:
-            numbers (sequence of `int`): in ascending order; repetitions are decoded once.
-
-        Yields:
-            Arrays (H, W, 3) of 8-bit RGB, turned upright.
-
-        Raises:
-            OSError: a frame cannot be decoded; names file and frame.
-        """
+    def _pictures(self, numbers: Iterable[int]) -> Iterator[np.ndarray]:
         decoded: Iterator[Any] | None = None
         shown, last = 0, -1
-        picture: np.ndarray | None = None
         for number in numbers:
-            if number == last and picture is not None:
-                yield picture
-                continue
             if self._count_only:
-                decoded = self._decoded() if decoded is None else decoded
+                decoded = self._from_the_start() if decoded is None else decoded
                 frame = next(itertools.islice(decoded, number - last - 1, None), None)
             else:
-                target = self._time_at(number)
+                target = self.times[number]
                 if decoded is None or self._should_jump(shown, target):
                     decoded, frame = self._jump(target)
                 else:
@@ -116,30 +77,20 @@ class VideoFile:
                 while frame is not None and _time_of(frame) < target:
                     frame = next(decoded, None)
             if frame is None:
-                raise OSError(
-                    f"Frame {number} of {self.length} of the video {self.name} cannot be decoded. The file may be cut "
-                    "off; give an earlier end=, or make the file anew."
-                )
-            shown, last, picture = _time_of(frame), number, upright_rgb(frame)
-            yield picture
+                raise self._undecodable(number)
+            shown, last = _time_of(frame), number
+            yield upright_rgb(frame)
 
-    # ---- parts ----
-
-    def _time_at(self, number: int) -> int:
-        if number >= self.length:
-            raise OSError(f"Frame {number} of {self.length} of the video {self.name} is not there.")
-        return self.times[number]
-
-    def _open(self) -> Any:
+    def _first_stream(self) -> tuple[Any, Any]:
+        """The file opened anew, and its pictures."""
         try:
-            return self._av.open(self.name)
+            container = self._av.open(self.name)
         except (self._av.error.FFmpegError, OSError, ValueError) as error:
-            raise OSError(f"Cannot read the video {self.name}: {error}") from error
-
-    def _first_stream(self) -> Any:
-        if not self._container.streams.video:
+            raise self._unreadable(error) from error
+        if not container.streams.video:
+            container.close()
             raise OSError(f"The file {self.name} has no pictures in it, so it is no video.")
-        return self._container.streams.video[0]
+        return container, container.streams.video[0]
 
     def _read_times(self) -> tuple[array, array]:
         """Times of all frames and of the key frames, ascending."""
@@ -165,7 +116,7 @@ class VideoFile:
                     keys.append(time)
         except self._av.error.FFmpegError as error:
             if not times:
-                raise OSError(f"Cannot read the video {self.name}: {error}") from error
+                raise self._unreadable(error) from error
         return array("q", sorted(set(times))), array("q", sorted(keys))
 
     def _should_jump(self, shown: int, target: int) -> bool:
@@ -186,11 +137,14 @@ class VideoFile:
             frame = next(decoded, None)
             if frame is not None and _time_of(frame) <= target:
                 return decoded, frame
-        self._container.close()
-        self._container = self._open()
-        self._stream = self._first_stream()
-        decoded = self._decoded()
+        decoded = self._from_the_start()
         return decoded, next(decoded, None)
+
+    def _from_the_start(self) -> Iterator[Any]:
+        """All frames; not every file can be wound back, so it is opened again."""
+        self._container.close()
+        self._container, self._stream = self._first_stream()
+        return self._decoded()
 
     def _decoded(self) -> Iterator[Any]:
         """Frames from where the file stands on; damaged ones are passed over."""
@@ -219,4 +173,4 @@ def upright_rgb(frame: Any) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
 
-__all__ = ["URLS", "VideoFile", "require_av", "upright_rgb"]
+__all__ = ["VideoFile", "require_av", "upright_rgb"]

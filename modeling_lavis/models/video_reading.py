@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from .video_decoding import URLS, VideoFile
+from .video_decoding import VideoFile
+from .video_decoding_base import URLS
 from .video_decoding_torchcodec import TorchcodecFile, torchcodec_decoder
 
 
@@ -41,8 +42,6 @@ def read_frames(source: str | os.PathLike[str], pick: Picker) -> Iterator[np.nda
         FileNotFoundError: no such file. OSError: it is broken. Both name it. ImportError: nothing can decode videos.
     """
     name = os.fspath(source)
-    if not name.startswith(URLS) and not os.path.exists(name):
-        raise FileNotFoundError(f"No such video: {name}. Check the path, or the folder it is relative to.")
     numbers: Sequence[int] | None = None
     given = 0
     # AVI has no times of showing, and torchcodec counts frames wrongly where they change places.

@@ -68,7 +68,8 @@ AT_WORK = [
 def test_frames_by_number(clips: dict[str, Path], decoder: Any, name: str, wanted: list[int]) -> None:
     with decoder(clips[name]) as video:
         assert video.length == 30
-        assert [number_of(frame) for frame in video.frames(wanted)] == wanted
+        for _ in range(2):  # also from where the first time has left the file
+            assert [number_of(frame) for frame in video.frames(wanted)] == wanted
 
 
 @needs_torchcodec
