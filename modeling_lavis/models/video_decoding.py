@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .video_decoding_base import VideoReader
+from .video_decoding_base import VideoReader, require_av
 
 _RETREATS = (0, 1, 4, 16)  # seconds to jump further back when a key frame turns out to be shown too late
 
@@ -105,9 +105,7 @@ def _whole(frame: Any) -> Any:
     """The frame without the mark of being two half-pictures, whose colours would be made apart."""
     if not frame.interlaced_frame:
         return frame
-    from av.filter import Graph
-
-    graph = Graph()
+    graph = require_av().filter.Graph()
     ends = (
         graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base),
         graph.add("setfield", "prog"),

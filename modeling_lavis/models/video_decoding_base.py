@@ -23,6 +23,7 @@ def require_av() -> Any:
     """PyAV; `ImportError` names the extra that brings it."""
     try:
         import av
+        import av.filter
     except ImportError as error:
         raise ImportError(
             "Reading video files needs PyAV, which is not installed. Install it with: pip install "
