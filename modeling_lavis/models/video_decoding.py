@@ -97,7 +97,7 @@ def upright_rgb(frame: Any) -> np.ndarray:
     """A decoded frame of any pixel format as 8-bit RGB (H, W, 3), turned as its rotation flag says."""
     # torchcodec's way with colours of fewer places than the frame, as FFmpeg's own; PyAV's default is another
     picture: np.ndarray = _whole(frame).to_ndarray(format="rgb24", interpolation="BICUBIC")
-    turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
+    turns = round((frame.rotation or 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
 

@@ -138,7 +138,7 @@ class VideoReader(ABC):
 
     def _read_times(self) -> tuple[array, array]:
         """Times of all frames and of the key frames, ascending."""
-        entries = self._stream.index_entries
+        entries = getattr(self._stream, "index_entries", ())  # older versions of PyAV do not tell
         if self._stream.frames and len(entries) == self._stream.frames and self._stream.start_time is not None:
             times = array("q", (entry.timestamp for entry in entries))
             # The index tells when frames are decoded; that is when they are shown, moved by a constant, if they stand
