@@ -192,6 +192,8 @@ def _recognise(family: Family, architecture: str, weights: Checkpoint) -> str:
 def _merge(entry: zoo.ZooEntry | None, asked: Mapping[str, Any], resize: bool) -> dict[str, Any]:
     """Settings in order of weight: asked for, published; with the published image size where `resize` is set."""
     settings = dict(entry.settings) if entry else {}
+    if asked.get("labels"):
+        settings.pop("num_classes", None)  # another list of answers has another length
     if entry and resize:
         settings["vision"] = {**settings.get("vision", {}), "image_size": entry.facts["image_size"]}
     for name, value in asked.items():

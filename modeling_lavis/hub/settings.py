@@ -159,6 +159,7 @@ def sizes_between_towers(
     }
     if classifies:
         fields["id2label"] = _labels(sizes, published_labels)
+        fields["label2id"] = {name: index for index, name in fields["id2label"].items()}
     return fields
 
 
@@ -170,14 +171,35 @@ def _labels(sizes: Mapping[str, Any], published: Mapping[int, str] | None) -> di
             "The number of classes is not known: the checkpoint has no classification head, and the published "
             'configuration names none. Say it in --config: {"num_classes": 3}.'
         )
-    if isinstance(names, Mapping) and all(isinstance(value, int) for value in names.values()):
-        names = {index: name for name, index in names.items()}  # the original's lists of answers say it that way
-    if names and len(names) == number:
-        items = names.items() if isinstance(names, Mapping) else enumerate(names)
-        return {int(index): str(name) for index, name in items}
     if sizes.get("labels"):
-        raise ValueError(f"{len(names)} labels are given for {number} classes; name each class once.")
+        return _named(names, number)
+    if names and len(names) == number:
+        return {int(index): str(name) for index, name in names.items()}
     return {index: f"LABEL_{index}" for index in range(number)}
+
+
+def _named(labels: Any, number: int) -> dict[int, str]:
+    """Names by class, of a list or of a mapping in either direction; the original's lists of answers are mappings."""
+    if not isinstance(labels, Mapping):
+        labels = dict(enumerate(labels))
+    elif all(isinstance(value, int) for value in labels.values()):
+        if len(set(labels.values())) < len(labels):
+            raise ValueError("Two labels have the same number; give each its own.")
+        labels = {index: name for name, index in labels.items()}
+    if len(labels) != number or len(set(labels.values())) != number:
+        raise ValueError(
+            f"{len(labels)} labels are given, {len(set(labels.values()))} of them different, for {number} classes; "
+            "name each class once."
+        )
+    try:
+        named = {int(index): str(name) for index, name in labels.items()}
+    except ValueError as error:
+        raise ValueError(
+            f"The labels are {labels!r:.80}; expected a list of names, or a mapping between names and numbers."
+        ) from error
+    if sorted(named) != list(range(number)):
+        raise ValueError(f"The labels are numbered {min(named)} to {max(named)}; expected 0 to {number - 1} for all.")
+    return dict(sorted(named.items()))
 
 
 def check_tokenizer(tokenizer: Any, vocab_size: int) -> None:

@@ -49,6 +49,8 @@ class AlproConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        if self.id2label is not None and getattr(self, "label2id", None) is None:
+            self.label2id = {name: index for index, name in self.id2label.items()}
         text = self.text_config
         if text.fusion_layer is None:
             # half of the layers, as published

@@ -1,106 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
 """Single frames of video files by torchcodec, which is faster than PyAV, with the same numbers and pixels.
 
-torchcodec is used where it is installed and finds the FFmpeg libraries of the machine; it brings none itself.
+torchcodec is used where it is installed and finds the FFmpeg libraries of the machine; it brings none itself. Frames
+that it finds by their number are not always the right ones (leading frames of open groups in HEVC, MPEG streams), so
+their times are compared with those that PyAV reads.
 """
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-_SLACK = 1e-6  # seconds; less than the unit of any file's times
+from .video_decoding_base import VideoReader
+
+_ERRORS = (RuntimeError, ValueError, IndexError, TypeError)
+# FFmpeg's names of files that keep the times of decoding at best, so that frames cannot be told by them
+_WITHOUT_TIMES = ("avi", "mpeg")
 
 
 @cache
 def torchcodec_decoder() -> Any:
     """torchcodec's `VideoDecoder`, or `None` where it is not installed or cannot work."""
     try:
+        import torchcodec
         from torchcodec.decoders import VideoDecoder
     except (ImportError, OSError, RuntimeError):  # the last two: no FFmpeg, or made for another torch
         return None
-    return VideoDecoder
+    # Its newer versions can be imported without FFmpeg, since they also read single pictures, and say so here.
+    return VideoDecoder if getattr(torchcodec, "ffmpeg_major_version", "unknown") is not None else None
 
 
-class TorchcodecFile:
+class TorchcodecFile(VideoReader):
     """
-    The frames of a video file by number, as [`VideoFile`] gives them. Use it in a `with` statement.
-
-    Args:
-        source (`str` or `os.PathLike`): path or URL.
-
-    Attributes: `name`; `length`, the number of frames.
+    A video file whose frames torchcodec decodes; see [`VideoReader`].
 
     Raises:
-        OSError: torchcodec cannot read it; names it.
+        OSError: also where torchcodec finds other frames than PyAV.
     """
 
-    def __init__(self, source: str | os.PathLike[str]) -> None:
-        self.name = os.fspath(source)
-        self._errors = (RuntimeError, ValueError, IndexError, TypeError)
+    def _prepare(self) -> None:
+        if self._container_name in _WITHOUT_TIMES:
+            raise OSError(f"The video {self.name} does not tell when its frames are shown.")
         try:
             # one thread, as PyAV: the callers run in parallel where that is wanted
             self._decoder = torchcodec_decoder()(self.name, num_ffmpeg_threads=1)
-            self.length = len(self._decoder)
-        except self._errors as error:
-            raise OSError(f"Cannot read the video {self.name}: {error}") from error
-        if not self.length:
-            raise OSError(f"The video {self.name} has no frames. It may be empty or cut off.")
+            found = len(self._decoder)
+        except _ERRORS as error:
+            raise self._unreadable(error) from error
+        if found != self.length:
+            raise OSError(f"torchcodec finds {found} frames in the video {self.name}; expected {self.length}.")
 
-    def __enter__(self) -> "TorchcodecFile":
-        return self
-
-    def __exit__(self, *details: Any) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        del self._decoder
-
-    def number_at(self, seconds: float) -> int:
-        """Number of the first frame that is shown at or after a time, counted from the first frame."""
-        target = self._shown_at(0) + seconds - _SLACK
-        low, high = 0, self.length
-        while low < high:
-            middle = (low + high) // 2
-            if self._shown_at(middle) < target:
-                low = middle + 1
-            else:
-                high = middle
-        return low
-
-    def frames(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-        """
-        Decode frames.
-
-        Args:
-            numbers (sequence of `int`): in ascending order; repetitions are decoded once.
-
-        Yields:
-            Arrays (H, W, 3) of 8-bit RGB, turned upright.
-
-        Raises:
-            OSError: a frame cannot be decoded; names file and frame.
-        """
-        last, picture = -1, None
+    def _pictures(self, numbers: Iterable[int]) -> Iterator[np.ndarray]:
+        unit = float(self.time_base)
         for number in numbers:
-            if number != last or picture is None:
-                picture = self._frame(number).data.permute(1, 2, 0).contiguous().numpy()
-                last = number
-            yield picture
-
-    def _shown_at(self, number: int) -> float:
-        return self._frame(number).pts_seconds
-
-    def _frame(self, number: int) -> Any:
-        try:
-            return self._decoder.get_frame_at(number)
-        except self._errors as error:
-            raise OSError(
-                f"Frame {number} of {self.length} of the video {self.name} cannot be decoded: {error}"
-            ) from error
+            try:
+                frame = self._decoder.get_frame_at(number)
+            except _ERRORS as error:
+                raise self._undecodable(number, f" by torchcodec ({error})") from error
+            if abs(frame.pts_seconds - self.shown_at(number)) > unit / 2:
+                raise self._undecodable(number, f" by torchcodec (it gives one of second {frame.pts_seconds})")
+            yield frame.data.permute(1, 2, 0).contiguous().numpy()
 
 
 __all__ = ["TorchcodecFile", "torchcodec_decoder"]

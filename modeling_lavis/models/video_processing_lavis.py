@@ -33,8 +33,8 @@ class LavisVideoProcessor(VideoProcessorMixin):
     array with five dimensions. The aspect ratio is not kept and nothing is cropped. A video with fewer frames than
     wanted repeats them evenly.
 
-    Files are decoded by torchcodec where it is installed and finds FFmpeg's libraries, by PyAV else; the frames are the
-    same.
+    Files need PyAV, which tells when frames are shown. They are decoded by torchcodec where it is installed and finds
+    FFmpeg's libraries, by PyAV else; the frames are the same.
 
     Args:
         size (default 224): an int S, or {"height": ..., "width": ...}.

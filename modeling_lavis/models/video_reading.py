@@ -6,21 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from .video_decoding import URLS, VideoFile
+from .video_decoding import VideoFile
 from .video_decoding_torchcodec import TorchcodecFile, torchcodec_decoder
-
-
-def is_avi(name: str) -> bool:
-    """Whether a file is an AVI; a URL is judged by its ending."""
-    if name.startswith(URLS):
-        return name.lower().endswith(".avi")
-    try:
-        with open(name, "rb") as file:
-            head = file.read(12)
-    except OSError:
-        return False  # the decoder's own error says more
-    return head[:4] == b"RIFF" and head[8:] == b"AVI "
-
 
 Picker = Callable[[int, Callable[[float], int]], Sequence[int]]
 
@@ -41,12 +28,9 @@ def read_frames(source: str | os.PathLike[str], pick: Picker) -> Iterator[np.nda
         FileNotFoundError: no such file. OSError: it is broken. Both name it. ImportError: nothing can decode videos.
     """
     name = os.fspath(source)
-    if not name.startswith(URLS) and not os.path.exists(name):
-        raise FileNotFoundError(f"No such video: {name}. Check the path, or the folder it is relative to.")
     numbers: Sequence[int] | None = None
     given = 0
-    # AVI has no times of showing, and torchcodec counts frames wrongly where they change places.
-    if torchcodec_decoder() is not None and not is_avi(name):
+    if torchcodec_decoder() is not None:
         try:
             with TorchcodecFile(name) as video:
                 numbers = pick(video.length, video.number_at)
@@ -54,6 +38,8 @@ def read_frames(source: str | os.PathLike[str], pick: Picker) -> Iterator[np.nda
                     yield frame
                     given += 1
             return
+        except FileNotFoundError:
+            raise
         except OSError:
             pass  # PyAV passes over damage that stops torchcodec; what it cannot read either, it names
     with VideoFile(name) as video:

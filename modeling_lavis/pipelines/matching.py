@@ -15,15 +15,20 @@ from modeling_lavis.pipelines.inputs import sort_inputs
 TEXTS_AT_ONCE = 256
 
 
-def text_features(model: Any, tokens: dict[str, Tensor]) -> Tensor:
-    """Features (S, P) of texts, in float32, a few hundred at a time."""
-    parts = [
-        model.get_text_features(input_ids=ids, attention_mask=mask)
-        for ids, mask in zip(
-            tokens["input_ids"].split(TEXTS_AT_ONCE), tokens["attention_mask"].split(TEXTS_AT_ONCE), strict=True
-        )
-    ]
-    return torch.cat(parts).float()
+def read_texts(model: Any, tokens: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """
+    Features (S, P) of texts, in float32, and what `score_pairs` takes of the texts: their tokens, and where it begins
+    with the states that the features come from, these (S, T, D) as `text_embeds`. A few hundred texts run at a time.
+    """
+    features, states = [], []
+    for ids, mask in zip(
+        tokens["input_ids"].split(TEXTS_AT_ONCE), tokens["attention_mask"].split(TEXTS_AT_ONCE), strict=True
+    ):
+        embeds = model.encode_texts(ids, mask)
+        features.append(model.project_texts(embeds).float())
+        if model.fuses_text_states:
+            states.append(embeds)
+    return torch.cat(features), {**tokens, "text_embeds": torch.cat(states)} if states else tokens
 
 
 class ImageTextMatchingPipeline(LavisPipeline):
@@ -82,8 +87,9 @@ class ImageTextMatchingPipeline(LavisPipeline):
         image_embeds = self.model.encode_images(batch["pixel_values"])
         image_features = self.model.project_images(image_embeds).float()
         images, texts = batch["pairs"].unbind(dim=1)
-        cosine = self.model.compare_features(image_features, text_features(self.model, batch["tokens"]))[images, texts]
-        logits = self.model.score_pairs(image_embeds, batch["tokens"], batch["pairs"]).logits
+        text_features, tokens = read_texts(self.model, batch["tokens"])
+        cosine = self.model.compare_features(image_features, text_features)[images, texts]
+        logits = self.model.score_pairs(image_embeds, tokens, batch["pairs"]).logits
         probabilities = logits.float().softmax(dim=-1)[:, 1]
         counts = [len(row) for row in batch["texts"]]
         return [

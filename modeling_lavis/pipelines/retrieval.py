@@ -4,7 +4,8 @@
 As in the published evaluation, all of the collection is compared by cosine first, then the best are read together with
 the query and ranked by matching logit plus cosine.
 
-Letters: B queries of a batch, I items of the collection, k candidates, N image tokens, D width, P common width.
+Letters: B queries of a batch, I items of the collection, k candidates, N image tokens, T text tokens, D width,
+P common width.
 """
 
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from modeling_lavis.pipelines.base import LavisPipeline, one_picture_per_row
 from modeling_lavis.pipelines.inputs import Failure, PreparedRows, PreparedStream, sort_inputs
-from modeling_lavis.pipelines.matching import TEXTS_AT_ONCE, text_features
+from modeling_lavis.pipelines.matching import TEXTS_AT_ONCE, read_texts
 
 Kind = Literal["image", "video", "text"]
 PICTURES_AT_ONCE = 32
@@ -33,8 +35,9 @@ class RetrievalIndex:
         items (`list`): the pictures (as they were given) or texts, one per row of the features.
         features (`Tensor` of shape `(I, P)`, or `(I, Q, P)` for pictures with Q features each): projected and
             normalised.
-        states (`list[Tensor]`, *optional*): states (N, D) of each picture. Without them the candidates of each query
-            are opened and encoded again when they are re-ranked.
+        states (`list[Tensor]`, *optional*): states (N, D) of each picture, or (T, D) of each text where matching
+            begins with them. Without them the candidates of each query are encoded again when they are re-ranked, for
+            which pictures are opened again.
         failures (`list`): `(item, message)` of what could not be read, with `on_error="return"`.
     """
 
@@ -101,7 +104,8 @@ class ImageTextRetrievalPipeline(LavisPipeline):
             texts: or a list of strings.
             batch_size, num_workers (`int`, *optional*): as for the pipeline.
             keep_states (`bool`, *optional*, defaults to `True`): keep what re-ranking reads of each picture, about
-                1.8 MB for a ViT-B at 384 px in float32. `False` keeps the features only, 1 kB.
+                1.8 MB for a ViT-B at 384 px in float32, or of each text, 3 kB per token. `False` keeps the features
+                only, 1 kB.
             on_error (`str`, *optional*, defaults to `"raise"`): `"return"` leaves unreadable pictures out and lists
                 them in `failures`.
 
@@ -125,7 +129,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
             texts = [texts] if isinstance(texts, str) else list(texts)
             if not texts or not all(isinstance(text, str) for text in texts):
                 raise ValueError(f"texts is {texts!r}; expected a list of at least one string.")
-            return RetrievalIndex("text", texts, self._features_of_texts(texts))
+            return RetrievalIndex("text", texts, *self._read_collection(texts, keep_states))
         items, states, features, failures = [], [], [], []
         for entry, result in self._encoded(images, batch_size, num_workers, on_error):
             if isinstance(result, Failure):
@@ -198,7 +202,8 @@ class ImageTextRetrievalPipeline(LavisPipeline):
             raise ValueError(f"top_k is {top_k} and num_candidates {num_candidates}; expected at least 1.")
         states = None
         if "tokens" in batch:
-            kind, features = "text", text_features(self.model, batch["tokens"])
+            kind = "text"
+            features, batch["tokens"] = read_texts(self.model, batch["tokens"])
         else:
             states = self.model.encode_images(batch["pixel_values"])
             kind, features = self.seen, self.model.project_images(states).float()
@@ -233,6 +238,9 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         """Matching logits (B, k) of pictures with states (B, N, D) and their candidate texts."""
         needed, place = candidates.unique(return_inverse=True)
         tokens = self._on_device(self.tokens([index.items[item] for item in needed.tolist()]))
+        if index.states is not None:
+            embeds = [index.states[item] for item in needed.tolist()]
+            tokens["text_embeds"] = pad_sequence(embeds, batch_first=True).to(self.device)
         rows = torch.arange(len(candidates), device=place.device)[:, None].expand_as(place)
         pairs = torch.stack([rows.flatten(), place.flatten()], dim=1)
         return self.model.score_pairs(states, tokens, pairs).logits[:, 1].float().view_as(place)
@@ -268,13 +276,20 @@ class ImageTextRetrievalPipeline(LavisPipeline):
             )
         return features @ indexed.T
 
-    def _features_of_texts(self, texts: list[str]) -> Tensor:
+    def _read_collection(self, texts: list[str], keep_states: bool) -> tuple[Tensor, list[Tensor] | None]:
+        """Features (I, P) of texts and, where matching begins with them, the states (T, D) of each."""
+        features: list[Tensor] = []
+        states: list[Tensor] = []
         with self.device_placement(), torch.no_grad():
-            parts = [
-                text_features(self.model, self._on_device(self.tokens(texts[start : start + TEXTS_AT_ONCE])))
-                for start in range(0, len(texts), TEXTS_AT_ONCE)
-            ]
-        return torch.cat(parts).cpu()
+            for start in range(0, len(texts), TEXTS_AT_ONCE):
+                tokens = self._on_device(self.tokens(texts[start : start + TEXTS_AT_ONCE]))
+                found, tokens = read_texts(self.model, tokens)
+                features.append(found.cpu())
+                if keep_states and "text_embeds" in tokens:
+                    lengths = tokens["attention_mask"].sum(dim=1).tolist()
+                    # cloned, so that padding is not kept
+                    states += [row[:length].cpu().clone() for row, length in zip(tokens["text_embeds"], lengths)]
+        return torch.cat(features), states or None
 
     def _encoded(
         self, images: Any, batch_size: int | None, num_workers: int | None, on_error: str

@@ -29,8 +29,19 @@ def numbered_frame(number: int) -> np.ndarray:
 
 def number_of(frame: np.ndarray) -> int:
     """The number that a frame shows, however it was compressed."""
-    blocks = np.asarray(frame)[1 : BLOCK - 1].reshape(BLOCK - 2, BITS, BLOCK, -1)[:, :, 1:-1]
+    blocks = np.asarray(frame)[1 : BLOCK - 1, :WIDTH].reshape(BLOCK - 2, BITS, BLOCK, -1)[:, :, 1:-1]
     return sum(int(value > 127) << bit for bit, value in enumerate(blocks.mean(axis=(0, 2, 3))))
+
+
+def _as_frame(picture: np.ndarray, pixel_format: str) -> av.VideoFrame:
+    """A picture (H, W, 3) in a pixel format."""
+    if pixel_format != "pal8":  # nothing of FFmpeg makes a palette
+        return av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixel_format)
+    indexed = PIL.Image.fromarray(picture).quantize(256)
+    colours = np.zeros((256, 4), np.uint8)  # alpha first
+    found = np.array(indexed.getpalette(), np.uint8).reshape(-1, 3)
+    colours[:, 0], colours[: len(found), 1:] = 255, found
+    return av.VideoFrame.from_ndarray((np.asarray(indexed), colours), format="pal8")
 
 
 def write_clip(
@@ -42,6 +53,8 @@ def write_clip(
     gap: int = 10,
     b_frames: int = 2,
     rate: int = 10,
+    options: dict[str, str] | None = None,
+    width: int = WIDTH,
 ) -> Path:
     """
     Write a clip.
@@ -49,20 +62,24 @@ def write_clip(
     Args:
         times: of the frames, in hundredths of a second; at even distances by default.
         gap: frames between key frames.
+        options: of the codec, as FFmpeg knows them.
+        width: more than WIDTH repeats the last column.
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixel_format
+        stream.width, stream.height, stream.pix_fmt = width, HEIGHT, pixel_format
+        stream.options = options or {}
         if codec != "gif":
             stream.codec_context.gop_size = gap
             stream.codec_context.max_b_frames = b_frames
         if times is not None:
             stream.codec_context.time_base = stream.time_base = Fraction(1, 100)
         for number in range(frames):
-            frame = av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")
+            picture = np.pad(numbered_frame(number), ((0, 0), (0, width - WIDTH), (0, 0)), mode="edge")
+            frame = _as_frame(picture, pixel_format)
             if times is not None:
                 frame.pts, frame.time_base = times[number], Fraction(1, 100)
-            for packet in stream.encode(frame.reformat(format=pixel_format)):
+            for packet in stream.encode(frame):
                 container.mux(packet)
         for packet in stream.encode(None):
             container.mux(packet)
