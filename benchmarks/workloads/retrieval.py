@@ -71,7 +71,8 @@ def build_ours(size: Size, dtype: torch.dtype, encoded: bool = False) -> Run:
     pixels = make_pixels(size.images, size.image_size).to(dtype)
     texts = padded(make_texts(size), PADDED)
     if encoded:
-        states = model.encode_images(pixels)
+        with torch.no_grad():
+            states = model.encode_images(pixels)
         model.encode_images = lambda *arguments, **keywords: states
         pixels = pixels[:1]
 
@@ -91,7 +92,8 @@ def build_lavis(size: Size, dtype: torch.dtype, encoded: bool = False) -> Run:
     model = lavis_parts.albef_retrieval(size, texts).to(dtype).eval()
     pixels = make_pixels(size.images, size.image_size).to(dtype)
     if encoded:
-        states = model.visual_encoder.forward_features(pixels)
+        with torch.no_grad():
+            states = model.visual_encoder.forward_features(pixels)
         model.visual_encoder.forward_features = lambda images: states
         batches = [{"image": pixels[:1]}]
     else:
