@@ -40,9 +40,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--dtype",
         choices=["float32", "bfloat16"],
         default="float32",
-        help="bfloat16 adds this project in float32 to the table; LAVIS is always run in float32",
+        help="bfloat16 adds this project in float32 to the table on a CPU; LAVIS is always run in float32",
     )
     parser.add_argument("--size", default="full", help="`tiny` only shows that everything runs")
+    parser.add_argument("--device", default="cpu", help="an accelerator, for workloads that can be run on one: cuda")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything measured to FILE")
     return parser
 
@@ -58,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     workload = WORKLOADS[options.workload]
     if options.size not in workload.sizes:
         parser.error(f"--size {options.size}: {workload.name} has the sizes {', '.join(workload.sizes)}")
+    if options.device != "cpu" and not workload.on_device:
+        able = ", ".join(name for name, other in WORKLOADS.items() if other.on_device)
+        parser.error(f"--device {options.device}: {workload.name} is run on the CPU; on devices there is {able}")
     for name, _ in options.peer:
         if name == OURS or name not in workload.builders:
             known = sorted(set(workload.builders) - {OURS})
@@ -72,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings = {
                 "peer": peer,
                 "dtype": dtype,
+                "device": options.device,
                 "workload": workload.name,
                 "size": options.size,
                 "threads": options.threads,
@@ -84,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 failures.append(peer)
                 print(f"{peer} failed:\n{error}", file=sys.stderr)
-    summary = report.summarise(workload, options.size, options.threads, results)
+    summary = report.summarise(workload, options.size, options.threads, results, options.device)
     print(report.as_table(summary))
     if options.json is not None:
         _write_whole(options.json, summary)
@@ -94,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _turns(options: argparse.Namespace) -> list[tuple[str, str, str]]:
     """(peer, dtype, Python) in the order in which they run."""
     turns = [(MACHINE, options.dtype, sys.executable), (OURS, options.dtype, sys.executable)]
-    if options.dtype != "float32":
+    if options.dtype != "float32" and options.device == "cpu":
         turns.append((OURS, "float32", sys.executable))
     for name, python in options.peer:
         turns.append((name, "float32" if name == "lavis" else options.dtype, python))

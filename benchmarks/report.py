@@ -21,13 +21,16 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
-def summarise(workload: Workload, size: str, threads: int, results: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise(
+    workload: Workload, size: str, threads: int, results: list[dict[str, Any]], device: str = "cpu"
+) -> dict[str, Any]:
     """Everything that is reported, fit for JSON.
 
     Ratios are another's figure over this project's: above 1 means that this project is faster, or smaller. The floor is
     the time that the unavoidable operations take at the machine's own rate of matrix products.
     """
-    rate = next((result["flops_per_second"] for result in results if result["peer"] == MACHINE), None)
+    machine = next((result for result in results if result["peer"] == MACHINE), {})
+    rate, reading = machine.get("flops_per_second"), machine.get("bytes_per_second")
     measured = [result for result in results if result["peer"] != MACHINE]
     ours = next((result for result in measured if result["peer"] == OURS), None)
     work = workload.count_flops(workload.sizes[size])
@@ -37,12 +40,23 @@ def summarise(workload: Workload, size: str, threads: int, results: list[dict[st
         "summary": workload.summary,
         "size": size,
         "threads": threads,
-        "machine": {"processor": _processor(), "system": platform.platform()},
+        "machine": {"processor": _processor(device), "system": platform.platform()},
         "flops": work,
         "flops_per_second": rate,
+        "bytes_per_second": reading,
         "floor_seconds": floor,
-        "peers": [_row(result, ours, floor, workload) for result in measured],
+        "peers": [
+            {**_row(result, ours, floor, workload), "notes": _notes(result, workload, size, reading)}
+            for result in measured
+        ],
     }
+
+
+def _notes(result: dict[str, Any], workload: Workload, size: str, reading: float | None) -> str:
+    if workload.describe is None:
+        return ""
+    seconds, width = statistics.median(result["seconds"]), getattr(torch, result["dtype"]).itemsize
+    return workload.describe(workload.sizes[size], seconds, result["figures"], width, reading)
 
 
 def _row(
@@ -113,6 +127,8 @@ def as_table(summary: dict[str, Any]) -> str:
             ", ".join(f"{name} {_agreement(value)}" for name, value in sorted(row.get("agreement", {}).items())),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    if any(row["notes"] for row in summary["peers"]):
+        lines += ["", *(f"- {row['peer']} in {row['dtype']}: {row['notes']}" for row in summary["peers"])]
     if summary["floor_seconds"] is not None:
         lines += [
             "",
@@ -130,7 +146,9 @@ def _agreement(value: str | float) -> str:
     return value if isinstance(value, str) else f"within {value:.1e}"
 
 
-def _processor() -> str:
+def _processor(device: str = "cpu") -> str:
+    if device != "cpu":
+        return f"{torch.cuda.get_device_name(device)}, {_processor()}"
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():

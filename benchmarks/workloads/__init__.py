@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The workloads by name. A new one is a file that defines `WORKLOAD`, and a line here."""
 
-from benchmarks.workloads import caption, qformer_matching, retrieval, train_retrieval, video, vqa_rank
+from benchmarks.workloads import blip2_generate, caption, qformer_matching, retrieval, train_retrieval, video, vqa_rank
 from benchmarks.workloads.base import OURS, Workload
 
 _ALL = (
+    blip2_generate.WORKLOAD,
     caption.WORKLOAD,
     qformer_matching.WORKLOAD,
     retrieval.WORKLOAD,

@@ -16,8 +16,8 @@ OURS = "modeling_lavis"
 Tensors = dict[str, torch.Tensor]
 # Runs the workload once and returns what it found. Only this call is timed.
 Run = Callable[[], Tensors]
-# Builds models and inputs for one peer: (size, dtype) -> Run.
-Builder = Callable[[Any, torch.dtype], Run]
+# Builds models and inputs for one peer: (size, dtype) -> Run, or (size, dtype, device) -> Run.
+Builder = Callable[..., Run]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Workload:
         count_flops: floating-point operations of one run at a size, each piece of work counted once.
         trains: whether gradients are needed.
         exact: names of outputs that must be equal (ids, ranks); the others are compared by their largest difference.
+            An output whose name begins with `seconds` is a measurement; it is not compared but handed to `describe`.
+        on_device: whether it can be run on an accelerator; its builders take the device as well.
+        describe: (size, median seconds, medians of the measurements, bytes per number, bytes per second that the
+            machine reads, if known) -> a text for the table.
     """
 
     name: str
@@ -41,3 +45,5 @@ class Workload:
     count_flops: Callable[[Any], float]
     exact: frozenset[str] = frozenset()
     trains: bool = False
+    on_device: bool = False
+    describe: Callable[[Any, float, dict[str, float], int, float | None], str] | None = None

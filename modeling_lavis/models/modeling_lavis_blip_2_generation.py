@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     DynamicCache,
     EncoderDecoderCache,
+    GenerationConfig,
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
@@ -90,6 +91,8 @@ class LavisBlip2ForConditionalGeneration(LavisBlip2PreTrainedModel, GenerationMi
         width = self.language_model.get_input_embeddings().embedding_dim
         self.language_projection = nn.Linear(config.qformer_config.hidden_size, width)
         self.post_init()
+        # the special tokens of the outer configuration are the Q-Former's
+        self.generation_config = GenerationConfig.from_model_config(config.text_config)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """Word embeddings of the language model."""

@@ -44,6 +44,26 @@ def test_caption_beside_transformers(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert sorted(path.name for path in tmp_path.iterdir()) == ["caption.json"]
 
 
+def test_a_language_model_beside_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "blip2.json"
+    assert main(["blip2_generate", "--peer", "transformers", *QUICK, "--json", str(file)]) == 0
+    table = capsys.readouterr().out
+    assert "ids equal" in table
+    assert "- transformers in float32: first token 0." in table
+    summary = json.loads(file.read_text())
+    assert summary["bytes_per_second"] > 1e8
+    for row in summary["peers"]:
+        assert "tokens/s" in row["notes"] and "of reading the weights" in row["notes"]
+
+
+def test_notes_of_a_language_model() -> None:
+    workload = WORKLOADS["blip2_generate"]
+    size = workload.sizes["batch8"]
+    rate = size.text_parameters * 2 / 0.01  # bytes per second: a step cannot take less than 10 ms
+    notes = workload.describe(size, 1.0, {"seconds_to_first_token": 0.38}, 2, rate)
+    assert notes == "first token 0.380 s, 256.0 tokens/s, 20.0 ms a step = 2.00 x of reading the weights"
+
+
 @pytest.mark.skipif(not NATIVE_BFLOAT16, reason="without bfloat16 instructions its matrix products take minutes")
 @pytest.mark.slow
 def test_bfloat16_brings_our_own_float32_as_a_peer(tmp_path: Path) -> None:
@@ -86,6 +106,7 @@ def test_peers_of_a_training_step_give_large_blocks_back(
         (["vqa_rank", "--peer", "transformers"], "can be compared with lavis"),
         (["caption", "--size", "huge"], "has the sizes full, tiny"),
         (["caption", "--repeats", "0"], "not a positive number"),
+        (["caption", "--device", "cuda"], "on devices there is blip2_generate"),
         (["unknown"], "invalid choice"),
     ],
 )
@@ -244,7 +265,8 @@ def test_prepared_tokenizer() -> None:
 
 
 def test_runner_writes_what_the_report_reads(tmp_path: Path) -> None:
-    settings = {"peer": OURS, "workload": "vqa_rank", "size": "tiny", "dtype": "float32", "threads": 1}
+    settings = {"peer": OURS, "workload": "vqa_rank", "size": "tiny", "dtype": "float32"}
+    settings |= {"device": "cpu", "threads": 1}
     threads = torch.get_num_threads()
     try:
         runner.run({**settings, "repeats": 1, "warmups": 0}, tmp_path)
