@@ -216,16 +216,22 @@ class OriginalBeams:
     come, it looks at all candidates of a step, those that have just ended included. Hypotheses that are cut off count
     only if a better one could still come after those that ended in the same step.
 
+    The original has the same prompt for all images of a call. Where prompts differ, each row counts its own, so that
+    it is the one that the row gets by itself.
+
     Args:
         model: a model with transformers' `generate`.
         end_token_ids (`Tensor` of shape `(ids,)`): what ends a hypothesis.
         max_length (`int`): tokens after which hypotheses are cut off.
+        padding (`Tensor` of shape `(B, 1)`, *optional*): tokens in front of each prompt that are none of its own, as
+            floating point.
     """
 
-    def __init__(self, model: Any, end_token_ids: Tensor, max_length: int) -> None:
+    def __init__(self, model: Any, end_token_ids: Tensor, max_length: int, padding: Tensor | None = None) -> None:
         self._model = model
         self._end_token_ids = end_token_ids
         self._max_length = max_length
+        self._padding = 0 if padding is None else padding
         self._best_candidate: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -257,7 +263,9 @@ class OriginalBeams:
         stopped = next_token_hits_stopping_criteria
         # The prompt's length is only what scores are divided by. Given this way, an ended candidate has the very number
         # that it is compared with below: often the best candidate is itself the worst of the finished hypotheses.
-        found = update(next_token_hits_stopping_criteria=stopped & ended, decoder_prompt_len=1, **step, **kwargs)
+        found = update(
+            next_token_hits_stopping_criteria=stopped & ended, decoder_prompt_len=1 + self._padding, **step, **kwargs
+        )
         cut_off = stopped & ~ended
         if not bool(cut_off.any()):
             return found
@@ -276,14 +284,26 @@ class OriginalBeams:
         # Those count that would have gone on, as many as there are beams.
         going_on = ~ended & ((~ended).cumsum(dim=1) <= kwargs["num_beams"])
         kwargs["top_num_beam_mask"] = torch.ones_like(kwargs["top_num_beam_mask"])
-        return update(next_token_hits_stopping_criteria=cut_off & going_on, decoder_prompt_len=0, **step, **kwargs)
+        return update(
+            next_token_hits_stopping_criteria=cut_off & going_on, decoder_prompt_len=self._padding, **step, **kwargs
+        )
 
     def _check_early_stop_heuristic(self, *, running_beam_scores: Tensor, **kwargs: Any) -> Any:
-        kwargs["decoder_prompt_len"] = 1
+        kwargs["decoder_prompt_len"] = 1 + self._padding
         best = running_beam_scores
         if self._best_candidate is not None:
             best = torch.maximum(best, self._best_candidate)
         return self._model._check_early_stop_heuristic(running_beam_scores=best, **kwargs)
+
+
+def padding_in_front(model: Any, num_beams: int, inputs: dict[str, Any]) -> Tensor | None:
+    """Masked tokens (B, 1) of what is gone on from, as floating point; `None` where there are none."""
+    mask = inputs.get("decoder_attention_mask")
+    if mask is None and not model.config.is_encoder_decoder:
+        mask = inputs.get("attention_mask")
+    if mask is None or mask.ndim != 2 or bool(mask.all()):
+        return None
+    return (mask == 0).sum(dim=1)[::num_beams, None].float()
 
 
 def original_beam_search(
@@ -298,8 +318,9 @@ def original_beam_search(
     """transformers' beam search with the original's scores (see [`OriginalBeams`]), for `custom_generate`."""
     ends = generation_config._eos_token_tensor
     ends = torch.empty(0, dtype=torch.long) if ends is None else ends
+    padding = padding_in_front(model, generation_config.num_beams, model_kwargs)
     return GenerationMixin._beam_search(
-        OriginalBeams(model, ends.to(input_ids.device), generation_config.max_length),
+        OriginalBeams(model, ends.to(input_ids.device), generation_config.max_length, padding),
         input_ids,
         logits_processor=logits_processor,
         stopping_criteria=stopping_criteria,

@@ -33,6 +33,8 @@ from .outputs import LavisGenerationOutput
 
 # Training inputs that a Trainer hands over together with the pictures.
 _IGNORED_BY_GENERATE = ("labels", "decoder_attention_mask", "image_ids", "return_loss", "token_type_ids")
+# Names for a length with the prompt and for one without.
+_LENGTHS = (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens"))
 
 
 @dataclass
@@ -282,6 +284,9 @@ class LavisBlip2ForConditionalGeneration(LavisBlip2PreTrainedModel, GenerationMi
         prompt = self.build_prompt(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
         kwargs["inputs_embeds"], kwargs["attention_mask"] = prompt.inputs_embeds, prompt.attention_mask
         config = copy.deepcopy(generation_config or self.generation_config)
+        for length, new_tokens in _LENGTHS:  # a length that the call gives beats one that the repository brings
+            if kwargs.get(length) is not None and kwargs.get(new_tokens) is None and generation_config is None:
+                setattr(config, new_tokens, None)
         if not self.config.is_encoder_decoder:
             kwargs["input_ids"] = prompt.input_ids
             if prompt.in_front:
@@ -313,7 +318,7 @@ class LavisBlip2ForConditionalGeneration(LavisBlip2PreTrainedModel, GenerationMi
 
 def _count_new_tokens(config: Any, options: dict[str, Any], prompt_length: int) -> None:
     """Say lengths that count the prompt as numbers of new tokens, in place."""
-    for length, new_tokens in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+    for length, new_tokens in _LENGTHS:
         given = options.pop(length, None)
         if given is None and options.get(new_tokens) is None and getattr(config, new_tokens) is None:
             given = getattr(config, length)

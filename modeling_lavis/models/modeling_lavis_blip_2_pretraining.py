@@ -155,6 +155,8 @@ class LavisBlip2ForPreTraining(QFormerCaptioningMixin):
         output_intermediates: bool = False,
         interpolate_pos_encoding: bool = False,
         decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        decoder_position_ids: Tensor | None = None,
         encoder_outputs: BaseModelOutput | None = None,
         token_type_ids: Tensor | None = None,
         **kwargs: Any,
@@ -173,6 +175,8 @@ class LavisBlip2ForPreTraining(QFormerCaptioningMixin):
             output_intermediates (`bool`, *optional*, defaults to `False`): also return what the losses were made of.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): take images of another size.
             decoder_input_ids (`Tensor` of shape `(R, T)`, *optional*): decode captions instead; what `generate` does.
+            decoder_attention_mask (`Tensor` of shape `(R, Q + T)`, *optional*): 1 for the queries and for tokens.
+            decoder_position_ids (`Tensor` of shape `(R, T)`, *optional*): which of their text the tokens are, from 0.
             encoder_outputs (`BaseModelOutput`, *optional*): for decoding, image states in place of `pixel_values`.
             token_type_ids: accepted for transformers' pipelines, without effect.
 
@@ -183,6 +187,8 @@ class LavisBlip2ForPreTraining(QFormerCaptioningMixin):
             decoded = self.decode_captions(
                 decoder_input_ids,
                 pixel_values,
+                decoder_attention_mask,
+                decoder_position_ids,
                 encoder_outputs=encoder_outputs,
                 interpolate_pos_encoding=interpolate_pos_encoding,
                 **kwargs,

@@ -78,3 +78,24 @@ def test_beams_end_where_the_original_ends(beams: int, penalty: float) -> None:
                 assert ids == words + [PAD] * (len(ids) - len(words))
                 lengths.add(len(words))
     assert len(lengths) > 2, "nothing ended early"
+
+
+@pytest.mark.parametrize("penalty", [-1.0, 1.0])
+def test_beams_do_not_depend_on_the_prompts_of_other_rows(penalty: float) -> None:
+    images, long, short = pixels(2), [CLS, 10, 11, 12, 13, 14, SEP], [CLS, 10, SEP]
+    rows = torch.tensor([long, short + [PAD] * 4])
+    options = {"num_beams": 3, "length_penalty": penalty, "return_dict_in_generate": True, "output_scores": True}
+    for seed in range(6):
+        torch.manual_seed(seed)
+        model = CAPTIONING.model()
+        for _ in range(4):
+            shake(model)
+        with torch.no_grad():
+            model.text_decoder.cls.predictions.bias[SEP] += seed / 2
+        both = model.generate(images, input_ids=rows, max_new_tokens=7, **options)
+        for row, prompt in enumerate((long, short)):
+            alone = model.generate(images[row : row + 1], input_ids=torch.tensor([prompt]), max_new_tokens=7, **options)
+            torch.testing.assert_close(both.sequences_scores[row], alone.sequences_scores[0], atol=1e-4, rtol=1e-4)
+            assert [id for id in both.sequences[row].tolist() if id != PAD] == [
+                id for id in alone.sequences[0].tolist() if id != PAD
+            ]

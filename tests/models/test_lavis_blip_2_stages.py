@@ -19,6 +19,7 @@ from modeling_lavis import (
 from modeling_lavis.hub.convert import convert
 from tests.conversion.golden_sets import GOLDENS
 from tests.conversion.test_blip_2_parts import parts
+from tests.models.contract import shake
 from tests.models.lavis_blip_2_cases import LANGUAGE_MODELS, QUERIES, blip_2_config, one_image, pixels, prompts, texts
 from tests.models.lavis_blip_2_cases import second_stage as with_language_model
 
@@ -39,6 +40,23 @@ def test_one_pair_alone_learns(head: Any, objective: str) -> None:
     for name, value in model.named_parameters():
         assert value.grad is None or bool(value.grad.isfinite().all()), name
     assert model.itm_head.weight.grad.abs().sum() > 0 and model.query_tokens.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_return_sequences": 2, "num_beams": 2}])
+def test_the_qformer_captions_with_prompts_of_several_lengths(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = LavisBlip2ForPreTraining(blip_2_config()).eval()
+    shake(model)
+    rows = texts(2)  # the second one is shorter
+    for seed in range(3):
+        images = pixels(2, seed)
+        whole = model.generate(images, **rows, max_new_tokens=5, **options)
+        each = len(whole) // 2
+        for row in range(2):
+            own = {name: value[row : row + 1, : int(rows["attention_mask"][row].sum())] for name, value in rows.items()}
+            alone = model.generate(images[row : row + 1], **own, max_new_tokens=5, **options)
+            for one, other in zip(whole[row * each : (row + 1) * each].tolist(), alone.tolist(), strict=True):
+                assert [word for word in one if word] == [word for word in other if word]
 
 
 def test_an_image_is_needed_and_has_queries() -> None:
@@ -112,6 +130,31 @@ def test_prompts_longer_than_the_positions(kind: str) -> None:
     model = with_language_model(kind)
     with pytest.raises(ValueError, match="60 tokens, 64 with the queries, but the language model knows 40 positions"):
         model.generate(pixel_values=pixels(1), input_ids=torch.full((1, 60), 7))
+
+
+def test_rows_of_a_batch_with_beams_are_those_of_single_calls() -> None:
+    options = {"num_beams": 4, "max_new_tokens": 6, "return_dict_in_generate": True, "output_scores": True}
+    batch = prompts(4, pad=1)  # every second one is shorter
+    for seed in range(3):
+        model = with_language_model("opt").eval()
+        model.language_model.lm_head.weight.data[2] += seed * 0.1
+        whole = model.generate(pixel_values=pixels(4, seed), **batch, **options)
+        for row in range(4):
+            own = {
+                name: value[row : row + 1, -int(batch["attention_mask"][row].sum()) :] for name, value in batch.items()
+            }
+            alone = model.generate(pixel_values=pixels(4, seed)[row : row + 1], **own, **options)
+            torch.testing.assert_close(whole.sequences_scores[row], alone.sequences_scores[0])
+            length = alone.sequences.shape[1] - own["input_ids"].shape[1]
+            assert whole.sequences[row, 5 : 5 + length].tolist() == alone.sequences[0, -length:].tolist()
+
+
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_lengths_of_the_call_beat_those_of_the_repository(kind: str) -> None:
+    model = with_language_model(kind)
+    model.generation_config.max_new_tokens, model.generation_config.min_new_tokens = 12, 10
+    short = model.generate(pixel_values=pixels(1), **prompts(1), max_length=8, min_length=7)
+    assert 7 <= short.shape[1] <= 8
 
 
 def test_relative_positions_have_no_end() -> None:

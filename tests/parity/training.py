@@ -108,7 +108,10 @@ def compare_gradients(model: nn.Module, ledger: Ledger, names: Names, scope: str
     if ledger.records(f"{scope}.no_grad"):
         # Only parameters that the original model has: a head that takes several architectures may own more.
         theirs = golden.checkpoint_keys - set(golden.load["unexpected_keys"]) | set(golden.load["missing_keys"])
-        idle = [key for key, p in parameters.items() if key in theirs and (p.grad is None or not p.grad.any())]
+        sizes = {key: 0.0 if p.grad is None else p.grad.abs().max().item() for key, p in parameters.items()}
+        # Softmax over a single query leaves no gradient: exactly in one attention, but for rounding in another.
+        recorded, rounding = set(golden.strings[f"{scope}.no_grad"]), 1e-6 * max(sizes.values(), default=0.0)
+        idle = [key for key, size in sizes.items() if key in theirs and size <= (rounding if key in recorded else 0.0)]
         ledger.compare_value(f"{scope}.no_grad", sorted(idle))
 
 
