@@ -109,7 +109,7 @@ def test_any_language_model(kind: str) -> None:
     output.loss.backward()
     assert output.logits.shape[1] == labels.shape[1] + (0 if seq2seq else QUERIES)
     assert model.query_tokens.grad.abs().sum() > 0 and model.language_projection.weight.grad.abs().sum() > 0
-    options = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": 58}
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "eos_token_id": 58}
     both = model.generate(**call, **options)
     for row in range(2):
         real = made["attention_mask"][row].bool()

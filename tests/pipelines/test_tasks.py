@@ -17,10 +17,19 @@ QUESTIONS = ["what is this", "who is the man in the red house on the hill?", "is
 TEXTS = ["a dog", "the red house on a hill by the water", "a man", "a woman in a car with a food"]
 
 
+class Near(float):
+    """Equal to what differs by rounding."""
+
+    __hash__ = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, float) and abs(float(self) - float(other)) < 1e-4 * max(1.0, abs(float(self)))
+
+
 def rounded(value: Any) -> Any:
-    """Floats to five digits, so that results of different batches can be compared."""
+    """Floats that compare equal up to rounding, so that results of different batches can be compared."""
     if isinstance(value, float):
-        return round(value, 4)
+        return Near(value)
     if isinstance(value, dict):
         return {key: rounded(entry) for key, entry in value.items()}
     return [rounded(entry) for entry in value] if isinstance(value, list) else value

@@ -56,10 +56,11 @@ def save_pictures_of_every_mode(folder: Path) -> list[Path]:
         "RGB.jpg": colour,
         "RGBA.png": Image.fromarray(values),
         "CMYK.jpg": colour.convert("CMYK"),
-        "YCbCr.tiff": colour.convert("YCbCr"),
         "I16.png": Image.fromarray(values[..., 0].astype(np.uint16) * 257),
         "F.tiff": Image.fromarray(values[..., 0].astype(np.float32) / 255),
     }
+    if int(Image.__version__.partition(".")[0]) >= 13:  # what earlier versions write they cannot read
+        pictures["YCbCr.tiff"] = colour.convert("YCbCr")
     paths = []
     for name, picture in pictures.items():
         picture.save(folder / name)
