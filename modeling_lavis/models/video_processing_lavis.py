@@ -200,6 +200,12 @@ def video_frames(
         first = 0 if start is None else number_at(start)
         last = None if end is None else number_at(end)
         try:
+            part_given = start is not None or end is not None
+            if part_given and (first >= length or (last is not None and last <= first)):
+                raise ValueError(
+                    f"None of its {length} frames is shown between start={start} and end={end} (seconds). Give a start "
+                    "before its end, and an end after the start."
+                )
             return choose(length, first, last)
         except ValueError as error:
             name = video if isinstance(video, (str, os.PathLike)) else "The video"

@@ -43,9 +43,9 @@ def is_picture(value: Any) -> bool:
 
 
 def is_video(value: Any) -> bool:
-    """Tell whether `value` stands for one video: an address, an array of four dimensions, a list of frames."""
+    """Tell whether `value` stands for one video: an address, an array of four dimensions or, grey, three, a list of frames."""
     if isinstance(value, (np.ndarray, torch.Tensor)):
-        return value.ndim == 4
+        return value.ndim in (3, 4)
     if isinstance(value, (list, tuple)) and value:
         return all(is_picture(frame) and not isinstance(frame, (str, os.PathLike)) for frame in value)
     return isinstance(value, (str, os.PathLike))

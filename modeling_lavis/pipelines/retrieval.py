@@ -164,7 +164,8 @@ class ImageTextRetrievalPipeline(LavisPipeline):
             images, texts (*optional*): or the collection as [`index`] takes it, encoded for this call.
             kwargs: `top_k` (how many are found, default 5), `num_candidates` (how many are re-ranked, default 16, and
                 at least `top_k`), `rerank` (default True; with False the score is the cosine), `batch_size`,
-                `num_workers`, `on_error` (see [`LavisPipeline`]).
+                `num_workers`, `on_error` (see [`LavisPipeline`]; a collection given here leaves out what it cannot
+                read, and does not count it).
 
         Returns:
             For each query a list, best first, of `"index"` (place in the collection), `"image"` or `"text"` (the item),
@@ -173,7 +174,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         if sum(collection is not None for collection in (index, images, texts)) != 1:
             raise ValueError(f"Give one collection to search: index=, {self.seen}s= or texts=.")
         if index is None:
-            sizes = {name: kwargs[name] for name in ("batch_size", "num_workers") if name in kwargs}
+            sizes = {name: kwargs[name] for name in ("batch_size", "num_workers", "on_error") if name in kwargs}
             index = self._make_index(images, texts, **sizes)
         kwargs.setdefault("query_type", self.seen if index.kind == "text" else "text")
         if kwargs["query_type"] not in ("text", self.seen):

@@ -4,6 +4,7 @@
 Letters: F frames, C channels, H height, W width.
 """
 
+import os
 from typing import Any
 
 from torch import Tensor
@@ -20,11 +21,14 @@ def video_pixels(pipe: LavisPipeline, row: dict[str, Any], name: str = "video") 
             f"{', '.join(sorted(row)) or 'nothing'}."
         )
     part = {side: row[side] for side in ("start", "end") if row.get(side) is not None}
-    return pipe.processor.video_processor([row[name]], return_tensors="pt", **part)["pixel_values_videos"]
+    video = row[name]
+    if not isinstance(video, (str, os.PathLike, list, tuple)) and video.ndim == 3:
+        video = list(video)  # grey frames; a processor would take the array for one picture
+    return pipe.processor.video_processor([video], return_tensors="pt", **part)["pixel_values_videos"]
 
 
 class VideoInputMixin(LavisPipeline):
-    """Inputs are videos: paths, URLs, arrays (F, H, W, C) or (F, C, H, W), or lists of frames."""
+    """Inputs are videos: paths, URLs, arrays (F, H, W, C), (F, C, H, W) or (F, H, W), or lists of frames."""
 
     is_one = staticmethod(is_video)
 

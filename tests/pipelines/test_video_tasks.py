@@ -67,6 +67,8 @@ def test_kinds_of_videos(answerer: Any, files: list[str]) -> None:
     expected = answerer(np.stack(frames), question="who?")
     assert close(answerer(frames, question="who?"), expected)
     assert close(answerer(pictures, question="who?"), expected)
+    grey = np.stack(frames)[..., 0]
+    assert close(answerer(grey, question="who?"), answerer(np.stack([grey] * 3, axis=-1), question="who?"))
     both = answerer([pictures, files[0]], question="who?")
     assert len(both) == 2 and close(both[0], expected)
     stream = answerer({"video": name, "question": "who?"} for name in files)
@@ -80,6 +82,8 @@ def test_broken_videos(answerer: Any, searcher: Any, files: list[str], tmp_path:
         answerer(broken, question="who?")
     rows = answerer([broken, files[0]], question="who?", on_error="return")
     assert "broken.mp4" in rows[0]["error"] and len(rows[1]) == 3
+    found = searcher("a dog", videos=[broken, files[0]], on_error="return")
+    assert [hit["video"] for hit in found] == [files[0]]
     index = searcher.index(videos=[broken, files[0]], on_error="return")
     assert index.items == [files[0]] and "broken.mp4" in index.failures[0][1]
     with pytest.raises(ValueError, match="question"):
