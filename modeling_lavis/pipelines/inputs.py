@@ -43,7 +43,7 @@ def is_picture(value: Any) -> bool:
 
 
 def is_video(value: Any) -> bool:
-    """Tell whether `value` stands for one video: an address, an array of four dimensions (grey: three), a list of frames."""
+    """Tell whether `value` is one video: an address, an array of four dimensions (grey: three), a list of frames."""
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return value.ndim in (3, 4)
     if isinstance(value, (list, tuple)) and value:
