@@ -24,7 +24,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import attend, split_heads
 from .configuration_vision_timesformer import LavisTimesformerConfig
 from .position_embeddings import resize_grid_positions, resize_row_positions
-from .vision_vit import LavisViTModel, ViTAttention, ViTBlock, add_states
+from .vision_vit import LavisViTModel, ViTAttention, ViTBlock, add_states, is_eager_inference
 
 
 @dataclass
@@ -77,22 +77,10 @@ def map_shifted(states: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | No
     return F.linear(states, weight, bias if shift is None else torch.addmv(bias, weight, shift))
 
 
-def without_late_biases(qkv: nn.Linear, states: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """
-    Queries, keys and values, the latter two without their biases, and what is to be added to the attended values.
-
-    Softmax does not see what all keys have in common, and weights that sum up to one pass on what all values have in
-    common. A CPU writes a bias over the whole output before it multiplies, a tenth of the time of the map.
-    """
-    (query, key, value), (bias, _, shift) = qkv.weight.chunk(3), qkv.bias.chunk(3)
-    return (F.linear(states, query, bias), F.linear(states, key), F.linear(states, value)), shift
-
-
 def may_fold(first: nn.Module, second: nn.Module, states: Tensor) -> bool:
     """Whether folding two maps is exact and worth it: outside training and tracing, for maps that are nothing else."""
     return (
-        not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
+        is_eager_inference()
         and is_plain(first, states)
         and is_plain(second, states)
         and not any(p.is_inference() for p in (*first.parameters(), *second.parameters()))
@@ -121,11 +109,7 @@ class DividedAttention(ViTAttention):
         shape, heads = (batch, places, frames * width), frames * self.num_heads
         if self.over_time:
             shape, heads = (batch * places, frames, width), self.num_heads
-        shift: Tensor | None = None
-        if self._may_move_biases(hidden_states):
-            projected, shift = without_late_biases(self.qkv, hidden_states)
-        else:
-            projected = self._project(hidden_states)
+        projected, shift = self._project(hidden_states)
         query, key, value = (states.reshape(shape) for states in projected)
         context, weights = attend(
             self,
@@ -143,30 +127,39 @@ class DividedAttention(ViTAttention):
             weights = weights.unflatten(axis, (batch, places) if self.over_time else (frames, self.num_heads))
         if not self.training and isinstance(followed_by, nn.Linear) and may_fold(self.proj, followed_by, context):
             return self._folded(self.proj, followed_by, context, shift), weights
-        if shift is not None:
-            projected_context = map_shifted(context, self.proj.weight, self.proj.bias, shift)
+        if shift is None:
+            output = self.proj_drop(self.proj(context))
         else:
-            projected_context = self.proj(context)
-        output = self.proj_drop(projected_context)
+            output = map_shifted(context, self.proj.weight, self.proj.bias, shift)
         return output if followed_by is None else followed_by(output), weights
 
     def _may_move_biases(self, hidden_states: Tensor) -> bool:
+        """A CPU writes a bias over the whole output before it multiplies, a tenth of the time of the map."""
         return (
-            not torch.is_grad_enabled()
+            is_eager_inference()
             and not self.training
-            and not torch.compiler.is_compiling()
             and hidden_states.device.type == "cpu"
             and hidden_states.dtype == torch.float32
-            and is_plain(self.qkv, hidden_states)
             and is_plain(self.proj, hidden_states)
         )
 
-    def _project(self, hidden_states: Tensor) -> tuple[Tensor, ...]:
-        """Queries, keys and values; in three maps, because a slice of one could not be read as (B, N, F * D)."""
+    def _project(self, hidden_states: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """
+        Queries, keys and values, and what is to be added to the attended values, if anything.
+
+        In three maps, because a slice of one could not be read as (B, N, F * D). Where it saves time, keys and values
+        go without their biases: softmax does not see what all keys have in common, and weights that sum up to one pass
+        on what all values have in common.
+        """
         if not is_plain(self.qkv, hidden_states):
-            return self.qkv(hidden_states).chunk(3, dim=-1)
-        parts = zip(self.qkv.weight.chunk(3), self.qkv.bias.chunk(3), strict=True)
-        return tuple(F.linear(hidden_states, weight, bias) for weight, bias in parts)
+            return self.qkv(hidden_states).chunk(3, dim=-1), None
+        query, key, value = self.qkv.bias.chunk(3)
+        biases: tuple[Tensor | None, ...] = (query, key, value)
+        shift: Tensor | None = None
+        if self._may_move_biases(hidden_states):
+            biases, shift = (query, None, None), value
+        parts = zip(self.qkv.weight.chunk(3), biases, strict=True)
+        return tuple(F.linear(hidden_states, weight, bias) for weight, bias in parts), shift
 
 
 class TimesformerBlock(ViTBlock):

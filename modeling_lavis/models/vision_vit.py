@@ -41,14 +41,17 @@ class DropPath(nn.Module):
         return f"rate={self.rate}"
 
 
-def _may_overwrite() -> bool:
-    """Whether what nobody will read again can make room: new memory costs a CPU as much as the arithmetic."""
+def is_eager_inference() -> bool:
+    """
+    Whether neither gradients nor a compiler look on, so that what nobody will read again can be overwritten (new memory
+    costs a CPU as much as the arithmetic) and maps can be rearranged.
+    """
     return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def add_states(branch: Tensor, states: Tensor) -> Tensor:
     """A branch, which is overwritten if it can be, plus the states that it came from."""
-    if _may_overwrite() and branch.dtype == states.dtype:
+    if is_eager_inference() and branch.dtype == states.dtype:
         return branch.add_(states)
     return states + branch
 
@@ -105,7 +108,7 @@ class ViTMLP(nn.Module):
 
     def forward(self, hidden_states: Tensor, keep_activations: bool = True) -> Tensor:
         inner = self.fc1(hidden_states)
-        outer = torch.ops.aten.gelu_(inner) if self.is_gelu and _may_overwrite() else self.act(inner)
+        outer = torch.ops.aten.gelu_(inner) if self.is_gelu and is_eager_inference() else self.act(inner)
         with recomputed(outer, lambda: self.act(inner), enabled=not keep_activations):
             return self.drop(self.fc2(self.drop(outer)))
 
@@ -255,4 +258,4 @@ class LavisViTModel(LavisPreTrainedModel):
 register_transformers_vit_keys(LavisViTConfig.model_type)
 
 
-__all__ = ["DropPath", "LavisViTModel", "ViTAttention", "ViTBlock", "add_states"]
+__all__ = ["DropPath", "LavisViTModel", "ViTAttention", "ViTBlock", "add_states", "is_eager_inference"]

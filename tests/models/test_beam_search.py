@@ -44,17 +44,23 @@ def written_down(model: Any, states: Tensor, prompt: list[int], beams: int, leng
     return best_first(finished + cut_off)[:beams]
 
 
+def opinionated_model(seed: int) -> Any:
+    """One with clear winners, which ends its captions the earlier the greater the seed."""
+    torch.manual_seed(seed)
+    model = CAPTIONING.model()
+    for _ in range(4):
+        shake(model)
+    with torch.no_grad():
+        model.text_decoder.cls.predictions.bias[SEP] += seed / 2
+    return model
+
+
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("beams", [2, 3])
 def test_beams_end_where_the_original_ends(beams: int, penalty: float) -> None:
     lengths = set()
     for seed in range(8):
-        torch.manual_seed(seed)
-        model = CAPTIONING.model()
-        for _ in range(4):
-            shake(model)
-        with torch.no_grad():
-            model.text_decoder.cls.predictions.bias[SEP] += seed / 2
+        model = opinionated_model(seed)
         images, prompt = pixels(2), [DEC, 10]
         for length in (4, 9):
             found = model.generate(
@@ -86,12 +92,7 @@ def test_beams_do_not_depend_on_the_prompts_of_other_rows(penalty: float) -> Non
     rows = torch.tensor([long, short + [PAD] * 4])
     options = {"num_beams": 3, "length_penalty": penalty, "return_dict_in_generate": True, "output_scores": True}
     for seed in range(6):
-        torch.manual_seed(seed)
-        model = CAPTIONING.model()
-        for _ in range(4):
-            shake(model)
-        with torch.no_grad():
-            model.text_decoder.cls.predictions.bias[SEP] += seed / 2
+        model = opinionated_model(seed)
         both = model.generate(images, input_ids=rows, max_new_tokens=7, **options)
         for row, prompt in enumerate((long, short)):
             alone = model.generate(images[row : row + 1], input_ids=torch.tensor([prompt]), max_new_tokens=7, **options)
