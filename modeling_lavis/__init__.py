@@ -27,12 +27,13 @@ _HOME_OF: dict[str, str] = {
         "models.configuration_alpro": ("AlproConfig",),
         "models.configuration_lavis_blip": ("LavisBlipConfig",),
         "models.configuration_lavis_blip_2": ("LavisBlip2Config",),
-        "models.configuration_qformer": ("LavisQFormerConfig",),
-        "models.configuration_text_bert": ("LavisBertConfig",),
-        "models.configuration_vision_clip": ("LavisClipVisionConfig",),
-        "models.configuration_vision_eva": ("LavisEvaConfig",),
-        "models.configuration_vision_timesformer": ("LavisTimesformerConfig",),
-        "models.configuration_vision_vit": ("LavisViTConfig",),
+        "models.configuration_text": ("LavisBertConfig", "LavisQFormerConfig"),
+        "models.configuration_vision": (
+            "LavisClipVisionConfig",
+            "LavisEvaConfig",
+            "LavisTimesformerConfig",
+            "LavisViTConfig",
+        ),
         "models.image_processing_lavis": ("LavisImageProcessor", "LavisImageProcessorTorchvision"),
         "models.modeling_albef": (
             "AlbefForImageAndTextClassification",
@@ -64,10 +65,8 @@ _HOME_OF: dict[str, str] = {
         "models.processing_lavis_blip_2": ("LavisBlip2Processor",),
         "models.qformer": ("LavisQFormerModel",),
         "models.video_processing_lavis": ("LavisVideoProcessor",),
-        "models.vision_clip": ("LavisClipVisionModel",),
-        "models.vision_eva": ("LavisEvaModel",),
         "models.vision_timesformer": ("LavisTimesformerModel",),
-        "models.vision_vit": ("LavisViTModel",),
+        "models.vision_vit": ("LavisClipVisionModel", "LavisEvaModel", "LavisViTModel"),
     }.items()
     for name in names
 }

@@ -10,7 +10,7 @@ from modeling_lavis.hub import alpro_settings, initial_values
 from modeling_lavis.hub import image_text as common
 from modeling_lavis.hub.families import Architecture, Drop, Family, Fresh, Shape, Signature
 from modeling_lavis.hub.key_maps import KeyMap, Rename
-from modeling_lavis.models.position_embeddings import resize_row_positions
+from modeling_lavis.models.vision_vit import interpolate_sequence_positions
 
 KEY_MAP = KeyMap(
     (
@@ -55,7 +55,7 @@ def resize_positions(name: str, table: Tensor, shape: Shape) -> Tensor:
     """Positions of places (after the class token) or of frames for another number of them."""
     # parity: the original takes the nearest along the row of all places, also where they form a grid.
     prefix = 1 if name.endswith("pos_embed") else 0
-    return resize_row_positions(table, shape[1] - prefix, prefix)
+    return interpolate_sequence_positions(table, shape[1] - prefix, prefix)
 
 
 def load_tokenizer(source: str | Path | None) -> Any:

@@ -13,7 +13,7 @@ from modeling_lavis.hub import image_text as common
 from modeling_lavis.hub.families import Architecture, Drop, Family, Fresh, Signature
 from modeling_lavis.hub.key_maps import KeyMap, Rename
 from modeling_lavis.hub.parts import WithParts, language_model_weights, tower_weights
-from modeling_lavis.models.position_embeddings import resize_grid_positions
+from modeling_lavis.models.vision_vit import interpolate_grid_positions
 
 TOWER = "visual_encoder."
 _CLIP = TOWER + "transformer.resblocks.{block:d}."
@@ -167,7 +167,7 @@ def _resize_clip_positions(tensors: dict[str, Tensor], image_size: int | None) -
     if table is None or patches is None or not image_size:
         return {}
     side, name = image_size // patches.shape[-1], f"{TOWER}positional_embedding"
-    tensors[name] = resize_grid_positions(table, (side, side), align_corners=True)
+    tensors[name] = interpolate_grid_positions(table, (side, side), align_corners=True)
     return {} if tensors[name] is table else {name: tuple(table.shape)}
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from modeling_lavis.hub.key_maps import KeyMap, Rename, matches
-from modeling_lavis.models.position_embeddings import resize_grid_positions
+from modeling_lavis.models.vision_vit import interpolate_grid_positions
 
 TWIN_SUFFIX = "_m"
 
@@ -29,7 +29,7 @@ Initialiser = Callable[[str, Shape, Any, torch.Generator], Tensor]
 def resize_square(name: str, table: Tensor, shape: Shape) -> Tensor:
     """Resize positions of a square image after a class token."""
     side = round((shape[1] - 1) ** 0.5)
-    return resize_grid_positions(table, (side, side))
+    return interpolate_grid_positions(table, (side, side))
 
 
 def module_of(name: str) -> str:

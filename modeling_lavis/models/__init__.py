@@ -1,34 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models, and the tables that tell transformers' Auto classes about them.
+"""The models, and their registration with transformers' Auto classes.
 
-This file is the only one that knows all families. Each function below fills one kind of Auto class and may be called
-any number of times. `modeling_lavis.registration` calls them when the Auto classes are imported.
+Only this file knows all families. Each function below registers with one kind of Auto class and may be called
+repeatedly. `modeling_lavis.registration` calls them when the Auto classes are imported.
 """
 
 
 def register_configurations() -> None:
-    """Make `AutoConfig` know the configurations, those of the towers included."""
+    """Register the configurations, including those of submodels, with `AutoConfig`."""
     from transformers.models.auto.configuration_auto import AutoConfig
 
     from .configuration_albef import AlbefConfig
     from .configuration_alpro import AlproConfig
     from .configuration_lavis_blip import LavisBlipConfig
     from .configuration_lavis_blip_2 import LavisBlip2Config
-    from .configuration_qformer import LavisQFormerConfig
-    from .configuration_text_bert import LavisBertConfig
-    from .configuration_vision_clip import LavisClipVisionConfig
-    from .configuration_vision_eva import LavisEvaConfig
-    from .configuration_vision_timesformer import LavisTimesformerConfig
-    from .configuration_vision_vit import LavisViTConfig
+    from .configuration_text import LavisBertConfig, LavisQFormerConfig
+    from .configuration_vision import LavisClipVisionConfig, LavisEvaConfig, LavisTimesformerConfig, LavisViTConfig
 
-    towers = (LavisViTConfig, LavisTimesformerConfig, LavisEvaConfig, LavisClipVisionConfig)
+    vision = (LavisViTConfig, LavisTimesformerConfig, LavisEvaConfig, LavisClipVisionConfig)
     texts = (LavisBertConfig, LavisQFormerConfig)
-    for config_class in (*towers, *texts, AlbefConfig, AlproConfig, LavisBlipConfig, LavisBlip2Config):
+    for config_class in (*vision, *texts, AlbefConfig, AlproConfig, LavisBlipConfig, LavisBlip2Config):
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 
 
 def register_models() -> None:
-    """Make the Auto classes of transformers, and this package's own, know the models.
+    """
+    Register the models with transformers' Auto classes and with those of this package.
 
     `AutoModel` gets all heads of a family, so that it returns the one that a checkpoint was saved from.
     """
@@ -45,11 +42,8 @@ def register_models() -> None:
     from .configuration_alpro import AlproConfig
     from .configuration_lavis_blip import LavisBlipConfig
     from .configuration_lavis_blip_2 import LavisBlip2Config
-    from .configuration_qformer import LavisQFormerConfig
-    from .configuration_vision_clip import LavisClipVisionConfig
-    from .configuration_vision_eva import LavisEvaConfig
-    from .configuration_vision_timesformer import LavisTimesformerConfig
-    from .configuration_vision_vit import LavisViTConfig
+    from .configuration_text import LavisQFormerConfig
+    from .configuration_vision import LavisClipVisionConfig, LavisEvaConfig, LavisTimesformerConfig, LavisViTConfig
     from .modeling_albef import (
         AlbefForImageAndTextClassification,
         AlbefForImagesAndTextClassification,
@@ -75,10 +69,8 @@ def register_models() -> None:
         LavisBlip2Model,
     )
     from .qformer import LavisQFormerModel
-    from .vision_clip import LavisClipVisionModel
-    from .vision_eva import LavisEvaModel
     from .vision_timesformer import LavisTimesformerModel
-    from .vision_vit import LavisViTModel
+    from .vision_vit import LavisClipVisionModel, LavisEvaModel, LavisViTModel
 
     auto.AutoModel.register(LavisViTConfig, LavisViTModel, exist_ok=True)
     auto.AutoModel.register(LavisTimesformerConfig, LavisTimesformerModel, exist_ok=True)
@@ -121,15 +113,15 @@ def register_models() -> None:
     for config_class, base, heads in families:
         everything = dict.fromkeys([base])
         for auto_class, fitting in heads.items():
-            # A pretrained checkpoint can do what several heads do; read as another one it would lose shared weights.
-            # Of a tuple the Auto class takes the head that the checkpoint was saved from, else the first.
+            # A pretraining head can do what several heads do, and loaded as another one it would lose shared weights.
+            # Of a tuple, the Auto class selects the head that the checkpoint was saved from, else the first.
             auto_class.register(config_class, fitting, exist_ok=True)
             everything.update(dict.fromkeys(fitting if isinstance(fitting, tuple) else (fitting,)))
         auto.AutoModel.register(config_class, tuple(everything), exist_ok=True)
 
 
 def register_tokenizers() -> None:
-    """Make `AutoTokenizer` know which tokenizer belongs to each configuration."""
+    """Register the tokenizer of each configuration with `AutoTokenizer`."""
     from transformers.models.auto.tokenization_auto import AutoTokenizer
     from transformers.models.bert.tokenization_bert import BertTokenizer
 
@@ -143,41 +135,41 @@ def register_tokenizers() -> None:
 
 
 def register_image_processors() -> None:
-    """Make `AutoImageProcessor` know which image processor belongs to each configuration."""
+    """Register the image processor of each configuration with `AutoImageProcessor`."""
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     from .configuration_albef import AlbefConfig
     from .configuration_lavis_blip import LavisBlipConfig
     from .configuration_lavis_blip_2 import LavisBlip2Config
-    from .configuration_text_bert import LavisBertConfig
-    from .configuration_vision_vit import LavisViTConfig
+    from .configuration_text import LavisBertConfig
+    from .configuration_vision import LavisViTConfig
     from .image_processing_lavis import LavisImageProcessor, LavisImageProcessorTorchvision
 
-    # under both names: the Auto class looks for "torchvision" first and would warn that it is missing
+    # under both backends: the Auto class looks for "torchvision" first and would warn that it is missing
     exact = {"pil": LavisImageProcessor, "torchvision": LavisImageProcessor}
     for config_class in (AlbefConfig, LavisBlipConfig, LavisBlip2Config, LavisViTConfig):
         AutoImageProcessor.register(config_class, image_processor_classes=exact, exist_ok=True)
-    # a stored class is found by its name among the registered ones only; no model is read by this configuration
+    # a stored class is looked up by name among the registered ones only; no model has this configuration at top level
     faster = {"pil": LavisImageProcessorTorchvision, "torchvision": LavisImageProcessorTorchvision}
     AutoImageProcessor.register(LavisBertConfig, image_processor_classes=faster, exist_ok=True)
 
 
 def register_video_processors() -> None:
-    """Make `AutoVideoProcessor` know which video processor belongs to each configuration."""
+    """Register the video processor of each configuration with `AutoVideoProcessor`."""
     from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
     from .configuration_alpro import AlproConfig
-    from .configuration_vision_timesformer import LavisTimesformerConfig
+    from .configuration_vision import LavisTimesformerConfig
     from .video_processing_lavis import LavisVideoProcessor
 
-    # under both names, as for pictures: it needs no torchvision
+    # under both backends, as for images: it does not need torchvision
     classes = {"pil": LavisVideoProcessor, "torchvision": LavisVideoProcessor}
     for config_class in (AlproConfig, LavisTimesformerConfig):
         AutoVideoProcessor.register(config_class, video_processor_classes=classes, exist_ok=True)
 
 
 def register_processors() -> None:
-    """Make `AutoProcessor` know which processor belongs to each configuration."""
+    """Register the processor of each configuration with `AutoProcessor`."""
     from transformers.models.auto.processing_auto import AutoProcessor
 
     from .configuration_albef import AlbefConfig
@@ -196,7 +188,7 @@ def register_processors() -> None:
 
 
 def register() -> None:
-    """Register everything at once; imports transformers' Auto classes and torch."""
+    """Register everything; imports transformers' Auto classes and torch."""
     register_configurations()
     register_models()
     register_tokenizers()

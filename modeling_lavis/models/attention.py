@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scaled dot-product attention behind transformers' attention interface.
+"""Scaled dot-product attention behind transformers' attention interface, with key/value rows shared by query rows.
 
-Letters: B rows of keys and values, n rows of queries for each of them, H heads, T query tokens, N key tokens,
-d width of a head.
+Shapes: R query rows, B key/value rows, n query rows per key/value row, H heads, T query tokens, N key tokens, d head
+dimension, G slots per key/value row.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attention written out, for attention maps: `(B, T, H, d)` and weights `(B, H, T, N)`."""
+    """Attention that returns its weights: context `(B, T, H, d)` and weights `(B, H, T, N)`."""
     scores = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -43,39 +44,39 @@ def attend(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """
-    Let queries attend to keys, by the implementation that `module.config` asks for.
+    Multi-head attention by the implementation that `module.config` selects.
 
-    When there are n times as many rows of queries as of keys, the rows `i*n ... i*n + n - 1` of the queries all
-    attend to row `i` of the keys: beams, candidates or texts of one image share its keys and values without a copy,
-    because softmax treats each query on its own and their tokens can simply be lined up.
+    With n times as many query rows as key/value rows, query rows `i * n ... i * n + n - 1` attend to key/value row `i`.
+    Beams, candidates and texts of one image share its keys and values without a copy: softmax treats each query
+    separately, so the tokens of all n rows are concatenated into one long query.
 
     Args:
-        module (`nn.Module`): has `config` and `training`.
+        module (`nn.Module`): attention module; its `config` and `training` are read.
         query (`Tensor` of shape `(B * n, T, H * d)`): projected queries.
         key, value (`Tensor` of shape `(B, H, N, d)`): projected keys and values.
         attention_mask: what transformers' mask functions return for B rows and n * T queries, or `None`.
         num_heads (`int`): H.
-        dropout (`float`, *optional*, defaults to 0.0): dropout of the weights while training.
-        is_causal (`bool`, *optional*, defaults to `False`): whether the queries are causal.
+        dropout (`float`, *optional*, defaults to 0.0): dropout probability of the attention weights in training.
+        is_causal (`bool`, *optional*, defaults to `False`): whether the attention is causal.
 
     Returns:
-        states `(B * n, T, H * d)` and, for eager attention only, weights `(B * n, H, T, N)`.
+        Context `(B * n, T, H * d)` and, with eager attention only, weights `(B * n, H, T, N)`.
 
     Raises:
-        ValueError: the rows of the queries are no multiple of those of the keys.
+        ValueError: the number of query rows is not a multiple of the number of key/value rows.
     """
     rows, num_tokens, width = query.shape
     batch = key.shape[0]
     if rows % batch:
         raise ValueError(
-            f"{rows} rows of text cannot share the states of {batch} images evenly. Order the texts by image, the "
-            "same number for each, or repeat the image states to one per text."
+            f"{rows} text rows cannot share the hidden states of {batch} images evenly. Order the texts by image, the "
+            "same number for each, or repeat the image hidden states once per text."
         )
     group = rows // batch
     head_dim = width // num_heads
     query = query.reshape(batch, group * num_tokens, num_heads, head_dim).transpose(1, 2)
     function = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention_forward)
-    # is_causal is always said: without it sdpa turns causal when the mask is trivial and left out.
+    # is_causal is always passed: sdpa turns causal by itself when the mask is trivial and therefore left out.
     context, weights = function(
         module,
         query,
@@ -93,9 +94,49 @@ def attend(
     return context, weights
 
 
-def split_heads(states: Tensor, num_heads: int) -> Tensor:
+def split_heads(hidden_states: Tensor, num_heads: int) -> Tensor:
     """`(B, N, H * d)` to `(B, H, N, d)`."""
-    return states.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return hidden_states.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
-__all__ = ["attend", "eager_attention_forward", "split_heads"]
+@dataclass
+class RowGroups:
+    """
+    Assignment of query rows, in any order, to slots beside the key/value row that they attend to.
+
+    Args:
+        slots (`Tensor` of shape `(R,)`): int64, slot of each query row among `B * G`.
+        num_groups (`int`): B.
+        size (`int`): G, slots per key/value row.
+    """
+
+    slots: Tensor
+    num_groups: int
+    size: int
+
+    def scatter(self, rows: Tensor) -> Tensor:
+        """Query rows `(R, T, D)` to their slots `(B * G, T, D)`; empty slots are zero."""
+        empty = rows.new_zeros(self.num_groups * self.size, *rows.shape[1:])
+        return empty.index_copy(0, self.slots, rows)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The inverse of [`scatter`]: `(B * G, ...)` to `(R, ...)`."""
+        return rows.index_select(0, self.slots)
+
+
+def group_rows(encoder_index: Tensor, num_groups: int) -> RowGroups:
+    """
+    Give each query row a slot beside its key/value row.
+
+    Args:
+        encoder_index (`Tensor` of shape `(R,)`): key/value row of each query row.
+        num_groups (`int`): B.
+    """
+    member = encoder_index[:, None] == torch.arange(num_groups, device=encoder_index.device)  # (R, B)
+    before = member.cumsum(dim=0).gather(1, encoder_index[:, None])[:, 0] - 1
+    # The size of the largest group depends on values, which would break a compiled graph; R is an upper bound.
+    size = encoder_index.shape[0] if torch.compiler.is_compiling() else max(int(before.max()) + 1, 1)
+    return RowGroups(encoder_index * size + before, num_groups, size)
+
+
+__all__ = ["RowGroups", "attend", "eager_attention_forward", "group_rows", "split_heads"]

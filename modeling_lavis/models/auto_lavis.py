@@ -1,47 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Auto classes for tasks that transformers has none for; used as its own are (`from_pretrained`, `from_config`)."""
+"""Auto classes for tasks without an Auto class in transformers, with the same methods."""
 
-from collections import OrderedDict
+from transformers.models.auto.auto_factory import _BaseAutoModelClass, auto_class_update
 
-from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping, auto_class_update
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-
-def _empty_mapping() -> _LazyAutoMapping:
-    return _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+from .transformers_compat import empty_auto_mapping
 
 
 class AutoModelForImageTextRetrieval(_BaseAutoModelClass):
-    """Finds the class that matches images and texts (contrastive similarity and matching head)."""
+    """Auto class of image-text retrieval heads (contrastive similarity and matching)."""
 
-    _model_mapping = _empty_mapping()
+    _model_mapping = empty_auto_mapping()
 
 
 class AutoModelForVideoTextRetrieval(_BaseAutoModelClass):
-    """Finds the class that matches videos and texts (contrastive similarity and matching head)."""
+    """Auto class of video-text retrieval heads (contrastive similarity and matching)."""
 
-    _model_mapping = _empty_mapping()
+    _model_mapping = empty_auto_mapping()
 
 
 class AutoModelForVideoQuestionAnswering(_BaseAutoModelClass):
-    """Finds the class that answers questions about videos."""
+    """Auto class of video question answering heads."""
 
-    _model_mapping = _empty_mapping()
+    _model_mapping = empty_auto_mapping()
 
 
 class AutoModelForImagesAndTextClassification(_BaseAutoModelClass):
-    """Finds the class that labels a text about a pair of images, as in NLVR2."""
+    """Auto class of heads that classify a text about a pair of images, as in NLVR2."""
 
-    _model_mapping = _empty_mapping()
+    _model_mapping = empty_auto_mapping()
 
 
 class AutoModelForImageAndTextClassification(_BaseAutoModelClass):
-    """Finds the class that labels an image together with a text, as in visual entailment."""
+    """Auto class of heads that classify an image together with a text, as in visual entailment."""
 
-    _model_mapping = _empty_mapping()
+    _model_mapping = empty_auto_mapping()
 
 
-# Writes the names of tasks into the inherited docstrings.
+# inserts the task into the inherited docstrings
 for _auto_class, _task in (
     (AutoModelForImageTextRetrieval, "image-text retrieval"),
     (AutoModelForVideoTextRetrieval, "video-text retrieval"),

@@ -6,8 +6,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_text_bert import LavisBertConfig
-from .configuration_vision_vit import LavisViTConfig
+from .configuration_text import LavisBertConfig
+from .configuration_vision import LavisViTConfig
 
 _FOREIGN_MODEL_TYPE = "blip"
 
@@ -19,27 +19,32 @@ class LavisBlipConfig(PreTrainedConfig):
     the `config.json` of repositories in transformers' own BLIP format and translates it.
 
     Args:
-        vision_config (`LavisViTConfig` or `dict`, *optional*): image tower; ViT-B/16 at 224 px by default.
-        text_config (`LavisBertConfig` or `dict`, *optional*): text encoder and decoder; BERT-base with 30,524 word
-            pieces by default. Its `encoder_hidden_size` is set to the width of the image tower.
-        projection_dim (`int`, *optional*, defaults to 256): width of the space in which images and texts are compared.
+        vision_config (`LavisViTConfig` or `dict`, *optional*): image encoder; ViT-B/16 at 224 px by default.
+        text_config (`LavisBertConfig` or `dict`, *optional*): text encoder and decoder; BERT-base with a vocabulary
+            of 30,524 tokens by default. Its `encoder_hidden_size` is set to the hidden size of the image encoder.
+        projection_dim (`int`, *optional*, defaults to 256): dimension of the embedding space shared by images and
+            texts.
         logit_temperature (`float`, *optional*, defaults to 0.07): initial temperature of the contrastive loss.
-        queue_size (`int`, *optional*, defaults to 57600): momentum features kept for the contrastive loss.
-        momentum (`float`, *optional*, defaults to 0.995): share that the momentum twins keep at an update.
-        alpha (`float`, *optional*, defaults to 0.4): weight of the soft targets of the momentum twins.
-        use_momentum (`bool`, *optional*, defaults to `True`): whether heads that know them have momentum twins and
-            queues. Without, they contrast within the batch and classify without distillation, in half the memory.
-        use_distill (`bool`, *optional*, defaults to `True`): whether training uses the twins' soft targets.
+        queue_size (`int`, *optional*, defaults to 57600): length of the feature queue of the contrastive loss.
+        momentum (`float`, *optional*, defaults to 0.995): momentum of the momentum encoders' moving average.
+        alpha (`float`, *optional*, defaults to 0.4): weight of the soft targets of the momentum encoders.
+        use_momentum (`bool`, *optional*, defaults to `True`): whether heads have momentum encoders and, where the
+            original has one, a feature queue. Without them, the contrastive loss uses in-batch negatives and there is
+            no distillation, at half the memory.
+        use_distill (`bool`, *optional*, defaults to `True`): whether training uses the soft targets of the momentum
+            encoders.
         negative_all_rank (`bool`, *optional*, defaults to `False`): draw hard negatives from all processes.
-        label_smoothing (`float`, *optional*, defaults to 0.1): smoothing of the language-model loss; parity: the
-            original applies it in evaluation and in answer ranking as well.
-        attend_question_padding (`bool`, *optional*, defaults to `True`): parity: when answers are generated the
-            original lets them attend to the padding of shorter questions; `False` masks it, so that answers do not
-            depend on the other questions of a batch.
+        label_smoothing (`float`, *optional*, defaults to 0.1): label smoothing of the language modeling loss; parity:
+            the original applies it in evaluation and in answer ranking as well.
+        attend_question_padding (`bool`, *optional*, defaults to `True`): parity: generated answers attend to the
+            padding of shorter questions, as in the original; `False` masks it, so that answers do not depend on the
+            other questions of a batch.
+        original_beam_scores (`bool`, *optional*, defaults to `True`): parity: beam search normalizes scores by length
+            as the original does; `False` uses transformers' normalization.
         pad_token_id, cls_token_id, eos_token_id, bos_token_id, enc_token_id (`int`): `[PAD]`, `[CLS]`, `[SEP]`,
-            `[DEC]` (starts what is decoded) and `[ENC]` (slot 0 of a text that is read together with an image). With
-            `enc_token_id=None` slot 0 is left as it comes, as transformers' own BLIP does.
-        initializer_range (`float`, *optional*, defaults to 0.02): deviation for new projections and heads.
+            `[DEC]` (first token of decoded text) and `[ENC]` (first token of image-grounded text). With
+            `enc_token_id=None` the first token is kept, as in transformers' own BLIP.
+        initializer_range (`float`, *optional*, defaults to 0.02): standard deviation for new projections and heads.
     """
 
     model_type = "lavis_blip"
@@ -58,6 +63,7 @@ class LavisBlipConfig(PreTrainedConfig):
     negative_all_rank: bool = False
     label_smoothing: float | int = 0.1
     attend_question_padding: bool = True
+    original_beam_scores: bool = True
     pad_token_id: int = 0
     cls_token_id: int = 101
     eos_token_id: int = 102
@@ -75,7 +81,7 @@ class LavisBlipConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "LavisBlipConfig":
-        """Build the configuration from a dictionary, translating transformers' own BLIP format when it is met."""
+        """Build the configuration from a dictionary, translating transformers' own BLIP format."""
         if config_dict.get("model_type") == _FOREIGN_MODEL_TYPE:
             config_dict = translate_transformers_config(config_dict)
         return super().from_dict(config_dict, **kwargs)
@@ -83,10 +89,10 @@ class LavisBlipConfig(PreTrainedConfig):
 
 def translate_transformers_config(foreign: dict[str, Any]) -> dict[str, Any]:
     """
-    Rewrite the `config.json` of a repository in transformers' own BLIP format as fields of [`LavisBlipConfig`].
+    Translate the `config.json` of a repository in transformers' own BLIP format to fields of [`LavisBlipConfig`].
 
-    Twins and queues are not part of that format, so `use_momentum` is switched off. Fields that the file leaves out
-    get transformers' defaults, not ours.
+    That format has no momentum encoders and queues, so `use_momentum` is `False`. Fields that the file leaves out get
+    transformers' defaults, not those of this package.
     """
     vision, text = dict(foreign.get("vision_config") or {}), dict(foreign.get("text_config") or {})
     width = vision.get("hidden_size", 768)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of the BLIP-2 family, and what fine-tuning and quantising it need to know about its modules."""
+"""Configuration of the BLIP-2 family, and the modules to adapt with LoRA and to leave out of quantization."""
 
 from typing import Any, Literal
 
@@ -7,17 +7,16 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_qformer import LavisQFormerConfig
-from .configuration_vision_clip import LavisClipVisionConfig
-from .configuration_vision_eva import LavisEvaConfig
+from .configuration_text import LavisQFormerConfig
+from .configuration_vision import LavisClipVisionConfig, LavisEvaConfig
 
-_TOWERS: dict[str, type[PreTrainedConfig]] = {
+_VISION_CONFIGS: dict[str, type[PreTrainedConfig]] = {
     config_class.model_type: config_class for config_class in (LavisEvaConfig, LavisClipVisionConfig)
 }
 _FOREIGN_MODEL_TYPE = "blip-2"
 
-#: Modules to adapt with LoRA, by the type of the language model: `LoraConfig(target_modules=...)` of peft. Regular
-#: expressions, so that equal names in the image tower or the Q-Former are left alone.
+#: Modules to adapt with LoRA, by model type of the language model: `LoraConfig(target_modules=...)` of peft. Regular
+#: expressions, so that modules of the same name in the image encoder or the Q-Former do not match.
 LORA_TARGET_MODULES: dict[str, str] = {
     "opt": r"language_model\..*\.(q_proj|k_proj|v_proj|out_proj)",
     "t5": r"language_model\..*\.(q|k|v|o)",
@@ -27,9 +26,9 @@ LORA_TARGET_MODULES: dict[str, str] = {
     "qformer": r"qformer\..*\.(query|key|value)",
     "vision": r"vision_model\..*\.attn\.(qkv|proj)",
 }
-#: Modules that stay as they are when the rest is quantised: `llm_int8_skip_modules` of bitsandbytes,
-#: `modules_to_not_convert` of torchao. They are small, trained, and kept in float32; the last one is tied to the words.
-#: Names begin at the model: torchao compares them with those of tensors, which end in `.weight`.
+#: Modules to leave out of quantization: `llm_int8_skip_modules` of bitsandbytes, `modules_to_not_convert` of torchao.
+#: They are small, trainable and kept in float32; the last one is tied to the word embeddings. Names are complete from
+#: the model on: torchao compares them with names of tensors, which end in `.weight`.
 MODULES_NOT_TO_QUANTIZE: tuple[str, ...] = (
     "qformer",
     "ln_vision",
@@ -49,34 +48,36 @@ class LavisBlip2Config(PreTrainedConfig):
     reads the `config.json` of repositories in transformers' own BLIP-2 format and translates it.
 
     Args:
-        vision_config (`LavisEvaConfig`, `LavisClipVisionConfig` or `dict`, *optional*): image tower, EVA-ViT-g at 224
-            px by default; the `model_type` of a dictionary says which.
+        vision_config (`LavisEvaConfig`, `LavisClipVisionConfig` or `dict`, *optional*): image encoder, EVA-ViT-g at
+            224 px by default; the `model_type` of a dictionary selects the class.
         qformer_config (`LavisQFormerConfig` or `dict`, *optional*): the Q-Former. Its `encoder_hidden_size` is set to
-            the width of the image tower.
-        text_config (`PreTrainedConfig` or `dict`, *optional*): language model, any causal or sequence-to-sequence one
-            of transformers; the `model_type` of a dictionary says which. `None` for heads without one.
-        projection_dim (`int`, *optional*, defaults to 256): width of the space in which images and texts are compared.
+            the hidden size of the image encoder.
+        text_config (`PreTrainedConfig` or `dict`, *optional*): language model, any causal or sequence-to-sequence model
+            of transformers; the `model_type` of a dictionary selects the class. `None` for heads without one.
+        projection_dim (`int`, *optional*, defaults to 256): dimension of the embedding space shared by images and
+            texts.
         logit_temperature (`float`, *optional*, defaults to 0.07): initial temperature of the contrastive loss.
-        label_smoothing (`float`, *optional*, defaults to 0.1): smoothing of the contrastive and the captioning loss.
-        ln_vision_eps (`float`, *optional*, defaults to 1e-5): epsilon of the norm after the image tower.
-        objective (`str`, *optional*, defaults to `"main"`): which of LAVIS's two versions of the first stage is
-            trained. In `"main"` rows with equal `image_ids` are positives of each other and never hard negatives; in
-            `"1.0.2"` ids are ignored and every other row can become a negative.
-        freeze_vision (`bool`, *optional*, defaults to `True`): the image tower is not trained and stays in evaluation
-            mode.
-        freeze_language_model (`bool`, *optional*, defaults to `True`): the language model is not trained.
-        original_beam_scores (`bool`, *optional*, defaults to `True`): parity: how beam search of a language model
-            normalises by length; `False` is transformers' way.
-        untied_language_head (`bool`, *optional*, defaults to `False`): the language model's map to the vocabulary is
-            not its word embeddings, although transformers ties them (T5 1.1, FLAN-T5). Repositories that hold both
-            are read rightly either way.
-        image_token_id (`int`, *optional*): id of the placeholder that stands for a query in the prompts of
-            transformers' processors. Prompts without it get the queries in front.
-        frozen_parts (`dict`, *optional*): folders or Hub ids of the parts that this repository leaves out, by the name
-            of the module: `"vision_model"`, `"language_model"`.
+        label_smoothing (`float`, *optional*, defaults to 0.1): label smoothing of the contrastive and captioning
+            losses.
+        ln_vision_eps (`float`, *optional*, defaults to 1e-5): epsilon of the layer norm after the image encoder.
+        objective (`str`, *optional*, defaults to `"main"`): which of LAVIS's two versions of the first stage to
+            train. With `"main"`, rows with equal `image_ids` are positives of each other and never hard negatives; with
+            `"1.0.2"`, ids are ignored and every other row can be a negative.
+        freeze_vision (`bool`, *optional*, defaults to `True`): freeze the image encoder and keep it in evaluation mode.
+        freeze_language_model (`bool`, *optional*, defaults to `True`): freeze the language model.
+        original_beam_scores (`bool`, *optional*, defaults to `True`): parity: beam search normalizes scores by length
+            as the original does; `False` uses transformers' normalization.
+        untied_language_head (`bool`, *optional*, defaults to `False`): whether the language modeling head has weights
+            of its own although transformers ties it to the word embeddings (T5 1.1, FLAN-T5). Repositories that store
+            both load correctly either way.
+        image_token_id (`int`, *optional*): placeholder of a query token in the prompts of transformers' processors. In
+            prompts without placeholders the query tokens come first.
+        frozen_parts (`dict`, *optional*): folders or Hub ids of the parts that this repository leaves out, by module
+            name: `"vision_model"`, `"language_model"`.
         pad_token_id, cls_token_id, eos_token_id, bos_token_id (`int`): `[PAD]`, `[CLS]`, `[SEP]` and `[DEC]` of the
-            Q-Former's texts; the last starts a caption.
-        initializer_range (`float`, *optional*, defaults to 0.02): deviation for new queries, projections and heads.
+            Q-Former's texts; the last is the first token of a caption.
+        initializer_range (`float`, *optional*, defaults to 0.02): standard deviation for new query tokens, projections
+            and heads.
     """
 
     model_type = "lavis_blip_2"
@@ -111,40 +112,42 @@ class LavisBlip2Config(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         if not isinstance(self.vision_config, PreTrainedConfig):
-            # Not left to AutoConfig, which does not know our towers where this package is not installed.
+            # AutoConfig does not know these classes where this package is not installed.
             vision = dict(self.vision_config or {})
             model_type = vision.pop("model_type", LavisEvaConfig.model_type)
-            if model_type not in _TOWERS:
-                raise ValueError(f"The image tower is {model_type!r}; expected one of {', '.join(_TOWERS)}.")
-            self.vision_config = _TOWERS[model_type](**vision)
+            if model_type not in _VISION_CONFIGS:
+                raise ValueError(
+                    f"vision_config has the model_type {model_type!r}; expected one of {', '.join(_VISION_CONFIGS)}."
+                )
+            self.vision_config = _VISION_CONFIGS[model_type](**vision)
         if self.qformer_config is None and self.text_config is not None:
             self.qformer_config = {"use_text": False}
         super().__post_init__(**kwargs)
         self.qformer_config.encoder_hidden_size = self.vision_config.hidden_size
-        # Without a language model the Q-Former itself decodes captions.
+        # without a language model, the Q-Former decodes captions
         self.is_encoder_decoder = self.text_config is None or bool(self.text_config.is_encoder_decoder)
 
     def validate_frozen_parts(self) -> None:
-        """Raise `ValueError` when `frozen_parts` names a module that is never left out."""
+        """Raise `ValueError` when `frozen_parts` names a module that cannot be left out."""
         unknown = set(self.frozen_parts or {}) - {"vision_model", "language_model"}
         if unknown:
             raise ValueError(
-                f"frozen_parts names {', '.join(sorted(unknown))}; only vision_model and language_model can be kept in "
-                "repositories of their own."
+                f"frozen_parts names {', '.join(sorted(unknown))}; only vision_model and language_model can be "
+                "stored in other repositories."
             )
 
     @property
     def num_query_tokens(self) -> int:
-        """Learned queries."""
+        """Number of learned query tokens."""
         return self.qformer_config.num_query_tokens
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """The configuration of what writes text: the language model, or the Q-Former where there is none."""
+        """The configuration of the language model, or of the Q-Former if there is none."""
         return self.qformer_config if self.text_config is None else self.text_config
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "LavisBlip2Config":
-        """Build the configuration from a dictionary, translating transformers' own BLIP-2 format when it is met."""
+        """Build the configuration from a dictionary, translating transformers' own BLIP-2 format."""
         if config_dict.get("model_type") == _FOREIGN_MODEL_TYPE:
             config_dict = translate_transformers_config(config_dict)
         return super().from_dict(config_dict, **kwargs)
@@ -152,10 +155,10 @@ class LavisBlip2Config(PreTrainedConfig):
 
 def translate_transformers_config(foreign: dict[str, Any]) -> dict[str, Any]:
     """
-    Rewrite the `config.json` of a repository in transformers' own BLIP-2 format as fields of [`LavisBlip2Config`].
+    Translate the `config.json` of a repository in transformers' own BLIP-2 format to fields of [`LavisBlip2Config`].
 
-    Fields that the file leaves out get transformers' defaults, not ours. Repositories for matching have no language
-    model, though their file describes one.
+    Fields that the file leaves out get transformers' defaults, not those of this package. Repositories for matching
+    have no language model, although their file describes one.
     """
     vision, qformer = dict(foreign.get("vision_config") or {}), dict(foreign.get("qformer_config") or {})
     width = vision.get("hidden_size", 1408)
@@ -170,7 +173,7 @@ def translate_transformers_config(foreign: dict[str, Any]) -> dict[str, Any]:
             "hidden_size": width,
             "num_hidden_layers": vision.get("num_hidden_layers", 39),
             "num_attention_heads": vision.get("num_attention_heads", 16),
-            # a little more than the exact ratio, which may come out just below the whole number
+            # slightly above the exact ratio, whose product with the hidden size can round below the integer
             "mlp_ratio": (vision.get("intermediate_size", 6144) + 0.5) / width,
             "hidden_act": vision.get("hidden_act", "gelu"),
             "layer_norm_eps": vision.get("layer_norm_eps", 1e-6),
@@ -194,7 +197,7 @@ def translate_transformers_config(foreign: dict[str, Any]) -> dict[str, Any]:
         },
         "text_config": (foreign.get("text_config") or {"model_type": "opt"}) if generates else None,
         "projection_dim": foreign.get("image_text_hidden_size", 256),
-        # transformers reuses the tower's epsilon for the norm after it
+        # transformers uses the image encoder's epsilon for the layer norm after it
         "ln_vision_eps": vision.get("layer_norm_eps", 1e-6),
         "original_beam_scores": False,
         "image_token_id": foreign.get("image_token_index", foreign.get("image_token_id")),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gathering tensors of all processes, with gradient; the tensor itself where there is one process."""
+"""Gathering tensors of all processes, with gradient; with a single process, the tensor itself."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from torch.nn import functional as F
 
 
 def world_size() -> int:
-    """Processes that train together; 1 without a process group."""
+    """Number of processes; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Rank of this process; 0 without a process group."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 class _GatherWithGrad(torch.autograd.Function):
-    """All-gather along the first axis; the gradient of a row is the sum over the processes that used it."""
+    """All-gather along the first dimension; the gradient of a row is summed over the processes."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -38,13 +38,13 @@ class _GatherWithGrad(torch.autograd.Function):
 
 
 def gather_with_grad(tensor: Tensor) -> Tensor:
-    """Rows of all processes, in the order of their ranks; the same number on each."""
+    """Rows of all processes, ordered by rank; every process has the same number of rows."""
     return _GatherWithGrad.apply(tensor) if world_size() > 1 else tensor
 
 
 @torch.no_grad()
 def gather(tensor: Tensor) -> Tensor:
-    """As [`gather_with_grad`], without gradient."""
+    """[`gather_with_grad`] without gradient."""
     if world_size() == 1:
         return tensor
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
@@ -54,7 +54,7 @@ def gather(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather_ragged(tensor: Tensor, fill: int = 0) -> Tensor:
-    """As [`gather`] for (rows, length) tensors whose lengths differ between processes; short ones get `fill`."""
+    """[`gather`] for `(rows, length)` tensors whose lengths differ between processes; shorter ones are filled up."""
     if world_size() == 1:
         return tensor
     length = torch.tensor([tensor.shape[1]], device=tensor.device)

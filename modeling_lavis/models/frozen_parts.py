@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts that are not trained: frozen through loading, `train()` and saving, and kept in repositories of their own."""
+"""Frozen parts: kept frozen through loading, `train()` and saving, and stored in other repositories on request."""
 
 import os
 from collections.abc import Mapping
@@ -17,31 +17,31 @@ from .modeling_base import HUB_OPTIONS, LavisPreTrainedModel
 
 class FrozenPartsMixin(LavisPreTrainedModel):
     """
-    Freezes `vision_model` and `language_model` as `freeze_vision` and `freeze_language_model` of the configuration say,
-    and lets repositories leave them out and name where they are.
+    Freezes `vision_model` and `language_model` according to `freeze_vision` and `freeze_language_model` of the
+    configuration, and lets a repository leave them out and reference other repositories instead.
     """
 
-    #: parameters that no model starts from anew when it is loaded, beside those of frozen modules
+    #: parameters that a repository has to contain, besides those of frozen modules
     needed_parameters: tuple[str, ...] = ()
 
     def frozen_names(self) -> list[str]:
-        """Names of the modules that are not trained."""
+        """Names of the frozen modules."""
         names = {"vision_model": self.config.freeze_vision, "language_model": self.config.freeze_language_model}
         return [name for name, frozen in names.items() if frozen and hasattr(self, name)]
 
     def frozen_modules(self) -> list[nn.Module]:
-        """The modules that are not trained."""
+        """The frozen modules."""
         return [getattr(self, name) for name in self.frozen_names()]
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Tie shared weights and freeze what is frozen; called after construction and after loading."""
+        """Tie shared weights and freeze modules; called after construction and after loading."""
         super().tie_weights(*args, **kwargs)
-        # Loading replaces parameters, so a freeze in the constructor would be lost.
+        # Loading replaces parameters, so that freezing in the constructor would be lost.
         for module in self.frozen_modules():
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "FrozenPartsMixin":
-        """Switch to training; a frozen image tower stays in evaluation mode, as in the original."""
+        """Set training mode; a frozen image encoder stays in evaluation mode, as in the original."""
         super().train(mode)
         if self.config.freeze_vision:
             self.vision_model.eval()
@@ -51,29 +51,29 @@ class FrozenPartsMixin(LavisPreTrainedModel):
         self, save_directory: Any, *args: Any, frozen_parts: Mapping[str, str] | None = None, **kwargs: Any
     ) -> None:
         r"""
-        Save everything, or leave out parts that other repositories have.
+        Save the model completely, or without parts that other repositories contain.
 
         Args:
             save_directory (`str` or `os.PathLike`): folder.
-            frozen_parts (`dict`, *optional*): folders or Hub ids, by the name of the module, of what is left out:
-                `{"vision_model": ..., "language_model": ...}`. They are named in `config.json` and read from there by
-                `from_pretrained`. The image tower's is what `model.vision_model.save_pretrained` wrote; the language
-                model's is any repository of that model.
-            kwargs: other options of transformers' `save_pretrained`.
+            frozen_parts (`dict`, *optional*): folders or Hub ids of the parts to leave out, by module name:
+                `{"vision_model": ..., "language_model": ...}`. They are stored in `config.json`, and `from_pretrained`
+                loads the parts from there. For the image encoder it is a folder written by
+                `model.vision_model.save_pretrained`, for the language model any repository of that model.
+            kwargs: further options of transformers' `save_pretrained`.
         """
         if frozen_parts is None:
             super().save_pretrained(save_directory, *args, **kwargs)
             return
         if getattr(self, "hf_quantizer", None) is not None:
             raise ValueError(
-                "A quantised model cannot leave out its frozen parts: other repositories have them as they were. Save "
-                "it whole, without frozen_parts, or adapters of it by peft."
+                "A quantized model cannot leave out its frozen parts, which other repositories store unquantized. Save "
+                "it completely, without frozen_parts, or save adapters with peft."
             )
         for name in frozen_parts:
             if getattr(self, name, None) not in self.frozen_modules():
                 raise ValueError(
-                    f"{name} cannot be left out: it is no part of this model, or is trained (freeze_vision, "
-                    "freeze_language_model). Name only parts that other repositories have."
+                    f"{name} cannot be left out: it is not a module of this model, or it is not frozen (freeze_vision, "
+                    "freeze_language_model). Name only frozen parts."
                 )
         state = kwargs.pop("state_dict", None) or self.state_dict()
         kept = {name: value for name, value in state.items() if name.partition(".")[0] not in frozen_parts}
@@ -87,12 +87,12 @@ class FrozenPartsMixin(LavisPreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """
-        Load a model; parts that its repository leaves out are read from where `config.json` says.
+        Load a model; parts that its repository leaves out are loaded from where `config.json` says.
 
         Raises:
-            OSError: a part is not where it should be.
-            ValueError: weights have other sizes than the configuration says, or what cannot start anew is missing:
-                a frozen module or one of `needed_parameters`.
+            OSError: a part is not found.
+            ValueError: weights have other shapes than the configuration says, or a frozen module or one of
+                `needed_parameters` is missing.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = cls._load(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
@@ -108,14 +108,14 @@ class FrozenPartsMixin(LavisPreTrainedModel):
                 lacking.append(name)
         if lacking:
             raise ValueError(
-                f"{source} has no weights of {' and '.join(lacking)}, which would be random numbers. Give a complete "
-                "repository; or name where image tower and language model are as frozen_parts in its config.json, "
-                '{"vision_model": ..., "language_model": ...}.'
+                f"{source} has no weights for {' and '.join(lacking)}, which would be randomly initialized. Give a "
+                "complete repository, or reference the image encoder and the language model as frozen_parts in its "
+                'config.json, {"vision_model": ..., "language_model": ...}.'
             )
 
     @classmethod
     def _load(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """[`from_pretrained`] with `output_loading_info`, before it is looked at."""
+        """Model and loading info, before the check for missing weights."""
         config = kwargs.get("config")
         if pretrained_model_name_or_path is None or kwargs.get("state_dict") is not None:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -132,8 +132,8 @@ class FrozenPartsMixin(LavisPreTrainedModel):
                 if "mismatched" not in str(error):
                     raise
                 raise ValueError(
-                    f"{pretrained_model_name_or_path} does not fit its configuration: weights have other sizes than "
-                    "config.json says (see the report above). Correct the sizes there, or give the repository that "
+                    f"{pretrained_model_name_or_path} does not fit its configuration: weights have other shapes than "
+                    "config.json says (see the report above). Correct the configuration, or give the repository that "
                     "the weights belong to."
                 ) from error
         if not isinstance(config, PreTrainedConfig):
@@ -143,7 +143,7 @@ class FrozenPartsMixin(LavisPreTrainedModel):
         state = _read_weights(pretrained_model_name_or_path, access)
         for name, source in parts.items():
             state.update(_read_part(name, source, config, access))
-        config.frozen_parts = None  # from here on the model has them
+        config.frozen_parts = None  # the loaded model is complete
         for name in HUB_OPTIONS:
             kwargs.pop(name, None)
         try:
@@ -157,7 +157,7 @@ class FrozenPartsMixin(LavisPreTrainedModel):
 
 
 def _read_weights(source: Any, access: dict[str, Any]) -> dict[str, Tensor]:
-    """All tensors of a repository, mapped from its files."""
+    """All tensors of a repository, memory-mapped from its files."""
     index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **access)
     if index is None:
         return load_state_dict(cached_file(source, SAFE_WEIGHTS_NAME, **access))
@@ -166,16 +166,16 @@ def _read_weights(source: Any, access: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _does_not_fit(parts: Mapping[str, str]) -> ValueError:
-    """What is raised when weights have other sizes than the configuration says."""
+    """The error for weights with other shapes than the configuration says."""
     named = " or ".join(f"{name} at {source!r}" for name, source in parts.items())
     return ValueError(
-        f"The {named} does not fit this repository: its weights have other sizes than config.json says (see the report "
-        "above). Give the part that the model was trained with."
+        f"The {named} does not fit this repository: its weights have other shapes than config.json says (see the "
+        "report above). Give the part that the model was trained with."
     )
 
 
 def _read_part(name: str, source: str, config: PreTrainedConfig, access: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights of a frozen part, by their names in the whole model."""
+    """The weights of a frozen part, by their names in the complete model."""
     access = {key: value for key, value in access.items() if key not in ("revision", "subfolder")}
     try:
         if name == "language_model":
@@ -185,8 +185,8 @@ def _read_part(name: str, source: str, config: PreTrainedConfig, access: dict[st
             part = _read_weights(source, access)
     except OSError as error:
         raise OSError(
-            f"This repository leaves out its {name}, which should be at {source!r}, but is not: "
-            f"{str(error).splitlines()[0]} Put it there, or pass another place: "
+            f"This repository leaves out its {name} and references {source!r}, which cannot be loaded: "
+            f"{str(error).splitlines()[0]} Put it there, or set another location: "
             f'config.frozen_parts = {{"{name}": ...}}.'
         ) from error
     except RuntimeError as error:

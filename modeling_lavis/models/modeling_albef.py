@@ -1,22 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ALBEF family: the feature extractor, and all heads by name."""
+"""ALBEF (Li et al., 2021, https://arxiv.org/abs/2107.07651): all heads.
+
+Shapes: B batch size, N image tokens, T text tokens, D hidden size, V vocabulary size.
+"""
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import can_return_tuple
 
 from .configuration_albef import AlbefConfig
-from .feature_extraction import FeatureExtractionMixin
-from .modeling_albef_answering import AlbefForQuestionAnswering
-from .modeling_albef_base import AlbefPreTrainedModel
-from .modeling_albef_classification import AlbefForImageAndTextClassification, AlbefForImagesAndTextClassification
-from .modeling_albef_retrieval import AlbefForImageTextRetrieval, AlbefForPreTraining
+from .docstrings import add_shared_arguments
+from .losses import MaskDraws, draw_masks, mask_tokens, masked_lm_loss
+from .momentum import MomentumDistillationMixin
+from .outputs import LavisPreTrainingOutput
+from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel
+from .task_classification import ClassificationMixin
+from .task_question_answering import QuestionAnsweringMixin
+from .task_retrieval import ImageTextRetrievalMixin, MatchHead
+from .text_bert import BertEmbeddings, BertLMHead
+
+
+class AlbefPreTrainedModel(ImageTextPreTrainedModel):
+    """Base of the ALBEF heads: an image encoder, and a text encoder with fusion layers."""
+
+    config: AlbefConfig
+    #: images per text
+    num_images = 1
+
+    def __init__(self, config: AlbefConfig, *args: Any, **kwargs: Any) -> None:
+        if config.text_config.pair_image_layers and self.num_images == 1:
+            raise ValueError(
+                f"This configuration belongs to a model for two images (text_config.pair_image_layers), but "
+                f"{type(self).__name__} takes one image. Use AlbefForImagesAndTextClassification, or start from a "
+                "checkpoint for one image."
+            )
+        # from_pretrained(..., use_token_type_embeddings=...) changes a complete configuration
+        config.sync_token_types()
+        super().__init__(config, *args, **kwargs)
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Tie shared weights and freeze unused token type embeddings; called after construction and after loading."""
+        super().tie_weights(*args, **kwargs)
+        for module in self.modules():
+            if isinstance(module, BertEmbeddings) and hasattr(module, "token_type_embeddings"):
+                if not module.implicit_type:
+                    module.token_type_embeddings.requires_grad_(False)
 
 
 class AlbefModel(FeatureExtractionMixin, AlbefPreTrainedModel):
     """
-    ALBEF as a feature extractor for images, texts and pairs (https://arxiv.org/abs/2107.07651): the LAVIS architecture
+    ALBEF feature extractor for images, texts and pairs (https://arxiv.org/abs/2107.07651): the LAVIS architecture
     `albef_feature_extractor`.
 
     Args:
-        config ([`AlbefConfig`]): sizes; this head has no twins. `use_token_type_embeddings` chooses between LAVIS's
-            numbers and those of ALBEF's authors.
+        config ([`AlbefConfig`]): model configuration; this head has no momentum encoders. `use_token_type_embeddings`
+            selects the numbers of LAVIS or of ALBEF's authors.
 
     Example:
 
@@ -38,7 +79,190 @@ class AlbefModel(FeatureExtractionMixin, AlbefPreTrainedModel):
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config)
-        self.build_features(config)
+        self.build_feature_extractor(config)
+        self.post_init()
+
+
+class AlbefForImageTextRetrieval(ImageTextRetrievalMixin, MomentumDistillationMixin, AlbefPreTrainedModel):
+    """
+    ALBEF for image-text retrieval and matching: contrastive features, and a head that classifies whether a text matches
+    an image (https://arxiv.org/abs/2107.07651, section 4). The LAVIS architecture `albef_retrieval`.
+
+    Args:
+        config ([`AlbefConfig`]): model configuration; with `use_momentum=False` the head has neither momentum encoders
+            nor a feature queue.
+    """
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__(config)
+        self.build_retrieval(config, config.use_momentum, queue_with_ids=True)
+        self.post_init()
+
+
+class AlbefForPreTraining(ImageTextRetrievalMixin, MomentumDistillationMixin, AlbefPreTrainedModel):
+    """
+    ALBEF with its three pretraining losses: image-text contrastive, image-text matching and masked language modeling
+    (https://arxiv.org/abs/2107.07651, sections 3.2 and 3.3). The LAVIS architecture `albef_pretrain`.
+
+    Args:
+        config ([`AlbefConfig`]): model configuration; with `use_momentum=False` the head has neither momentum encoders
+            nor a feature queue.
+    """
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__(config)
+        self.build_retrieval(config, config.use_momentum, queue_with_ids=False)
+        self._tied_weights_keys = {}
+        for suffix in ("", "_m") if config.use_momentum else ("",):
+            setattr(self, f"mlm_head{suffix}", BertLMHead(config.text_config))
+            words = f"text_encoder{suffix}.embeddings.word_embeddings.weight"
+            self._tied_weights_keys[f"mlm_head{suffix}.predictions.decoder.weight"] = words
+            self._tied_weights_keys[f"mlm_head{suffix}.predictions.decoder.bias"] = f"mlm_head{suffix}.predictions.bias"
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The decoder of the MLM head."""
+        return self.mlm_head.predictions.decoder
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        """Replace the decoder of the MLM head and its bias."""
+        self.mlm_head.predictions.decoder = value
+        self.mlm_head.predictions.bias = value.bias
+
+    def draw_masks(self, input_ids: Tensor, generator: torch.Generator | None = None) -> MaskDraws:
+        """Draw which tokens of the texts `(B, T)` are masked."""
+        return draw_masks(input_ids, self.config.mlm_probability, self.config.text_config.vocab_size, generator)
+
+    @can_return_tuple
+    @add_shared_arguments
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_ids: Tensor | None = None,
+        match_head: MatchHead = "itc",
+        return_loss: bool = False,
+        alpha: float | None = None,
+        update_state: bool | None = None,
+        output_intermediates: bool = False,
+        interpolate_pos_encoding: bool = False,
+        token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> LavisPreTrainingOutput:
+        r"""
+        As [`AlbefForImageTextRetrieval.forward`], with a third loss, `loss_mlm`.
+
+        Args:
+            image_ids (`Tensor` of shape `(batch_size,)`, *optional*):
+                Rows with equal ids belong to the same image and are never hard negatives of each other.
+
+        Returns:
+            [`LavisPreTrainingOutput`].
+        """
+        if not return_loss:
+            return LavisPreTrainingOutput(
+                **self.comparison_fields(
+                    pixel_values, input_ids, attention_mask, match_head, interpolate_pos_encoding, **kwargs
+                )
+            )
+        config = self.config
+        pairs = self.encode_pairs(
+            pixel_values,
+            input_ids,
+            attention_mask,
+            image_ids,
+            update_state,
+            trim_padding=not output_intermediates,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+        )
+        masked_ids, labels = mask_tokens(
+            pairs.input_ids,
+            self.draw_masks(pairs.input_ids),
+            config.mask_token_id,
+            config.pad_token_id,
+            config.cls_token_id,
+        )
+        masked_embeds = self.encode_texts(masked_ids, pairs.attention_mask)
+        fields, hidden_states = self.itc_itm_loss(pairs, alpha, update_state, output_intermediates, masked_embeds)
+        momentum_head, momentum_states = None, None
+        if config.use_momentum and config.use_distill:
+            momentum_head = self.mlm_head_m
+            with torch.no_grad():
+                momentum_states = self.text_encoder_m(
+                    masked_ids, pairs.attention_mask, encoder_hidden_states=pairs.momentum["image_embeds_m"]
+                ).last_hidden_state
+        loss_mlm = masked_lm_loss(
+            self.mlm_head, hidden_states, labels, momentum_head, momentum_states, self.soft_target_weight(alpha)
+        )
+        fields["loss"] = fields["loss"] + loss_mlm
+        if fields["intermediates"] is not None:
+            fields["intermediates"].update(
+                mlm_input_ids=masked_ids, mlm_labels=labels, mlm_embeds=hidden_states, mlm_embeds_m=momentum_states
+            )
+        return LavisPreTrainingOutput(loss_mlm=loss_mlm, **fields)
+
+
+class AlbefForQuestionAnswering(QuestionAnsweringMixin, MomentumDistillationMixin, AlbefPreTrainedModel):
+    """
+    ALBEF for visual question answering, with momentum distillation (https://arxiv.org/abs/2107.07651, section 4): the
+    best of a closed answer list by `rank_answers`, open answers by `generate`. The LAVIS architecture `albef_vqa`.
+
+    Args:
+        config ([`AlbefConfig`]): model configuration; `answer_config` describes the answer decoder. The head has
+        momentum
+            encoders if `use_momentum` and `use_distill` are set.
+    """
+
+    def __init__(self, config: AlbefConfig) -> None:
+        if config.answer_config is None:
+            config = deepcopy(config)  # the caller's configuration is not changed
+            config.answer_config = config.default_answer_config()
+        super().__init__(config)
+        self.build_question_answering(config, config.answer_config, momentum=config.use_momentum and config.use_distill)
+        self.post_init()
+
+
+class AlbefForImageAndTextClassification(ClassificationMixin, MomentumDistillationMixin, AlbefPreTrainedModel):
+    """
+    ALBEF for classifying an image and a text together, as in visual entailment, with momentum distillation
+    (https://arxiv.org/abs/2107.07651, section 4). The LAVIS architecture `albef_classification`.
+
+    Args:
+        config ([`AlbefConfig`]): model configuration with `num_labels`. The head has momentum encoders if
+        `use_momentum`
+            and `use_distill` are set.
+    """
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__(config)
+        self.build_classifier(config, momentum=config.use_momentum and config.use_distill)
+        self.post_init()
+
+
+class AlbefForImagesAndTextClassification(ClassificationMixin, MomentumDistillationMixin, AlbefPreTrainedModel):
+    """
+    ALBEF for classifying a text about two images, as in NLVR2, with momentum distillation
+    (https://arxiv.org/abs/2107.07651, section 4): fusion layers come in pairs, one layer per image, that share their
+    key and value projections. The LAVIS architecture `albef_nlvr`.
+
+    Args:
+        config ([`AlbefConfig`]): model configuration with `num_labels`; `pair_image_layers` is set in its text
+            configuration. The published model has 18 layers, 12 of them fusion layers. The head has momentum encoders
+            if `use_momentum` and `use_distill` are set.
+    """
+
+    num_images = 2
+    # parity: the soft targets come from the text encoder itself on the momentum image encoder; the momentum text
+    # encoder is updated but not used
+    use_momentum_text_encoder = False
+
+    def __init__(self, config: AlbefConfig) -> None:
+        if not config.text_config.pair_image_layers:
+            config = deepcopy(config)  # the caller's configuration is not changed
+            config.text_config.pair_image_layers = True
+        super().__init__(config)
+        self.build_classifier(config, momentum=config.use_momentum and config.use_distill)
         self.post_init()
 
 

@@ -1,25 +1,128 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ALPRO family: the feature extractor, and all heads by name."""
+"""ALPRO (Li et al., 2022, https://arxiv.org/abs/2112.09583): all heads.
 
-from typing import Any
+Videos take the place of images in the shared code: `encode_images` encodes videos, and `image_embeds` are their hidden
+states. Outputs are renamed to `video_*`.
 
+Shapes: B text rows, F frames, C channels, H and W pixels, N positions of a frame with the class token, T text tokens, D
+hidden size, A answers.
+"""
+
+from typing import Any, Literal
+
+import torch
 from torch import Tensor
+from torch.nn import functional as F
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils import can_return_tuple
 
 from .configuration_alpro import AlproConfig
-from .feature_extraction import FeatureExtractionMixin
-from .modeling_alpro_answering import AlproForVideoQuestionAnswering
-from .modeling_alpro_base import AlproPreTrainedModel, VideoFeaturesMixin
-from .modeling_alpro_retrieval import AlproForVideoTextRetrieval
-from .outputs_video import LavisVideoFeaturesOutput, as_video_fields
+from .docstrings import add_shared_arguments
+from .modeling_base import check_input_ids, check_labels, classification_head
+from .outputs import (
+    IGNORE_INDEX,
+    LavisVideoAnsweringOutput,
+    LavisVideoFeaturesOutput,
+    LavisVideoTextRetrievalOutput,
+    as_video_fields,
+)
+from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel, get_image_features
+from .task_retrieval import ImageTextRetrievalMixin, RetrievalOptions
+from .vision_timesformer import LavisTimesformerModel
+
+VideoMatchHead = Literal["vtc", "vtm", "both"]
+_MATCH_HEADS: dict[str, Any] = {"vtc": "itc", "vtm": "itm", "both": "both"}
 
 
-class AlproModel(FeatureExtractionMixin, VideoFeaturesMixin, AlproPreTrainedModel):
-    """
-    ALPRO as a feature extractor for videos, texts and pairs (https://arxiv.org/abs/2112.09583).
+class AlproPreTrainedModel(ImageTextPreTrainedModel):
+    """Base of the ALPRO heads: a video encoder, and a text encoder whose upper layers attend to text and video."""
+
+    config: AlproConfig
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video", "text")
+    _no_split_modules = ["TimesformerBlock", "BertLayer", "BertEmbeddings"]
+    # anchored: the video encoder has modules whose names begin with "temp"
+    _keep_in_fp32_modules_strict = ["^temp$"]
+    vision_model_class = LavisTimesformerModel
+
+    def encode_videos(
+        self, pixel_values_videos: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any
+    ) -> Tensor:
+        """Hidden states of the video encoder: `(videos, F, C, H, W)` to `(videos, N, D)`."""
+        return self.encode_images(pixel_values_videos, interpolate_pos_encoding, **kwargs)
+
+    def fuse(
+        self,
+        image_embeds: Tensor | tuple[Tensor, Tensor],
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None = None,
+        text_embeds: Tensor | None = None,
+        text_index: Tensor | None = None,
+        encoder_index: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """
+        Run the multimodal layers on text and video tokens: hidden states `(B, T + N, D)`, text tokens first.
+
+        Args:
+            image_embeds (`Tensor` of shape `(videos, N, D)`): hidden states of the videos; with B a multiple of their
+                number, texts `i * n ...` belong to video `i`.
+            input_ids (`Tensor` of shape `(B, T)`, *optional*): token ids.
+            attention_mask (`Tensor` of shape `(B, T)`, *optional*): 1 for tokens, 0 for padding.
+            text_embeds (`Tensor` of shape `(B, T, D)`, *optional*): hidden states from [`encode_texts`].
+            text_index (`Tensor` of shape `(R,)`, *optional*): text of each row, for texts paired with several videos.
+            encoder_index (`Tensor` of shape `(B,)` or `(R,)`, *optional*): video of each row.
+            past_key_values: ignored; there is no cross-attention whose keys and values could be cached.
+            kwargs: further arguments of [`LavisBertModel`].
+        """
+        if text_embeds is None:
+            if input_ids is None:
+                raise ValueError("Texts are needed, as input_ids or as text_embeds.")
+            text_embeds = self.encode_texts(input_ids, attention_mask)
+        if text_index is not None:
+            text_embeds = text_embeds[text_index]
+            attention_mask = None if attention_mask is None else attention_mask[text_index]
+        rows, videos = text_embeds.shape[0], image_embeds
+        if encoder_index is not None:
+            videos = videos.index_select(0, encoder_index)
+        elif rows % videos.shape[0]:
+            raise ValueError(f"{rows} texts cannot share {videos.shape[0]} videos evenly; pass as many for each video.")
+        else:
+            videos = videos.repeat_interleave(rows // videos.shape[0], dim=0)
+        if attention_mask is not None:
+            attention_mask = torch.cat([attention_mask, attention_mask.new_ones(videos.shape[:2])], dim=1)
+        tokens = torch.cat([text_embeds, videos.to(text_embeds.dtype)], dim=1)
+        output = self.text_encoder(text_embeds=tokens, attention_mask=attention_mask, mode="fusion", **kwargs)
+        # self-attention over text and video has the place of the other families' cross-attention
+        output.cross_attentions = output.attentions
+        return output
+
+
+def get_video_features(
+    self: AlproPreTrainedModel, pixel_values_videos: Tensor, interpolate_pos_encoding: bool = False
+) -> Tensor:
+    r"""
+    Normalized video features in the embedding space shared with texts.
 
     Args:
-        config ([`AlproConfig`]): sizes.
+        pixel_values_videos (`Tensor` of shape `(batch_size, num_frames, num_channels, height, width)`): normalized
+            clips.
+        interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): accept clips of another resolution or number
+            of frames by interpolating the position embeddings.
+
+    Returns:
+        `Tensor` of shape `(batch_size, projection_dim)`.
+    """
+    return get_image_features(self, pixel_values_videos, interpolate_pos_encoding)
+
+
+class AlproModel(FeatureExtractionMixin, AlproPreTrainedModel):
+    """
+    ALPRO feature extractor for videos, texts and pairs (https://arxiv.org/abs/2112.09583).
+
+    Args:
+        config ([`AlproConfig`]): model configuration.
 
     Example:
 
@@ -40,13 +143,16 @@ class AlproModel(FeatureExtractionMixin, VideoFeaturesMixin, AlproPreTrainedMode
     ```
     """
 
+    get_video_features = get_video_features
+
     def __init__(self, config: AlproConfig) -> None:
         super().__init__(config)
-        self.build_features(config)
+        self.build_feature_extractor(config)
         self.post_init()
 
     @can_return_tuple
-    def forward(
+    @add_shared_arguments
+    def forward(  # type: ignore[override]
         self,
         pixel_values_videos: Tensor | None = None,
         input_ids: Tensor | None = None,
@@ -56,28 +162,184 @@ class AlproModel(FeatureExtractionMixin, VideoFeaturesMixin, AlproPreTrainedMode
         **kwargs: Any,
     ) -> LavisVideoFeaturesOutput:
         r"""
+        Returns:
+            [`LavisVideoFeaturesOutput`]: video features if videos are given, text features if texts are given, and
+            multimodal hidden states if both are.
+        """
+        fields = self.extract_features(
+            pixel_values_videos, input_ids, attention_mask, interpolate_pos_encoding, **kwargs
+        )
+        return LavisVideoFeaturesOutput(**as_video_fields(fields))
+
+
+class AlproForVideoTextRetrieval(ImageTextRetrievalMixin, AlproPreTrainedModel):
+    """
+    ALPRO for video-text retrieval and matching: contrastive features, and a head that classifies whether a text matches
+    a video (https://arxiv.org/abs/2112.09583, section 3.1). The LAVIS architecture `alpro_retrieval`.
+
+    Args:
+        config ([`AlproConfig`]): model configuration; the family has no momentum encoders.
+    """
+
+    get_video_features = get_video_features
+
+    def __init__(self, config: AlproConfig) -> None:
+        super().__init__(config)
+        self.build_retrieval(config)
+        self.post_init()
+
+    @property
+    def retrieval_options(self) -> RetrievalOptions:
+        """A matching row has text and video tokens, so fewer rows fit."""
+        return RetrievalOptions(max_rows=64)
+
+    @can_return_tuple
+    @add_shared_arguments
+    def forward(  # type: ignore[override]
+        self,
+        pixel_values_videos: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_ids: Tensor | None = None,
+        match_head: VideoMatchHead = "vtc",
+        return_loss: bool = False,
+        update_state: bool | None = None,
+        output_intermediates: bool = False,
+        interpolate_pos_encoding: bool = False,
+        token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> LavisVideoTextRetrievalOutput:
+        r"""
         Args:
-            pixel_values_videos (`Tensor` of shape `(B, frames, channels, height, width)`, *optional*): clips.
-            input_ids (`Tensor` of shape `(B, T)`, *optional*): texts, `[CLS]` in slot 0.
-            attention_mask (`Tensor` of shape `(B, T)`, *optional*): 1 for tokens.
-            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): take clips of another size or number of
-                frames.
-            token_type_ids: accepted for transformers' pipelines, without effect; all tokens are of type 0.
+            image_ids (`Tensor` of shape `(batch_size,)`, *optional*):
+                Rows with equal ids belong to the same video and are positives of each other. Published models were
+                trained without.
+            match_head (`str`, *optional*, defaults to `"vtc"`):
+                `"vtc"` compares all videos with all texts, `"vtm"` runs the matching head on the pairs, `"both"` does
+                both. Ignored with `return_loss=True`.
+            return_loss (`bool`, *optional*, defaults to `False`):
+                Compute the training losses of the pairs, over the batches of all processes.
 
         Returns:
-            [`LavisVideoFeaturesOutput`]: video features if videos are given, text features if texts are given, joint
-            states if both are.
+            [`LavisVideoTextRetrievalOutput`].
         """
-        if pixel_values_videos is None and input_ids is None:
-            raise ValueError("Give pixel_values_videos, input_ids or both; there is nothing to extract features from.")
-        output = super().forward(
-            pixel_values_videos,
-            input_ids,
+        pixel_values_videos, input_ids = require_video_and_text(pixel_values_videos, input_ids, attention_mask)
+        if match_head not in _MATCH_HEADS:
+            raise ValueError(f"match_head is {match_head!r}; expected 'vtc', 'vtm' or 'both'.")
+        if return_loss:
+            pairs = self.encode_pairs(
+                pixel_values_videos,
+                input_ids,
+                attention_mask,
+                image_ids,
+                update_state,
+                trim_padding=not output_intermediates,
+                interpolate_pos_encoding=interpolate_pos_encoding,
+            )
+            fields = self.itc_itm_loss(pairs, output_intermediates=output_intermediates).fields
+        else:
+            fields = self.comparison_fields(
+                pixel_values_videos,
+                input_ids,
+                attention_mask,
+                _MATCH_HEADS[match_head],
+                interpolate_pos_encoding,
+                **kwargs,
+            )
+        return LavisVideoTextRetrievalOutput(**as_video_fields(fields))
+
+
+class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
+    """
+    ALPRO for questions about videos, answered with one of the classes in `config.id2label`
+    (https://arxiv.org/abs/2112.09583, section 4.2). The LAVIS architecture `alpro_qa`.
+
+    Args:
+        config ([`AlproConfig`]): model configuration with `num_labels`; the published models have 1,500 answers
+            (MSRVTT-QA) and 2,423 (MSVD-QA).
+    """
+
+    def __init__(self, config: AlproConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.build_encoders(config, momentum=False)
+        hidden_size = config.text_config.hidden_size
+        self.classifier = classification_head(hidden_size, config.num_labels, inner_size=2 * hidden_size)
+        self.post_init()
+
+    @can_return_tuple
+    @add_shared_arguments
+    def forward(
+        self,
+        pixel_values_videos: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        first_token_only: bool = False,
+        interpolate_pos_encoding: bool = False,
+        token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> LavisVideoAnsweringOutput:
+        r"""
+        Args:
+            labels (`Tensor` of shape `(batch_size,)`, *optional*):
+                Classes of the answers, -100 for answers that are not in the list, which the loss ignores.
+            first_token_only (`bool`, *optional*, defaults to `False`):
+                Compute only the first token, which is classified, in the last layer; `multimodal_embeds` then has shape
+                `(batch_size, 1, hidden_size)`.
+
+        Returns:
+            [`LavisVideoAnsweringOutput`].
+        """
+        pixel_values_videos, input_ids = require_video_and_text(pixel_values_videos, input_ids, attention_mask)
+        if labels is not None and labels.shape != input_ids.shape[:1]:
+            raise ValueError(
+                f"Got labels of shape {tuple(labels.shape)} for {input_ids.shape[0]} questions; pass one class per "
+                f"question, {IGNORE_INDEX} for an answer that is not in the list."
+            )
+        if labels is not None:
+            labels = check_labels(labels, self.config.num_labels)
+        video_embeds = self.encode_videos(pixel_values_videos, interpolate_pos_encoding)
+        text_embeds = self.encode_texts(input_ids, attention_mask)
+        if video_embeds.shape[0] != text_embeds.shape[0]:
+            raise ValueError(
+                f"Got {video_embeds.shape[0]} videos and {text_embeds.shape[0]} questions; pass one question per video."
+            )
+        output = self.fuse(
+            video_embeds,
+            None,
             attention_mask,
-            interpolate_pos_encoding=interpolate_pos_encoding,
-            **{**kwargs, "return_dict": True},
+            text_embeds=text_embeds,
+            first_token_only=first_token_only,
+            **kwargs,
         )
-        return LavisVideoFeaturesOutput(**as_video_fields(output))
+        logits = self.classifier(output.last_hidden_state[:, 0])
+        loss = None
+        if labels is not None:
+            total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
+            loss = total / (labels != IGNORE_INDEX).sum().clamp(min=1)
+        return LavisVideoAnsweringOutput(
+            loss=loss,
+            logits=logits,
+            video_embeds=video_embeds,
+            text_embeds=text_embeds,
+            multimodal_embeds=output.last_hidden_state,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+
+def require_video_and_text(
+    pixel_values_videos: Tensor | None, input_ids: Tensor | None, attention_mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return both inputs; `ValueError` names the one that is missing or malformed."""
+    if pixel_values_videos is None or input_ids is None:
+        missing = "pixel_values_videos" if pixel_values_videos is None else "input_ids"
+        raise ValueError(
+            f"{missing} is missing; this head needs a video and a text. The processor makes both from videos and texts."
+        )
+    check_input_ids(input_ids, attention_mask)
+    return pixel_values_videos, input_ids
 
 
 __all__ = ["AlproForVideoQuestionAnswering", "AlproForVideoTextRetrieval", "AlproModel", "AlproPreTrainedModel"]

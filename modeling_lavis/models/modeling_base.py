@@ -1,86 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every model of the package has in common with respect to saving, loading and the Trainer."""
+"""Base class of all models, and the input checks and small modules that they share.
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+Shapes: B batch size, T text tokens, D hidden size, P projection dimension.
+"""
+
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from .cache_names import CACHE_NAMES
+from .outputs import IGNORE_INDEX
+from .transformers_compat import (
+    CACHE_NAMES,
+    keep_offloaded_parameters_in_float32,
+    torchao_metadata_of_modules_only,
+    without_remembered_renaming,
+)
 
-#: options of `from_pretrained` that say how files are found, and that reading a configuration takes as well
+#: options of `from_pretrained` that select and access a repository; loading a configuration accepts them, too
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-
-
-def image_and_text(pixel_values: Tensor | None, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Both inputs, for heads that cannot do without; `ValueError` names what is missing."""
-    if pixel_values is None or input_ids is None:
-        missing = "pixel_values" if pixel_values is None else "input_ids"
-        raise ValueError(
-            f"{missing} is missing; this head reads an image and a text. The processor makes both from pictures and "
-            "texts."
-        )
-    check_text(input_ids)
-    return pixel_values, input_ids
-
-
-def check_text(input_ids: Tensor, attention_mask: Tensor | None = None, num_words: int | None = None) -> None:
-    """
-    Raise `ValueError` unless ids are whole numbers of shape (R, T) and the mask is 4D or has that shape.
-
-    With `num_words`, ids in main memory must be words of such a vocabulary, too. Elsewhere nothing is read: an
-    accelerator would have to wait for it, and a compiler could not go on.
-    """
-    if not isinstance(input_ids, Tensor):
-        raise ValueError(f"Got input_ids as {type(input_ids).__name__}; give a tensor, with return_tensors='pt'.")
-    if input_ids.ndim != 2 or input_ids.dtype not in (torch.int64, torch.int32) or 0 in input_ids.shape:
-        raise ValueError(
-            f"Got input_ids of shape {tuple(input_ids.shape)} and dtype {input_ids.dtype}, expected (texts, tokens), "
-            "at least one of each, of int64 (torch.long). The processor makes them from texts."
-        )
-    if attention_mask is not None and attention_mask.ndim != 4 and attention_mask.shape != input_ids.shape:
-        raise ValueError(
-            f"Got an attention_mask of shape {tuple(attention_mask.shape)} for input_ids of shape "
-            f"{tuple(input_ids.shape)}; both have to be (texts, tokens). The processor makes them together."
-        )
-    if num_words is None or torch.compiler.is_compiling() or type(input_ids) is not Tensor:
-        return
-    if input_ids.device.type == "cpu" and input_ids.numel():
-        smallest, largest = (int(bound) for bound in input_ids.aminmax())
-        if smallest < 0 or largest >= num_words:
-            raise ValueError(
-                f"Got input_ids with the number {smallest if smallest < 0 else largest}, but the model knows the words "
-                f"0 to {num_words - 1}. Use the processor or tokenizer of this model, or resize_token_embeddings."
-            )
-
-
-def check_labels(labels: Tensor, num_classes: int) -> Tensor:
-    """
-    Labels of any shape as int64; `ValueError` unless they are whole numbers, and, in main memory, classes (or words) 0
-    to `num_classes - 1`, or -100 for what is not to be learned.
-    """
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(
-            f"Got labels of {labels.dtype}, expected int64 (torch.long): the number of each class or word."
-        )
-    if labels.device.type == "cpu" and type(labels) is Tensor and not torch.compiler.is_compiling():
-        wrong = labels[((labels < 0) & (labels != -100)) | (labels >= num_classes)]
-        if wrong.numel():
-            raise ValueError(
-                f"Got the label {int(wrong[0])}, but there are the classes or words 0 to {num_classes - 1}, and -100 "
-                "for what is not to be learned."
-            )
-    return labels.long()
 
 
 class LavisPreTrainedModel(PreTrainedModel):
     """
-    Base of all models: attention through transformers' interface, files in our own key names, losses that are means
-    over a batch.
+    Base of all models: attention through transformers' interface, files with this package's key names, losses that are
+    means over the batch.
     """
 
     _supports_sdpa = True
@@ -90,98 +36,138 @@ class LavisPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = list(CACHE_NAMES)
-    # Our losses are means over the batch, contrastive ones cannot even be split: the Trainer must divide by the
-    # number of accumulation steps itself.
+    # Losses are means over the batch, and a contrastive loss cannot be split into terms per row: the Trainer has to
+    # divide by the number of accumulation steps itself.
     accepts_loss_kwargs = False
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        # For classes outside transformers, a module that lacks no tensor of its own would be passed over; but heads
-        # fill their twins from there, which are tensors of submodules.
+        # transformers skips modules of custom classes that lack no tensor of their own, but heads initialize momentum
+        # encoders, whose tensors belong to submodules.
         super()._initialize_weights(module)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As transformers' `from_pretrained`; what stays in float32 does so on the disk, too."""
+        """transformers' `from_pretrained`, which also keeps float32 modules in float32 when offloaded to disk."""
         loaded = super().from_pretrained(*args, **kwargs)
-        _keep_offloaded_exact(loaded[0] if isinstance(loaded, tuple) else loaded)
+        keep_offloaded_parameters_in_float32(loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
-        # transformers looks for the interface in the text of the model's file; ours is in a file that all share.
+        # transformers looks for the attention interface in the source file of the model; here it is in attention.py.
         return True
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """
-        Save under our own key names, also when the weights were read from another format.
+        Save with this package's key names, also when the weights were loaded from another format.
 
         Args:
             save_original_format (`bool`, *optional*, defaults to `False`): write the key names of transformers' own
-                class of the same family instead (BLIP, BLIP-2), for that class to load; `config.json` stays ours, so
-                that class needs its own by `config=`.
+                class of the same family (BLIP, BLIP-2) instead, to be loaded by that class. `config.json` stays this
+                package's, so that class needs its own configuration by `config=`.
             args, kwargs: as for transformers' `save_pretrained`.
         """
-        # transformers would write the names of the file that was loaded; a resumed Trainer could not read those.
+        # With transformers' default, files get the key names of the file that was loaded, which a resumed Trainer
+        # cannot read.
         original = kwargs.setdefault("save_original_format", False)
-        # It would also undo only the renamings that loading made use of, which after our own files are none.
-        used = self.__dict__.pop("_weight_conversions", None) if original else None
-        try:
-            with _readable_by_torchao(getattr(self, "hf_quantizer", None)):
-                super().save_pretrained(*args, **kwargs)
-        finally:
-            if used is not None:
-                self._weight_conversions = used
+        quantizer = getattr(self, "hf_quantizer", None)
+        with without_remembered_renaming(self, enabled=original), torchao_metadata_of_modules_only(quantizer):
+            super().save_pretrained(*args, **kwargs)
 
 
-def _keep_offloaded_exact(model: nn.Module) -> None:
+# ---- input checks ----
+
+
+def require_image_and_text(pixel_values: Tensor | None, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return both inputs; `ValueError` names the one that is missing."""
+    if pixel_values is None or input_ids is None:
+        missing = "pixel_values" if pixel_values is None else "input_ids"
+        raise ValueError(
+            f"{missing} is missing; this head needs an image and a text. The processor makes both from images and "
+            "texts."
+        )
+    check_input_ids(input_ids)
+    return pixel_values, input_ids
+
+
+def check_input_ids(input_ids: Tensor, attention_mask: Tensor | None = None, vocab_size: int | None = None) -> None:
     """
-    Let weights that are read from the disk when they are needed have the precision that they would have in memory.
+    Raise `ValueError` unless `input_ids` are integers of shape `(B, T)` and the mask is 4-D or has the same shape.
 
-    transformers notes their dtype before it knows which modules are kept in float32.
+    With `vocab_size`, ids on a CPU have to be below it as well. Elsewhere values are not read: an accelerator would
+    have to synchronize, and a compiled graph would break.
     """
-    exact = {part.strip("^$") for part in getattr(model, "_keep_in_fp32_modules_strict", None) or ()}
-    indices: dict[int, dict[str, dict[str, Any]]] = {}
-    for module in model.modules():
-        hook = getattr(module, "_hf_hook", None)
-        for part in getattr(hook, "hooks", [hook]):
-            index = getattr(getattr(getattr(part, "weights_map", None), "dataset", None), "index", None)
-            if index:
-                indices[id(index)] = index
-    if not indices:
+    if not isinstance(input_ids, Tensor):
+        raise ValueError(f"Got input_ids of type {type(input_ids).__name__}; pass a tensor (return_tensors='pt').")
+    if input_ids.ndim != 2 or input_ids.dtype not in (torch.int64, torch.int32) or 0 in input_ids.shape:
+        raise ValueError(
+            f"Got input_ids of shape {tuple(input_ids.shape)} and dtype {input_ids.dtype}, expected (batch, tokens), "
+            "at least one of each, of int64 (torch.long). The processor makes them from texts."
+        )
+    if attention_mask is not None and attention_mask.ndim != 4 and attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"Got an attention_mask of shape {tuple(attention_mask.shape)} for input_ids of shape "
+            f"{tuple(input_ids.shape)}; both have to be (batch, tokens). The processor makes them together."
+        )
+    if vocab_size is None or torch.compiler.is_compiling() or type(input_ids) is not Tensor:
         return
-    for name, value in model.named_parameters():
-        if value.dtype in (torch.float16, torch.bfloat16) and value.is_meta and exact & set(name.split(".")):
-            value.data = value.data.float()
-            for index in indices.values():
-                if name in index:
-                    index[name]["dtype"] = "float32"
+    if input_ids.device.type == "cpu" and input_ids.numel():
+        smallest, largest = (int(bound) for bound in input_ids.aminmax())
+        if smallest < 0 or largest >= vocab_size:
+            raise ValueError(
+                f"Got the token id {smallest if smallest < 0 else largest} in input_ids, but the vocabulary of the "
+                f"model has ids from 0 to {vocab_size - 1}. Use the processor or tokenizer of this model, or "
+                "resize_token_embeddings."
+            )
 
 
-@contextmanager
-def _readable_by_torchao(quantizer: Any) -> Iterator[None]:
+def check_labels(labels: Tensor, num_classes: int) -> Tensor:
     """
-    Leave tensors that belong to no module (queries, temperatures) out of the table that torchao writes beside its own.
-
-    Its reader takes every name in that table apart at a dot; tensors without an entry are read as any other.
+    Return labels of any shape as int64; `ValueError` unless they are integers and, on a CPU, classes (or token ids)
+    from 0 to `num_classes - 1`, or -100, which the loss ignores.
     """
-    flatten = getattr(quantizer, "get_state_dict_and_metadata", None)
-    if flatten is None:
-        yield
-        return
-
-    def flatten_and_leave_out(model: Any) -> tuple[Any, dict[str, str]]:
-        state, table = flatten(model)
-        if "tensor_names" in table:
-            names = [name for name in json.loads(table["tensor_names"]) if "." in name]
-            table = {name: value for name, value in table.items() if "." in name or name == "tensor_names"}
-            table["tensor_names"] = json.dumps(names)
-        return state, table
-
-    quantizer.get_state_dict_and_metadata = flatten_and_leave_out
-    try:
-        yield
-    finally:
-        del quantizer.get_state_dict_and_metadata
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"Got labels of {labels.dtype}, expected int64 (torch.long): a class or a token id each.")
+    if labels.device.type == "cpu" and type(labels) is Tensor and not torch.compiler.is_compiling():
+        wrong = labels[((labels < 0) & (labels != IGNORE_INDEX)) | (labels >= num_classes)]
+        if wrong.numel():
+            raise ValueError(
+                f"Got the label {int(wrong[0])}, but there are the classes or token ids 0 to {num_classes - 1}, and "
+                f"{IGNORE_INDEX} for what the loss ignores."
+            )
+    return labels.long()
 
 
-__all__ = ["HUB_OPTIONS", "LavisPreTrainedModel", "check_labels", "check_text", "image_and_text"]
+# ---- shared tensor operations and modules ----
+
+
+def set_first_token(input_ids: Tensor, token_id: int | None) -> Tensor:
+    """A copy of the ids `(B, T)` with `token_id` in slot 0; the same tensor if `token_id` is `None`."""
+    check_input_ids(input_ids)
+    if token_id is None:
+        return input_ids
+    first = torch.full_like(input_ids[:, :1], token_id)
+    return torch.cat([first, input_ids[:, 1:]], dim=1)
+
+
+def project_features(hidden_states: Tensor, projection: nn.Module) -> Tensor:
+    """Project into the embedding space shared by images and texts, and normalize: `(..., D)` to `(..., P)`."""
+    return F.normalize(projection(hidden_states), dim=-1)
+
+
+def classification_head(hidden_size: int, num_labels: int, inner_size: int | None = None) -> nn.Sequential:
+    """Two linear layers with a ReLU between, the classification head of all families: `(..., D)` to logits."""
+    inner_size = inner_size or hidden_size
+    return nn.Sequential(nn.Linear(hidden_size, inner_size), nn.ReLU(), nn.Linear(inner_size, num_labels))
+
+
+__all__ = [
+    "HUB_OPTIONS",
+    "LavisPreTrainedModel",
+    "check_input_ids",
+    "check_labels",
+    "classification_head",
+    "project_features",
+    "require_image_and_text",
+    "set_first_token",
+]

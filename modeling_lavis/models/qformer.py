@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Q-Former of BLIP-2: BERT with learned queries in front of the text, which alone attend to the image.
+"""The Q-Former of BLIP-2: BERT with learned query tokens in front of the text, which cross-attend to the image.
 
-Letters: R rows, B images (R is a multiple of B; rows of one image lie together), Q queries, T text tokens, N image
-tokens, D width, E width of the image states.
+Shapes: R rows, B images (R is a multiple of B, with the rows of one image next to each other), Q query tokens, T text
+tokens, N image tokens, D hidden size, E hidden size of the image encoder.
 """
 
 from typing import Any
@@ -16,11 +16,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .cache_names import kept_by, returned, takes_cache
-from .checkpoint_formats_blip_2 import register_transformers_qformer_keys
-from .configuration_qformer import LavisQFormerConfig
-from .modeling_base import check_text
-from .row_groups import RowGroups, group_rows
+from .attention import RowGroups, group_rows
+from .checkpoint_formats import QFORMER_KEYS, register_keys
+from .configuration_text import LavisQFormerConfig
+from .modeling_base import check_input_ids
 from .text_bert import (
     BertAddNorm,
     BertAttention,
@@ -31,10 +30,11 @@ from .text_bert import (
     BertSelfAttention,
     LavisBertPreTrainedModel,
 )
+from .transformers_compat import accepts_cache, cache_of_layer, cache_output
 
 
 class QFormerEmbeddings(BertEmbeddings):
-    """Queries as they are, text as words and positions, and one norm over both: `(R, Q + T, D)`."""
+    """Query tokens, then word and position embeddings of the text, with one layer norm: `(R, Q + T, D)`."""
 
     def __init__(self, config: LavisQFormerConfig) -> None:
         super().__init__(config)
@@ -50,12 +50,12 @@ class QFormerEmbeddings(BertEmbeddings):
     ) -> Tensor:
         parts = [] if query_embeds is None else [query_embeds]
         if input_ids is not None:
-            parts.append(self.look_up(input_ids, position_ids=position_ids, past_length=past_length))
+            parts.append(self.sum_embeddings(input_ids, position_ids=position_ids, past_length=past_length))
         return self.dropout(self.LayerNorm(torch.cat(parts, dim=1)))
 
 
 class QFormerLayer(GradientCheckpointingLayer):
-    """Common self-attention; cross-attention of the queries, if the layer has it; a feed-forward part for each."""
+    """Joint self-attention, cross-attention of the query tokens (if the layer has it), separate feed-forward layers."""
 
     def __init__(self, config: LavisQFormerConfig, layer_idx: int) -> None:
         super().__init__()
@@ -91,10 +91,10 @@ class QFormerLayer(GradientCheckpointingLayer):
         )
         if not num_query_tokens:
             return self.output(self.intermediate(hidden_states), hidden_states)
-        # Contiguous, because torch would multiply a cut tensor with one copy of the weights for each row.
+        # contiguous, because torch runs a sliced tensor as a batch of products with one copy of the weights per row
         queries = hidden_states[:, :num_query_tokens].contiguous()
         text = hidden_states[:, num_query_tokens:].contiguous()
-        if text_index is not None:  # up to here nothing depends on the image, and nothing of the text does
+        if text_index is not None:  # before the first cross-attention, rows with the same text are equal
             queries = queries[text_index]
         if hasattr(self, "crossattention"):
             queries = self.crossattention(
@@ -117,16 +117,21 @@ class QFormerEncoder(nn.Module):
 
 class LavisQFormerModel(LavisBertPreTrainedModel):
     """
-    Querying transformer (https://arxiv.org/abs/2301.12597, section 3.1). Which tokens see which follows from the call:
+    Querying transformer (https://arxiv.org/abs/2301.12597, section 3.1). The self-attention mask follows from the
+    inputs:
 
-    * queries alone: all of them, and the image;
-    * text alone: all of it;
-    * both: everything sees everything, and the queries see the image;
-    * both and `causal`: the queries do not see the text, a token of the text sees the queries and the text before it.
-      The queries may come first, in a call with a cache, and the text afterwards.
+    * query tokens only: bidirectional;
+    * text only: bidirectional, or causal with `causal=True`;
+    * query tokens and text: bidirectional over both (matching);
+    * query tokens and text with `causal=True`: query tokens attend to query tokens only, text tokens to the query
+    tokens
+      and to earlier text tokens (image-grounded text generation). The query tokens may also run first, in a call with a
+      cache, and the text afterwards.
+
+    Query tokens always cross-attend to the image.
 
     Args:
-        config ([`LavisQFormerConfig`]): sizes.
+        config ([`LavisQFormerConfig`]): model configuration.
     """
 
     config: LavisQFormerConfig
@@ -146,14 +151,14 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding | None:  # type: ignore[override]
-        """The word embeddings; `None` where no text is read."""
+        """The word embeddings; `None` for a Q-Former without text."""
         return getattr(self.embeddings, "word_embeddings", None)
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the word embeddings."""
         self.embeddings.word_embeddings = value
 
-    @takes_cache
+    @accepts_cache
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -172,34 +177,34 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         r"""
         Args:
-            query_embeds (`Tensor` of shape `(R, Q, D)`, *optional*): queries; they need `encoder_hidden_states`.
-            input_ids (`Tensor` of shape `(R, T)`, *optional*): word pieces.
-            attention_mask (`Tensor` of shape `(R, T)`, *optional*): 1 for tokens of the text, 0 for padding; with a
-                cache the text in it included. May count the queries too, which are in front.
-            position_ids (`Tensor` of shape `(1 or R, T)`, *optional*): positions of the text; counted else.
-            encoder_hidden_states (`Tensor` of shape `(B, N, E)`, *optional*): states of the images. With R a multiple
-                of B, the rows `i * R / B ...` share image `i`.
-            encoder_index (`Tensor` of shape `(R,)`, *optional*): the image that each row attends to; keys and values
-                are made once per image and then picked.
-            text_index (`Tensor` of shape `(R,)`, *optional*): the text that each row reads, where texts come again
-                with other images; `query_embeds`, `input_ids` and `attention_mask` then have one row per text, which
-                runs only once through what comes before the image.
-            past_key_values (`Cache`, *optional*): takes in keys and values of queries and text; queries come first. An
-                `EncoderDecoderCache` keeps those of the images as well.
-            causal (`bool`, *optional*, defaults to `False`): whether a token of the text sees only those before it.
-            queries_only (`bool`, *optional*, defaults to `False`): let the last layer work out the queries alone, for
-                heads that read nothing else.
+            query_embeds (`Tensor` of shape `(R, Q, D)`, *optional*): query tokens; they need `encoder_hidden_states`.
+            input_ids (`Tensor` of shape `(R, T)`, *optional*): token ids.
+            attention_mask (`Tensor` of shape `(R, T)`, *optional*): 1 for text tokens, 0 for padding; with a cache,
+                including the text in the cache. Can also have columns for the query tokens, which come first.
+            position_ids (`Tensor` of shape `(1 or R, T)`, *optional*): positions of the text; consecutive by default.
+            encoder_hidden_states (`Tensor` of shape `(B, N, E)`, *optional*): hidden states of the images. With R a
+                multiple of B, the rows `i * R / B ...` share image `i`.
+            encoder_index (`Tensor` of shape `(R,)`, *optional*): image that each row attends to; keys and values are
+                computed once per image.
+            text_index (`Tensor` of shape `(R,)`, *optional*): text of each row, for texts that are paired with several
+                images; `query_embeds`, `input_ids` and `attention_mask` then have one row per text, which runs once up
+                to the first cross-attention.
+            past_key_values (`Cache`, *optional*): key/value cache of query tokens and text, query tokens first. An
+                `EncoderDecoderCache` also caches the cross-attention.
+            causal (`bool`, *optional*, defaults to `False`): causal attention of the text.
+            queries_only (`bool`, *optional*, defaults to `False`): compute only the query tokens in the last layer, for
+                heads that use nothing else.
 
         Returns:
-            [`BaseModelOutputWithPastAndCrossAttentions`]: `last_hidden_state` (R, Q + T, D), or (R, Q, D) with
-            `queries_only`, and the cache.
+            [`BaseModelOutputWithPastAndCrossAttentions`]: `last_hidden_state` of shape `(R, Q + T, D)`, or `(R, Q, D)`
+            with `queries_only`, and the cache.
         """
-        self._check(query_embeds, input_ids, encoder_hidden_states)
+        self._check_inputs(query_embeds, input_ids, encoder_hidden_states)
         if text_index is not None:
-            keeps_texts = past_key_values is not None and not isinstance(past_key_values, EncoderDecoderCache)
-            if query_embeds is None or input_ids is None or keeps_texts:
-                raise ValueError("text_index is for queries and texts that read images together, without a cache.")
-            if "flex" in self.config._attn_implementation:  # rows of a block mask cannot be picked
+            caches_text = past_key_values is not None and not isinstance(past_key_values, EncoderDecoderCache)
+            if query_embeds is None or input_ids is None or caches_text:
+                raise ValueError("text_index needs query_embeds and input_ids, and no self-attention cache.")
+            if "flex" in self.config._attn_implementation:  # rows of a block mask cannot be indexed
                 query_embeds, input_ids = query_embeds[text_index], input_ids[text_index]
                 attention_mask = None if attention_mask is None else attention_mask[text_index]
                 text_index = None
@@ -209,15 +214,17 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
         if query_embeds is None and past_key_values is not None:
             if isinstance(past, int) and past < self.config.num_query_tokens:
                 raise ValueError(
-                    f"The cache holds {past} tokens, but the {self.config.num_query_tokens} queries come first. Run "
+                    f"The cache has {past} tokens, but the {self.config.num_query_tokens} query tokens come first. Run "
                     "them with this cache before the text."
                 )
             text_past = past - self.config.num_query_tokens
         hidden_states = self.embeddings(query_embeds, input_ids, position_ids, text_past)
         text_length = hidden_states.shape[1] - num_query_tokens
-        mask = self._mask(hidden_states, num_query_tokens, attention_mask, past_key_values, causal and text_length > 0)
-        # A block mask of flex attention cannot be cut, so all tokens are worked out there.
-        cut = queries_only and text_length > 0 and (mask is None or torch.is_tensor(mask))
+        mask = self._self_attention_mask(
+            hidden_states, num_query_tokens, attention_mask, past_key_values, causal and text_length > 0
+        )
+        # A block mask of flex attention cannot be sliced, so all tokens are computed there.
+        skip_text = queries_only and text_length > 0 and (mask is None or torch.is_tensor(mask))
         groups = None
         if encoder_index is not None and encoder_hidden_states is not None:
             groups = group_rows(encoder_index, encoder_hidden_states.shape[0])
@@ -230,9 +237,9 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
                 attention_mask=mask,
                 encoder_hidden_states=encoder_hidden_states,
                 encoder_index=groups,
-                past_key_values=kept_by(layer, past_key_values),
+                past_key_values=cache_of_layer(layer, past_key_values),
                 is_causal=causal and text_length > 0,
-                num_queries=num_query_tokens if cut and index == len(layers) - 1 else None,
+                num_queries=num_query_tokens if skip_text and index == len(layers) - 1 else None,
                 text_index=shared,
                 **kwargs,
             )
@@ -240,9 +247,11 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
                 mask = mask[shared]
         if queries_only:
             hidden_states = hidden_states[:, :num_query_tokens]
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states, **returned(past_key_values))
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=hidden_states, **cache_output(past_key_values)
+        )
 
-    def _check(
+    def _check_inputs(
         self,
         query_embeds: Tensor | None,
         input_ids: Tensor | None,
@@ -251,29 +260,28 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
         if query_embeds is None and input_ids is None:
             raise ValueError("The Q-Former needs query_embeds, input_ids or both; it got neither.")
         if (query_embeds is None) != (encoder_hidden_states is None):
-            missing, given = "query_embeds", "image states (encoder_hidden_states)"
+            missing, given = "query_embeds", "encoder_hidden_states"
             if encoder_hidden_states is None:
                 missing, given = given, missing
             raise ValueError(
-                f"The Q-Former got {given}, but no {missing}. Only queries attend to an image, and all of them do: "
-                "give both or neither."
+                f"The Q-Former got {given}, but no {missing}. Query tokens cross-attend to images: pass both or none."
             )
         if input_ids is not None:
-            check_text(input_ids)
+            check_input_ids(input_ids)
         if input_ids is not None and not self.config.use_text:
             raise ValueError(
-                "This Q-Former serves a language model and reads no text (use_text=False); give the text to the "
-                "language model."
+                "This Q-Former belongs to a language model and does not encode text (use_text=False); pass the text to "
+                "the language model."
             )
         if encoder_hidden_states is not None:
             width = self.config.encoder_hidden_size or self.config.hidden_size
             if encoder_hidden_states.shape[-1] != width:
                 raise ValueError(
-                    f"The image states are {encoder_hidden_states.shape[-1]} wide, but this Q-Former was built for "
-                    f"{width}. Use the image tower that it was trained with."
+                    f"The image hidden states have size {encoder_hidden_states.shape[-1]}, but this Q-Former was built "
+                    f"for {width}. Use the image encoder that it was trained with."
                 )
 
-    def _mask(
+    def _self_attention_mask(
         self,
         hidden_states: Tensor,
         num_query_tokens: int,
@@ -281,25 +289,25 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
         past_key_values: Cache | None,
         causal: bool,
     ) -> Tensor | None:
-        """Self-attention mask in the form that the attention implementation wants."""
+        """Self-attention mask in the format of the attention implementation."""
         if attention_mask is not None and attention_mask.ndim not in (2, 4):
             raise ValueError(
-                f"Got an attention_mask of shape {tuple(attention_mask.shape)}; expected (texts, tokens), one number "
-                "per token. The processor makes it together with the ids."
+                f"Got an attention_mask of shape {tuple(attention_mask.shape)}; expected (batch, tokens). "
+                "The processor makes it together with the ids."
             )
         if attention_mask is not None and attention_mask.ndim == 2:
             length = hidden_states.shape[1] - num_query_tokens
             if past_key_values is None and attention_mask.shape[1] not in (length, hidden_states.shape[1]):
                 raise ValueError(
                     f"Got an attention_mask of shape {tuple(attention_mask.shape)} for texts of {length} tokens; "
-                    "expected one number per token. The processor makes both together."
+                    "expected one value per token. The processor makes both together."
                 )
             queries = num_query_tokens
             if past_key_values is not None and not num_query_tokens:
                 queries = self.config.num_query_tokens
-            seen = hidden_states.shape[1] + (0 if past_key_values is None else past_key_values.get_seq_length())
-            counted = attention_mask.shape[1] == seen and length != seen
-            if queries and not counted:
+            total = hidden_states.shape[1] + (0 if past_key_values is None else past_key_values.get_seq_length())
+            has_query_columns = attention_mask.shape[1] == total and length != total
+            if queries and not has_query_columns:
                 ones = attention_mask.new_ones(attention_mask.shape[0], queries)
                 attention_mask = torch.cat([ones, attention_mask], dim=1)
         if not causal:
@@ -308,7 +316,7 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
             return create_causal_mask(self.config, hidden_states, attention_mask, past_key_values)
         if "flash" in self.config._attn_implementation:
             raise ValueError(
-                "Flash attention knows no mask in which queries see each other and text is causal. Run the queries "
+                "Flash attention has no mask with bidirectional query tokens and causal text. Run the query tokens "
                 "first with a cache, or use attn_implementation='sdpa'."
             )
         return create_causal_mask(
@@ -320,7 +328,7 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
         )
 
 
-register_transformers_qformer_keys(LavisQFormerConfig.model_type)
+register_keys(LavisQFormerConfig.model_type, QFORMER_KEYS)
 
 
 __all__ = ["LavisQFormerModel", "QFormerLayer"]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BERT with optional cross-attention: text encoder, image-grounded encoder, fusion encoder and causal decoder.
+"""BERT with optional cross-attention: text encoder, image-grounded text encoder, fusion encoder and causal decoder.
 
-Letters: R rows of text, B rows of encoder states (R is a multiple of B; rows of one encoder state lie together),
-T text tokens, N encoder tokens, D width of the text, E width of the encoder states.
+Shapes: R text rows, B rows of encoder hidden states (R is a multiple of B, with the texts of one encoder row next to
+each other), T text tokens, N encoder tokens, D hidden size of the text, E hidden size of the encoder.
 """
 
 from typing import Any, Literal
@@ -18,20 +18,17 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import attend, split_heads
-from .cache_names import kept_by, returned, takes_cache
-from .configuration_text_bert import LavisBertConfig
-from .few_rows import FewRowsLinear
-from .modeling_base import LavisPreTrainedModel, check_text
-from .row_groups import RowGroups, group_rows
-from .text_pairs import shared_image_projections
-from .text_twin import TwinCrossOutput
+from .attention import RowGroups, attend, group_rows, split_heads
+from .configuration_text import LavisBertConfig
+from .memory import SkinnyLinear
+from .modeling_base import LavisPreTrainedModel, check_input_ids
+from .transformers_compat import accepts_cache, cache_of_layer, cache_output
 
 TextMode = Literal["text", "fusion", "multimodal"]
 
 
 class BertEmbeddings(nn.Module):
-    """Word, position and, if the model has them, token-type embeddings: `(R, T)` to `(R, T, D)`."""
+    """Word, position and (if the model has them) token type embeddings: `(R, T)` to `(R, T, D)`."""
 
     def __init__(self, config: LavisBertConfig) -> None:
         super().__init__()
@@ -43,7 +40,7 @@ class BertEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def look_up(
+    def sum_embeddings(
         self,
         input_ids: Tensor | None = None,
         token_type_ids: Tensor | None = None,
@@ -51,18 +48,18 @@ class BertEmbeddings(nn.Module):
         inputs_embeds: Tensor | None = None,
         past_length: int | Tensor = 0,
     ) -> Tensor:
-        """The sum of the embeddings, before the norm."""
+        """Sum of the embeddings, before the layer norm."""
         embeddings = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         length, limit = embeddings.shape[1], self.position_embeddings.num_embeddings
         if position_ids is None:
             if isinstance(past_length, int) and past_length + length > limit:
                 raise ValueError(
-                    f"The text has {past_length + length} tokens, but the model knows {limit} positions. Shorten it, "
-                    "for instance with truncation=True in the processor."
+                    f"The text has {past_length + length} tokens, but the model has {limit} position embeddings. "
+                    "Shorten it, for instance with truncation=True in the processor."
                 )
             position_ids = torch.arange(length, device=embeddings.device)[None] + past_length
         embeddings = embeddings + self.position_embeddings(position_ids)
-        # parity: token types count only when they are given, there is no silent type 0 unless it is asked for
+        # parity: without token types, the embedding of type 0 is added only if the configuration says so
         if hasattr(self, "token_type_embeddings"):
             if token_type_ids is not None:
                 embeddings = embeddings + self.token_type_embeddings(token_type_ids)
@@ -71,11 +68,11 @@ class BertEmbeddings(nn.Module):
         return embeddings
 
     def forward(self, input_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
-        return self.dropout(self.LayerNorm(self.look_up(input_ids, *args, **kwargs)))
+        return self.dropout(self.LayerNorm(self.sum_embeddings(input_ids, *args, **kwargs)))
 
 
 class BertSelfAttention(nn.Module):
-    """Attention of a text to itself, causal or not by call."""
+    """Self-attention of a text, causal or bidirectional by call."""
 
     def __init__(self, config: LavisBertConfig, layer_idx: int) -> None:
         super().__init__()
@@ -83,9 +80,9 @@ class BertSelfAttention(nn.Module):
         self.layer_idx = layer_idx
         self.is_causal = False
         self.num_heads = config.num_attention_heads
-        self.query = FewRowsLinear(config.hidden_size, config.hidden_size)
-        self.key = FewRowsLinear(config.hidden_size, config.hidden_size)
-        self.value = FewRowsLinear(config.hidden_size, config.hidden_size)
+        self.query = SkinnyLinear(config.hidden_size, config.hidden_size)
+        self.key = SkinnyLinear(config.hidden_size, config.hidden_size)
+        self.value = SkinnyLinear(config.hidden_size, config.hidden_size)
 
     def forward(
         self,
@@ -96,15 +93,15 @@ class BertSelfAttention(nn.Module):
         num_queries: int | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        # contiguous, because torch would multiply a cut tensor with one copy of the weights for each row
+        # contiguous, because torch runs a sliced tensor as a batch of products with one copy of the weights per row
         query = self.query(hidden_states[:, :num_queries].contiguous())
         key = split_heads(self.key(hidden_states), self.num_heads)
         value = split_heads(self.value(hidden_states), self.num_heads)
         if past_key_values is not None:
-            own = past_key_values
-            if isinstance(own, EncoderDecoderCache):
-                own = own.self_attention_cache
-            key, value = own.update(key, value, self.layer_idx)
+            cache = past_key_values
+            if isinstance(cache, EncoderDecoderCache):
+                cache = cache.self_attention_cache
+            key, value = cache.update(key, value, self.layer_idx)
         if num_queries is not None and torch.is_tensor(attention_mask) and attention_mask.ndim == 4:
             attention_mask = attention_mask[:, :, :num_queries]
         return attend(
@@ -121,7 +118,7 @@ class BertSelfAttention(nn.Module):
 
 
 class BertCrossAttention(nn.Module):
-    """Attention of a text to encoder states, whose keys and values are made once per row of states."""
+    """Cross-attention of a text to encoder hidden states, whose keys and values are computed once per encoder row."""
 
     def __init__(self, config: LavisBertConfig, layer_idx: int) -> None:
         super().__init__()
@@ -130,12 +127,12 @@ class BertCrossAttention(nn.Module):
         self.is_causal = False
         self.num_heads = config.num_attention_heads
         encoder_size = config.encoder_hidden_size or config.hidden_size
-        self.query = FewRowsLinear(config.hidden_size, config.hidden_size)
+        self.query = SkinnyLinear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(encoder_size, config.hidden_size)
         self.value = nn.Linear(encoder_size, config.hidden_size)
 
     def project(self, encoder_hidden_states: Tensor, cache: Cache | None = None) -> tuple[Tensor, Tensor]:
-        """Keys and values `(B, heads, N, head size)`, taken from the cache after the first time."""
+        """Keys and values `(B, heads, N, head_dim)`; from the cache after the first time."""
         cross = cache.cross_attention_cache if isinstance(cache, EncoderDecoderCache) else None
         if cross is not None and cache.is_updated.get(self.layer_idx):
             layer = cross.layers[self.layer_idx]
@@ -158,10 +155,10 @@ class BertCrossAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         key, value = self.project(encoder_hidden_states, past_key_values)
         query = self.query(hidden_states)
-        # Queries are few and image tokens many: queries are brought to the keys, not keys to the queries.
+        # There are few query tokens and many image tokens, so queries are scattered to the keys, not keys repeated.
         groups = group_rows(encoder_index, key.shape[0]) if isinstance(encoder_index, Tensor) else encoder_index
         if groups is not None:
-            query = groups.spread(query)
+            query = groups.scatter(query)
         context, weights = attend(
             self,
             query,
@@ -179,11 +176,11 @@ class BertCrossAttention(nn.Module):
 
 
 class BertAddNorm(nn.Module):
-    """Map, dropout, residual, layer norm: the end of both attention and feed-forward."""
+    """Linear layer, dropout, residual and layer norm: the output of attention and feed-forward layers."""
 
     def __init__(self, config: LavisBertConfig, input_size: int) -> None:
         super().__init__()
-        self.dense = FewRowsLinear(input_size, config.hidden_size)
+        self.dense = SkinnyLinear(input_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -192,11 +189,11 @@ class BertAddNorm(nn.Module):
 
 
 class BertIntermediate(nn.Module):
-    """First half of the feed-forward part."""
+    """First linear layer and activation of the feed-forward layers."""
 
     def __init__(self, config: LavisBertConfig) -> None:
         super().__init__()
-        self.dense = FewRowsLinear(config.hidden_size, config.intermediate_size)
+        self.dense = SkinnyLinear(config.hidden_size, config.intermediate_size)
         self.act = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -204,7 +201,7 @@ class BertIntermediate(nn.Module):
 
 
 class BertAttention(nn.Module):
-    """Self-attention with its add-and-norm."""
+    """Self-attention with its output layer."""
 
     def __init__(self, config: LavisBertConfig, layer_idx: int) -> None:
         super().__init__()
@@ -217,7 +214,7 @@ class BertAttention(nn.Module):
 
 
 class BertCrossAttentionBlock(nn.Module):
-    """Cross-attention with its add-and-norm."""
+    """Cross-attention with its output layer."""
 
     def __init__(self, config: LavisBertConfig, layer_idx: int) -> None:
         super().__init__()
@@ -229,14 +226,43 @@ class BertCrossAttentionBlock(nn.Module):
         return self.output(context, hidden_states)
 
 
-class TwinCrossAttentionBlock(nn.Module):
-    """Cross-attention to two images with a common add-and-norm (BLIP on NLVR2)."""
+class ImagePairCrossOutput(nn.Module):
+    """
+    One linear layer per image, their mean or a learned merge, residual and layer norm (BLIP, section 4.4,
+    https://arxiv.org/abs/2201.12086).
+
+    Args:
+        config ([`LavisBertConfig`]): hidden size and dropout.
+        merge (`bool`): learned merge (upper layers) or mean (lower layers).
+    """
+
+    def __init__(self, config: LavisBertConfig, merge: bool) -> None:
+        super().__init__()
+        self.dense0 = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense1 = nn.Linear(config.hidden_size, config.hidden_size)
+        if merge:
+            self.merge_layer = nn.Linear(2 * config.hidden_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, contexts: tuple[Tensor, Tensor], residual: Tensor) -> Tensor:
+        """Attention outputs of both images, `(R, T, D)` each, to `(R, T, D)`."""
+        first, second = self.dense0(contexts[0]), self.dense1(contexts[1])
+        if hasattr(self, "merge_layer"):
+            merged = self.merge_layer(torch.cat([first, second], dim=-1))
+        else:
+            merged = (first + second) / 2
+        return self.LayerNorm(self.dropout(merged) + residual)
+
+
+class ImagePairCrossAttentionBlock(nn.Module):
+    """Cross-attention to each of two images with a shared output layer (BLIP on NLVR2)."""
 
     def __init__(self, config: LavisBertConfig, layer_idx: int) -> None:
         super().__init__()
         self.self0 = BertCrossAttention(config, layer_idx)
         self.self1 = BertCrossAttention(config, layer_idx)
-        self.output = TwinCrossOutput(config, merge=layer_idx >= config.merge_from_layer)
+        self.output = ImagePairCrossOutput(config, merge=layer_idx >= config.merge_from_layer)
 
     def forward(self, hidden_states: Tensor, encoder_hidden_states: tuple[Tensor, Tensor], **kwargs: Any) -> Tensor:
         first, _ = self.self0(hidden_states, encoder_hidden_states[0], **kwargs)
@@ -245,13 +271,14 @@ class TwinCrossAttentionBlock(nn.Module):
 
 
 class BertLayer(GradientCheckpointingLayer):
-    """Post-norm layer: self-attention, cross-attention if the layer has it and states are given, feed-forward."""
+    """Post-norm layer: self-attention, cross-attention (if the layer has it), feed-forward."""
 
     def __init__(self, config: LavisBertConfig, layer_idx: int) -> None:
         super().__init__()
         self.attention = BertAttention(config, layer_idx)
         if config.has_cross_attention(layer_idx):
-            block = TwinCrossAttentionBlock if config.num_image_streams == 2 else BertCrossAttentionBlock
+            pair = config.num_image_streams == 2
+            block: type[nn.Module] = ImagePairCrossAttentionBlock if pair else BertCrossAttentionBlock
             self.crossattention = block(config, layer_idx)
         self.intermediate = BertIntermediate(config)
         self.output = BertAddNorm(config, config.intermediate_size)
@@ -297,13 +324,13 @@ class BertEncoder(nn.Module):
 
 
 class LavisBertPreTrainedModel(LavisPreTrainedModel):
-    """Initialisation that all BERT classes share: normal weights, zero biases, a zero padding row."""
+    """Base of the BERT classes; initializes weights as BERT does."""
 
     config: LavisBertConfig
     base_model_prefix = "bert"
     input_modalities: tuple[str, ...] = ("text",)
     _no_split_modules = ["BertLayer", "BertEmbeddings"]
-    _can_record_outputs = {
+    _can_record_outputs: dict[str, Any] = {
         "hidden_states": BertLayer,
         "attentions": OutputRecorder(BertSelfAttention, index=1),
         "cross_attentions": OutputRecorder(BertCrossAttention, index=1),
@@ -316,12 +343,43 @@ class LavisBertPreTrainedModel(LavisPreTrainedModel):
             init.zeros_(module.bias)
 
 
-class LavisBertModel(LavisBertPreTrainedModel):
+def shared_pair_projections(config: LavisBertConfig) -> dict[str, str]:
     """
-    BERT (https://arxiv.org/abs/1810.04805) whose layers may attend to the states of an encoder.
+    Tied weights of layers in pairs, which attend to one image of a pair each (ALBEF on NLVR2, section 4).
+
+    Pairs are counted from the first layer with cross-attention; key and value projections are shared, query projections
+    are not.
 
     Args:
-        config ([`LavisBertConfig`]): sizes, and which layers attend to encoder states.
+        config ([`LavisBertConfig`]): which layers have cross-attention.
+
+    Returns:
+        `dict[str, str]`: parameters of the second layer of each pair, with those of the first that they are tied to.
+
+    Raises:
+        ValueError: the number of layers with cross-attention is odd.
+    """
+    layers = [layer for layer in range(config.num_hidden_layers) if config.has_cross_attention(layer)]
+    if len(layers) % 2:
+        raise ValueError(
+            f"{len(layers)} layers have cross-attention, which do not form pairs; choose num_hidden_layers and "
+            "fusion_layer so that their number is even."
+        )
+    name = "encoder.layer.{}.crossattention.self.{}.{}".format
+    return {
+        name(second, projection, kind): name(first, projection, kind)
+        for first, second in zip(layers[::2], layers[1::2], strict=True)
+        for projection in ("key", "value")
+        for kind in ("weight", "bias")
+    }
+
+
+class LavisBertModel(LavisBertPreTrainedModel):
+    """
+    BERT (https://arxiv.org/abs/1810.04805) whose layers can cross-attend to the hidden states of an encoder.
+
+    Args:
+        config ([`LavisBertConfig`]): model configuration.
     """
 
     def __init__(self, config: LavisBertConfig) -> None:
@@ -329,7 +387,7 @@ class LavisBertModel(LavisBertPreTrainedModel):
         self.embeddings = BertEmbeddings(config)
         self.encoder = BertEncoder(config)
         if config.pair_image_layers:
-            self._tied_weights_keys = shared_image_projections(config)
+            self._tied_weights_keys = shared_pair_projections(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -340,7 +398,7 @@ class LavisBertModel(LavisBertPreTrainedModel):
         """Replace the word embeddings."""
         self.embeddings.word_embeddings = value
 
-    @takes_cache
+    @accepts_cache
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -362,25 +420,26 @@ class LavisBertModel(LavisBertPreTrainedModel):
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         r"""
         Args:
-            input_ids (`Tensor` of shape `(R, T)`, *optional*): word pieces.
-            attention_mask (`Tensor` of shape `(R, T)`, *optional*): 1 for tokens, 0 for padding; with a cache, the
-                tokens in the cache included.
-            token_type_ids (`Tensor` of shape `(R, T)`, *optional*): token types, for models that have a table.
-            position_ids (`Tensor` of shape `(1 or R, T)`, *optional*): positions; counted from the cache on else.
-            inputs_embeds (`Tensor` of shape `(R, T, D)`, *optional*): word embeddings in place of `input_ids`.
-            text_embeds (`Tensor` of shape `(R, T, D)`, *optional*): states that enter the first layer that runs, past
-                the embedding block; what mode `"fusion"` starts from.
-            encoder_hidden_states (`Tensor` of shape `(B, N, E)`, or a pair of them for two image streams,
-                *optional*): states to attend to. With R a multiple of B, texts `i * R / B ...` share row `i`.
-            encoder_attention_mask (`Tensor` of shape `(B, N)`, *optional*): padding of those states.
-            encoder_index (`Tensor` of shape `(R,)`, *optional*): the row of encoder states that each text attends
-                to; keys and values are made once per row of states and then picked.
-            past_key_values (`Cache`, *optional*): keys and values of earlier tokens (and of the encoder).
-            mode (`str`, *optional*, defaults to `"multimodal"`): `"text"` runs the layers below `fusion_layer`
-                without cross-attention, `"fusion"` the others, `"multimodal"` all.
-            causal (`bool`, *optional*, defaults to `False`): whether a token sees only those before it.
-            first_token_only (`bool`, *optional*, defaults to `False`): let the last layer work out the first token
-                alone, for heads that read nothing else.
+            input_ids (`Tensor` of shape `(R, T)`, *optional*): token ids.
+            attention_mask (`Tensor` of shape `(R, T)`, *optional*): 1 for tokens, 0 for padding; with a cache,
+                including the tokens in the cache.
+            token_type_ids (`Tensor` of shape `(R, T)`, *optional*): token types, for models with such embeddings.
+            position_ids (`Tensor` of shape `(1 or R, T)`, *optional*): positions; by default they continue the cache.
+            inputs_embeds (`Tensor` of shape `(R, T, D)`, *optional*): word embeddings instead of `input_ids`.
+            text_embeds (`Tensor` of shape `(R, T, D)`, *optional*): hidden states that enter the first layer that runs,
+                after the embedding layer; the input of mode `"fusion"`.
+            encoder_hidden_states (`Tensor` of shape `(B, N, E)`, or a pair of them for two images, *optional*): encoder
+                hidden states to attend to. With R a multiple of B, texts `i * R / B ...` share row `i`.
+            encoder_attention_mask (`Tensor` of shape `(B, N)`, *optional*): padding mask of the encoder.
+            encoder_index (`Tensor` of shape `(R,)`, *optional*): encoder row that each text attends to; keys and values
+                are computed once per encoder row.
+            past_key_values (`Cache`, *optional*): key/value cache of earlier tokens, and of the encoder with an
+                `EncoderDecoderCache`.
+            mode (`str`, *optional*, defaults to `"multimodal"`): `"text"` runs the layers below `fusion_layer` without
+                cross-attention, `"fusion"` the layers above, `"multimodal"` all layers.
+            causal (`bool`, *optional*, defaults to `False`): causal instead of bidirectional self-attention.
+            first_token_only (`bool`, *optional*, defaults to `False`): compute only the first token in the last layer,
+                for heads that use nothing else.
 
         Returns:
             [`BaseModelOutputWithPastAndCrossAttentions`]: `last_hidden_state` (R, T, D), or (R, 1, D) with
@@ -394,24 +453,24 @@ class LavisBertModel(LavisBertPreTrainedModel):
         if mode not in ("text", "fusion", "multimodal"):
             raise ValueError(f"mode is {mode!r}; it can be 'text', 'fusion' or 'multimodal'.")
         if input_ids is not None:
-            # Single tokens with a cache are the model's own words.
-            own_words = past_key_values is not None and input_ids.shape[1] == 1
-            check_text(
+            # single tokens with a cache were generated by the model
+            is_generated = past_key_values is not None and input_ids.shape[1] == 1
+            check_input_ids(
                 input_ids,
                 attention_mask if past_key_values is None else None,
-                None if own_words else self.embeddings.word_embeddings.weight.shape[0],
+                None if is_generated else self.embeddings.word_embeddings.weight.shape[0],
             )
-        own_cache = past_key_values
+        self_cache = past_key_values
         if isinstance(past_key_values, EncoderDecoderCache):
-            own_cache = past_key_values.self_attention_cache
+            self_cache = past_key_values.self_attention_cache
         if text_embeds is None:
-            past_length = own_cache.get_seq_length() if own_cache is not None else 0
+            past_length = self_cache.get_seq_length() if self_cache is not None else 0
             hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, past_length)
         else:
             hidden_states = text_embeds
 
         if causal:
-            mask = create_causal_mask(self.config, hidden_states, attention_mask, own_cache)
+            mask = create_causal_mask(self.config, hidden_states, attention_mask, self_cache)
         else:
             mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
         if mode == "text":
@@ -426,29 +485,31 @@ class LavisBertModel(LavisBertPreTrainedModel):
             last = self.config.num_text_layers
         elif mode == "fusion":
             first = self.config.num_text_layers
-        # A block mask of flex attention cannot be cut to one row, so all tokens are worked out there.
-        cut = first_token_only and (mask is None or torch.is_tensor(mask)) and first < last
+        # A block mask of flex attention cannot be sliced to one row, so all tokens are computed there.
+        skip_rest = first_token_only and (mask is None or torch.is_tensor(mask)) and first < last
         for index in range(first, last):
             layer = self.encoder.layer[index]
             hidden_states = layer(
                 hidden_states,
                 attention_mask=mask,
-                encoder_hidden_states=self._states_for_layer(encoder_hidden_states, index),
+                encoder_hidden_states=self._encoder_states_of_layer(encoder_hidden_states, index),
                 encoder_attention_mask=cross_mask,
                 encoder_index=groups,
-                past_key_values=kept_by(layer, past_key_values),
+                past_key_values=cache_of_layer(layer, past_key_values),
                 is_causal=causal,
-                num_queries=1 if cut and index == last - 1 else None,
+                num_queries=1 if skip_rest and index == last - 1 else None,
                 **kwargs,
             )
         if first_token_only:
             hidden_states = hidden_states[:, :1]
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states, **returned(past_key_values))
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=hidden_states, **cache_output(past_key_values)
+        )
 
-    def _states_for_layer(
+    def _encoder_states_of_layer(
         self, encoder_hidden_states: Tensor | tuple[Tensor, Tensor] | None, layer: int
     ) -> Tensor | tuple[Tensor, Tensor] | None:
-        """With a pair of images and single-stream layers, fusion layers look at the images in turn (ALBEF, NLVR2)."""
+        """With a pair of images and one image stream, fusion layers attend to the images in turn (ALBEF on NLVR2)."""
         if isinstance(encoder_hidden_states, (tuple, list)) and self.config.num_image_streams == 1:
             return encoder_hidden_states[(layer - (self.config.fusion_layer or 0)) % len(encoder_hidden_states)]
         return encoder_hidden_states
@@ -460,16 +521,19 @@ class LavisBertModel(LavisBertPreTrainedModel):
         encoder_attention_mask: Tensor | None,
         groups: RowGroups | None,
     ) -> Tensor | None:
-        """Mask over encoder tokens for the lined-up queries of each row of encoder states; `None` without padding."""
+        """Mask of the encoder tokens for the grouped queries of each encoder row; `None` without padding."""
         if encoder_attention_mask is None or encoder_hidden_states is None:
             return None
         rows, batch = hidden_states.shape[0], encoder_attention_mask.shape[0]
         if groups is not None:
             rows = batch * groups.size
         if rows % batch:
-            raise ValueError(f"{rows} texts cannot share {batch} rows of encoder states evenly.")
-        lined_up = hidden_states.new_empty(batch, rows // batch * hidden_states.shape[1], 1)
-        return create_bidirectional_mask(self.config, lined_up, encoder_attention_mask, encoder_hidden_states=lined_up)
+            raise ValueError(
+                f"{rows} texts cannot share {batch} rows of encoder hidden states evenly; give the same number of "
+                "texts for each row."
+            )
+        grouped = hidden_states.new_empty(batch, rows // batch * hidden_states.shape[1], 1)
+        return create_bidirectional_mask(self.config, grouped, encoder_attention_mask, encoder_hidden_states=grouped)
 
 
 def _first(states: Tensor | tuple[Tensor, Tensor]) -> Tensor:
@@ -477,12 +541,12 @@ def _first(states: Tensor | tuple[Tensor, Tensor]) -> Tensor:
 
 
 class BertLMPredictionHead(nn.Module):
-    """Logits over the vocabulary: `(..., D)` to `(..., vocabulary)`; the last map is tied to the word embeddings."""
+    """Logits over the vocabulary, `(..., D)` to `(..., vocab_size)`; the last layer is tied to the word embeddings."""
 
     def __init__(self, config: LavisBertConfig) -> None:
         super().__init__()
         self.transform = BertHeadTransform(config)
-        self.decoder: nn.Linear = FewRowsLinear(config.hidden_size, config.vocab_size)
+        self.decoder: nn.Linear = SkinnyLinear(config.hidden_size, config.vocab_size)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -490,11 +554,11 @@ class BertLMPredictionHead(nn.Module):
 
 
 class BertHeadTransform(nn.Module):
-    """Map, activation and layer norm before the vocabulary."""
+    """Linear layer, activation and layer norm before the vocabulary."""
 
     def __init__(self, config: LavisBertConfig) -> None:
         super().__init__()
-        self.dense = FewRowsLinear(config.hidden_size, config.hidden_size)
+        self.dense = SkinnyLinear(config.hidden_size, config.hidden_size)
         self.act = ACT2FN[config.hidden_act]
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
@@ -503,7 +567,7 @@ class BertHeadTransform(nn.Module):
 
 
 class BertLMHead(nn.Module):
-    """Holds the prediction head under the name that BERT checkpoints use."""
+    """The prediction head, under the name that BERT checkpoints use."""
 
     def __init__(self, config: LavisBertConfig) -> None:
         super().__init__()
@@ -515,11 +579,11 @@ class BertLMHead(nn.Module):
 
 class LavisBertLMHeadModel(LavisBertPreTrainedModel):
     """
-    [`LavisBertModel`] with a head over the vocabulary: the causal decoder of BLIP and of ALBEF's answers, and the
-    masked language model of ALBEF. Which of the two is decided by `causal` in each call.
+    [`LavisBertModel`] with a language modeling head: the causal decoder of BLIP and of ALBEF's answers, or, with
+    `causal=False`, a masked language model.
 
     Args:
-        config ([`LavisBertConfig`]): sizes, and which layers attend to encoder states.
+        config ([`LavisBertConfig`]): model configuration.
     """
 
     _tied_weights_keys = {
@@ -542,11 +606,11 @@ class LavisBertLMHeadModel(LavisBertPreTrainedModel):
         self.bert.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Linear:
-        """The map to the vocabulary."""
+        """The language modeling head."""
         return self.cls.predictions.decoder
 
     def set_output_embeddings(self, value: nn.Linear) -> None:
-        """Replace the map to the vocabulary, and the bias that is kept beside it."""
+        """Replace the language modeling head and its bias."""
         self.cls.predictions.decoder = value
         self.cls.predictions.bias = value.bias
 
@@ -555,14 +619,14 @@ class LavisBertLMHeadModel(LavisBertPreTrainedModel):
     ) -> tuple[Tensor, BaseModelOutputWithPastAndCrossAttentions]:
         r"""
         Args:
-            input_ids (`Tensor` of shape `(R, T)`, *optional*): word pieces.
-            causal (`bool`, *optional*, defaults to `True`): decoder, or masked language model with `False`.
-            logits_to_keep (`int` or `Tensor`, *optional*, defaults to 0): logits of that many last tokens, or of the
-                given positions; 0 for all.
+            input_ids (`Tensor` of shape `(R, T)`, *optional*): token ids.
+            causal (`bool`, *optional*, defaults to `True`): causal decoder, or masked language model with `False`.
+            logits_to_keep (`int` or `Tensor`, *optional*, defaults to 0): number of last positions, or the positions,
+                whose logits are computed; 0 for all.
             kwargs: as for [`LavisBertModel`].
 
         Returns:
-            logits (R, T, vocabulary) and the output of the transformer.
+            Logits `(R, T, vocab_size)` and the output of [`LavisBertModel`].
         """
         output = self.bert(input_ids, causal=causal, **kwargs)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

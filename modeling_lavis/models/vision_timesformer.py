@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TimeSformer, the video tower of ALPRO: a ViT whose blocks attend over time and over space in turn.
+"""TimeSformer, the video encoder of ALPRO: a ViT whose blocks attend over time and over space in turn.
 
-Letters: B clips, F frames, C channels, H and W pixels, P patches of a frame, N = P + 1 places (the class token first),
-D width, h heads.
+Shapes: B clips, F frames, C channels, H and W pixels, P patches of a frame, N = P + 1 positions (class token first), D
+hidden size, h heads.
 
-States are kept as (B, N, F, D): all frames of one place lie together. Attention over time then reads them as B * N rows
-of F tokens, attention over space as B rows of N tokens with F * h heads, and neither moves a number in memory. The
-class token is the same for all frames; it is kept once per frame, which costs N / P times the work and saves joining
-it with the patches twice in every block.
+Hidden states are laid out as (B, N, F, D), with all frames of a position next to each other. Temporal attention reads
+them as B * N rows of F tokens and spatial attention as B rows of N tokens with F * h heads, both without copying. The
+class token is the same for all frames; storing it once per frame costs N / P of the work and saves concatenating it
+with the patches twice per block.
 """
 
 from dataclasses import dataclass
@@ -22,94 +22,74 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import attend, split_heads
-from .configuration_vision_timesformer import LavisTimesformerConfig
-from .position_embeddings import resize_grid_positions, resize_row_positions
-from .vision_vit import LavisViTModel, ViTAttention, ViTBlock, add_states, is_eager_inference
+from .configuration_vision import LavisTimesformerConfig
+from .memory import has_hooks, is_eager_inference, may_overwrite_output
+from .vision_vit import (
+    LavisViTModel,
+    ViTAttention,
+    ViTBlock,
+    add_residual,
+    interpolate_grid_positions,
+    interpolate_sequence_positions,
+)
 
 
 @dataclass
 class TimesformerOutput(BaseModelOutputWithPooling):
     """
-    Output of the video tower.
+    Output of the video encoder.
 
     Args:
-        last_hidden_state (`Tensor` of shape `(B, N, D)`): normalised states, averaged over the frames.
-        pooler_output (`Tensor` of shape `(B, D)`): the class token among them.
-        hidden_states (tuple of `Tensor`s of shape `(B, N, F, D)`): what enters the blocks and leaves the last.
-        attentions (tuple of `Tensor`s of shape `(B, F, h, N, N)`): attention over space.
-        temporal_attentions (tuple of `Tensor`s of shape `(B, N, h, F, F)`): attention over time.
+        last_hidden_state (`Tensor` of shape `(B, N, D)`): hidden states after the final layer norm, averaged over the
+            frames.
+        pooler_output (`Tensor` of shape `(B, D)`): the class token of `last_hidden_state`.
+        hidden_states (tuple of `Tensor`s of shape `(B, N, F, D)`): inputs of the blocks, and the output of the last.
+        attentions (tuple of `Tensor`s of shape `(B, F, h, N, N)`): spatial attention weights.
+        temporal_attentions (tuple of `Tensor`s of shape `(B, N, h, F, F)`): temporal attention weights.
     """
 
     temporal_attentions: tuple[Tensor, ...] | None = None
 
 
-def is_plain(linear: nn.Module, states: Tensor) -> bool:
-    """Whether a map is its weight and bias and nothing else: no adapter, quantisation, offloading or hook."""
-    return (
-        type(linear) is nn.Linear
-        and linear.weight.device == states.device
-        and "forward" not in vars(linear)
-        and not linear._forward_hooks
-        and not linear._forward_pre_hooks
-    )
+def is_plain_linear(linear: nn.Module, hidden_states: Tensor) -> bool:
+    """Whether a module is an `nn.Linear` without adapter, quantization, offloading or hooks."""
+    return type(linear) is nn.Linear and linear.weight.device == hidden_states.device and not has_hooks(linear)
 
 
-class FoldedMaps:
-    """Two linear maps in a row as one, kept until a weight of theirs changes."""
-
-    def __init__(self) -> None:
-        self.made_of: tuple[Any, ...] = ()
-        self.folded: tuple[Tensor, Tensor] | None = None
-
-    def __call__(self, first: nn.Linear, second: nn.Linear, states: Tensor, shift: Tensor | None = None) -> Tensor:
-        parameters = (first.weight, first.bias, second.weight, second.bias)
-        made_of = tuple((p.data_ptr(), p._version, p.dtype, p.device) for p in parameters)
-        if self.folded is None or made_of != self.made_of:
-            # in float32, so that half precision rounds once and not at every step
-            w1, b1, w2, b2 = (p.detach().float() for p in parameters)
-            self.folded = (w2 @ w1).to(first.weight.dtype), (w2 @ b1 + b2).to(first.weight.dtype)
-            self.made_of = made_of
-        return map_shifted(states, *self.folded, shift)
+def linear_with_shift(hidden_states: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None) -> Tensor:
+    """A linear layer applied to hidden states `(..., D)`, to which `shift` `(D,)` is added first if given."""
+    return F.linear(hidden_states, weight, bias if shift is None else torch.addmv(bias, weight, shift))
 
 
-def map_shifted(states: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None) -> Tensor:
-    """A linear map of the states (..., D), to each of which `shift` (D,) is added before if there is one."""
-    return F.linear(states, weight, bias if shift is None else torch.addmv(bias, weight, shift))
-
-
-def may_fold(first: nn.Module, second: nn.Module, states: Tensor) -> bool:
-    """Whether folding two maps is exact and worth it: outside training and tracing, for maps that are nothing else."""
-    return (
-        is_eager_inference()
-        and is_plain(first, states)
-        and is_plain(second, states)
-        and not any(p.is_inference() for p in (*first.parameters(), *second.parameters()))
-    )
+def fold_linears(first: nn.Linear, second: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias of one linear layer that equals two consecutive ones."""
+    # in float32, so that half precision rounds once
+    w1, b1, w2, b2 = (p.detach().float() for p in (first.weight, first.bias, second.weight, second.bias))
+    return (w2 @ w1).to(first.weight.dtype), (w2 @ b1 + b2).to(first.weight.dtype)
 
 
 class DividedAttention(ViTAttention):
     """
-    Attention of the places of a frame to each other, or of the frames of a place.
+    Attention between the positions of a frame, or between the frames of a position.
 
     Args:
-        config ([`LavisTimesformerConfig`]): sizes.
-        over_time (`bool`, *optional*, defaults to `False`): frames of a place instead of places of a frame.
+        config ([`LavisTimesformerConfig`]): model configuration.
+        over_time (`bool`, *optional*, defaults to `False`): temporal instead of spatial attention.
     """
 
     def __init__(self, config: LavisTimesformerConfig, over_time: bool = False) -> None:
         super().__init__(config)
         self.over_time = over_time
-        self._folded = FoldedMaps()
 
     def forward(
         self, hidden_states: Tensor, followed_by: nn.Module | None = None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """States (B, N, F, D) to states of that shape and, for eager attention, weights; `followed_by` is applied."""
-        batch, places, frames, width = hidden_states.shape
-        shape, heads = (batch, places, frames * width), frames * self.num_heads
+        """Hidden states `(B, N, F, D)` to the same shape, after `followed_by`, and weights with eager attention."""
+        batch, positions, frames, width = hidden_states.shape
+        shape, heads = (batch, positions, frames * width), frames * self.num_heads
         if self.over_time:
-            shape, heads = (batch * places, frames, width), self.num_heads
-        projected, shift = self._project(hidden_states)
+            shape, heads = (batch * positions, frames, width), self.num_heads
+        projected, value_bias = self._project(hidden_states)
         query, key, value = (states.reshape(shape) for states in projected)
         context, weights = attend(
             self,
@@ -124,46 +104,54 @@ class DividedAttention(ViTAttention):
         context = context.reshape(hidden_states.shape)
         if torch.is_tensor(weights):
             axis = 0 if self.over_time else 1
-            weights = weights.unflatten(axis, (batch, places) if self.over_time else (frames, self.num_heads))
-        if not self.training and isinstance(followed_by, nn.Linear) and may_fold(self.proj, followed_by, context):
-            return self._folded(self.proj, followed_by, context, shift), weights
-        if shift is None:
+            weights = weights.unflatten(axis, (batch, positions) if self.over_time else (frames, self.num_heads))
+        if isinstance(followed_by, nn.Linear) and self._should_fold(followed_by, context):
+            return linear_with_shift(context, *fold_linears(self.proj, followed_by), value_bias), weights
+        if value_bias is None:
             output = self.proj_drop(self.proj(context))
         else:
-            output = map_shifted(context, self.proj.weight, self.proj.bias, shift)
+            output = linear_with_shift(context, self.proj.weight, self.proj.bias, value_bias)
         return output if followed_by is None else followed_by(output), weights
 
-    def _may_move_biases(self, hidden_states: Tensor) -> bool:
-        """A CPU writes a bias over the whole output before it multiplies, a tenth of the time of the map."""
+    def _should_fold(self, followed_by: nn.Linear, context: Tensor) -> bool:
+        """Whether one folded linear layer is exact (inference, no dropout) and cheaper, the folding included."""
+        tokens = context.numel() // context.shape[-1]
         return (
             is_eager_inference()
             and not self.training
-            and hidden_states.device.type == "cpu"
-            and hidden_states.dtype == torch.float32
-            and is_plain(self.proj, hidden_states)
+            and tokens > 2 * context.shape[-1]
+            and is_plain_linear(self.proj, context)
+            and is_plain_linear(followed_by, context)
         )
 
     def _project(self, hidden_states: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """
-        Queries, keys and values, and what is to be added to the attended values, if anything.
+        Queries, keys and values, and the bias of the values if it is still to be added to the attention output.
 
-        In three maps, because a slice of one could not be read as (B, N, F * D). Where it saves time, keys and values
-        go without their biases: softmax does not see what all keys have in common, and weights that sum up to one pass
-        on what all values have in common.
+        Three linear layers, because a slice of one could not be viewed as (B, N, F * D). On a CPU, which writes a bias
+        over the whole output before the matrix product (a tenth of the time of the layer), keys and values go without
+        their biases: softmax is invariant to what all keys share, and attention weights, which sum to one, pass on what
+        all values share.
         """
-        if not is_plain(self.qkv, hidden_states):
+        if not is_plain_linear(self.qkv, hidden_states):
             return self.qkv(hidden_states).chunk(3, dim=-1), None
-        query, key, value = self.qkv.bias.chunk(3)
-        biases: tuple[Tensor | None, ...] = (query, key, value)
-        shift: Tensor | None = None
-        if self._may_move_biases(hidden_states):
-            biases, shift = (query, None, None), value
+        query_bias, key_bias, value_bias = self.qkv.bias.chunk(3)
+        biases: tuple[Tensor | None, ...] = (query_bias, key_bias, value_bias)
+        moved: Tensor | None = None
+        if (
+            is_eager_inference()
+            and not self.training
+            and hidden_states.device.type == "cpu"
+            and hidden_states.dtype == torch.float32
+            and is_plain_linear(self.proj, hidden_states)
+        ):
+            biases, moved = (query_bias, None, None), value_bias
         parts = zip(self.qkv.weight.chunk(3), biases, strict=True)
-        return tuple(F.linear(hidden_states, weight, bias) for weight, bias in parts), shift
+        return tuple(F.linear(hidden_states, weight, bias) for weight, bias in parts), moved
 
 
 class TimesformerBlock(ViTBlock):
-    """Pre-norm block with attention over time, then over space, then feed-forward, and stochastic depth."""
+    """Pre-norm block with temporal attention, spatial attention and feed-forward layers, and stochastic depth."""
 
     attention_class = DividedAttention
 
@@ -174,32 +162,35 @@ class TimesformerBlock(ViTBlock):
         self.temporal_fc = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        hidden_states = add_states(self._over_time(hidden_states, **kwargs), hidden_states)
-        hidden_states = add_states(self._over_space(hidden_states, **kwargs), hidden_states)
-        return add_states(self.drop_path(self.mlp(self.norm2(hidden_states))), hidden_states)
+        inplace = may_overwrite_output(self.temporal_attn, self.temporal_fc, self.attn, self.mlp, self.drop_path)
+        hidden_states = add_residual(self._attend_over_time(hidden_states, inplace, **kwargs), hidden_states, inplace)
+        hidden_states = add_residual(self._attend_over_space(hidden_states, inplace, **kwargs), hidden_states, inplace)
+        return add_residual(self.drop_path(self.mlp(self.norm2(hidden_states))), hidden_states, inplace)
 
     @property
-    def _drops(self) -> bool:
+    def _drops_paths(self) -> bool:
         return self.training and self.drop_path.rate > 0
 
-    def _over_time(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def _attend_over_time(self, hidden_states: Tensor, inplace: bool, **kwargs: Any) -> Tensor:
         states = self.temporal_norm1(hidden_states)
-        if self._drops:
+        if self._drops_paths:
             residual = self.temporal_attn(states, **kwargs)[0]
-            # parity: each place drops its time apart, and before the map that follows
+            # parity: the original drops the frames of each position independently, before the linear layer
             residual = self.drop_path(residual.flatten(0, 1)).view_as(residual)
             residual = self.temporal_fc(residual)
         else:
             residual = self.temporal_attn(states, followed_by=self.temporal_fc, **kwargs)[0]
-        residual[:, 0] = 0  # the class token has no time
+        residual = residual if inplace else residual.clone()
+        residual[:, 0] = 0  # the class token has no temporal attention
         return residual
 
-    def _over_space(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def _attend_over_space(self, hidden_states: Tensor, inplace: bool, **kwargs: Any) -> Tensor:
         residual = self.attn(self.norm1(hidden_states), **kwargs)[0]
-        if self._drops:
+        if self._drops_paths:
             batch, _, frames, _ = residual.shape
-            # parity: each frame drops its space apart
+            # parity: the original drops the positions of each frame independently
             residual = residual * self.drop_path(residual.new_ones(batch * frames)).view(batch, 1, frames, 1)
+        residual = residual if inplace else residual.clone()
         residual[:, 0] = residual[:, 0].mean(dim=1, keepdim=True)  # one class token for all frames
         return residual
 
@@ -209,7 +200,7 @@ class LavisTimesformerModel(LavisViTModel):
     TimeSformer with divided space-time attention (https://arxiv.org/abs/2102.05095), averaged over the frames.
 
     Args:
-        config ([`LavisTimesformerConfig`]): sizes of the tower.
+        config ([`LavisTimesformerConfig`]): model configuration.
     """
 
     config: LavisTimesformerConfig
@@ -225,49 +216,49 @@ class LavisTimesformerModel(LavisViTModel):
 
     def __init__(self, config: LavisTimesformerConfig) -> None:
         super().__init__(config)
-        # Zero to start with, also where a checkpoint lacks it: see _init_weights.
+        # zero at the start, also where a checkpoint lacks it: see _init_weights
         self.time_embed = nn.Parameter(torch.zeros(1, config.num_frames, config.hidden_size))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, TimesformerBlock):
-            # A new tower looks at single frames and learns time from there.
+            # a new encoder starts as an image encoder of single frames
             init.zeros_(module.temporal_fc.weight)
             init.zeros_(module.temporal_fc.bias)
         elif module is self and hasattr(self, "time_embed"):
             init.zeros_(self.time_embed)
 
     def embed(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
-        """Patches with class token and positions in space and time: `(B, F, C, H, W)` to `(B, N, F, D)`."""
+        """Patch embeddings with class token and space and time positions: `(B, F, C, H, W)` to `(B, N, F, D)`."""
         config = self.config
         fits = pixel_values.ndim == 5 and pixel_values.shape[2] == config.num_channels
         if not fits or not pixel_values.is_floating_point():
             raise ValueError(
                 f"Got pixel_values_videos of shape {tuple(pixel_values.shape)} and {pixel_values.dtype}, expected "
-                f"normalised floats (batch, frames, {config.num_channels}, height, width). Let the processor make them "
+                f"normalized floats (batch, frames, {config.num_channels}, height, width). The processor makes them "
                 "from videos."
             )
         batch, frames, _, height, width = pixel_values.shape
-        sides = (config.image_size, config.image_size)
+        size = (config.image_size, config.image_size)
         positions: Tensor = self.pos_embed
         times: Tensor = self.time_embed
-        if (frames, height, width) != (config.num_frames, *sides):
+        if (frames, height, width) != (config.num_frames, *size):
             if not interpolate_pos_encoding:
                 raise ValueError(
                     f"Got clips of {frames} frames of {height} x {width} pixels, but this model was built for "
-                    f"{config.num_frames} frames of {sides[0]} x {sides[1]}. Let the processor make them, or pass "
+                    f"{config.num_frames} frames of {size[0]} x {size[1]}. Make them with the processor, or pass "
                     "interpolate_pos_encoding=True."
                 )
             if height % config.patch_size or width % config.patch_size or not frames:
                 raise ValueError(
-                    f"Got clips of {frames} frames of {height} x {width} pixels; there has to be a frame, and both "
-                    f"sides have to be multiples of the patch size {config.patch_size}."
+                    f"Got clips of {frames} frames of {height} x {width} pixels; a clip needs at least one frame, and "
+                    f"height and width have to be multiples of the patch size {config.patch_size}."
                 )
-            # parity: the original repeats the nearest positions of both
+            # parity: nearest-neighbor interpolation in space and time, as in the original
             grid = (height // config.patch_size, width // config.patch_size)
-            positions = resize_grid_positions(positions, grid, mode="nearest")
-            times = resize_row_positions(times, frames)
+            positions = interpolate_grid_positions(positions, grid, mode="nearest")
+            times = interpolate_sequence_positions(times, frames)
         patches = self.patch_embed(pixel_values.flatten(0, 1).to(self.patch_embed.proj.weight.dtype))
         patches = patches.unflatten(0, (batch, frames)).transpose(1, 2)  # (B, P, F, D)
         patches = self.pos_drop(patches + positions[:, 1:, None]) + times[:, None]
@@ -281,15 +272,16 @@ class LavisTimesformerModel(LavisViTModel):
     ) -> TimesformerOutput:
         r"""
         Args:
-            pixel_values_videos (`Tensor` of shape `(batch_size, frames, num_channels, height, width)`): clips.
-            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): take clips of another size or number of
-                frames and interpolate the positions.
+            pixel_values_videos (`Tensor` of shape `(batch_size, num_frames, num_channels, height, width)`): normalized
+                clips.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): accept clips of another resolution or
+                number of frames by interpolating the position embeddings.
 
         Returns:
             [`TimesformerOutput`].
         """
         if pixel_values_videos is None:
-            raise ValueError("The video tower needs pixel_values_videos; the processor makes them from videos.")
+            raise ValueError("The video encoder needs pixel_values_videos; the processor makes them from videos.")
         hidden_states = self.embed(pixel_values_videos, interpolate_pos_encoding)
         for block in self.blocks:
             hidden_states = block(hidden_states, **kwargs)

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ViT image tower of ALBEF and BLIP.
+"""Vision transformers of images: ViT (ALBEF, BLIP), and CLIP and EVA (BLIP-2).
 
-Letters: B images, C channels, H and W pixels, P patches, N = P + 1 tokens (class token first), D width.
+Shapes: B images, C channels, H and W pixels, P patches, N = P + 1 tokens (class token first), D hidden size, L entries.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -16,48 +18,106 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import attend, split_heads
-from .checkpoint_formats import register_transformers_vit_keys
-from .configuration_vision_vit import LavisViTConfig
+from .checkpoint_formats import EVA_KEYS, VIT_KEYS, register_keys
+from .configuration_vision import LavisClipVisionConfig, LavisEvaConfig, LavisViTConfig
+from .memory import may_overwrite_output, selective_recompute
 from .modeling_base import LavisPreTrainedModel
-from .position_embeddings import resize_grid_positions
-from .recompute import recomputed
+
+# ---- position embeddings at another resolution ----
+
+
+def interpolate_grid_positions(
+    positions: Tensor,
+    new_grid: tuple[int, int],
+    num_prefix_tokens: int = 1,
+    align_corners: bool = False,
+    mode: str = "bicubic",
+) -> Tensor:
+    """
+    Resize learned position embeddings of a square grid by interpolation, without antialiasing.
+
+    Args:
+        positions (`Tensor` of shape `(1, num_prefix_tokens + P, D)`): position embeddings; those of prefix tokens (the
+            class token) come first and are kept.
+        new_grid (`tuple[int, int]`): rows and columns of patches.
+        num_prefix_tokens (`int`, *optional*, defaults to 1): number of prefix tokens.
+        align_corners (`bool`, *optional*, defaults to `False`): `True` for the CLIP encoder of BLIP-2.
+        mode (`str`, *optional*, defaults to `"bicubic"`): or `"nearest"`, which ignores `align_corners`.
+
+    Returns:
+        `Tensor` of shape `(1, num_prefix_tokens + new_grid[0] * new_grid[1], D)` in the dtype of `positions`; the same
+        tensor if the grid fits already.
+
+    Raises:
+        ValueError: the position embeddings do not belong to a square grid.
+    """
+    prefix, grid = positions[:, :num_prefix_tokens], positions[:, num_prefix_tokens:]
+    side = math.isqrt(grid.shape[1])
+    if side * side != grid.shape[1]:
+        raise ValueError(
+            f"{positions.shape[1]} position embeddings with {num_prefix_tokens} prefix tokens leave {grid.shape[1]} "
+            "patches, which is not a square grid; give the actual number of prefix tokens."
+        )
+    if (side, side) == tuple(new_grid):
+        return positions
+    image = grid.reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
+    corners = None if mode == "nearest" else align_corners
+    image = F.interpolate(image, size=tuple(new_grid), mode=mode, align_corners=corners)
+    grid = image.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)  # (1, P, D)
+    return torch.cat([prefix, grid], dim=1)
+
+
+def interpolate_sequence_positions(positions: Tensor, length: int, num_prefix_tokens: int = 0) -> Tensor:
+    """
+    Resize learned position embeddings of a sequence, of frames for instance, by nearest-neighbor interpolation.
+
+    Args:
+        positions (`Tensor` of shape `(1, num_prefix_tokens + L, D)`): position embeddings; those of prefix tokens come
+            first and are kept.
+        length (`int`): new length without the prefix tokens.
+        num_prefix_tokens (`int`, *optional*, defaults to 0): number of prefix tokens.
+
+    Returns:
+        `Tensor` of shape `(1, num_prefix_tokens + length, D)`; the same tensor if the length fits already.
+    """
+    prefix, sequence = positions[:, :num_prefix_tokens], positions[:, num_prefix_tokens:]
+    if sequence.shape[1] == length:
+        return positions
+    sequence = F.interpolate(sequence.transpose(1, 2), size=length, mode="nearest").transpose(1, 2)
+    return torch.cat([prefix, sequence], dim=1)
+
+
+# ---- blocks ----
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al., 2016, https://arxiv.org/abs/1603.09382): drops whole rows while training."""
+    """Stochastic depth (Huang et al., 2016, https://arxiv.org/abs/1603.09382): drops whole rows in training."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
-    def forward(self, states: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         if not self.training or self.rate == 0.0:
-            return states
+            return hidden_states
         keep = 1.0 - self.rate
-        mask = torch.empty((states.shape[0],) + (1,) * (states.ndim - 1), dtype=states.dtype, device=states.device)
-        return states * mask.bernoulli_(keep).div_(keep)
+        shape = (hidden_states.shape[0],) + (1,) * (hidden_states.ndim - 1)
+        mask = torch.empty(shape, dtype=hidden_states.dtype, device=hidden_states.device)
+        return hidden_states * mask.bernoulli_(keep).div_(keep)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"
 
 
-def is_eager_inference() -> bool:
-    """
-    Whether neither gradients nor a compiler look on, so that what nobody will read again can be overwritten (new memory
-    costs a CPU as much as the arithmetic) and maps can be rearranged.
-    """
-    return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
-def add_states(branch: Tensor, states: Tensor) -> Tensor:
-    """A branch, which is overwritten if it can be, plus the states that it came from."""
-    if is_eager_inference() and branch.dtype == states.dtype:
-        return branch.add_(states)
-    return states + branch
+def add_residual(branch: Tensor, residual: Tensor, inplace: bool) -> Tensor:
+    """The sum of a branch and its residual, written into the branch if `inplace`."""
+    if inplace and branch.dtype == residual.dtype:
+        return branch.add_(residual)
+    return residual + branch
 
 
 class ViTPatchEmbedding(nn.Module):
-    """Cuts images into patches and maps each to a vector: `(B, C, H, W)` to `(B, P, D)`."""
+    """Patch embedding: `(B, C, H, W)` to `(B, P, D)`."""
 
     def __init__(self, config: LavisViTConfig, bias: bool = True) -> None:
         super().__init__()
@@ -68,7 +128,7 @@ class ViTPatchEmbedding(nn.Module):
 
 
 class ViTAttention(nn.Module):
-    """Self-attention with one fused map to queries, keys and values."""
+    """Self-attention with one fused projection to queries, keys and values."""
 
     def __init__(self, config: LavisViTConfig) -> None:
         super().__init__()
@@ -79,8 +139,12 @@ class ViTAttention(nn.Module):
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.proj_drop = nn.Dropout(config.hidden_dropout_prob)
 
+    def project_qkv(self, hidden_states: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values, `(B, N, D)` each."""
+        return self.qkv(hidden_states).chunk(3, dim=-1)
+
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        query, key, value = self.qkv(hidden_states).chunk(3, dim=-1)
+        query, key, value = self.project_qkv(hidden_states)
         context, weights = attend(
             self,
             query,
@@ -95,28 +159,29 @@ class ViTAttention(nn.Module):
 
 
 class ViTMLP(nn.Module):
-    """Feed-forward part of a block."""
+    """Feed-forward layers of a block."""
 
     def __init__(self, config: LavisViTConfig) -> None:
         super().__init__()
-        hidden = int(config.hidden_size * config.mlp_ratio)
-        self.fc1 = nn.Linear(config.hidden_size, hidden)
+        intermediate_size = int(config.hidden_size * config.mlp_ratio)
+        self.fc1 = nn.Linear(config.hidden_size, intermediate_size)
         self.act = ACT2FN[config.hidden_act]
         self.is_gelu = config.hidden_act == "gelu"
-        self.fc2 = nn.Linear(hidden, config.hidden_size)
+        self.fc2 = nn.Linear(intermediate_size, config.hidden_size)
         self.drop = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden_states: Tensor, keep_activations: bool = True) -> Tensor:
+    def forward(self, hidden_states: Tensor, save_activations: bool = True) -> Tensor:
         inner = self.fc1(hidden_states)
-        outer = torch.ops.aten.gelu_(inner) if self.is_gelu and is_eager_inference() else self.act(inner)
-        with recomputed(outer, lambda: self.act(inner), enabled=not keep_activations):
+        inplace = self.is_gelu and may_overwrite_output(self.fc1)
+        outer = torch.ops.aten.gelu_(inner) if inplace else self.act(inner)
+        with selective_recompute(outer, lambda: self.act(inner), enabled=not save_activations):
             return self.drop(self.fc2(self.drop(outer)))
 
 
 class ViTBlock(GradientCheckpointingLayer):
     """Pre-norm transformer block with stochastic depth."""
 
-    attention_class: type[nn.Module] = ViTAttention
+    attention_class: type[ViTAttention] = ViTAttention
 
     def __init__(self, config: LavisViTConfig, drop_path_rate: float) -> None:
         super().__init__()
@@ -127,37 +192,69 @@ class ViTBlock(GradientCheckpointingLayer):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        lean = not self.gradient_checkpointing
-        normed = self.norm1(hidden_states)
-        before = hidden_states
-        with recomputed(normed, lambda: self.norm1(before), enabled=lean):
-            hidden_states = add_states(self.drop_path(self.attn(normed, **kwargs)[0]), hidden_states)
-        normed = self.norm2(hidden_states)
-        between = hidden_states
-        with recomputed(normed, lambda: self.norm2(between), enabled=lean):
-            return add_states(self.drop_path(self.mlp(normed, keep_activations=not lean)), hidden_states)
+        recompute = not self.gradient_checkpointing
+        inplace = may_overwrite_output(self.attn, self.mlp, self.drop_path)
+        normed, attention_input = self.norm1(hidden_states), hidden_states
+        with selective_recompute(normed, lambda: self.norm1(attention_input), enabled=recompute):
+            hidden_states = add_residual(self.drop_path(self.attn(normed, **kwargs)[0]), hidden_states, inplace)
+        normed, mlp_input = self.norm2(hidden_states), hidden_states
+        with selective_recompute(normed, lambda: self.norm2(mlp_input), enabled=recompute):
+            branch = self.drop_path(self.mlp(normed, save_activations=not recompute))
+            return add_residual(branch, hidden_states, inplace)
+
+
+class ClipBlock(ViTBlock):
+    """Pre-norm block of CLIP."""
+
+
+class EvaAttention(ViTAttention):
+    """Self-attention with biases of queries and values only; a bias of the keys would have no effect in softmax."""
+
+    def __init__(self, config: LavisEvaConfig) -> None:
+        super().__init__(config)
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(config.hidden_size))
+        self.v_bias = nn.Parameter(torch.zeros(config.hidden_size))
+
+    def project_qkv(self, hidden_states: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values; biases are added outside the linear layer, which works with quantized ones, too."""
+        query, key, value = super().project_qkv(hidden_states)
+        return query + self.q_bias, key, value + self.v_bias
+
+
+class EvaBlock(ViTBlock):
+    """Pre-norm block of EVA."""
+
+    attention_class = EvaAttention
+
+
+# ---- models ----
 
 
 class LavisViTModel(LavisPreTrainedModel):
     """
-    Vision transformer (https://arxiv.org/abs/2010.11929) that returns the normalised state of every token.
+    Vision transformer (https://arxiv.org/abs/2010.11929) that returns the hidden states of all tokens after a final
+    layer norm.
 
     Args:
-        config ([`LavisViTConfig`]): sizes of the tower.
+        config ([`LavisViTConfig`]): model configuration.
     """
 
     config: LavisViTConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities: tuple[str, ...] = ("image",)
     _no_split_modules = ["ViTBlock"]
-    _can_record_outputs = {"hidden_states": ViTBlock, "attentions": OutputRecorder(ViTAttention, index=1)}
+    _can_record_outputs: dict[str, Any] = {
+        "hidden_states": ViTBlock,
+        "attentions": OutputRecorder(ViTAttention, index=1),
+    }
 
-    # What towers of the same build do otherwise.
+    # what differs between the vision transformers
     block_class: type[ViTBlock] = ViTBlock
     patch_bias = True
-    first_norm = False
-    final_norm = True
+    has_pre_norm = False
+    has_final_norm = True
     align_position_corners = False
 
     def __init__(self, config: LavisViTConfig) -> None:
@@ -169,9 +266,9 @@ class LavisViTModel(LavisPreTrainedModel):
         depth = config.num_hidden_layers
         rates = [config.drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(self.block_class(config, rate) for rate in rates)
-        if self.first_norm:
+        if self.has_pre_norm:
             self.ln_pre = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        if self.final_norm:
+        if self.has_final_norm:
             self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
@@ -193,18 +290,18 @@ class LavisViTModel(LavisPreTrainedModel):
         return self.patch_embed
 
     def embed(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
-        """Patches with class token and positions: `(B, C, H, W)` to `(B, N, D)`."""
+        """Patch embeddings with class token and position embeddings: `(B, C, H, W)` to `(B, N, D)`."""
         config = self.config
         if not isinstance(pixel_values, Tensor):
             raise ValueError(
-                f"Got pixel_values as {type(pixel_values).__name__}; give a tensor, with return_tensors='pt'."
+                f"Got pixel_values of type {type(pixel_values).__name__}; pass a tensor (return_tensors='pt')."
             )
         fits = pixel_values.ndim == 4 and pixel_values.shape[1] == config.num_channels and pixel_values.shape[0] > 0
         if not fits or not pixel_values.is_floating_point():
             raise ValueError(
                 f"Got pixel_values of shape {tuple(pixel_values.shape)} and dtype {pixel_values.dtype}, expected "
-                f"normalised floats (batch, {config.num_channels}, height, width). Let the processor make them from "
-                "pictures."
+                f"normalized floats (batch, {config.num_channels}, height, width). The processor makes them from "
+                "images."
             )
         height, width = pixel_values.shape[-2:]
         positions: Tensor = self.pos_embed
@@ -216,11 +313,11 @@ class LavisViTModel(LavisPreTrainedModel):
                 )
             if height % config.patch_size or width % config.patch_size:
                 raise ValueError(
-                    f"Got images of {height} x {width} pixels; both sides have to be multiples of the patch size "
+                    f"Got images of {height} x {width} pixels; height and width have to be multiples of the patch size "
                     f"{config.patch_size}."
                 )
             grid = (height // config.patch_size, width // config.patch_size)
-            positions = resize_grid_positions(positions, grid, align_corners=self.align_position_corners)
+            positions = interpolate_grid_positions(positions, grid, align_corners=self.align_position_corners)
         patches = self.patch_embed(pixel_values.to(self.patch_embed.proj.weight.dtype))
         tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
         return self.pos_drop(tokens + positions)
@@ -232,30 +329,81 @@ class LavisViTModel(LavisPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         r"""
         Args:
-            pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`): normalised images.
-            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): take images of another size and
-                interpolate the positions.
+            pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`): normalized images.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): accept images of another size by
+                interpolating the position embeddings.
 
         Returns:
-            [`BaseModelOutputWithPooling`]: `last_hidden_state` (batch_size, N, D), after the final norm where there is
-            one, and `pooler_output` (batch_size, D), its class token.
+            [`BaseModelOutputWithPooling`]: `last_hidden_state` of shape `(batch_size, N, D)`, after the final layer
+            norm if there is one, and `pooler_output` of shape `(batch_size, D)`, the class token.
         """
         if pixel_values is None:
-            raise ValueError("The image tower needs pixel_values; the processor makes them from pictures.")
-        # generate() hands the text's masks to every encoder; the tower has no use for them.
+            raise ValueError("The image encoder needs pixel_values; the processor makes them from images.")
+        # generate() passes the attention mask and ids of the text to every encoder
         for name in ("attention_mask", "input_ids"):
             kwargs.pop(name, None)
         hidden_states = self.embed(pixel_values, interpolate_pos_encoding)
-        if self.first_norm:
+        if self.has_pre_norm:
             hidden_states = self.ln_pre(hidden_states)
         for block in self.blocks:
             hidden_states = block(hidden_states, **kwargs)
-        if self.final_norm:
+        if self.has_final_norm:
             hidden_states = self.norm(hidden_states)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
 
 
-register_transformers_vit_keys(LavisViTConfig.model_type)
+class LavisClipVisionModel(LavisViTModel):
+    """
+    Vision transformer of CLIP (https://arxiv.org/abs/2103.00020) that returns the hidden states of its last block, with
+    a layer norm before the first block and none after the last.
+
+    Args:
+        config ([`LavisClipVisionConfig`]): model configuration.
+    """
+
+    config: LavisClipVisionConfig
+    _no_split_modules = ["ClipBlock"]
+    block_class = ClipBlock
+    patch_bias = False
+    has_pre_norm = True
+    has_final_norm = False
+    # parity: the original interpolates the position embeddings of this encoder, and of no other, with aligned corners
+    align_position_corners = True
 
 
-__all__ = ["DropPath", "LavisViTModel", "ViTAttention", "ViTBlock", "add_states", "is_eager_inference"]
+class LavisEvaModel(LavisViTModel):
+    """
+    Vision transformer of EVA (https://arxiv.org/abs/2211.07636) that returns the hidden states of its last block.
+
+    Args:
+        config ([`LavisEvaConfig`]): model configuration.
+    """
+
+    config: LavisEvaConfig
+    _no_split_modules = ["EvaBlock"]
+    block_class = EvaBlock
+    has_final_norm = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, EvaAttention):
+            init.zeros_(module.q_bias)
+            init.zeros_(module.v_bias)
+
+
+register_keys(LavisViTConfig.model_type, VIT_KEYS)
+register_keys(LavisEvaConfig.model_type, EVA_KEYS, split_qkv_bias=True)
+
+
+__all__ = [
+    "DropPath",
+    "LavisClipVisionModel",
+    "LavisEvaModel",
+    "LavisViTModel",
+    "ViTAttention",
+    "ViTBlock",
+    "add_residual",
+    "interpolate_grid_positions",
+    "interpolate_sequence_positions",
+]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeling_lavis.models.heads import project
+from modeling_lavis.models.modeling_base import project_features
 from modeling_lavis.pipelines.base import LavisPipeline, one_picture_per_row
 from modeling_lavis.pipelines.inputs import is_picture, is_video, sort_inputs
 from modeling_lavis.pipelines.loading import looks_at
@@ -161,7 +161,7 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
         if image_embeds is not None:
             put(f"{self.seen}_embeds", image_embeds, images)
             if f"{self.seen}_features" in wanted:
-                put(f"{self.seen}_features", project(image_embeds, model.vision_proj), images)
+                put(f"{self.seen}_features", project_features(image_embeds, model.vision_proj), images)
         if not texts:
             return results
         ids, mask = batch["tokens"]["input_ids"], batch["tokens"]["attention_mask"]
@@ -172,7 +172,7 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
             text_embeds = model.encode_texts(ids, mask)
             put("text_embeds", text_embeds, texts, lengths)
             if "text_features" in wanted:
-                put("text_features", project(text_embeds, model.text_proj), texts, lengths)
+                put("text_features", project_features(text_embeds, model.text_proj), texts, lengths)
         if joint and image_embeds is not None:
             chosen = torch.tensor([texts.index(row) for row in joint], device=ids.device)
             seen = torch.tensor([images.index(row) for row in joint], device=ids.device)

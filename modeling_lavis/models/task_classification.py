@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classification of a text together with one image (visual entailment) or two (NLVR2), with momentum distillation.
+
+Shapes: B batch size, N image tokens, T text tokens, D hidden size.
+"""
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
+from transformers.utils import can_return_tuple
+
+from .docstrings import add_shared_arguments
+from .losses import soft_cross_entropy
+from .modeling_base import (
+    HUB_OPTIONS,
+    check_labels,
+    classification_head,
+    require_image_and_text,
+    set_first_token,
+)
+from .outputs import LavisClassificationOutput
+from .task_base import ImageTextModel
+
+if TYPE_CHECKING:
+
+    class _ClassificationModel(ImageTextModel, Protocol):
+        """What the mixin needs from the head and its other bases."""
+
+        num_labels: int
+        vision_model: nn.Module
+        text_encoder: nn.Module
+        cls_head: nn.Module
+
+        def build_encoders(self, config: PreTrainedConfig, momentum: bool) -> None: ...
+        def update_momentum(self) -> None: ...
+        def soft_target_weight(self, alpha: float | None) -> float: ...
+else:
+    _ClassificationModel = object
+
+
+class ClassificationMixin(_ClassificationModel):
+    """Encoders, classification head and forward pass of classifiers of a text with one or two images."""
+
+    #: images per text
+    num_images = 1
+    #: whether soft targets come from the momentum text encoder, or from the text encoder on the momentum image encoder
+    use_momentum_text_encoder = True
+
+    def build_classifier(self, config: PreTrainedConfig, momentum: bool) -> None:
+        """Create the encoders and the classification head and, with `momentum`, their momentum copies."""
+        self.num_labels = config.num_labels
+        self.build_encoders(config, momentum)
+        for suffix in ("", "_m") if momentum else ("",):
+            setattr(self, f"cls_head{suffix}", classification_head(config.text_config.hidden_size, config.num_labels))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+        """
+        transformers' `from_pretrained`.
+
+        Raises:
+            ValueError: a head for two images is loaded from a repository of a head for one image. Its cross-attention
+                layers would have to be doubled, which conversion does; loaded by name, they would be newly initialized
+                or not fit together.
+        """
+        if pretrained_model_name_or_path is not None and cls.num_images == 2:
+            source = config
+            if not isinstance(source, PreTrainedConfig):
+                options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
+                source = cls.config_class.from_pretrained(  # type: ignore[attr-defined]
+                    config or pretrained_model_name_or_path, **options
+                )
+            text, made_for = source.text_config, source.architectures or [cls.__name__]
+            if cls.__name__ not in made_for and text.num_image_streams != 2 and not text.pair_image_layers:
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} is a model for one image ({made_for[0]}), but {cls.__name__} "
+                    "needs one for two images. Convert the original's checkpoint with `modeling-lavis convert`, which "
+                    "doubles the cross-attention layers as the original does, or give a repository of this class."
+                )
+        return super().from_pretrained(  # type: ignore[misc]
+            pretrained_model_name_or_path, *args, config=config, **kwargs
+        )
+
+    @property
+    def first_token_id(self) -> int | None:
+        """The token that replaces the first token of a text."""
+        return self.config.cls_token_id
+
+    def _classify(
+        self,
+        momentum: bool,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        interpolate_pos_encoding: bool,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Any, Tensor]:
+        """Image hidden states, multimodal output and logits, of the online or of the momentum modules."""
+        suffix = "_m" if momentum else ""
+        vision_model, classifier = getattr(self, f"vision_model{suffix}"), getattr(self, f"cls_head{suffix}")
+        text_encoder = getattr(self, f"text_encoder{suffix}") if self.use_momentum_text_encoder else self.text_encoder
+        if self.num_images == 2:
+            # parity: one pass over all first and all second images, in the original's order
+            pixel_values = pixel_values.transpose(0, 1).flatten(0, 1)
+        image_embeds = vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding).last_hidden_state
+        attended: Tensor | tuple[Tensor, Tensor] = image_embeds
+        if self.num_images == 2:
+            first, second = image_embeds.chunk(2)
+            attended, image_embeds = (first, second), torch.stack((first, second), dim=1)
+        output = text_encoder(input_ids, attention_mask, encoder_hidden_states=attended, **kwargs)
+        return image_embeds, output, classifier(output.last_hidden_state[:, 0])
+
+    @can_return_tuple
+    @add_shared_arguments
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        alpha: float | None = None,
+        update_state: bool | None = None,
+        output_intermediates: bool = False,
+        interpolate_pos_encoding: bool = False,
+        token_type_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> LavisClassificationOutput:
+        r"""
+        Args:
+            pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`, or `(batch_size, 2,
+                num_channels, height, width)` for two images): Normalized images, as the processor makes them.
+
+        Returns:
+            [`LavisClassificationOutput`].
+        """
+        pixel_values, input_ids = require_image_and_text(pixel_values, input_ids)
+        if self.num_images == 2 and (pixel_values.ndim != 5 or pixel_values.shape[1] != 2):
+            raise ValueError(
+                f"Got pixel_values of shape {tuple(pixel_values.shape)}, expected (batch, 2, channels, height, width): "
+                "two images per text. The processor takes images as a list of pairs."
+            )
+        if labels is not None and labels.shape != input_ids.shape[:1]:
+            raise ValueError(
+                f"Got labels of shape {tuple(labels.shape)} for {input_ids.shape[0]} texts; pass one class per text."
+            )
+        if labels is not None:
+            labels = check_labels(labels, self.config.num_labels)
+        input_ids = set_first_token(input_ids, self.first_token_id)
+        inputs = (pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
+        image_embeds, output, logits = self._classify(False, *inputs, **kwargs)
+        loss, intermediates = None, None
+        if labels is not None:
+            loss = F.cross_entropy(logits.float(), labels)
+            if hasattr(self, "vision_model_m"):
+                if self.training if update_state is None else update_state:
+                    self.update_momentum()
+                with torch.no_grad():
+                    image_m, output_m, logits_m = self._classify(True, *inputs)
+                weight = self.soft_target_weight(alpha)
+                soft = soft_cross_entropy(logits.float(), logits_m.float().softmax(dim=-1))
+                loss = (1 - weight) * loss + weight * soft
+                if output_intermediates:
+                    intermediates = {
+                        "image_embeds_m": image_m,
+                        "multimodal_embeds_m": output_m.last_hidden_state,
+                        "logits_m": logits_m,
+                    }
+        return LavisClassificationOutput(
+            loss=loss,
+            logits=logits,
+            image_embeds=image_embeds,
+            multimodal_embeds=output.last_hidden_state,
+            hidden_states=output.hidden_states,
+            attentions=output.cross_attentions,
+            intermediates=intermediates,
+        )
+
+
+__all__ = ["ClassificationMixin"]

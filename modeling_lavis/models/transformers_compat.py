@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that depends on details of transformers outside its public API.
+
+[`PRIVATE_API`] lists the private names that this package overrides or calls, with the parameters that it relies on and
+the reason. A test compares the table with the installed version and names the entry that changed. Class attributes that
+transformers documents for authors of models (`_init_weights`, `_no_split_modules`, `_tied_weights_keys`, ...) and of
+pipelines (`_forward`, `_sanitize_parameters`, ...) are not listed.
+
+The key/value cache is called `past_key_values` in transformers 5.23 and `cache` in later versions: as an argument of
+`forward`, as a field of outputs and among the inputs of a decoding step. Models accept both names and return the
+installed version's; inside the models it is `past_key_values`.
+"""
+
+import functools
+import inspect
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask
+
+
+class PrivateName(NamedTuple):
+    """
+    One private name of transformers.
+
+    Args:
+        path (`str`): dotted path, from the module to the attribute.
+        parameters (`tuple[str, ...]` or `None`): parameters that the package passes or overrides; `None` for a name
+            that is not called.
+        reason (`str`): what it is needed for.
+    """
+
+    path: str
+    parameters: tuple[str, ...] | None
+    reason: str
+
+
+_GENERATION = "transformers.generation.utils.GenerationMixin"
+_AUTO = "transformers.models.auto.auto_factory"
+_PROCESSOR = "transformers.processing_utils.ProcessorMixin"
+_BACKENDS = "transformers.image_processing_backends"
+
+PRIVATE_API: tuple[PrivateName, ...] = (
+    PrivateName(
+        f"{_GENERATION}._expand_inputs_for_generation",
+        ("expand_size", "is_encoder_decoder", "input_ids", "model_kwargs"),
+        "encoder hidden states keep one row per image, whatever the number of beams",
+    ),
+    PrivateName(
+        f"{_GENERATION}._prepare_cache_for_generation",
+        ("generation_config", "model_kwargs", "generation_mode", "batch_size", "max_cache_length"),
+        "the cross-attention cache keeps one row per image; the Q-Former's cache starts with the query tokens",
+    ),
+    PrivateName(
+        f"{_GENERATION}._prefill",
+        ("input_ids", "generation_config", "model_kwargs"),
+        "a prompt runs once per image, not once per beam",
+    ),
+    PrivateName(
+        f"{_GENERATION}._beam_search",
+        ("input_ids", "logits_processor", "stopping_criteria", "generation_config", "synced_gpus", "model_kwargs"),
+        "the loop of the original's beam search, with other scores",
+    ),
+    PrivateName(
+        f"{_GENERATION}._update_finished_beams",
+        (
+            "sequences",
+            "topk_running_sequences",
+            "beam_scores",
+            "topk_log_probs",
+            "beam_indices",
+            "is_early_stop_heuristic_unsatisfied",
+            "is_sent_finished",
+            "next_token_hits_stopping_criteria",
+            "top_num_beam_mask",
+            "num_beams",
+            "cur_len",
+            "decoder_prompt_len",
+            "length_penalty",
+            "early_stopping",
+        ),
+        "the original's length normalization of finished hypotheses",
+    ),
+    PrivateName(
+        f"{_GENERATION}._check_early_stop_heuristic",
+        (
+            "is_early_stop_heuristic_unsatisfied",
+            "running_beam_scores",
+            "beam_scores",
+            "is_sent_finished",
+            "cur_len",
+            "max_length",
+            "decoder_prompt_len",
+            "early_stopping",
+            "length_penalty",
+        ),
+        "the original's stopping rule looks at all candidates of a step",
+    ),
+    PrivateName(
+        "transformers.modeling_utils.PreTrainedModel._initialize_weights",
+        ("module", "is_custom_code"),
+        "momentum encoders are initialized from the online encoders by the head, which transformers would skip",
+    ),
+    PrivateName(
+        "transformers.modeling_utils.PreTrainedModel._can_set_attn_implementation",
+        (),
+        "transformers searches the model's source file for the attention interface, which is in a shared file here",
+    ),
+    PrivateName(
+        "transformers.modeling_utils.PreTrainedModel._from_config",
+        ("config",),
+        "submodels inherit dtype and attention implementation",
+    ),
+    PrivateName(
+        f"{_AUTO}._LazyAutoMapping",
+        ("config_mapping", "model_mapping"),
+        "mapping of this package's own Auto classes",
+    ),
+    PrivateName(f"{_AUTO}._BaseAutoModelClass", None, "base of this package's own Auto classes"),
+    PrivateName(f"{_AUTO}._BaseAutoModelClass._model_mapping", None, "which Auto classes know a head"),
+    PrivateName(
+        f"{_PROCESSOR}._get_arguments_from_pretrained",
+        ("pretrained_model_name_or_path", "processor_dict", "kwargs"),
+        "repositories in transformers' own format load into this package's image processor",
+    ),
+    PrivateName(
+        f"{_PROCESSOR}._load_tokenizer_from_pretrained",
+        ("sub_processor_type", "pretrained_model_name_or_path", "kwargs"),
+        "the tokenizer loads as transformers loads it",
+    ),
+    PrivateName(
+        f"{_PROCESSOR}._merge_kwargs",
+        ("tokenizer_init_kwargs", "kwargs"),
+        "options of a call are merged as in other processors",
+    ),
+    PrivateName(
+        f"{_BACKENDS}.PilBackend._preprocess_image_like_inputs",
+        ("images", "kwargs"),
+        "pairs of images are flattened and paired again",
+    ),
+    PrivateName(
+        f"{_BACKENDS}.PilBackend._preprocess",
+        ("images", "return_tensors", "kwargs"),
+        "images are processed one at a time, so that one full-size image is held at once",
+    ),
+    PrivateName(
+        f"{_BACKENDS}.TorchvisionBackend._preprocess",
+        ("images", "return_tensors", "kwargs"),
+        "images of a call are processed together, after opening them by this package's rules",
+    ),
+)
+
+
+# ---- names of the key/value cache ----
+
+_OLD_CACHE_NAME, _NEW_CACHE_NAME = "past_key_values", "cache"
+
+CACHE_NAME = _NEW_CACHE_NAME if _NEW_CACHE_NAME in inspect.signature(create_causal_mask).parameters else _OLD_CACHE_NAME
+CACHE_NAMES = (_OLD_CACHE_NAME, _NEW_CACHE_NAME)
+
+
+def accepts_cache(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    Decorator of a `forward` with an argument `past_key_values`: `cache` is another name for it.
+
+    Raises:
+        TypeError: both names are given.
+    """
+
+    @functools.wraps(forward)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if _NEW_CACHE_NAME in kwargs:
+            given = kwargs.pop(_NEW_CACHE_NAME)
+            if kwargs.get(_OLD_CACHE_NAME) is not None:
+                raise TypeError(
+                    f"Got {_OLD_CACHE_NAME} and {_NEW_CACHE_NAME}, which are two names of one argument; pass one."
+                )
+            kwargs[_OLD_CACHE_NAME] = given
+        return forward(*args, **kwargs)
+
+    return wrapper
+
+
+def cache_field(output_class: type) -> type:
+    """Decorator of an output, below `@dataclass`: adds the cache as its last field, `None` by default."""
+    output_class.__annotations__ = {**output_class.__annotations__, CACHE_NAME: Cache | None}
+    setattr(output_class, CACHE_NAME, None)
+    return output_class
+
+
+def cache_output(cache: Cache | None) -> dict[str, Cache | None]:
+    """The cache as a keyword argument of an output."""
+    return {CACHE_NAME: cache}
+
+
+def cache_of_layer(layer: nn.Module, cache: Cache | None) -> Cache | None:
+    """`cache`, or `None` for a layer under activation checkpointing, whose second run would fill it twice."""
+    recomputed = layer.training and getattr(layer, "gradient_checkpointing", False)
+    return None if recomputed else cache
+
+
+# ---- loading and saving ----
+
+
+def keep_offloaded_parameters_in_float32(model: nn.Module) -> None:
+    """
+    Make `_keep_in_fp32_modules_strict` hold for parameters that are offloaded to disk, too.
+
+    transformers writes their dtype into the offload index before it applies that rule.
+    """
+    exact = {part.strip("^$") for part in getattr(model, "_keep_in_fp32_modules_strict", None) or ()}
+    indices: dict[int, dict[str, dict[str, Any]]] = {}
+    for module in model.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for part in getattr(hook, "hooks", [hook]):
+            index = getattr(getattr(getattr(part, "weights_map", None), "dataset", None), "index", None)
+            if index:
+                indices[id(index)] = index
+    if not indices:
+        return
+    for name, value in model.named_parameters():
+        if value.dtype in (torch.float16, torch.bfloat16) and value.is_meta and exact & set(name.split(".")):
+            value.data = value.data.float()
+            for index in indices.values():
+                if name in index:
+                    index[name]["dtype"] = "float32"
+
+
+@contextmanager
+def torchao_metadata_of_modules_only(quantizer: Any) -> Iterator[None]:
+    """
+    Leave tensors that belong to no module (query tokens, temperatures) out of the metadata that torchao saves.
+
+    Its reader splits every name in that table at a dot; tensors without an entry are read as plain tensors.
+    """
+    flatten = getattr(quantizer, "get_state_dict_and_metadata", None)
+    if flatten is None:
+        yield
+        return
+
+    def flatten_and_filter(model: Any) -> tuple[Any, dict[str, str]]:
+        state, table = flatten(model)
+        if "tensor_names" in table:
+            names = [name for name in json.loads(table["tensor_names"]) if "." in name]
+            table = {name: value for name, value in table.items() if "." in name or name == "tensor_names"}
+            table["tensor_names"] = json.dumps(names)
+        return state, table
+
+    quantizer.get_state_dict_and_metadata = flatten_and_filter
+    try:
+        yield
+    finally:
+        del quantizer.get_state_dict_and_metadata
+
+
+@contextmanager
+def without_remembered_renaming(model: nn.Module, enabled: bool) -> Iterator[None]:
+    """
+    Save in the original format by all rules of the model, not only by those that were used to load it.
+
+    transformers remembers the renaming rules that loading applied and reverses only those when it saves.
+    """
+    used = model.__dict__.pop("_weight_conversions", None) if enabled else None
+    try:
+        yield
+    finally:
+        if used is not None:
+            model._weight_conversions = used
+
+
+def return_logits_on_input_device(model: nn.Module) -> None:
+    """Let a model that is spread over several devices return its logits on the device of its inputs."""
+    hook = getattr(model, "_hf_hook", None)
+    if hook is not None:
+        hook.io_same_device = True
+
+
+def empty_auto_mapping() -> Any:
+    """Mapping of an Auto class that knows no model yet."""
+    from transformers.models.auto.auto_factory import _LazyAutoMapping
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+
+__all__ = [
+    "CACHE_NAME",
+    "CACHE_NAMES",
+    "PRIVATE_API",
+    "PrivateName",
+    "accepts_cache",
+    "cache_field",
+    "cache_of_layer",
+    "cache_output",
+    "empty_auto_mapping",
+    "keep_offloaded_parameters_in_float32",
+    "return_logits_on_input_device",
+    "torchao_metadata_of_modules_only",
+    "without_remembered_renaming",
+]
