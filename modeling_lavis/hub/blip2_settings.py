@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration, processor and generation defaults of BLIP-2, from the shapes of a checkpoint and a few settings.
 
-Settings have the form of a golden set's `config.json`: sections `vision` and `qformer`, and entries such as
+Settings have the form of `tests/goldens/*/config.json`: sections `vision` and `qformer`, and entries such as
 `vit_model`, `embed_dim`, `prompt` and `max_txt_len`.
 """
 

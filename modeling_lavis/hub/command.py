@@ -18,11 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", metavar="DIR_OR_ID", help="tokenizer (the published one)")
     parser.add_argument("--vision-checkpoint", metavar="FILE", help="checkpoint of the frozen image encoder (BLIP-2)")
     parser.add_argument("--language-model", metavar="DIR_OR_ID", help="frozen language model (BLIP-2)")
-    parser.add_argument("--dtype", metavar="D", choices=sorted(DTYPES), help="stored dtype: %(choices)s (as in CHECKPOINT)")
+    parser.add_argument(
+        "--dtype", metavar="D", choices=sorted(DTYPES), help="stored dtype: %(choices)s (as in CHECKPOINT)"
+    )
     parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="Hub repository to upload to")
     parser.add_argument("--overwrite", action="store_true", help="replace the model repository in OUTPUT")
     parser.add_argument("--max-shard-size", metavar="SIZE", default="5GB", help="maximum size of a file (%(default)s)")
-    parser.add_argument("--without-code", action="store_true", help="do not copy the model code (for trust_remote_code) into OUTPUT")
+    parser.add_argument(
+        "--without-code", action="store_true", help="do not copy the model code (for trust_remote_code) into OUTPUT"
+    )
     parser.add_argument("--json", action="store_true", help="print the full report as JSON")
 
 

@@ -55,9 +55,9 @@ def convert(
         output (`str` or `Path`): folder of the repository. Must not exist or be empty unless `overwrite=True`.
         model_type (`str`, *optional*): published model type whose settings to use, for example `"base_coco"`. Defaults
             to the one that the URL belongs to; for other checkpoints, the defaults of the family apply.
-        config (`str`, `Path` or `Mapping[str, Any]`, *optional*): JSON file or mapping in the form of a golden set's
-            `config.json`. It takes precedence over the published settings. Sizes that it leaves out are inferred from
-            the shapes of the weights.
+        config (`str`, `Path` or `Mapping[str, Any]`, *optional*): settings as a JSON file or mapping, in the form that
+            `conversion_scripts/README.md` describes. They take precedence over the published settings. Sizes that are
+            left out are inferred from the shapes of the weights.
         tokenizer (`str` or `Path`, *optional*): folder or Hub id of the tokenizer. Defaults to the published one.
         vision_checkpoint (`str` or `Path`, *optional*): checkpoint of the frozen image encoder (BLIP-2 only).
         language_model (`str` or `Path`, *optional*): folder or Hub id of the frozen language model (BLIP-2 only).

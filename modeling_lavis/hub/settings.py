@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From settings and shapes to configurations: the parts shared by the families with a ViT and a BERT.
 
-Settings have the form of a golden set's `config.json`: sections such as `vision` and `text`, and entries such as
+Settings have the form of `tests/goldens/*/config.json`: sections such as `vision` and `text`, and entries such as
 `embed_dim`, `queue_size` and `max_txt_len`.
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Typed access to the settings and facts of LAVIS's published checkpoints.
 
-`zoo.json` contains the published settings by architecture and model type, in the form of a golden set's `config.json`,
+`zoo.json` contains the published settings by architecture and model type, in the form of `tests/goldens/*/config.json`,
 limited to what cannot be inferred from the shapes of the weights. The origin, training and scores of a checkpoint are
 in `model_cards/<architecture>__<model_type>.yaml`, from which the model cards are made. Nothing is in both.
 """
