@@ -247,7 +247,12 @@ def check_tokenizer(tokenizer: Any, vocab_size: int) -> None:
 
 
 def max_text_length(default: int | None, settings: Mapping[str, Any], config: Any) -> int:
-    """Return the maximum number of tokens of a text: `max_txt_len` or `default`, bounded by the positions."""
+    """
+    Return the maximum number of tokens of a text.
+
+    It is `max_txt_len` or `default`, bounded by the number of positions. parity: without a default it is the number of
+    positions and `max_txt_len` is ignored, because the original does not truncate texts for such architectures.
+    """
     positions: int = config.text_config.max_position_embeddings
     return positions if default is None else min(positions, settings.get("max_txt_len") or default)
 
