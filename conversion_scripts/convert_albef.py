@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convert an ALBEF checkpoint of LAVIS or of the original ALBEF repository into a Hub repository.
+"""Convert an ALBEF checkpoint of LAVIS or of the original ALBEF repository to a Hub repository.
 
     python conversion_scripts/convert_albef.py albef_retrieval albef_coco_retrieval_lavis.pt OUTPUT --model-type coco
 
-The same as `modeling-lavis convert`; see README.md beside this file.
+Equivalent to `modeling-lavis convert`; see README.md in this folder.
 """
 
 import sys

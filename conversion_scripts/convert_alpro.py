@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convert an ALPRO checkpoint of LAVIS or of the original ALPRO repository into a Hub repository.
+"""Convert an ALPRO checkpoint of LAVIS or of the original ALPRO repository to a Hub repository.
 
     python conversion_scripts/convert_alpro.py alpro_retrieval alpro_msrvtt_retrieval.pt OUTPUT --model-type msrvtt
 
-The same as `modeling-lavis convert`; see README.md beside this file.
+Equivalent to `modeling-lavis convert`; see README.md in this folder.
 """
 
 import sys

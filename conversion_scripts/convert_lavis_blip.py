@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convert a BLIP checkpoint of LAVIS or of the original BLIP repository into a Hub repository.
+"""Convert a BLIP checkpoint of LAVIS or of the original BLIP repository to a Hub repository.
 
     python conversion_scripts/convert_lavis_blip.py blip_caption model_large_caption.pth OUTPUT --model-type large_coco
 
-The same as `modeling-lavis convert`; see README.md beside this file.
+Equivalent to `modeling-lavis convert`; see README.md in this folder.
 """
 
 import sys

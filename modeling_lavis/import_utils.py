@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optional dependencies: the one place that imports them, and that says what to install when one is missing."""
+"""Import of optional dependencies, with an error that names the extra to install if one is missing."""
 
 import importlib
 import importlib.util
@@ -9,24 +9,30 @@ _INSTALL_ALL = 'pip install "modeling-lavis[all]"'
 
 
 def is_available(module: str) -> bool:
-    """Tell whether `module` (dotted name, for example `"timm"`) could be imported, without importing it."""
+    """
+    Return whether a module is installed, without importing it.
+
+    Args:
+        module (`str`): dotted name of the module, for example `"timm"`.
+    """
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # a parent package of a dotted name is missing
+    except ModuleNotFoundError:  # raised if the parent package of a dotted name is missing
         return False
 
 
 def require(module: str, *, extra: str, purpose: str | None = None) -> ModuleType:
-    """Import and return an optional module.
+    """
+    Import and return an optional module.
 
     Args:
         module (`str`): dotted name of the module, for example `"timm"` or `"timm.data.auto_augment"`.
-        extra (`str`): extra of this distribution that brings the module, for example `"train"`.
-        purpose (`str`, *optional*): what the module is needed for, in words that follow "is needed for".
+        extra (`str`): extra of this distribution that installs the module, for example `"train"`.
+        purpose (`str`, *optional*): what needs the module; completes the sentence "It is needed for ...".
 
     Raises:
-        ImportError: the module is not installed; names the extra to install. An installed module that fails while
-            it is being imported raises its own error, so that the real cause is seen.
+        ImportError: If the module is not installed. The message names the extra to install. If an installed module
+            fails to import, its own error is raised.
     """
     top = module.partition(".")[0]
     if not is_available(top):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures with what the model says about them, on one sheet."""
+"""Contact sheet of images with their captions and matches."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,8 +7,8 @@ from typing import Any
 import PIL.Image
 from PIL import ImageDraw, ImageFont
 
-_SIDE, _WIDTH, _MARGIN, _SIZE, _LINES = 128, 260, 16, 14, 2
-_PAPER, _INK, _FAINT, _GOOD, _BAD = "white", "#222222", "#777777", "#1a7f37", "#b3261e"
+_IMAGE_HEIGHT, _CELL_WIDTH, _MARGIN, _FONT_SIZE, _MAX_LINES = 128, 260, 16, 14, 2
+_BACKGROUND, _TEXT, _LABEL, _CORRECT, _WRONG = "white", "#222222", "#777777", "#1a7f37", "#b3261e"
 
 
 def draw(rows: Sequence[Mapping[str, Any]], columns: int = 4) -> PIL.Image.Image:
@@ -16,47 +16,58 @@ def draw(rows: Sequence[Mapping[str, Any]], columns: int = 4) -> PIL.Image.Image
     Draw a contact sheet.
 
     Args:
-        rows: with `file`, `name`, `caption`, `caption_is_name`, `best_match` and `score` (probability); a caption or
-            match that is the name is green, another red.
-        columns (`int`, *optional*, defaults to 4): pictures side by side.
+        rows (`Sequence[Mapping[str, Any]]`): one mapping per image with `file`, `name`, `caption`, `caption_is_name`,
+            `best_match` and `score` (probability of the best match). A caption or match that is the name is drawn in
+            green, any other in red.
+        columns (`int`, *optional*, defaults to 4): maximum number of images per row.
+
+    Returns:
+        `PIL.Image.Image`: The contact sheet.
+
+    Raises:
+        ValueError: If there are no rows.
     """
     if not rows:
-        raise ValueError("There are no pictures to draw on a contact sheet.")
+        raise ValueError("A contact sheet needs at least one image.")
     font = _font()
-    line_height = _SIZE + 5
-    height = _SIDE + 3 * _LINES * line_height + 2 * _MARGIN
+    line_height = _FONT_SIZE + 5
+    height = _IMAGE_HEIGHT + 3 * _MAX_LINES * line_height + 2 * _MARGIN
     columns = min(columns, len(rows))
-    size = (columns * (_WIDTH + _MARGIN) + _MARGIN, -(-len(rows) // columns) * height + _MARGIN)
-    sheet = PIL.Image.new("RGB", size, _PAPER)
-    pen = ImageDraw.Draw(sheet)
+    size = (columns * (_CELL_WIDTH + _MARGIN) + _MARGIN, -(-len(rows) // columns) * height + _MARGIN)
+    sheet = PIL.Image.new("RGB", size, _BACKGROUND)
+    canvas = ImageDraw.Draw(sheet)
     for number, row in enumerate(rows):
-        left = _MARGIN + number % columns * (_WIDTH + _MARGIN)
+        left = _MARGIN + number % columns * (_CELL_WIDTH + _MARGIN)
         top = _MARGIN + number // columns * height
         with PIL.Image.open(row["file"]) as opened:
-            picture = opened.convert("RGB")
-        picture.thumbnail((_WIDTH, _SIDE))
-        sheet.paste(picture, (left + (_WIDTH - picture.width) // 2, top))
-        top += _SIDE + 6
-        for label, text, colour in (
-            ("name", row["name"], _INK),
-            ("caption", row["caption"], _GOOD if row["caption_is_name"] else _BAD),
-            (f"match {row['score']:.2f}", row["best_match"], _GOOD if row["best_match"] == row["name"] else _BAD),
+            image = opened.convert("RGB")
+        image.thumbnail((_CELL_WIDTH, _IMAGE_HEIGHT))
+        sheet.paste(image, (left + (_CELL_WIDTH - image.width) // 2, top))
+        top += _IMAGE_HEIGHT + 6
+        for label, text, color in (
+            ("name", row["name"], _TEXT),
+            ("caption", row["caption"], _CORRECT if row["caption_is_name"] else _WRONG),
+            (f"match {row['score']:.2f}", row["best_match"], _CORRECT if row["best_match"] == row["name"] else _WRONG),
         ):
-            indent = pen.textlength(f"{label}: ", font=font)
-            pen.text((left, top), f"{label}: ", font=font, fill=_FAINT)
-            for line in wrap(text, _WIDTH - indent, lambda part: pen.textlength(part, font=font)):
-                pen.text((left + indent, top), line, font=font, fill=colour)
+            indent = canvas.textlength(f"{label}: ", font=font)
+            canvas.text((left, top), f"{label}: ", font=font, fill=_LABEL)
+            for line in wrap(text, _CELL_WIDTH - indent, lambda part: canvas.textlength(part, font=font)):
+                canvas.text((left + indent, top), line, font=font, fill=color)
                 top += line_height
     return sheet
 
 
 def wrap(text: str, width: float, measure: Any) -> list[str]:
-    """Break a text at spaces into at most two lines of a width; what is left over becomes three dots.
+    """
+    Wrap a text at spaces into at most two lines. The rest is replaced by an ellipsis.
 
     Args:
-        text: any string.
-        width: in the unit of `measure`.
-        measure: gives the width of a string.
+        text (`str`): the text.
+        width (`float`): maximum width of a line.
+        measure (`Callable`): function that returns the width of a string.
+
+    Returns:
+        `list[str]`: The lines.
     """
     lines = [""]
     for word in text.split():
@@ -65,12 +76,12 @@ def wrap(text: str, width: float, measure: Any) -> list[str]:
             lines[-1] = longer
         else:
             lines.append(word)
-    if len(lines) > _LINES:
-        lines = [*lines[: _LINES - 1], f"{lines[_LINES - 1]} ..."]
-    return [_fitting(line, width, measure) for line in lines]
+    if len(lines) > _MAX_LINES:
+        lines = [*lines[: _MAX_LINES - 1], f"{lines[_MAX_LINES - 1]} ..."]
+    return [_truncate(line, width, measure) for line in lines]
 
 
-def _fitting(line: str, width: float, measure: Any) -> str:
+def _truncate(line: str, width: float, measure: Any) -> str:
     if measure(line) <= width:
         return line
     line = line.removesuffix(" ...")
@@ -81,6 +92,6 @@ def _fitting(line: str, width: float, measure: Any) -> str:
 
 def _font() -> Any:
     try:
-        return ImageFont.load_default(size=_SIZE)
-    except (OSError, ImportError):  # Pillow without FreeType has one bitmap font, of one size
+        return ImageFont.load_default(size=_FONT_SIZE)
+    except (OSError, ImportError):  # Pillow without FreeType has only a bitmap font of one size
         return ImageFont.load_default()

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`modeling-lavis convert`: a checkpoint of the original projects into a Hub repository."""
+"""`modeling-lavis convert`: convert an original checkpoint to a Hub repository."""
 
 import argparse
 from typing import Any
+
+HELP = "convert a checkpoint of LAVIS or of an original repository to a Hub repository"
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -11,9 +13,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "convert",
-        help="turn a checkpoint of LAVIS or of an original repository into a Hub repository",
-        description="Turn a checkpoint of LAVIS or of an original repository into a complete Hub repository. Every "
-        "weight is accounted for; when one cannot be, nothing is written.",
+        help=HELP,
+        description="Convert a checkpoint of LAVIS or of an original repository to a complete Hub repository. Every "
+        "weight must be used or dropped for a known reason; otherwise nothing is written.",
     )
     add_arguments(parser)
     parser.set_defaults(run=run)
@@ -21,7 +23,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert; returns the exit status."""
+    """Convert, and return the exit status."""
     from modeling_lavis.hub.command import run as run_conversion
 
     return run_conversion(args)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`modeling-lavis demo`: captions, matches and searches the pictures that travel with the package."""
+"""`modeling-lavis demo`: caption, match and retrieve the images that come with the package."""
 
 import argparse
 import shutil
@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from modeling_lavis.cli.options import add_model_options, open_pipeline
-from modeling_lavis.cli.output import Results, check_output_file, whole_file
+from modeling_lavis.cli.output import Results, atomic_file, check_output_file
 
 _OUTPUT = "modeling_lavis_demo.png"
-_COLUMNS: tuple[str, ...] = ("name", "caption", "best match", "score", "found by its name")
+_COLUMNS: tuple[str, ...] = ("name", "caption", "best match", "score", "retrieval rank")
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Add the verb to the subparsers of the command, and return its parser."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "demo",
-        help="try the embedded model on the carried pictures",
-        description="Caption, match and search the carried pictures, print a table and draw a contact sheet.",
+        help="try the embedded model on the embedded images",
+        description="Caption, match and retrieve the embedded images, print a table and draw a contact sheet.",
     )
     add_model_options(parser)
     parser.add_argument(
@@ -29,13 +29,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demonstration; returns the exit status."""
+    """Run the demo, and return the exit status."""
     check_output_file(args.output, (".png",))
-    rows = look_at(carried_pictures(), args)
+    rows = evaluate_images(demo_images(), args)
     from modeling_lavis.cli.contact_sheet import draw
 
     sheet = draw(rows)
-    with whole_file(args.output) as file:
+    with atomic_file(args.output) as file:
         sheet.save(file, format="PNG")
     results = Results(args.json)
     if args.json:
@@ -52,39 +52,39 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def carried_pictures() -> Any:
-    """The pictures that travel with the package, with `path` and `caption`."""
+def demo_images() -> Any:
+    """Return the embedded images with their `path` and `caption`."""
     from modeling_lavis.embedded import embedded_images
 
     return embedded_images()
 
 
-def look_at(images: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
+def evaluate_images(images: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
     """
-    Caption, match and search pictures.
+    Caption, match and retrieve images.
 
     Args:
-        images: with `path` and `caption`, their name.
-        args: the arguments of the verb, for the model.
+        images (`Sequence`): images with `path` and `caption`, which is their name.
+        args (`argparse.Namespace`): the arguments of the verb.
 
     Returns:
-        For each picture a row with `file`, `name`, `caption`, `caption_is_name` (after cleaning), `best_match` (the
-        name that fits it best), `score` (probability that it matches), `similarity` (cosine) and `rank` (place of the
-        picture when it is searched for by its name).
+        `list[dict[str, Any]]`: One dictionary per image with `file`, `name`, `caption`, `caption_is_name` (after text
+        cleaning), `best_match` (the most similar name), `score` (its matching probability), `similarity` (its cosine
+        similarity) and `rank` (of the image, if retrieved by its name).
     """
     captioner = open_pipeline("image-captioning", args)
     from modeling_lavis.pipelines.matching import ImageTextMatchingPipeline
     from modeling_lavis.pipelines.retrieval import ImageTextRetrievalPipeline
 
     shared = {"model": captioner.model, "processor": captioner.processor, "device": captioner.device}
-    searcher = ImageTextRetrievalPipeline(task="image-text-retrieval", batch_size=args.batch_size, **shared)
+    retriever = ImageTextRetrievalPipeline(task="image-text-retrieval", batch_size=args.batch_size, **shared)
     matcher = ImageTextMatchingPipeline(task="image-text-matching", batch_size=args.batch_size, **shared)
     files, names = [str(image.path) for image in images], [image.caption for image in images]
     captions = [found[0]["generated_text"] for found in captioner(files)]
     clean = captioner.processor.clean
-    index = searcher.index(images=files)
-    best = [found[0] for found in searcher(files, texts=names, top_k=1)]
-    places = searcher(names, index=index, top_k=len(files))
+    index = retriever.index(images=files)
+    best = [found[0] for found in retriever(files, texts=names, top_k=1)]
+    rankings = retriever(names, index=index, top_k=len(files))
     matches = matcher([{"image": file, "text": found["text"]} for file, found in zip(files, best)])
     return [
         {
@@ -95,21 +95,21 @@ def look_at(images: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
             "best_match": found["text"],
             "score": match[0]["score"],
             "similarity": match[0]["similarity"],
-            "rank": 1 + [place["index"] for place in order].index(number),
+            "rank": 1 + [entry["index"] for entry in ranking].index(number),
         }
-        for number, (file, name, caption, found, match, order) in enumerate(
-            zip(files, names, captions, best, matches, places)
+        for number, (file, name, caption, found, match, ranking) in enumerate(
+            zip(files, names, captions, best, matches, rankings)
         )
     ]
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    """Rows as wide as the terminal, or 120 characters where there is none."""
+    """Format the rows for the width of the terminal, or for 120 characters without one."""
     widest = max(20, (shutil.get_terminal_size((120, 24)).columns - 45) // 2)
     lines = [_COLUMNS]
     for row in rows:
         match = "its name" if row["best_match"] == row["name"] else row["best_match"]
-        cells = (row["name"], row["caption"], match, f"{row['score']:.2f}", f"in place {row['rank']}")
+        cells = (row["name"], row["caption"], match, f"{row['score']:.2f}", str(row["rank"]))
         lines.append(tuple(_cut(cell, widest) for cell in cells))
     widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
@@ -124,9 +124,9 @@ def _summary(summary: dict[str, Any]) -> str:
     count = summary["pictures"]
     return "\n".join(
         [
-            f"Captions that are the name: {summary['captions_equal_to_the_name']} of {count}.",
-            f"Names found by the picture: {summary['names_found_by_the_picture']} of {count}.",
-            f"Pictures found by the name: {summary['pictures_found_by_the_name']} of {count}.",
+            f"Captions equal to the name: {summary['captions_equal_to_the_name']} of {count}.",
+            f"Names retrieved by the image: {summary['names_found_by_the_picture']} of {count}.",
+            f"Images retrieved by the name: {summary['pictures_found_by_the_name']} of {count}.",
             f"Contact sheet: {summary['contact_sheet']}",
         ]
     )

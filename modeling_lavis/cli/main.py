@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `modeling-lavis`: picks the verb, and turns errors into messages and an exit status."""
+"""Entry point of the command `modeling-lavis`: dispatches to the verbs and reports errors."""
 
 import argparse
 import os
@@ -13,16 +13,17 @@ from modeling_lavis.cli.output import UsageError, warn
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
-    """The parser of the command.
+    """
+    Build the parser of the command.
 
     Args:
-        verb: the verb that is going to be parsed, if it is known. `convert` imports torch for its arguments, so it
-            gets them only when it is meant.
+        verb (`str`, *optional*): the verb that will be parsed. The arguments of `convert` are added only for that verb,
+            because they import torch.
     """
     parser = argparse.ArgumentParser(
         prog="modeling-lavis",
         description="ALBEF, ALPRO, BLIP and BLIP-2: captions, answers, matches, features, conversion.",
-        epilog="Exit status: 0 all well, 1 some input failed (it is named on stderr), 2 wrong arguments.",
+        epilog="Exit status: 0 for success, 1 if an input failed (named on stderr), 2 for invalid arguments.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {modeling_lavis.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -31,25 +32,26 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     if verb == "convert":
         convert.add_parser(verbs)
     else:
-        verbs.add_parser("convert", help="turn a checkpoint of the originals into a Hub repository")
+        verbs.add_parser("convert", help=convert.HELP)
     demo.add_parser(verbs)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
+    """
+    Run the command.
 
     Args:
-        argv: arguments without the name of the program; those of the process by default.
+        argv (`Sequence[str]`, *optional*, defaults to `sys.argv[1:]`): arguments without the name of the program.
 
     Returns:
-        0 if all went well, 1 if something failed, 2 for wrong arguments.
+        `int`: The exit status: 0 for success, 1 if something failed, 2 for invalid arguments, 130 after an interrupt.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = build_parser(argv[0] if argv else None)
     try:
         args = parser.parse_args(argv)
-    except SystemExit as stop:  # argparse has printed what is wrong, or the help
+    except SystemExit as stop:  # argparse has already printed the error or the help
         return stop.code if isinstance(stop.code, int) else 2
     try:
         return args.run(args)
@@ -57,11 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         warn(str(error))
         return 2
     except BrokenPipeError:
-        # Whoever read the output has had enough; what Python would flush at the end has nowhere to go.
+        # The reader of the pipe has closed it. Python flushes stdout at exit, which must not raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        warn("stopped.")
+        warn("interrupted.")
         return 130
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         warn(first_line(error))

@@ -1,41 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that the verbs share, and the pipeline that they ask for."""
+"""Options that several verbs share, and the pipeline that they describe."""
 
 import argparse
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from modeling_lavis.cli.images import InputFile, find_inputs
 from modeling_lavis.cli.output import UsageError
-from modeling_lavis.cli.pictures import Picture, find_pictures
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 INPUTS = "a file, a folder, a glob or a URL"
 
 
-def at_least_one(text: str) -> int:
-    """Type of an argument that counts something."""
+def positive_int(text: str) -> int:
+    """
+    Argument type of counts.
+
+    Raises:
+        argparse.ArgumentTypeError: If `text` is not a positive integer.
+    """
     try:
         number = int(text)
     except ValueError:
         number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return number
 
 
 def add_inputs(parser: argparse.ArgumentParser, needed: bool = True) -> None:
-    """Add the pictures or videos."""
+    """Add the positional arguments for images or videos."""
     parser.add_argument("inputs", metavar="INPUT", nargs="+" if needed else "*", help=INPUTS)
 
 
 def add_model_options(parser: argparse.ArgumentParser, default: str | None = "the embedded model") -> None:
-    """Add the options that choose and place the model, and the form of the output.
+    """
+    Add the options for the model, its device and dtype, the batch size and the output format.
 
     Args:
-        parser: of a verb.
-        default: the model by default, in words; None makes the option mandatory.
+        parser (`argparse.ArgumentParser`): parser of a verb.
+        default (`str`, *optional*, defaults to `"the embedded model"`): description of the default model. `None` makes
+            `--model` mandatory.
     """
     parser.add_argument(
         "--model",
@@ -43,47 +50,61 @@ def add_model_options(parser: argparse.ArgumentParser, default: str | None = "th
         required=default is None,
         help="folder or Hub repository" + (f" ({default})" if default else ""),
     )
-    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ... (an accelerator if there is one)")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ... (an accelerator if available)")
     parser.add_argument("--dtype", metavar="T", choices=_DTYPES, default="auto", help="%(choices)s (as stored)")
     parser.add_argument(
-        "--batch-size", metavar="N", type=at_least_one, default=8, help="inputs run at once (%(default)s)"
+        "--batch-size", metavar="N", type=positive_int, default=8, help="inputs per batch (%(default)s)"
     )
-    parser.add_argument("--json", action="store_true", help="JSON lines on stdout, and nothing else there")
+    parser.add_argument("--json", action="store_true", help="print JSON lines on stdout, and nothing else")
 
 
 def add_generation_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of decoding; what is left out comes from the model's own configuration."""
-    parser.add_argument("--num-beams", metavar="N", type=at_least_one, help="beams of the search, 1 for greedy")
+    """Add the generation options. They default to the generation configuration of the model."""
+    parser.add_argument("--num-beams", metavar="N", type=positive_int, help="number of beams, 1 for greedy decoding")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--max-new-tokens", metavar="N", type=at_least_one, help="longest text, without the prompt")
-    length.add_argument("--max-length", metavar="N", type=at_least_one, help="longest text, with the prompt")
+    length.add_argument("--max-new-tokens", metavar="N", type=positive_int, help="maximum length without the prompt")
+    length.add_argument("--max-length", metavar="N", type=positive_int, help="maximum length with the prompt")
 
 
 def generation_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Those options of decoding that were given."""
-    names = ("num_beams", "max_new_tokens", "max_length")
+    """Return the generation options that are given."""
+    return given_options(args, ("num_beams", "max_new_tokens", "max_length"))
+
+
+def given_options(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """Return those options that are given."""
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def inputs_of(pipe: Any, args: argparse.Namespace) -> list[Picture]:
-    """The pictures, or for a model of videos the videos, that the arguments name."""
-    return find_pictures(args.inputs, "video" if sees_videos(pipe) else "picture")
+def flags(names: Iterable[str]) -> str:
+    """Return options as they are written on the command line, separated by commas."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
-def sees_videos(pipe: Any) -> bool:
-    """Whether the model of a pipeline looks at videos."""
+def find_model_inputs(pipe: Any, args: argparse.Namespace) -> list[InputFile]:
+    """Return the images, or the videos if the model of the pipeline takes videos, that the arguments name."""
+    return find_inputs(args.inputs, "video" if takes_videos(pipe) else "image")
+
+
+def takes_videos(pipe: Any) -> bool:
+    """Return whether the model of a pipeline takes videos."""
     from modeling_lavis.pipelines.loading import looks_at
 
     return looks_at(pipe.model) == "video"
 
 
 def open_pipeline(task: str | Mapping[str, str], args: argparse.Namespace) -> Any:
-    """Load the model that the arguments name, for a task, or for one of two by what it looks at: "image" or "video".
+    """
+    Load the model that the arguments name, in a pipeline.
+
+    Args:
+        task (`str` or `Mapping[str, str]`): the task, or the tasks for models of an `"image"` and of a `"video"`.
+        args (`argparse.Namespace`): the arguments of the verb.
 
     Raises:
-        UsageError: there is no such model or device, or the model cannot do the task.
+        UsageError: If there is no such model or device, or the model does not support the task.
     """
-    quiet()
+    silence_libraries()
     import torch
 
     from modeling_lavis.pipelines.loading import load
@@ -97,19 +118,19 @@ def open_pipeline(task: str | Mapping[str, str], args: argparse.Namespace) -> An
     model = args.model if args.model is not None else embedded_model()
     try:
         return load(task, model, device=args.device, dtype=dtype, batch_size=args.batch_size)
-    except Exception as error:  # configuration, weights, tokenizer: each reader has errors of its own
+    except Exception as error:  # the readers of configurations, weights and tokenizers raise errors of many types
         raise UsageError(f"The model {model} cannot be used: {first_line(error)}") from error
 
 
 def embedded_model() -> str:
-    """Folder of the model that travels with the package."""
+    """Return the folder of the embedded model."""
     from modeling_lavis.embedded import embedded_model_path
 
     return embedded_model_path()
 
 
-def quiet() -> None:
-    """Keep transformers from reporting what it loads, and PIL from remarks on pictures that it reads all the same."""
+def silence_libraries() -> None:
+    """Silence transformers' messages about loading, and PIL's warnings about images that it can read."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
@@ -119,6 +140,6 @@ def quiet() -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind if it has none."""
+    """Return the first line of an error message, or the type of the error if it has no message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command prints and writes: results on stdout, everything else on stderr, files whole or not at all."""
+"""Output of the command: results on stdout, errors and progress on stderr, and atomic writing of files."""
 
 import contextlib
 import json
@@ -10,22 +10,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from modeling_lavis.cli.pictures import Picture
+from modeling_lavis.cli.images import InputFile
 
-#: from how many inputs on a progress bar is worth it
-MANY = 20
+#: Number of inputs from which on a progress bar is shown.
+PROGRESS_THRESHOLD = 20
 
 
 class UsageError(Exception):
-    """Arguments that cannot be followed; the command ends with status 2 and does nothing."""
+    """Raised for arguments that cannot be used. The command prints the message and exits with status 2."""
 
 
 class Results:
     """
-    Prints results as text or as JSON lines, and remembers failures.
+    Prints results as text or as JSON lines, and counts failures.
 
     Args:
-        as_json: one JSON object per line on stdout, and nothing else there.
+        as_json (`bool`): whether to print one JSON object per line on stdout, and nothing else.
     """
 
     def __init__(self, as_json: bool) -> None:
@@ -33,16 +33,22 @@ class Results:
         self.failed = 0
 
     def add(self, record: Mapping[str, Any], text: str) -> None:
-        """Print a result: the record as JSON, or the text."""
-        # Escaped, a name that is no valid Unicode can be printed whatever the terminal's encoding.
+        """
+        Print a result.
+
+        Args:
+            record (`Mapping[str, Any]`): the result for JSON.
+            text (`str`): the result as text.
+        """
+        # Escape what the terminal's encoding cannot represent, for example file names that are not valid Unicode.
         line = json.dumps(record) if self.as_json else text
         encoding = sys.stdout.encoding or "utf-8"
-        with _beside_the_bar():
+        with _without_progress_bar():
             sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
             sys.stdout.flush()
 
     def fail(self, name: str, message: str) -> None:
-        """Report an input that could not be used, on stderr and in JSON."""
+        """Report an input that failed, on stderr and in JSON."""
         self.failed += 1
         warn(message if name in message else f"{name}: {message}")
         if self.as_json:
@@ -50,48 +56,49 @@ class Results:
 
     @property
     def status(self) -> int:
-        """Exit status: 1 if anything failed."""
+        """Exit status: 1 if any input failed, 0 otherwise."""
         return int(self.failed > 0)
 
 
 def warn(message: str) -> None:
-    """Print an error of one input or of the command."""
+    """Print an error message on stderr."""
     encoding = sys.stderr.encoding or "utf-8"
-    with _beside_the_bar():
+    with _without_progress_bar():
         sys.stderr.write(f"error: {message}\n".encode(encoding, "backslashreplace").decode(encoding))
 
 
-def over_pictures(
-    pictures: list[Picture], run: Callable[[Iterable[str]], Iterable[Any]], results: Results
+def iterate_results(
+    files: list[InputFile], run: Callable[[Iterable[str]], Iterable[Any]], results: Results
 ) -> Iterator[tuple[str, Any]]:
     """
-    Run something over pictures and give each result with the picture's name; failures are reported and left out.
+    Run a pipeline on images or videos and yield the name and result of each. Failures are reported and skipped.
 
     Args:
-        pictures: what was found.
-        run: takes names and gives one result for each, `{"error": message}` where one cannot be read.
-        results: takes the failures.
+        files (`list[InputFile]`): the inputs.
+        run (`Callable`): function from names to one result each, which is `{"error": message}` for a file that cannot
+            be read.
+        results (`Results`): where failures are reported.
     """
-    found = iter(run(picture.name for picture in pictures if picture.error is None))
-    for picture in progress(pictures):
-        result = {"error": picture.error} if picture.error is not None else next(found)
+    found = iter(run(file.name for file in files if file.error is None))
+    for file in progress(files):
+        result = {"error": file.error} if file.error is not None else next(found)
         if isinstance(result, dict) and "error" in result:
-            results.fail(picture.name, result["error"])
+            results.fail(file.name, result["error"])
         else:
-            yield picture.name, result
+            yield file.name, result
 
 
 def progress(entries: list[Any]) -> Iterable[Any]:
-    """Go through entries with a bar on stderr, if they are many and that is a terminal."""
-    if len(entries) < MANY or not sys.stderr.isatty():
+    """Iterate over entries, with a progress bar on stderr if there are many and stderr is a terminal."""
+    if len(entries) < PROGRESS_THRESHOLD or not sys.stderr.isatty():
         return entries
     from tqdm import tqdm
 
-    return tqdm(entries, unit="picture", file=sys.stderr)
+    return tqdm(entries, unit="file", file=sys.stderr)
 
 
-def _beside_the_bar() -> contextlib.AbstractContextManager[None]:
-    """Lift the bar for a line that goes to the same terminal."""
+def _without_progress_bar() -> contextlib.AbstractContextManager[None]:
+    """Clear the progress bar while a line is printed to the same terminal."""
     if "tqdm" not in sys.modules or not sys.stderr.isatty():
         return contextlib.nullcontext()
     from tqdm import tqdm
@@ -100,19 +107,28 @@ def _beside_the_bar() -> contextlib.AbstractContextManager[None]:
 
 
 def check_output_file(path: Path, suffixes: tuple[str, ...]) -> Path:
-    """Raise `UsageError` when a file cannot be written to `path`; creates nothing."""
+    """
+    Check that a file can be written to `path`, without creating anything.
+
+    Args:
+        path (`Path`): value of `--output`.
+        suffixes (`tuple[str, ...]`): the allowed suffixes.
+
+    Raises:
+        UsageError: If the suffix is another, `path` is a folder, or its folder is missing or cannot be written to.
+    """
     if path.suffix.lower() not in suffixes:
-        raise UsageError(f"--output is {path}; expected a name that ends in {', '.join(suffixes)}.")
+        raise UsageError(f"--output is {path}; expected a file name that ends in {', '.join(suffixes)}.")
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        what = "is a folder" if path.is_dir() else f"is in {folder}, which is no folder that can be written to"
-        raise UsageError(f"--output is {path}, which {what}; give the path of a file.")
+        what = "is a folder" if path.is_dir() else f"is in {folder}, which is not a writable folder"
+        raise UsageError(f"--output is {path}, which {what}. Give the path of a file.")
     return path
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file next to `path` for writing, which takes its place when the block ends well and is removed if not."""
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Context manager that yields a temporary file next to `path`, and moves it there if the block succeeds."""
     path = path.absolute()
     partial = path.parent / f".{path.name}.partial-{secrets.token_hex(4)}"
     try:

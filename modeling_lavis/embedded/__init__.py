@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The small trained BLIP that travels with the package, and a few pictures to try it on.
+"""A small trained BLIP model that is part of the package, and a few images to try it on.
 
-The model's card is `model/README.md` beside this file: what it was trained on, by which command, and how well it does
-on pictures that it has not seen. The pictures are glyphs of the font Noto Color Emoji (SIL Open Font License 1.1).
+The model card is `model/README.md` in this folder, with the training data, the training command and the scores on
+held-out images. The images are glyphs of the font Noto Color Emoji (SIL Open Font License 1.1).
 """
 
 from pathlib import Path
@@ -12,18 +12,19 @@ _FOLDER = Path(__file__).resolve().parent
 
 
 class EmbeddedImage(NamedTuple):
-    """A carried picture.
+    """
+    An embedded image.
 
     Args:
-        path (`pathlib.Path`): PNG of 128 x 128 pixels on white.
-        caption (`str`): its English name, in the wording of Unicode's CLDR.
+        path (`pathlib.Path`): PNG file of 128 x 128 pixels with a white background.
+        caption (`str`): English name of the image, as in Unicode's CLDR.
     """
 
     path: Path
     caption: str
 
 
-# All of them belong to the val part of the set: the model was not trained on them.
+# All images are from the validation split, so the model was not trained on them.
 _CAPTIONS = {
     "emoji_1f3c3_1f3fe_200d_27a1": "person running: medium-dark skin tone, facing right",
     "emoji_1f3c4_1f3fb_200d_2642": "man surfing: light skin tone",
@@ -41,12 +42,12 @@ _CAPTIONS = {
 
 
 def embedded_model_path() -> str:
-    """Folder of the model; `from_pretrained` of the Auto classes and of `LavisBlipProcessor` takes it."""
+    """Return the folder of the model, for `from_pretrained` of the Auto classes and of `LavisBlipProcessor`."""
     return str(_FOLDER / "model")
 
 
 def embedded_images() -> list[EmbeddedImage]:
-    """The carried pictures with their names, in a fixed order."""
+    """Return the embedded images with their names, in a fixed order."""
     return [EmbeddedImage(_FOLDER / "images" / f"{stem}.png", caption) for stem, caption in _CAPTIONS.items()]
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of the original projects as Hub repositories: reading, converting, describing and publishing them.
+"""Conversion of the original projects' checkpoints to Hub repositories: read, convert, describe and upload.
 
-`convert.convert` is the entry; `zoo` knows the published checkpoints; `cards` writes their model cards. A family
-(BLIP, later ALBEF, ALPRO and BLIP-2) is one table of facts about its keys, see `families`.
+`convert.convert` is the entry point, `zoo` lists the published checkpoints and `cards` writes their model cards. Each
+family (ALBEF, ALPRO, BLIP, BLIP-2) is described by one table of facts about its state dict keys; see `families`.
 """

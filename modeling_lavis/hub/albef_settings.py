@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration, processor and generation defaults of ALBEF, from a checkpoint's shapes and a few settings."""
+"""Configuration, processor and generation defaults of ALBEF, from the shapes of a checkpoint and a few settings."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from modeling_lavis.hub import settings as shared
-from modeling_lavis.hub.shapes import Shapes
+from modeling_lavis.hub.families import model_class_of
+from modeling_lavis.hub.shapes import Shapes, text_encoder_prefix
 
-# Longest text in tokens, [CLS] and [SEP] included; features take what the position table holds.
+# Maximum number of tokens of a text, [CLS] and [SEP] included. The feature extractor is bounded by the positions only.
 MAX_TEXT_LENGTHS = {
     "albef_pretrain": 30,
     "albef_retrieval": 30,
@@ -24,53 +25,54 @@ GENERATION_DEFAULTS = {"albef_vqa": shared.ANSWER_DEFAULTS}
 
 _TOP_OPTIONS = {**shared.TOP_OPTIONS, "mlm_mask_prob": "mlm_probability"}
 _KNOWN_TEXT = shared.KNOWN_TEXT | {"fusion_layer"}
-_SWITCH = "use_token_type_embeddings"
-KNOWN_SETTINGS = shared.KNOWN_SETTINGS | {*_TOP_OPTIONS, "text_decoder", _SWITCH}
+_TOKEN_TYPES = "use_token_type_embeddings"
+KNOWN_SETTINGS = shared.KNOWN_SETTINGS | {*_TOP_OPTIONS, "text_decoder", _TOKEN_TYPES}
 
 
 def build_config(
     architecture: str, source_architecture: str, shapes: Shapes, settings: Mapping[str, Any], tokenizer: Any
 ) -> Any:
-    """Make an `AlbefConfig`.
+    """
+    Build an `AlbefConfig`.
 
     Args:
-        architecture: what is made.
-        source_architecture: what the checkpoint is.
-        shapes: shapes of the checkpoint's weights, by the original's names.
-        settings: what shapes cannot say; sizes in it must be those of the checkpoint, except `vision.image_size`
-            (positions are resized) and `queue_size` (a new queue).
-        tokenizer: the tokenizer; gives the ids.
+        architecture (`str`): the architecture to convert to.
+        source_architecture (`str`): the architecture of the checkpoint.
+        shapes (`Mapping[str, tuple[int, ...]]`): shapes of the checkpoint's weights by the original keys.
+        settings (`Mapping[str, Any]`): what cannot be inferred from shapes. Sizes must be those of the checkpoint,
+            except `vision.image_size` (position embeddings are resized) and `queue_size` (the queue is reinitialized).
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer, for the special token ids.
 
     Raises:
-        ValueError: settings that do not fit the checkpoint or are unknown, or a tokenizer of another size.
+        ValueError: If settings are unknown or do not fit the checkpoint, or the tokenizer has another vocabulary size.
     """
-    from modeling_lavis.hub.families import family_of
     from modeling_lavis.models.configuration_albef import AlbefConfig
 
     vision = shared.vision_config(shapes, shared.section(settings, "vision", shared.KNOWN_VISION))
-    prefix = "text_encoder.bert." if any(name.startswith("text_encoder.bert.") for name in shapes) else "text_encoder."
-    asked = shared.section(settings, "text", _KNOWN_TEXT)
-    fusion_layer = _first_reader(shapes, prefix)
-    if asked.get("fusion_layer") not in (None, fusion_layer):
+    prefix = text_encoder_prefix(shapes)
+    requested = shared.section(settings, "text", _KNOWN_TEXT)
+    fusion_layer = _fusion_layer(shapes, prefix)
+    if requested.get("fusion_layer") not in (None, fusion_layer):
         raise ValueError(
-            f"fusion_layer is {asked['fusion_layer']} in the configuration, but in the checkpoint layer {fusion_layer} "
-            "is the first that reads images. Correct it or leave it out."
+            f"fusion_layer is {requested['fusion_layer']} in the configuration, but layer {fusion_layer} is the first "
+            "with cross-attention in the checkpoint. Correct it or leave it out."
         )
-    # Two-image models can be started from others, which have half as many layers that read images.
-    started = architecture == "albef_nlvr" and source_architecture not in ("albef_nlvr", "albef_nlvr_pretrain")
-    text = _text_config(shapes, prefix, asked, vision["hidden_size"], {"num_hidden_layers"} if started else set())
-    if started and not asked.get("num_hidden_layers"):
+    # The text encoder for two images has a pair of layers for each fusion layer of the other text encoders.
+    doubles = architecture == "albef_nlvr" and source_architecture not in ("albef_nlvr", "albef_nlvr_pretrain")
+    overridable = frozenset({"num_hidden_layers"} if doubles else ())
+    text = _text_config(shapes, prefix, requested, vision["hidden_size"], overridable)
+    if doubles and not requested.get("num_hidden_layers"):
         text["num_hidden_layers"] += text["num_hidden_layers"] - fusion_layer
     shared.check_tokenizer(tokenizer, text["vocab_size"])
     parts: dict[str, Any] = {"vision_config": vision, "text_config": {**text, "fusion_layer": fusion_layer}}
     if architecture == "albef_vqa":
         parts["answer_config"] = _answer_config(shapes, settings, text, fusion_layer)
-    fields = {ours: settings[name] for name, ours in _TOP_OPTIONS.items() if settings.get(name) is not None}
+    fields = shared.options_of(settings, _TOP_OPTIONS)
     if architecture == "albef_feature_extractor":
         fields["use_momentum"] = False
     classifies = architecture in LABELS
-    fields |= shared.sizes_between_towers(classifies, shapes, settings, LABELS.get(architecture))
-    fields[_SWITCH] = _use_token_types(architecture == source_architecture != "albef_pretrain", parts, settings)
+    fields |= shared.top_level_config(classifies, shapes, settings, LABELS.get(architecture))
+    fields[_TOKEN_TYPES] = _use_token_types(architecture == source_architecture != "albef_pretrain", parts, settings)
     ids = {
         "pad_token_id": tokenizer.pad_token_id,
         "cls_token_id": tokenizer.cls_token_id,
@@ -79,23 +81,23 @@ def build_config(
     }
     for config in (parts["text_config"], parts.get("answer_config", {})):
         config["pad_token_id"] = tokenizer.pad_token_id
-    model_class = family_of(architecture).architectures[architecture].model_class
-    return AlbefConfig(architectures=[model_class], **parts, **fields, **ids)
+    return AlbefConfig(architectures=[model_class_of(architecture)], **parts, **fields, **ids)
 
 
-def _first_reader(shapes: Shapes, prefix: str) -> int:
+def _fusion_layer(shapes: Shapes, prefix: str) -> int:
+    """Return the first layer with cross-attention."""
     pattern = re.compile(re.escape(prefix) + r"encoder\.layer\.(\d+)\.crossattention\.")
     layers = [int(match[1]) for name in shapes if (match := pattern.match(name))]
     if not layers:
-        raise ValueError("No layer of the text transformer reads images. Check that the checkpoint is complete.")
+        raise ValueError("No layer of the text encoder has cross-attention. Check that the checkpoint is complete.")
     return min(layers)
 
 
 def _text_config(
-    shapes: Shapes, prefix: str, asked: dict[str, Any], encoder_width: int, free: set[str]
+    shapes: Shapes, prefix: str, requested: dict[str, Any], encoder_hidden_size: int, overridable: frozenset[str]
 ) -> dict[str, Any]:
-    reader = f"{prefix}encoder.layer.{_first_reader(shapes, prefix)}.crossattention.self.key.weight"
-    config = shared.text_config(shapes, prefix, asked, encoder_width, reader, frozenset(free))
+    key = f"{prefix}encoder.layer.{_fusion_layer(shapes, prefix)}.crossattention.self.key.weight"
+    config = shared.text_config(shapes, prefix, requested, encoder_hidden_size, key, overridable)
     types = shapes.get(f"{prefix}embeddings.token_type_embeddings.weight")
     return {**config, "type_vocab_size": types[0] if types else 0}
 
@@ -103,27 +105,31 @@ def _text_config(
 def _answer_config(
     shapes: Shapes, settings: Mapping[str, Any], text: dict[str, Any], fusion_layer: int
 ) -> dict[str, Any]:
-    asked = shared.section(settings, "text_decoder", _KNOWN_TEXT)
+    requested = shared.section(settings, "text_decoder", _KNOWN_TEXT)
     if any(name.startswith("text_decoder.") for name in shapes):
-        return _text_config(shapes, "text_decoder.bert.", asked, text["hidden_size"], set())
-    options = {name: asked[name] for name in shared.TEXT_OPTIONS if asked.get(name) is not None}
+        return _text_config(shapes, "text_decoder.bert.", requested, text["hidden_size"], frozenset())
     layers = text["num_hidden_layers"] - fusion_layer
-    return {**text, "num_hidden_layers": layers, "encoder_hidden_size": text["hidden_size"], **options}
+    return {
+        **text,
+        "num_hidden_layers": layers,
+        "encoder_hidden_size": text["hidden_size"],
+        **shared.options_of(requested, shared.TEXT_OPTIONS),
+    }
 
 
 def _use_token_types(is_fine_tuned: bool, parts: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    """Whether the first token type counts: what is asked for, else what the checkpoint was made for."""
+    """Return whether token type embeddings are added: as requested, otherwise as the checkpoint was trained."""
     present = bool(parts["text_config"]["type_vocab_size"])
-    if settings.get(_SWITCH) is not None:
-        if settings[_SWITCH] and not present:
-            raise ValueError(f"{_SWITCH} is asked for, but the checkpoint has no token types. Leave it out.")
-        return bool(settings[_SWITCH])
-    # parity: LAVIS leaves out those of pre-training; files that the authors fine-tuned make no sense without.
+    if settings.get(_TOKEN_TYPES) is not None:
+        if settings[_TOKEN_TYPES] and not present:
+            raise ValueError(f"{_TOKEN_TYPES} is set, but the checkpoint has no token type embeddings. Leave it out.")
+        return bool(settings[_TOKEN_TYPES])
+    # parity: LAVIS ignores them in pretraining checkpoints; those that the authors fine-tuned were trained with them.
     return present and is_fine_tuned
 
 
 def build_processor(architecture: str, settings: Mapping[str, Any], config: Any, tokenizer: Any) -> Any:
-    """Make the `AlbefProcessor` that prepares images and texts as the original does for this architecture."""
+    """Build the `AlbefProcessor` that preprocesses images and texts as the original does for this architecture."""
     from modeling_lavis.models.image_processing_lavis import LavisImageProcessor
     from modeling_lavis.models.processing_albef import AlbefProcessor
 
@@ -131,11 +137,11 @@ def build_processor(architecture: str, settings: Mapping[str, Any], config: Any,
     return AlbefProcessor(
         LavisImageProcessor(size={"height": side, "width": side}),
         tokenizer,
-        max_text_length=shared.text_limit(MAX_TEXT_LENGTHS.get(architecture), settings, config),
+        max_text_length=shared.max_text_length(MAX_TEXT_LENGTHS.get(architecture), settings, config),
         cleaning="question" if architecture == "albef_vqa" else "caption",
     )
 
 
 def build_generation_config(architecture: str, settings: Mapping[str, Any], config: Any) -> Any:
-    """Make the `GenerationConfig` for answers; `None` where nothing is generated."""
+    """Build the `GenerationConfig` for answers, or return `None` if the model does not generate."""
     return shared.generation_config(GENERATION_DEFAULTS.get(architecture), config)

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration and processor of ALPRO, from a checkpoint's shapes and a few settings."""
+"""Configuration and processor of ALPRO, from the shapes of a checkpoint and a few settings."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from modeling_lavis.hub import settings as shared
-from modeling_lavis.hub.shapes import Shapes, size_of
+from modeling_lavis.hub.families import model_class_of
+from modeling_lavis.hub.shapes import Shapes, size_of, text_encoder_prefix
 
-# Longest text in tokens, [CLS] and [SEP] included.
+# Maximum number of tokens of a text, [CLS] and [SEP] included.
 MAX_TEXT_LENGTHS = {"alpro_retrieval": 35, "alpro_qa": 40}
+VIDEO_ENCODER = "visual_encoder.model."
 
-_TOWER = "visual_encoder.model."
 _TOP_OPTIONS = {"temp": "logit_temperature"}
 _KNOWN_VISION = shared.KNOWN_VISION | {"num_frames"}
 _KNOWN_TEXT = shared.KNOWN_TEXT | {"fusion_layer", "type_vocab_size"}
@@ -22,36 +23,36 @@ KNOWN_SETTINGS = frozenset(
 def build_config(
     architecture: str, source_architecture: str, shapes: Shapes, settings: Mapping[str, Any], tokenizer: Any
 ) -> Any:
-    """Make an `AlproConfig`.
+    """
+    Build an `AlproConfig`.
 
     Args:
-        architecture: what is made.
-        source_architecture: what the checkpoint is.
-        shapes: shapes of the checkpoint's weights, by the original's names.
-        settings: what shapes cannot say; sizes in it must be those of the checkpoint, except `vision.image_size` and
-            `vision.num_frames` (positions are resized).
-        tokenizer: the tokenizer; gives the ids.
+        architecture (`str`): the architecture to convert to.
+        source_architecture (`str`): the architecture of the checkpoint.
+        shapes (`Mapping[str, tuple[int, ...]]`): shapes of the checkpoint's weights by the original keys.
+        settings (`Mapping[str, Any]`): what cannot be inferred from shapes. Sizes must be those of the checkpoint,
+            except `vision.image_size` and `vision.num_frames` (position embeddings are resized).
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer, for the special token ids.
 
     Raises:
-        ValueError: settings that do not fit the checkpoint or are unknown, or a tokenizer of another size.
+        ValueError: If settings are unknown or do not fit the checkpoint, or the tokenizer has another vocabulary size.
     """
-    from modeling_lavis.hub.families import family_of
     from modeling_lavis.models.configuration_alpro import AlproConfig
 
-    asked = shared.section(settings, "vision", _KNOWN_VISION)
-    vision = shared.vision_config(shapes, asked, prefix=_TOWER)
-    vision["num_frames"] = asked.get("num_frames") or size_of(shapes, f"{_TOWER}time_embed", 1)
-    prefix = "text_encoder.bert." if any(name.startswith("text_encoder.bert.") for name in shapes) else "text_encoder."
-    asked = shared.section(settings, "text", _KNOWN_TEXT)
-    text = shared.text_config(shapes, prefix, asked, vision["hidden_size"])
+    requested = shared.section(settings, "vision", _KNOWN_VISION)
+    vision = shared.vision_config(shapes, requested, prefix=VIDEO_ENCODER)
+    vision["num_frames"] = requested.get("num_frames") or size_of(shapes, f"{VIDEO_ENCODER}time_embed", 1)
+    prefix = text_encoder_prefix(shapes)
+    requested = shared.section(settings, "text", _KNOWN_TEXT)
+    text = shared.text_config(shapes, prefix, requested, vision["hidden_size"])
     text["type_vocab_size"] = size_of(shapes, f"{prefix}embeddings.token_type_embeddings.weight", 0)
-    text["fusion_layer"] = asked.get("fusion_layer")  # half of the layers by default, as published
+    text["fusion_layer"] = requested.get("fusion_layer")  # None is half of the layers, as published
     text["pad_token_id"] = tokenizer.pad_token_id
     shared.check_tokenizer(tokenizer, text["vocab_size"])
-    fields = {ours: settings[name] for name, ours in _TOP_OPTIONS.items() if settings.get(name) is not None}
-    fields |= shared.sizes_between_towers(architecture == "alpro_qa", shapes, settings, None, head="classifier")
+    fields = shared.options_of(settings, _TOP_OPTIONS)
+    fields |= shared.top_level_config(architecture == "alpro_qa", shapes, settings, None, head="classifier")
     return AlproConfig(
-        architectures=[family_of(architecture).architectures[architecture].model_class],
+        architectures=[model_class_of(architecture)],
         vision_config=vision,
         text_config=text,
         pad_token_id=tokenizer.pad_token_id,
@@ -62,7 +63,7 @@ def build_config(
 
 
 def build_processor(architecture: str, settings: Mapping[str, Any], config: Any, tokenizer: Any) -> Any:
-    """Make the `AlproProcessor` that prepares videos and texts as the original does for this architecture."""
+    """Build the `AlproProcessor` that preprocesses videos and texts as the original does for this architecture."""
     from modeling_lavis.models.processing_alpro import AlproProcessor
     from modeling_lavis.models.video_processing_lavis import LavisVideoProcessor
 
@@ -70,11 +71,11 @@ def build_processor(architecture: str, settings: Mapping[str, Any], config: Any,
     return AlproProcessor(
         LavisVideoProcessor(size={"height": side, "width": side}, num_frames=config.vision_config.num_frames),
         tokenizer,
-        max_text_length=shared.text_limit(MAX_TEXT_LENGTHS[architecture], settings, config),
+        max_text_length=shared.max_text_length(MAX_TEXT_LENGTHS[architecture], settings, config),
         cleaning="question" if architecture == "alpro_qa" else "caption",
     )
 
 
 def build_generation_config(architecture: str, settings: Mapping[str, Any], config: Any) -> None:
-    """Nothing: no architecture of the family writes text."""
+    """Return `None`: no architecture of the family generates text."""
     return None

@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration, processor and generation defaults of BLIP, from a checkpoint's shapes and a few settings.
-
-Settings have the form of a golden set's `config.json`: sections `vision` and `text`, and names such as `embed_dim`,
-`queue_size`, `prompt`, `max_txt_len`.
-"""
+"""Configuration, processor and generation defaults of BLIP, from the shapes of a checkpoint and a few settings."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from modeling_lavis.hub import settings as shared
+from modeling_lavis.hub.families import model_class_of
 from modeling_lavis.hub.shapes import Shapes, text_sizes
 
 PROMPT = "a picture of "
-# Longest text in tokens, [CLS] and [SEP] included; the others take what the position table holds.
+# Maximum number of tokens of a text, [CLS] and [SEP] included. Other architectures are bounded by the positions only.
 MAX_TEXT_LENGTHS = {
     "blip_pretrain": 30,
     "blip_retrieval": 35,
@@ -22,14 +19,13 @@ MAX_TEXT_LENGTHS = {
     "blip_vqa": 35,
     "blip_classification": 40,
 }
-CAPTION_DEFAULTS = {"num_beams": 3, "max_length": 30, "min_length": 10}
 GENERATION_DEFAULTS = {
-    "blip_caption": CAPTION_DEFAULTS,
-    "blip_pretrain": CAPTION_DEFAULTS,
+    "blip_caption": shared.CAPTION_DEFAULTS,
+    "blip_pretrain": shared.CAPTION_DEFAULTS,
     "blip_vqa": shared.ANSWER_DEFAULTS,
 }
 LABELS = {"blip_nlvr": {0: "False", 1: "True"}}
-WITH_TWINS = frozenset({"blip_pretrain", "blip_retrieval", "blip_classification"})
+WITH_MOMENTUM_ENCODERS = frozenset({"blip_pretrain", "blip_retrieval", "blip_classification"})
 
 _TOP_OPTIONS = {
     **shared.TOP_OPTIONS,
@@ -42,18 +38,19 @@ KNOWN_SETTINGS = shared.KNOWN_SETTINGS | {*_TOP_OPTIONS, "prompt"}
 def build_config(
     architecture: str, source_architecture: str, shapes: Shapes, settings: Mapping[str, Any], tokenizer: Any
 ) -> Any:
-    """Make a `LavisBlipConfig`.
+    """
+    Build a `LavisBlipConfig`.
 
     Args:
-        architecture: what is made.
-        source_architecture: what the checkpoint is.
-        shapes: shapes of the checkpoint's weights, by the original's names.
-        settings: what shapes cannot say; sizes in it must be those of the checkpoint, except `vision.image_size`
-            (positions are resized) and `queue_size` (a new queue).
-        tokenizer: the tokenizer with BLIP's extra tokens; gives the ids.
+        architecture (`str`): the architecture to convert to.
+        source_architecture (`str`): the architecture of the checkpoint.
+        shapes (`Mapping[str, tuple[int, ...]]`): shapes of the checkpoint's weights by the original keys.
+        settings (`Mapping[str, Any]`): what cannot be inferred from shapes. Sizes must be those of the checkpoint,
+            except `vision.image_size` (position embeddings are resized) and `queue_size` (the queue is reinitialized).
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer with BLIP's added tokens, for the special token ids.
 
     Raises:
-        ValueError: settings that do not fit the checkpoint or are unknown, or a tokenizer of another size.
+        ValueError: If settings are unknown or do not fit the checkpoint, or the tokenizer has another vocabulary size.
     """
     from modeling_lavis.models.configuration_lavis_blip import LavisBlipConfig
 
@@ -63,11 +60,11 @@ def build_config(
     )
     text = _text_config(shapes, text_prefix, shared.section(settings, "text", shared.KNOWN_TEXT), vision["hidden_size"])
     shared.check_tokenizer(tokenizer, text["vocab_size"])
-    fields = {ours: settings[name] for name, ours in _TOP_OPTIONS.items() if settings.get(name) is not None}
-    if architecture not in WITH_TWINS:
+    fields = shared.options_of(settings, _TOP_OPTIONS)
+    if architecture not in WITH_MOMENTUM_ENCODERS:
         fields["use_momentum"] = False
     classifies = architecture in ("blip_nlvr", "blip_classification")
-    fields |= shared.sizes_between_towers(classifies, shapes, settings, LABELS.get(architecture))
+    fields |= shared.top_level_config(classifies, shapes, settings, LABELS.get(architecture))
     text["pad_token_id"] = tokenizer.pad_token_id
     ids = {
         "pad_token_id": tokenizer.pad_token_id,
@@ -76,22 +73,17 @@ def build_config(
         "bos_token_id": tokenizer.bos_token_id,
         "enc_token_id": tokenizer.convert_tokens_to_ids("[ENC]"),
     }
-    model_class = _architecture_class(architecture)
-    return LavisBlipConfig(vision_config=vision, text_config=text, architectures=[model_class], **fields, **ids)
+    return LavisBlipConfig(
+        vision_config=vision, text_config=text, architectures=[model_class_of(architecture)], **fields, **ids
+    )
 
 
-def _architecture_class(architecture: str) -> str:
-    from modeling_lavis.hub.families import family_of
-
-    return family_of(architecture).architectures[architecture].model_class
-
-
-def _text_config(shapes: Shapes, prefix: str, asked: dict[str, Any], vision_width: int) -> dict[str, Any]:
-    if (asked.get("vocab_size") or 0) < text_sizes(shapes, prefix)["vocab_size"]:
-        asked.pop("vocab_size", None)  # the original's pre-training names the vocabulary before it adds its tokens
+def _text_config(shapes: Shapes, prefix: str, requested: dict[str, Any], encoder_hidden_size: int) -> dict[str, Any]:
+    if (requested.get("vocab_size") or 0) < text_sizes(shapes, prefix)["vocab_size"]:
+        requested.pop("vocab_size", None)  # the original's pretraining gives the size before it adds its tokens
     cross = f"{prefix}encoder.layer.0.crossattention.self"
     key = f"{cross}0.key.weight" if f"{cross}0.key.weight" in shapes else f"{cross}.key.weight"
-    config = shared.text_config(shapes, prefix, asked, vision_width, key)
+    config = shared.text_config(shapes, prefix, requested, encoder_hidden_size, key)
     merges = {
         int(match[1]) for name in shapes if (match := re.search(r"layer\.(\d+)\.crossattention\.output\.merge", name))
     }
@@ -99,13 +91,11 @@ def _text_config(shapes: Shapes, prefix: str, asked: dict[str, Any], vision_widt
 
 
 def build_processor(architecture: str, settings: Mapping[str, Any], config: Any, tokenizer: Any) -> Any:
-    """Make the `LavisBlipProcessor` that prepares images and texts as the original does for this architecture."""
+    """Build the `LavisBlipProcessor` that preprocesses images and texts as the original does for this architecture."""
     from modeling_lavis.models.image_processing_lavis import LavisImageProcessor
     from modeling_lavis.models.processing_lavis_blip import LavisBlipProcessor
 
     side = config.vision_config.image_size
-    # those that are not named never cut a text, whatever the settings say
-    length = shared.text_limit(MAX_TEXT_LENGTHS.get(architecture), settings, config)
     prompt = settings.get("prompt")
     if prompt is None or architecture != "blip_caption":
         prompt = PROMPT if architecture == "blip_caption" else ""
@@ -113,11 +103,11 @@ def build_processor(architecture: str, settings: Mapping[str, Any], config: Any,
         LavisImageProcessor(size={"height": side, "width": side}),
         tokenizer,
         prompt=prompt,
-        max_text_length=length,
+        max_text_length=shared.max_text_length(MAX_TEXT_LENGTHS.get(architecture), settings, config),
         cleaning="question" if architecture == "blip_vqa" else "caption",
     )
 
 
 def build_generation_config(architecture: str, settings: Mapping[str, Any], config: Any) -> Any:
-    """Make the `GenerationConfig` with the original's defaults; `None` where nothing is generated."""
+    """Build the `GenerationConfig` with the original's defaults, or return `None` if the model does not generate."""
     return shared.generation_config(GENERATION_DEFAULTS.get(architecture), config)

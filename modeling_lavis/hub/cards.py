@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model cards: facts and a template in, a `README.md` with the Hub's metadata out."""
+"""Model cards with the Hub's metadata, rendered from facts and a template."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -28,32 +28,38 @@ _TASK_IDS = {
 
 @cache
 def common_facts() -> dict[str, Any]:
-    """What the checkpoints of a family or an architecture have in common."""
+    """Return the facts that the checkpoints of a family or an architecture share."""
     return zoo.read_facts(zoo.FACTS_FOLDER / "common.yaml")
 
 
 def family_name(architecture: str) -> str:
-    """The paper's family of an architecture: `albef`, `alpro`, `blip` or `blip2`."""
+    """
+    Return the family of an architecture: `"albef"`, `"alpro"`, `"blip"` or `"blip2"`.
+
+    Raises:
+        ValueError: If the name of the architecture does not start with that of a family.
+    """
     name = architecture.partition("_")[0]
     if name not in common_facts()["families"]:
-        raise ValueError(f"Unknown architecture {architecture!r}; its name must begin with that of a family.")
+        raise ValueError(f"Unknown architecture {architecture!r}; its name must start with that of a family.")
     return name
 
 
 def card_for_entry(
     entry: zoo.ZooEntry, repo: str, model_class: str, conversion: str = "", with_code: bool = False
 ) -> str:
-    """The card of a published checkpoint.
+    """
+    Render the card of a published checkpoint.
 
     Args:
-        entry: the checkpoint.
-        repo: name on the Hub, or folder, that the usage example loads.
-        model_class: class that the repository loads into.
-        conversion: what the conversion did, in Markdown.
-        with_code: whether the repository carries the code of the model.
+        entry (`ZooEntry`): the checkpoint.
+        repo (`str`): Hub id or folder that the usage example loads.
+        model_class (`str`): class that the repository loads into.
+        conversion (`str`, *optional*, defaults to `""`): summary of the conversion in Markdown.
+        with_code (`bool`, *optional*, defaults to `False`): whether the repository contains the code of the model.
 
     Returns:
-        The text of `README.md`.
+        `str`: The text of `README.md`.
     """
     return _render(
         entry.architecture, entry.model_type, entry.facts, repo, model_class, conversion, True, with_code=with_code
@@ -63,29 +69,33 @@ def card_for_entry(
 def card_for_conversion(
     report: ConversionReport, checkpoint: str, config: Any, repo: str | None = None, with_code: bool = False
 ) -> str:
-    """The card of a repository that was just converted.
+    """
+    Render the card of a converted repository.
 
-    The published facts are used only when the checkpoint is the published file (by its address or file name).
+    The published facts are used only if the checkpoint is the published one, by its URL or file name.
 
     Args:
-        report: the account of the conversion.
-        checkpoint: path or URL as it was given.
-        config: configuration of the model.
-        repo: name on the Hub; by default the name of the output folder.
-        with_code: whether the repository carries the code of the model.
+        report (`ConversionReport`): the report of the conversion.
+        checkpoint (`str`): path or URL of the checkpoint.
+        config (`PreTrainedConfig`): configuration of the model.
+        repo (`str`, *optional*, defaults to the name of the output folder): Hub id that the usage example loads.
+        with_code (`bool`, *optional*, defaults to `False`): whether the repository contains the code of the model.
+
+    Returns:
+        `str`: The text of `README.md`.
     """
     repo = repo or report.output.name
     conversion = _conversion_text(report)
     if report.model_type is not None:
         entry = zoo.get(report.architecture, report.model_type)
-        own = report.architecture == report.source_architecture or not entry.facts["own_checkpoint"]
-        if own and zoo.is_published_file(entry, checkpoint):
+        facts_apply = report.architecture == report.source_architecture or not entry.facts["own_checkpoint"]
+        if facts_apply and zoo.is_published_file(entry, checkpoint):
             return card_for_entry(entry, repo, report.model_class, conversion, with_code)
     facts: dict[str, Any] = {
         "title": f"{report.model_class}, converted from {Path(checkpoint).name}",
         "source": Path(checkpoint).name,
         "image_size": config.vision_config.image_size,
-        "licence": {"id": "unknown", "note": "That of the converted file, which its owner has to state."},
+        "licence": {"id": "unknown", "note": "That of the converted checkpoint, which its owner has to state."},
     }
     return _render(
         report.architecture, report.model_type, facts, repo, report.model_class, conversion, False, with_code=with_code
@@ -99,7 +109,7 @@ def _render(
     repo: str,
     model_class: str,
     conversion: str,
-    own_file: bool,
+    is_published: bool,
     with_code: bool,
 ) -> str:
     common = common_facts()
@@ -113,7 +123,7 @@ def _render(
         model_type=model_type,
         model_class=model_class,
         title=facts["title"],
-        own_file=own_file,
+        is_published=is_published,
         source=facts["source"],
         source_name=str(facts["source"]).rpartition("/")[2],
         starts_from=facts.get("starts_from"),
@@ -184,21 +194,20 @@ def _licence_text(licence: Mapping[str, Any]) -> str:
 
 
 def _conversion_text(report: ConversionReport) -> str:
-    """What became of the weights, in a few lines of Markdown."""
-    lines = [
-        f"{len(set(report.used.values()))} weights of the file were used, for {len(report.used)} weights of the model."
-    ]
+    """Summarize the report in a few lines of Markdown."""
+    sources = len(set(report.used.values()))
+    lines = [f"{sources} weights of the checkpoint are used, for {len(report.used)} weights of the model."]
     if report.source_architecture != report.architecture:
-        lines.append(f"The file is a `{report.source_architecture}` checkpoint, whose parts were taken over.")
+        lines.append(f"The model is initialized from a `{report.source_architecture}` checkpoint.")
     if any(how.startswith("new ") for how in report.initialised.values()):
-        lines.append("Some parts are new and untrained (below): fine-tune before use.")
+        lines.append("Some weights are new and untrained (see below). Fine-tune the model before use.")
     resized = [f"`{name}` {before} to {after}" for name, (before, after) in report.resized.items()]
     if resized:
-        lines.append(f"Positions resized: {', '.join(resized)}.")
+        lines.append(f"Resized position embeddings: {', '.join(resized)}.")
     if report.not_finite:
         named = ", ".join(f"`{name}`" for name in report.not_finite[:5])
-        lines.append(f"{len(report.not_finite)} weights hold NaN or infinite numbers, among them {named}.")
-    for title, entries in (("Left out", report.dropped), ("Initialised", report.initialised)):
+        lines.append(f"{len(report.not_finite)} weights contain NaN or infinite values, among them {named}.")
+    for title, entries in (("Dropped", report.dropped), ("Initialized", report.initialised)):
         counts = Counter(entries.values())
         lines += [f"- {title}: {count} ({reason})" for reason, count in counts.items()]
     return "\n".join(lines[:1] + [""] + lines[1:]) if len(lines) > 1 else lines[0]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading checkpoints without running any code that they may carry.
+"""Reading of checkpoints without running any code that they may contain.
 
-A file is recognised by its first bytes, never by its name, so a renamed file is read for what it is. Tensors stay
-mapped from the file until they are used.
+The format of a file is recognized by its first bytes and never by its name, so renamed files are read correctly.
+Tensors stay memory-mapped until they are used.
 """
 
 import json
@@ -23,23 +23,25 @@ from modeling_lavis.hub.downloads import fetch, is_url
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _WRAPPERS = ("model", "state_dict")
-# What training scripts store next to bare weights; carries nothing that a model needs.
+# Entries that training scripts store beside unwrapped weights, none of which a model needs.
 _COMPANIONS = frozenset({"optimizer", "lr_scheduler", "scheduler", "scaler", "config", "epoch", "iters", "args"})
 _MODULE_PREFIX = "module."
 
 
 class CheckpointError(OSError):
-    """A file that cannot be read as a checkpoint; the message names the file, the reason and what to do."""
+    """Raised if a file cannot be read as a checkpoint. The message names the file, the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights of a checkpoint.
+    """
+    The weights of a checkpoint.
 
     Args:
-        path: the file.
-        tensors: weights by name, mapped from the file; without the wrapper and without a leading `module.`.
-        wrapper: key of the file that held the weights (`"model"`, `"state_dict"`), or `None` for a flat file.
+        path (`Path`): the file.
+        tensors (`Mapping[str, torch.Tensor]`): the memory-mapped weights by their keys, without a leading `module.`.
+        wrapper (`str`, *optional*): entry of the file that contains the weights (`"model"` or `"state_dict"`). `None`
+            for a flat file.
     """
 
     path: Path
@@ -48,34 +50,38 @@ class Checkpoint:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor by name."""
+        """Shape of every tensor by its key."""
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
 
 def read_checkpoint(source: str | Path) -> Checkpoint:
-    """Read the weights of a checkpoint file or of an original's URL.
+    """
+    Read the weights of a checkpoint from a file or URL.
 
     Args:
-        source: path of a PyTorch or safetensors file, or the URL of one (kept in torch hub's cache once fetched).
+        source (`str` or `Path`): PyTorch or safetensors file, or the URL of one. Downloads are kept in torch hub's
+            cache.
 
     Returns:
-        The weights, mapped from the file.
+        [`Checkpoint`]: The memory-mapped weights.
 
     Raises:
-        CheckpointError: the file is missing, empty, cut off, of another kind, or holds objects other than tensors.
+        CheckpointError: If the file is missing, empty, truncated, of another format, or contains objects other than
+            tensors.
+        OSError: If the file cannot be downloaded.
     """
     if not is_url(str(source)) and re.match(r"[a-z][a-z0-9+.-]+://", str(source)):
-        raise CheckpointError(f"{source} is of a kind that cannot be fetched. Give an http(s) address, or a file.")
+        raise CheckpointError(f"{source} cannot be downloaded. Give an http(s) URL or a file.")
     path = fetch(str(source)) if is_url(str(source)) else Path(source).expanduser()
     head = _first_bytes(path)
     if head.startswith(_ZIP_MAGIC):
         content = _load_torch(path, mapped=True)
     elif head.startswith(_LEGACY_TORCH_MAGIC):
-        content = _load_torch(path, mapped=False)  # the format of PyTorch before 1.6 cannot be mapped
+        content = _load_torch(path, mapped=False)  # the format of PyTorch before 1.6 cannot be memory-mapped
     elif _looks_like_safetensors(head):
         content = _load_safetensors(path)
     else:
-        raise CheckpointError(_why_foreign(path, head))
+        raise CheckpointError(_unknown_format(path, head))
     wrapper, weights = _unwrap(path, content)
     return Checkpoint(path, _strip_module_prefix(path, weights), wrapper)
 
@@ -91,7 +97,7 @@ def _first_bytes(path: Path) -> bytes:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be opened: {error.strerror}. Check its permissions.") from error
     if not head:
-        raise CheckpointError(f"{path} is empty (0 bytes), so a copy or a download did not happen. Fetch it again.")
+        raise CheckpointError(f"{path} is empty (0 bytes). Download or copy it again.")
     return head
 
 
@@ -101,20 +107,21 @@ def _load_torch(path: Path, mapped: bool) -> Any:
     try:
         if path.suffix != ".safetensors":
             return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
-        with path.open("rb") as file:  # by its name torch would take it for what it is not; an open file is not mapped
+        # By its name torch would read it as safetensors; an open file cannot be memory-mapped.
+        with path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        # The restricted unpickler refuses every class but tensors and plain containers, and says which one it met.
+        # The restricted unpickler rejects every class but tensors and plain containers, and names the one it found.
         refused = re.search(r"(?:GLOBAL|global|class) `?([A-Za-z_][\w.]*\.[\w.]+)`? ", str(error))
         if refused or "weights_only" in str(error).lower() or "Unsupported" in str(error):
             name = refused.group(1) if refused else "an object"
             raise CheckpointError(
-                f"{path} holds objects other than tensors ({name}). Such a file can run code when it is read, so it "
-                "is refused. If you trust where it comes from, load it in the environment it was written with, and "
-                'save only its weights: torch.save({"model": checkpoint["model"]}, "weights.pth").'
+                f"{path} contains objects other than tensors ({name}). Reading such a file can run code, so it is "
+                "rejected. If you trust its origin, load it in the environment it was written in and save only its "
+                'weights: torch.save({"model": checkpoint["model"]}, "weights.pth").'
             ) from error
         raise CheckpointError(
-            f"{path} is damaged: PyTorch cannot read it ({_first_line(error)}). Fetch or copy it again."
+            f"{path} is corrupted: PyTorch cannot read it ({_first_line(error)}). Download or copy it again."
         ) from error
 
 
@@ -125,8 +132,8 @@ def _check_archive(path: Path) -> None:
             entries = archive.infolist()
     except zipfile.BadZipFile as error:
         raise CheckpointError(
-            f"{path} is cut off: it begins like a PyTorch checkpoint, but after {size:,} bytes its end is missing. "
-            "Fetch or copy it again."
+            f"{path} ({size:,} bytes) is truncated: it starts like a PyTorch checkpoint, but its end is missing. "
+            "Download or copy it again."
         ) from error
     names = [entry.filename for entry in entries]
     if not any(name.endswith("data.pkl") for name in names):
@@ -137,12 +144,12 @@ def _check_archive(path: Path) -> None:
         )
     if any(name.rpartition("/")[2] == "constants.pkl" for name in names):
         raise CheckpointError(
-            f"{path} is a TorchScript program, not a file of weights. Give the checkpoint that it was made from."
+            f"{path} is a TorchScript program, not a checkpoint. Give the checkpoint that it was exported from."
         )
 
 
 def _looks_like_safetensors(head: bytes) -> bool:
-    # Eight bytes of little-endian header length, then the header, a JSON object.
+    # The format starts with the little-endian length of the header (8 bytes) and the header, a JSON object.
     return len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000
 
 
@@ -151,32 +158,32 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, json.JSONDecodeError) as error:
         raise CheckpointError(
-            f"{path} is cut off or damaged: it begins like a safetensors file of {path.stat().st_size:,} bytes, but "
-            f"cannot be read ({_first_line(error)}). Fetch or copy it again."
+            f"{path} ({path.stat().st_size:,} bytes) is truncated or corrupted: it starts like a safetensors file, but "
+            f"cannot be read ({_first_line(error)}). Download or copy it again."
         ) from error
 
 
-def _why_foreign(path: Path, head: bytes) -> str:
+def _unknown_format(path: Path, head: bytes) -> str:
     start = head.lstrip()[:64].lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        kind = "a web page (an error page of a download, perhaps)"
+        kind = "a web page (perhaps the error page of a download)"
     elif head.startswith(b"version https://git-lfs"):
-        kind = "a Git LFS pointer, not the file it points to; fetch it with `git lfs pull`"
+        kind = "a Git LFS pointer, not the file itself; download that with `git lfs pull`"
     elif head.startswith(b"\x80"):
-        kind = "a bare Python pickle; reading it would run code"
+        kind = "a plain Python pickle; reading it could run code"
     elif head[:2] == b"\x1f\x8b":
         kind = "a gzip archive; unpack it first"
     elif head[257:262] == b"ustar":
         kind = "a tar archive; unpack it first"
     else:
-        kind = f"no checkpoint (it begins with {head[:8]!r})"
-    return f"{path} is {kind}. Expected a file written by torch.save or safetensors; give one of those."
+        kind = f"not a checkpoint (it starts with {head[:8]!r})"
+    return f"{path} is {kind}. Give a file written by torch.save or safetensors."
 
 
 def _unwrap(path: Path, content: Any) -> tuple[str | None, dict[str, Tensor]]:
     if isinstance(content, Tensor) or not isinstance(content, Mapping):
         raise CheckpointError(
-            f"{path} holds a {type(content).__name__}, expected a dictionary of weights. Give a checkpoint file."
+            f"{path} contains a {type(content).__name__}, expected a dictionary of weights. Give a checkpoint file."
         )
     for wrapper in _WRAPPERS:
         inner = content.get(wrapper)
@@ -190,11 +197,11 @@ def _only_tensors(path: Path, weights: Mapping[Any, Any], where: str) -> dict[st
     others = [str(name) for name, value in weights.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if others:
         raise CheckpointError(
-            f"{path} has entries {where} that are no tensors: {_some(others)}. Expected a dictionary of weights, bare "
-            'or under "model" or "state_dict"; save it like that.'
+            f"{path} has entries {where} that are not tensors: {_some(others)}. Expected a dictionary of weights, "
+            'either flat or under "model" or "state_dict"; save it in that form.'
         )
     if not weights:
-        raise CheckpointError(f"{path} has no weights {where}. Give a checkpoint that was saved after training.")
+        raise CheckpointError(f"{path} has no weights {where}. Give a checkpoint that contains trained weights.")
     return dict(weights)
 
 
@@ -204,8 +211,8 @@ def _strip_module_prefix(path: Path, weights: dict[str, Tensor]) -> dict[str, Te
         short = name.removeprefix(_MODULE_PREFIX)
         if short in stripped:
             raise CheckpointError(
-                f"{path} has the weight {short!r} twice, with and without a leading {_MODULE_PREFIX!r}. Delete one of "
-                "them and save the file again."
+                f"{path} contains the weight {short!r} twice, with and without a leading {_MODULE_PREFIX!r}. Delete "
+                "one of them and save the file again."
             )
         stripped[short] = tensor
     return stripped

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments and the run of the conversion command, for `modeling-lavis convert` and the conversion scripts."""
+"""Arguments and implementation of the conversion command, for `modeling-lavis convert` and the conversion scripts."""
 
 import argparse
 import json
@@ -9,27 +9,29 @@ from modeling_lavis.hub.convert import DTYPES, convert
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of a conversion to `parser`."""
-    parser.add_argument("architecture", metavar="ARCHITECTURE", help="name of the original, e.g. blip_caption")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the original's file or its URL")
-    parser.add_argument("output", metavar="OUTPUT", help="folder of the new repository")
-    parser.add_argument("--model-type", metavar="T", help="published variant whose settings to use, e.g. base_coco")
-    parser.add_argument("--config", metavar="FILE", help="JSON with settings; the rest is read from the weights")
-    parser.add_argument("--tokenizer", metavar="DIR_OR_ID", help="tokenizer; the published one by default")
-    parser.add_argument("--vision-checkpoint", metavar="FILE", help="weights of a frozen image tower (BLIP-2)")
+    """Add the arguments of the conversion command to `parser`."""
+    parser.add_argument("architecture", metavar="ARCHITECTURE", help="LAVIS name of the model, e.g. blip_caption")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="original checkpoint, a file or URL")
+    parser.add_argument("output", metavar="OUTPUT", help="folder of the repository to write")
+    parser.add_argument("--model-type", metavar="T", help="published model type whose settings to use, e.g. base_coco")
+    parser.add_argument("--config", metavar="FILE", help="JSON file with settings; sizes are inferred from the weights")
+    parser.add_argument("--tokenizer", metavar="DIR_OR_ID", help="tokenizer (the published one)")
+    parser.add_argument("--vision-checkpoint", metavar="FILE", help="checkpoint of the frozen image encoder (BLIP-2)")
     parser.add_argument("--language-model", metavar="DIR_OR_ID", help="frozen language model (BLIP-2)")
-    parser.add_argument("--dtype", metavar="D", choices=sorted(DTYPES), help="stored dtype: %(choices)s")
-    parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="repository on the Hub to upload to")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it has something in it")
-    parser.add_argument("--max-shard-size", metavar="SIZE", default="5GB", help="largest weight file (%(default)s)")
     parser.add_argument(
-        "--without-code", action="store_true", help="leave out the code that loads where this package is not installed"
+        "--dtype", metavar="D", choices=sorted(DTYPES), help="stored dtype: %(choices)s (as in CHECKPOINT)"
     )
-    parser.add_argument("--json", action="store_true", help="print the full account as JSON")
+    parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="Hub repository to upload to")
+    parser.add_argument("--overwrite", action="store_true", help="replace the model repository in OUTPUT")
+    parser.add_argument("--max-shard-size", metavar="SIZE", default="5GB", help="maximum size of a file (%(default)s)")
+    parser.add_argument(
+        "--without-code", action="store_true", help="do not copy the model code (for trust_remote_code) into OUTPUT"
+    )
+    parser.add_argument("--json", action="store_true", help="print the full report as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert, print the account, and return the exit status: 0, or 1 after an error."""
+    """Convert, print the report and return the exit status, which is 1 after an error."""
     try:
         report = convert(
             args.architecture,
@@ -54,19 +56,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_script(description: str, prefix: str, family: str, arguments: list[str] | None = None) -> int:
-    """What the conversion script of one family does: read the command line, convert, return the exit status.
+    """
+    Run the conversion script of one family and return its exit status.
 
     Args:
-        description: text of the help page.
-        prefix: what the family's architectures begin with.
-        family: its name, for the error.
-        arguments: instead of those of the command line.
+        description (`str`): description in the help text.
+        prefix (`str`): prefix of the family's architectures.
+        family (`str`): name of the family, for the error.
+        arguments (`list[str]`, *optional*, defaults to `sys.argv[1:]`): arguments of the command line.
+
+    Raises:
+        SystemExit: If the arguments are invalid, or the architecture is of another family.
     """
     parser = argparse.ArgumentParser(description=description)
     add_arguments(parser)
     args = parser.parse_args(arguments)
     if not args.architecture.startswith(prefix):
         parser.error(
-            f"{args.architecture} is no {family} architecture; use modeling-lavis convert, which knows them all"
+            f"{args.architecture} is not an architecture of {family}; use modeling-lavis convert, which "
+            "supports all of them"
         )
     return run(args)

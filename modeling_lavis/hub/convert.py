@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint of the original projects in, a complete Hub repository out."""
+"""Conversion of an original checkpoint to a complete Hub repository."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from modeling_lavis.hub.checkpoints import Checkpoint, read_checkpoint
 from modeling_lavis.hub.families import Family, family_of, module_of
 from modeling_lavis.hub.portable import attach_code
 from modeling_lavis.hub.report import ConversionReport
-from modeling_lavis.hub.writing import Written, check_output, whole_folder, write_shards
+from modeling_lavis.hub.writing import WrittenWeights, atomic_folder, check_output, write_shards
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -37,60 +37,64 @@ def convert(
     max_shard_size: str = "5GB",
     with_code: bool = True,
 ) -> ConversionReport:
-    """Convert a checkpoint of LAVIS or of an original repository into a Hub repository.
+    """
+    Convert a checkpoint of LAVIS or of an original repository to a Hub repository.
 
-    Every weight of the checkpoint is used once or dropped for a stated reason, every weight of the model filled once
-    or initialised in a stated way; otherwise nothing is written. A checkpoint of another architecture of the family
-    may be given as a start (`blip_pretrain` for a captioner, say): its parts are taken over, image positions are
-    resized when another resolution is asked for (by `config`, or by `model_type` when pre-training is the start),
-    momentum twins become copies, and new heads are initialised. Where the original leaves such new parts to chance,
-    twins included, these come out the same each time.
+    Every weight of the checkpoint is used once or dropped for a stated reason, and every weight of the model is filled
+    once or initialized in a stated way; otherwise nothing is written.
+
+    The checkpoint may also be of another architecture of the family that can initialize this one, for example
+    `blip_pretrain` for `blip_caption`. Shared modules are copied, position embeddings are resized if another image size
+    is requested (by `config`, or by `model_type` if the checkpoint is a pretraining checkpoint), momentum encoders that
+    the checkpoint lacks are copied from the online weights, and new heads are initialized. The original initializes
+    such weights, momentum encoders included, at random; here their values are deterministic.
 
     Args:
-        architecture: name of the original, for example `"blip_caption"`.
-        checkpoint: PyTorch or safetensors file, or the URL of one.
-        output: folder of the repository; must not exist or be empty unless `overwrite`.
-        model_type: published variant whose settings to use, for example `"base_coco"`. By default the one that the
-            URL belongs to, otherwise none: then the family's defaults hold.
-        config: JSON file or mapping in the form of a golden set's `config.json`. It wins over the published
-            settings; what it leaves out is read from the shapes of the weights.
-        tokenizer: folder or Hub id of the tokenizer; the published one by default.
-        vision_checkpoint: weights of a frozen image tower (BLIP-2 only).
-        language_model: folder or Hub id of a frozen language model (BLIP-2 only).
-        dtype: stored dtype, `"float32"`, `"float16"` or `"bfloat16"`; as in the checkpoint by default. Parts that
-            the model keeps in float32 stay in it.
-        push_to_hub: repository on the Hub to upload to, `ORG/NAME`.
-        overwrite: replace a folder that has something in it.
-        max_shard_size: size of the largest weight file.
-        with_code: put the code of the model beside it, so that it loads with `trust_remote_code=True` where this
-            package is not installed.
+        architecture (`str`): original name of the architecture, for example `"blip_caption"`.
+        checkpoint (`str` or `Path`): PyTorch or safetensors file, or the URL of one.
+        output (`str` or `Path`): folder of the repository. Must not exist or be empty unless `overwrite=True`.
+        model_type (`str`, *optional*): published model type whose settings to use, for example `"base_coco"`. Defaults
+            to the one that the URL belongs to; for other checkpoints, the defaults of the family apply.
+        config (`str`, `Path` or `Mapping[str, Any]`, *optional*): settings as a JSON file or mapping, in the form that
+            `conversion_scripts/README.md` describes. They take precedence over the published settings. Sizes that are
+            left out are inferred from the shapes of the weights.
+        tokenizer (`str` or `Path`, *optional*): folder or Hub id of the tokenizer. Defaults to the published one.
+        vision_checkpoint (`str` or `Path`, *optional*): checkpoint of the frozen image encoder (BLIP-2 only).
+        language_model (`str` or `Path`, *optional*): folder or Hub id of the frozen language model (BLIP-2 only).
+        dtype (`str` or `torch.dtype`, *optional*): dtype of the stored weights: `"float32"`, `"float16"` or
+            `"bfloat16"`. Defaults to that of the checkpoint. Modules that the model keeps in float32 stay in it.
+        push_to_hub (`str`, *optional*): Hub repository to upload to, `ORG/NAME`.
+        overwrite (`bool`, *optional*, defaults to `False`): whether to replace a model repository in `output`.
+        max_shard_size (`str`, *optional*, defaults to `"5GB"`): maximum size of a weight file.
+        with_code (`bool`, *optional*, defaults to `True`): whether to copy the code of the model into the repository,
+            so that it loads with `trust_remote_code=True` where this package is not installed.
 
     Returns:
-        The account of what was done.
+        [`~modeling_lavis.hub.report.ConversionReport`]: The report of the conversion.
 
     Raises:
-        ValueError: the checkpoint, the settings and the architecture do not fit together.
-        OSError: a file cannot be read, fetched or written.
+        ValueError: If the checkpoint, the settings and the architecture do not fit together.
+        OSError: If a file cannot be read, downloaded, written or uploaded.
     """
     family, output = family_of(architecture), Path(output).expanduser()
-    _refuse_unused_parts(family, vision_checkpoint=vision_checkpoint, language_model=language_model)
+    _check_separate_parts(family, vision_checkpoint=vision_checkpoint, language_model=language_model)
     stored_dtype = _dtype(dtype)
     check_output(output, overwrite)
-    _refuse_inputs_inside(output, checkpoint, config, tokenizer, vision_checkpoint, language_model)
-    asked = _read_settings(config)
+    _check_inputs_outside(output, checkpoint, config, tokenizer, vision_checkpoint, language_model)
+    requested = _read_settings(config)
     entry = zoo.find(architecture, model_type, str(checkpoint))
     weights = read_checkpoint(checkpoint)
-    source_architecture = _recognise(family, architecture, weights)
-    settings = _merge(entry, asked, resize=architecture != source_architecture in family.pretraining)
+    source_architecture = _recognize(family, architecture, weights)
+    settings = _merge_settings(entry, requested, resize=architecture != source_architecture in family.pretraining)
     _check_names(architecture, family, settings)
-    set_aside: dict[str, str] = {}
-    resized_before: Mapping[str, tuple[int, ...]] = {}
+    dropped_parts: dict[str, str] = {}
+    resized_parts: Mapping[str, tuple[int, ...]] = {}
     if family.add_parts is not None:
         parts = family.add_parts(architecture, weights.tensors, settings, vision_checkpoint, language_model)
-        weights, set_aside = replace(weights, tensors=parts.tensors), dict(parts.dropped)
-        settings, resized_before = {**settings, **parts.settings}, parts.resized
-    prepared = None if architecture in family.without_tokenizer else family.load_tokenizer(tokenizer)
-    model_config = _build_config(family, architecture, source_architecture, weights, settings, prepared)
+        weights, dropped_parts = replace(weights, tensors=parts.tensors), dict(parts.dropped)
+        settings, resized_parts = {**settings, **parts.settings}, parts.resized
+    loaded_tokenizer = None if architecture in family.without_tokenizer else family.load_tokenizer(tokenizer)
+    model_config = _build_config(family, architecture, source_architecture, weights, settings, loaded_tokenizer)
     model = _build_on_meta(family.architectures[architecture].model_class, model_config)
     try:
         plan = make_plan(
@@ -104,7 +108,7 @@ def convert(
         )
     except AccountingError as error:
         raise AccountingError(f"{weights.path}: {error}") from error
-    processor = family.build_processor(architecture, settings, model_config, prepared)
+    processor = family.build_processor(architecture, settings, model_config, loaded_tokenizer)
     generation_config = family.build_generation_config(architecture, settings, model_config)
     report = ConversionReport(
         architecture=architecture,
@@ -114,14 +118,14 @@ def convert(
         checkpoint=weights.path,
         output=output,
         used={target: filled.source for target, filled in plan.filled.items()},
-        resized=_resized(plan, resized_before),
-        dropped={**plan.dropped, **set_aside},
-        initialised={target: origin.how for target, origin in plan.initialised.items()},
-        ignored_settings=tuple(sorted(set(asked) - family.known_settings)),
+        resized=_resized(plan, resized_parts),
+        dropped={**plan.dropped, **dropped_parts},
+        initialised={target: origin.how for target, origin in plan.initialized.items()},
+        ignored_settings=tuple(sorted(set(requested) - family.known_settings)),
     )
-    with whole_folder(output, overwrite) as folder:
-        kept = family.architectures[architecture].stored_as
-        written = _write_weights(folder, plan, weights, model, model_config, stored_dtype, kept, max_shard_size)
+    with atomic_folder(output, overwrite) as folder:
+        frozen = family.architectures[architecture].frozen_dtypes
+        written = _write_weights(folder, plan, weights, model, model_config, stored_dtype, frozen, max_shard_size)
         report = replace(report, weight_files=written.files, not_finite=written.not_finite)
         model_config.save_pretrained(folder)
         processor.save_pretrained(folder)
@@ -136,28 +140,24 @@ def convert(
     return report
 
 
-def _refuse_unused_parts(family: Family, **parts: Any) -> None:
+def _check_separate_parts(family: Family, **parts: Any) -> None:
     for name, value in parts.items():
         if value is not None and name not in family.separate_parts:
-            raise ValueError(
-                f"{name} is given, but checkpoints of {family.name} are complete and take no such part. Leave it out."
-            )
+            raise ValueError(f"{name} is given, but checkpoints of {family.name} have no separate parts. Leave it out.")
 
 
-def _refuse_inputs_inside(output: Path, *inputs: Any) -> None:
-    """An output that is replaced must not take an input with it."""
+def _check_inputs_outside(output: Path, *inputs: Any) -> None:
+    """Replacing the output must not delete an input."""
     for given in inputs:
         if isinstance(given, str | Path) and Path(given).resolve().is_relative_to(output.resolve()):
-            raise ValueError(
-                f"{given} lies inside the output {output}, which is to be written anew. Give another output."
-            )
+            raise ValueError(f"{given} is inside the output {output}, which would be replaced. Give another output.")
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype is None or dtype in DTYPES.values():
         return dtype  # type: ignore[return-value]
     if str(dtype) not in DTYPES:
-        raise ValueError(f"Unknown dtype {dtype!r}; weights can be stored as {', '.join(DTYPES)}.")
+        raise ValueError(f"Unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}.")
     return DTYPES[str(dtype)]
 
 
@@ -167,36 +167,36 @@ def _read_settings(config: str | Path | Mapping[str, Any] | None) -> dict[str, A
     try:
         settings = json.loads(Path(config).expanduser().read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"The configuration {config} is no JSON file: {error}. Correct it.") from error
+        raise ValueError(f"The configuration {config} is not valid JSON: {error}. Correct it.") from error
     except OSError as error:
         raise OSError(f"The configuration {config} cannot be read: {error.strerror}. Check the path.") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"The configuration {config} holds a {type(settings).__name__}, expected a JSON object.")
+        raise ValueError(f"The configuration {config} contains a {type(settings).__name__}, expected a JSON object.")
     return settings
 
 
-def _recognise(family: Family, architecture: str, weights: Checkpoint) -> str:
+def _recognize(family: Family, architecture: str, weights: Checkpoint) -> str:
     try:
-        source = family.recognise(weights.tensors)
+        source = family.recognize(weights.tensors)
     except ValueError as error:
         raise ValueError(f"{weights.path}: {error}") from error
     allowed = (architecture, *family.architectures[architecture].sources)
     if source not in allowed:
         raise ValueError(
-            f"{weights.path} is a {source} checkpoint, which cannot become {architecture}: it lacks parts of it. "
-            f"Possible are checkpoints of {', '.join(allowed)}; or convert it as {source}."
+            f"{weights.path} is a {source} checkpoint, which cannot be converted to {architecture}. Give a checkpoint "
+            f"of one of {', '.join(allowed)}, or convert this one as {source}."
         )
     return source
 
 
-def _merge(entry: zoo.ZooEntry | None, asked: Mapping[str, Any], resize: bool) -> dict[str, Any]:
-    """Settings in order of weight: asked for, published; with the published image size where `resize` is set."""
+def _merge_settings(entry: zoo.ZooEntry | None, requested: Mapping[str, Any], resize: bool) -> dict[str, Any]:
+    """Merge the requested settings into the published ones, with the published image size if `resize` is set."""
     settings = dict(entry.settings) if entry else {}
-    if asked.get("labels"):
-        settings.pop("num_classes", None)  # another list of answers has another length
+    if requested.get("labels"):
+        settings.pop("num_classes", None)  # other labels may have another number
     if entry and resize:
         settings["vision"] = {**settings.get("vision", {}), "image_size": entry.facts["image_size"]}
-    for name, value in asked.items():
+    for name, value in requested.items():
         if isinstance(value, Mapping) and isinstance(settings.get(name), Mapping):
             value = {**settings[name], **value}
         settings[name] = value
@@ -207,7 +207,7 @@ def _check_names(architecture: str, family: Family, settings: Mapping[str, Any])
     for key, expected in (("arch", architecture), ("family", family.name)):
         if settings.get(key) not in (None, expected):
             raise ValueError(
-                f"The configuration is for {key} {settings[key]!r}, but {expected!r} is to be made. Give the "
+                f"The configuration is for {key} {settings[key]!r}, but {expected!r} is requested. Give the "
                 "configuration of that one, or correct the architecture."
             )
 
@@ -222,9 +222,9 @@ def _build_config(
 ) -> Any:
     try:
         return family.build_config(architecture, source_architecture, weights.shapes, settings, tokenizer)
-    except StrictDataclassError as error:  # what our configurations raise for a value of a wrong kind
+    except StrictDataclassError as error:  # raised by our configurations for a value of the wrong type
         reason = " ".join(str(error.__cause__ or error).split())
-        raise ValueError(f"The settings make no valid configuration: {reason}") from error
+        raise ValueError(f"The settings do not give a valid configuration: {reason}") from error
     except ValueError as error:
         raise ValueError(f"{weights.path}: {error}") from error
 
@@ -239,7 +239,7 @@ def _build_on_meta(class_name: str, config: Any) -> torch.nn.Module:
 
 
 def _resized(plan: Plan, before: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Shapes of positions before and after, by target; `before` are those of sources that were resized already."""
+    """Return shapes before and after by target. `before` has those of sources that were resized with their part."""
     found = {}
     for target, filled in plan.filled.items():
         shape = before.get(filled.source, filled.resized_from)
@@ -255,16 +255,15 @@ def _write_weights(
     model: Any,
     config: Any,
     dtype: torch.dtype | None,
-    kept: Mapping[str, torch.dtype],
+    frozen_dtypes: Mapping[str, torch.dtype],
     max_shard_size: str,
-) -> Written:
+) -> WrittenWeights:
     strict = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
     strict |= set(getattr(model, "_keep_in_fp32_modules", None) or ()) if dtype is torch.float16 else set()
-
     strict = {part.strip("^$") for part in strict}
 
     def stored(name: str) -> torch.dtype:
-        own = kept.get(module_of(name), plan.dtype(name, weights.tensors))
+        own = frozen_dtypes.get(module_of(name), plan.dtype(name, weights.tensors))
         if not own.is_floating_point:
             return own
         return torch.float32 if strict & set(name.split(".")) else (dtype or own)
@@ -274,7 +273,7 @@ def _write_weights(
 
     def value(name: str) -> torch.Tensor:
         tensor = plan.tensor(name, weights.tensors, config)
-        return tensor.to(kept[module_of(name)]) if module_of(name) in kept else tensor
+        return tensor.to(frozen_dtypes[module_of(name)]) if module_of(name) in frozen_dtypes else tensor
 
     return write_shards(folder, plan.targets, value, stored, max_shard_size)
 
@@ -285,13 +284,13 @@ def _push(folder: Path, repo_id: str) -> str:
 
     api = HfApi()
     try:
-        address = api.create_repo(repo_id, exist_ok=True)
+        url = api.create_repo(repo_id, exist_ok=True)
         api.upload_folder(
             repo_id=repo_id, folder_path=folder, commit_message="Weights converted from the original checkpoint"
         )
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise OSError(
-            f"The repository is complete in {folder}, but could not be uploaded to {repo_id}: {error}. Upload it with: "
-            f"hf upload {repo_id} {folder} ."
+            f"The repository is complete in {folder}, but cannot be uploaded to {repo_id}: {error}. Upload it with: hf "
+            f"upload {repo_id} {folder} ."
         ) from error
-    return str(address)
+    return str(url)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetching the originals' published files into the cache that LAVIS itself used, whole or not at all."""
+"""Download of published checkpoints into the cache that LAVIS uses; an interrupted download leaves no file."""
 
 import os
 import tempfile
@@ -16,45 +16,51 @@ _BLOCK = 1 << 20
 
 
 def is_url(source: str) -> bool:
-    """Tell whether `source` is an `http` or `https` address (a path never is)."""
+    """Return whether `source` is an `http` or `https` URL."""
     return urllib.parse.urlsplit(source).scheme in ("http", "https")
 
 
 def cached_path(url: str) -> Path:
-    """Where the file of `url` is kept: torch hub's folder of checkpoints, under the last part of the address.
+    """
+    Return the path of the cached file of `url`: its file name in torch hub's folder of checkpoints.
 
-    LAVIS keeps its downloads there too, so what it has fetched is not fetched again.
+    LAVIS caches its downloads in the same place, so files that it has downloaded are not downloaded again.
+
+    Raises:
+        ValueError: If `url` does not name a file.
     """
     name = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
     if not name:
-        raise ValueError(f"The address {url} names no file; give the address of a checkpoint file.")
+        raise ValueError(f"The URL {url} does not name a file. Give the URL of a checkpoint file.")
     return Path(torch.hub.get_dir()) / "checkpoints" / name
 
 
 def fetch(url: str) -> Path:
-    """Return the cached file of `url`, after downloading it when it is not there yet.
+    """
+    Return the path of the cached file of `url`, and download it if it is not cached.
 
     Raises:
-        OSError: there is no network, the server refuses, the transfer breaks off, or downloads are switched off by
-            `HF_HUB_OFFLINE`. A partial file never stays.
+        OSError: If there is no network, the server returns an error, the download is interrupted, or downloads are
+            disabled by `HF_HUB_OFFLINE`.
+        ValueError: If `url` does not name a file.
     """
     path = cached_path(url)
     if path.exists():
         return path
     if constants.HF_HUB_OFFLINE:
         raise OSError(
-            f"{url} is not in the cache ({path}) and downloads are switched off (HF_HUB_OFFLINE). Fetch the file on "
+            f"{url} is not in the cache ({path}) and downloads are disabled (HF_HUB_OFFLINE). Download the file on "
             "another machine and give its path."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            received, expected = _transfer(url, path.name, file)
+            received, expected = _download(url, path.name, file)
         if expected is not None and received != expected:
             raise OSError(
-                f"The download of {url} broke off after {received:,} of {expected:,} bytes. Try again, or fetch the "
-                "file by other means and give its path."
+                f"The download of {url} was interrupted after {received:,} of {expected:,} bytes. Try again, or "
+                "download the file by other means and give its path."
             )
         os.replace(partial, path)
     finally:
@@ -62,8 +68,8 @@ def fetch(url: str) -> Path:
     return path
 
 
-def _transfer(url: str, name: str, file) -> tuple[int, int | None]:  # type: ignore[no-untyped-def]
-    """Copy the body of `url` into `file`; returns bytes received and bytes announced."""
+def _download(url: str, name: str, file) -> tuple[int, int | None]:  # type: ignore[no-untyped-def]
+    """Copy the body of `url` into `file`, and return the received and the announced number of bytes."""
     received = 0
     try:
         with urllib.request.urlopen(url, timeout=60) as response:
@@ -75,10 +81,10 @@ def _transfer(url: str, name: str, file) -> tuple[int, int | None]:  # type: ign
                     received += len(block)
                     bar.update(len(block))
     except urllib.error.HTTPError as error:
-        raise OSError(f"{url} answered {error.code} {error.reason}. Check the address.") from error
+        raise OSError(f"{url} returned {error.code} {error.reason}. Check the URL.") from error
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
         raise OSError(
-            f"{url} could not be fetched ({reason}). Without a network, fetch the file elsewhere and give its path."
+            f"{url} cannot be downloaded ({reason}). Without a network, give the path of a local copy."
         ) from error
     return received, expected

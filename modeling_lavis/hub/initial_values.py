@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What weights that no checkpoint has start from; rules that families' tables refer to."""
+"""Initial values of weights that a checkpoint lacks; the tables of the families refer to these functions."""
 
 from typing import Any
 
@@ -11,34 +11,34 @@ Shape = tuple[int, ...]
 
 
 def linear(name: str, shape: Shape, config: Any, generator: torch.Generator) -> Tensor:
-    """A linear map: weights from a normal of deviation `config.initializer_range`, biases zero."""
+    """A linear layer: normal weights with standard deviation `config.initializer_range`, zero biases."""
     if name.endswith(".bias"):
         return torch.zeros(shape)
     return torch.empty(shape).normal_(std=config.initializer_range, generator=generator)
 
 
 def bert_layer(name: str, shape: Shape, config: Any, generator: torch.Generator) -> Tensor:
-    """A layer of the text transformer: normal weights of its own deviation, norms one, biases zero."""
+    """A layer of the text encoder: linear layers by the text configuration, LayerNorm weights one, zero biases."""
     if name.endswith("LayerNorm.weight"):
         return torch.ones(shape)
     return linear(name, shape, config.text_config, generator)
 
 
 def temperature(name: str, shape: Shape, config: Any, generator: torch.Generator) -> Tensor:
-    """The contrastive temperature that training starts with."""
+    """The initial temperature of the contrastive loss."""
     return torch.full(shape, config.logit_temperature)
 
 
 def feature_queue(name: str, shape: Shape, config: Any, generator: torch.Generator) -> Tensor:
-    """Random features of length one, as many as the queue holds: (width, length)."""
+    """Random features of unit norm, of shape `(projection_dim, queue_size)`."""
     return F.normalize(torch.empty(shape).normal_(generator=generator), dim=0)
 
 
 def empty_id_queue(name: str, shape: Shape, config: Any, generator: torch.Generator) -> Tensor:
-    """Image ids that equal no real one."""
+    """Image ids of -100, which no image has."""
     return torch.full(shape, -100, dtype=torch.long)
 
 
 def zero_pointer(name: str, shape: Shape, config: Any, generator: torch.Generator) -> Tensor:
-    """The start of the queue."""
+    """A queue pointer at the start of the queue."""
     return torch.zeros(shape, dtype=torch.long)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renaming of parameters as data: ordered, anchored rows that are read in both directions."""
+"""Renaming of state dict keys, written as ordered and anchored rules that can be applied in both directions."""
 
 import re
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ _FIELD = re.compile(r"\{(\w+)(:d)?\}")
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """Compile a template into a pattern that must match a whole name."""
+    """Compile a template into a pattern for a whole key."""
     parts, last = [], 0
     for match in _FIELD.finditer(template):
         parts += [re.escape(template[last : match.start()]), f"(?P<{match[1]}>{r'[0-9]+' if match[2] else '.+'})"]
@@ -22,27 +22,28 @@ def _fill(template: str, fields: dict[str, str]) -> str:
 
 
 def matches(template: str, name: str) -> bool:
-    """Tell whether `name` as a whole fits `template` (see [`Rename`] for how templates are written)."""
+    """Return whether the whole of `name` matches `template`. [`Rename`] describes the template syntax."""
     return _pattern(template).fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
 class Rename:
-    """One row of a key map.
+    """
+    One rule of a key map.
 
-    Templates are names in which `{word}` stands for one or more characters and `{word:d}` for a number; a field
-    keeps its text on the other side. They always match whole names.
+    Templates are keys in which `{field}` stands for one or more characters and `{field:d}` for a number. A field has
+    the same value on both sides. A template always matches a whole key.
 
     Args:
-        source (`str`): template of names in the original's files.
-        targets (`str` or `tuple[str, ...]`): template of our name, or of several that all receive a copy.
-        spelling (`bool`, *optional*, defaults to `False`): an additional spelling that some files use; it is read but
-            never written, so the way back skips it.
+        source (`str`): template of keys in the original checkpoints.
+        targets (`str` or `tuple[str, ...]`): template of our key, or of several keys that all receive the same tensor.
+        alias (`bool`, *optional*, defaults to `False`): whether the source is an alternative name that only some
+            checkpoints use. An alias is read but never written, so [`~Rename.backward`] skips it.
     """
 
     source: str
     targets: str | tuple[str, ...]
-    spelling: bool = False
+    alias: bool = False
 
     @cached_property
     def _source_pattern(self) -> re.Pattern[str]:
@@ -57,13 +58,13 @@ class Rename:
         return (self.targets,) if isinstance(self.targets, str) else self.targets
 
     def forward(self, name: str) -> tuple[str, ...]:
-        """Our names for the original's `name`; empty when the row does not match."""
+        """Return our keys for the original key `name`; empty if the rule does not match."""
         match = self._source_pattern.fullmatch(name)
         return tuple(_fill(target, match.groupdict()) for target in self._targets) if match else ()
 
     def backward(self, name: str) -> str | None:
-        """The original's name for our `name`; `None` when the row does not match or is a mere spelling."""
-        if self.spelling:
+        """Return the original key for our key `name`, or `None` if the rule does not match or is an alias."""
+        if self.alias:
             return None
         for pattern in self._target_patterns:
             if match := pattern.fullmatch(name):
@@ -73,28 +74,29 @@ class Rename:
 
 @dataclass(frozen=True)
 class KeyMap:
-    """Rows in order; the first that matches decides. A name that no row matches keeps its name.
+    """
+    An ordered list of renaming rules. The first rule that matches applies; a key that matches no rule is kept.
 
     Args:
-        rows (`tuple[Rename, ...]`): the table.
+        rows (`tuple[Rename, ...]`, *optional*, defaults to `()`): the rules.
     """
 
     rows: tuple[Rename, ...] = field(default_factory=tuple)
 
     def forward(self, name: str) -> tuple[str, ...]:
-        """Our name for the original's `name` (several when the row copies)."""
+        """Return our key for the original key `name`, or several keys if the rule copies the tensor."""
         for row in self.rows:
             if targets := row.forward(name):
                 return targets
         return (name,)
 
     def backward(self, name: str) -> str:
-        """The original's name for our `name`."""
+        """Return the original key for our key `name`."""
         for row in self.rows:
             if (source := row.backward(name)) is not None:
                 return source
         return name
 
     def preceded_by(self, rows: tuple[Rename, ...]) -> "KeyMap":
-        """The same map with `rows` asked first."""
+        """Return a key map that tries `rows` before its own rules."""
         return KeyMap((*rows, *self.rows))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of a model that the original's checkpoint leaves out because they are frozen: image tower, language model."""
+"""Frozen parts that the original checkpoint leaves out: the image encoder and the language model."""
 
 import json
 import re
@@ -18,15 +18,17 @@ _SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
-class WithParts:
+class CompletedCheckpoint:
     """
-    A checkpoint completed by its separate parts.
+    A checkpoint together with its separate parts.
 
     Args:
-        tensors: all weights by the original's names.
-        dropped: weights that are left out before the accounting, with the reason.
-        settings: settings that the parts add.
-        resized: shape before, by the name of a weight that was resized on the way.
+        tensors (`Mapping[str, torch.Tensor]`): all weights by the original keys.
+        dropped (`Mapping[str, str]`, *optional*, defaults to `{}`): weights that are dropped before the accounting,
+            with the reason.
+        settings (`Mapping[str, Any]`, *optional*, defaults to `{}`): settings that the parts add.
+        resized (`Mapping[str, tuple[int, ...]]`, *optional*, defaults to `{}`): original shapes of weights that were
+            resized.
     """
 
     tensors: Mapping[str, Tensor]
@@ -35,43 +37,46 @@ class WithParts:
     resized: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def tower_weights(
-    source: str | Path, depth: int | None, block: str, leftovers: tuple[str, ...], prefix: str
+def image_encoder_weights(
+    source: str | Path, depth: int | None, block_prefix: str, unused: tuple[str, ...], prefix: str
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
-    Read an image tower that has more than is needed.
+    Read the used weights of an image encoder's checkpoint.
 
     Args:
-        source: file or URL.
-        depth: blocks that are used; `None` for all but the last.
-        block: what the names of blocks begin with, up to their number.
-        leftovers: beginnings of names that are not used at all.
-        prefix: put in front of every name.
+        source (`str` or `Path`): file or URL.
+        depth (`int`, *optional*): number of blocks that are used. `None` uses all blocks but the last.
+        block_prefix (`str`): prefix of the blocks' keys, up to their number.
+        unused (`tuple[str, ...]`): prefixes of keys that are not used.
+        prefix (`str`): prefix that is added to every key.
 
     Returns:
-        Weights that are used, and names that are not, with the reason.
+        `tuple[dict[str, torch.Tensor], dict[str, str]]`: The used weights, and the keys of the others with the reason.
 
     Raises:
-        CheckpointError: the file cannot be read or has too few blocks.
+        CheckpointError: If the file cannot be read or has too few blocks.
     """
     weights = read_checkpoint(source)
-    numbered = re.compile(re.escape(block) + r"(\d+)\.")
+    numbered = re.compile(re.escape(block_prefix) + r"(\d+)\.")
     numbers = {int(match[1]) for name in weights.tensors if (match := numbered.match(name))}
     if not numbers:
         raise CheckpointError(
-            f"{weights.path} is no image tower of that kind: it has no weights {block}0.*, but such as "
-            f"{', '.join(sorted(weights.tensors)[:3])}. Give the tower that the checkpoint was trained with."
+            f"{weights.path} is not an image encoder of that kind: it has no weights {block_prefix}0.*, but weights "
+            f"such as {', '.join(sorted(weights.tensors)[:3])}. Give the image encoder that the checkpoint was trained "
+            "with."
         )
     depth = len(numbers) - 1 if depth is None else depth
     if depth > len(numbers):
-        raise CheckpointError(f"{weights.path} has {len(numbers)} blocks, but {depth} are needed. Give a deeper tower.")
+        raise CheckpointError(
+            f"{weights.path} has {len(numbers)} blocks, but {depth} are needed. Give a deeper image encoder."
+        )
     used, dropped = {}, {}
     for name, tensor in weights.tensors.items():
         match = numbered.match(name)
         if match and int(match[1]) >= depth:
             dropped[prefix + name] = f"block after the {depth} that the original uses"
-        elif name.startswith(leftovers):
-            dropped[prefix + name] = "part of the image tower that the original does not use"
+        elif name.startswith(unused):
+            dropped[prefix + name] = "part of the image encoder that the original does not use"
         else:
             used[prefix + name] = tensor
     return used, dropped
@@ -79,33 +84,36 @@ def tower_weights(
 
 def language_model_weights(source: str | Path, model: torch.nn.Module, prefix: str) -> dict[str, Tensor]:
     """
-    Read the weights of a language model, mapped from its files.
+    Read the memory-mapped weights of a language model.
 
     Args:
-        source: folder or Hub id.
-        model: the same model on the meta device; says the names.
-        prefix: put in front of every name.
+        source (`str` or `Path`): folder or Hub id.
+        model (`torch.nn.Module`): the same model on the meta device, for its keys.
+        prefix (`str`): prefix that is added to every key.
 
     Raises:
-        OSError: there is no such model. ValueError: its weights are not those of the model.
+        OSError: If there is no such model.
+        ValueError: If the weights are not those of the model.
     """
     names = set(model.state_dict())
-    inner = getattr(model, "base_model_prefix", "")
+    base_model_prefix = getattr(model, "base_model_prefix", "")
     found: dict[str, Tensor] = {}
-    foreign: list[str] = []
+    unexpected: list[str] = []
     for file in _weight_files(source):
         for name, tensor in read_checkpoint(file).tensors.items():
-            known = next((n for n in (name, f"{inner}.{name}", name.removeprefix(f"{inner}.")) if n in names), None)
+            candidates = (name, f"{base_model_prefix}.{name}", name.removeprefix(f"{base_model_prefix}."))
+            known = next((candidate for candidate in candidates if candidate in names), None)
             if known is None:
-                foreign.append(name)
+                unexpected.append(name)
             else:
                 found[prefix + known] = tensor
-    # Files of older versions carry constants and maps that were never used.
-    foreign = [name for name in foreign if not re.search(r"position_ids|relative_attention_bias|\.masked_bias", name)]
-    if foreign:
+    # Checkpoints of older transformers versions contain constant buffers and unused weights.
+    legacy = re.compile(r"position_ids|relative_attention_bias|\.masked_bias")
+    unexpected = [name for name in unexpected if not legacy.search(name)]
+    if unexpected:
         raise ValueError(
-            f"The language model {source} has weights that its configuration does not know: "
-            f"{', '.join(sorted(foreign)[:5])}. Give the folder of a complete model."
+            f"The language model {source} has weights that do not belong to its configuration: "
+            f"{', '.join(sorted(unexpected)[:5])}. Give the folder of a complete model."
         )
     return found
 
@@ -122,8 +130,8 @@ def _weight_files(source: str | Path) -> list[Path]:
         if (folder / name).is_file():
             return [folder / name]
     raise OSError(
-        f"The language model {source} has no weights ({', '.join(_SINGLE_FILES)}). Give the folder that "
-        "save_pretrained wrote, or a Hub id, with --language-model."
+        f"The language model {source} has no weights ({', '.join(_SINGLE_FILES)}). Use --language-model with a folder "
+        "written by save_pretrained, or with a Hub id."
     )
 
 
@@ -138,6 +146,6 @@ def _download(name: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise OSError(
             f"The language model {name!r} is neither a folder nor a repository that can be reached: "
-            f"{str(error).splitlines()[0]} Give it with --language-model."
+            f"{str(error).splitlines()[0]} Use --language-model with a folder or a Hub id."
         ) from error
     return Path(found)

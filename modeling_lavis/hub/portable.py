@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attach the code of a model to its folder, so that it loads where this package is not installed.
+"""Copy of a model's code into its folder, so that the model loads where this package is not installed.
 
-The files of `modeling_lavis/models/` import each other by one dot only, so they work unchanged beside a `config.json`.
-`attach_code` copies those that a checkpoint needs, byte for byte, and names its classes in `auto_map`. Loading such a
-folder takes `trust_remote_code=True`; where this package is installed and imported, its own classes are used instead.
+The files of `modeling_lavis/models/` import each other only as siblings, so they work unchanged beside a `config.json`.
+`attach_code` copies the files that a model needs byte for byte, and adds its classes to `auto_map`. Loading such a
+folder requires `trust_remote_code=True`. If this package is installed and imported, its own classes are used instead.
 """
 
 import ast
@@ -17,12 +17,12 @@ from typing import Any
 
 import modeling_lavis
 
-_ROOM = Path(__file__).resolve().parent.parent / "models"
+_MODELS_FOLDER = Path(__file__).resolve().parent.parent / "models"
 _CONFIG = "config.json"
 _PROCESSOR_CONFIG = "processor_config.json"
 _IMAGE_PROCESSOR_CONFIG = "preprocessor_config.json"
 # Processors inside a processor, and the entries that name the class of each.
-_PARTS = ("image_processor", "video_processor")
+_SUBPROCESSORS = ("image_processor", "video_processor")
 _AUTO_CLASSES = (
     ("AutoProcessor", "processor_class"),
     ("AutoImageProcessor", "image_processor_type"),
@@ -31,38 +31,47 @@ _AUTO_CLASSES = (
 
 
 def portable_files(modules: Iterable[str]) -> list[Path]:
-    """Return the files of the portable room that `modules` (file names without `.py`) need, themselves included.
+    """
+    Return the files in `modeling_lavis/models/` that `modules` need, their own files included.
+
+    Args:
+        modules (`Iterable[str]`): file names without `.py`.
+
+    Returns:
+        `list[Path]`: The files, sorted by name.
 
     Raises:
-        ValueError: a module is not a file of the room.
+        ValueError: If a module is not a file of that folder.
     """
     found: dict[str, Path] = {}
-    waiting = list(modules)
-    while waiting:
-        name = waiting.pop()
+    pending = list(modules)
+    while pending:
+        name = pending.pop()
         if name in found:
             continue
-        path = _ROOM / f"{name}.py"
+        path = _MODELS_FOLDER / f"{name}.py"
         if not path.is_file():
-            raise ValueError(f"{name!r} is no file of the portable room {_ROOM}; expected one of {_names_of_room()}.")
+            raise ValueError(f"{name!r} is not a file in {_MODELS_FOLDER}; expected one of {_module_names()}.")
         found[name] = path
-        waiting.extend(_sibling_imports(path))
+        pending.extend(_sibling_imports(path))
     return [found[name] for name in sorted(found)]
 
 
 def attach_code(folder: str | os.PathLike[str]) -> list[Path]:
-    """Copy the code that the model saved in `folder` needs into it, and name its classes in `auto_map`.
+    """
+    Copy the code of a saved model into its folder, and add its classes to `auto_map`.
 
     Args:
-        folder: result of `save_pretrained`; `config.json` must name its class in `architectures`. The configurations
-            of a processor and an image processor are completed too where they are present.
+        folder (`str` or `os.PathLike`): folder written by `save_pretrained`. Its `config.json` must name the model
+            class in `architectures`. The configurations of a processor and an image processor are updated as well if
+            they are present.
 
     Returns:
-        The copied files, sorted by name.
+        `list[Path]`: The copied files, sorted by name.
 
     Raises:
-        OSError: `folder` has no `config.json`.
-        ValueError: `config.json` names no class of this package.
+        OSError: If `folder` has no `config.json`.
+        ValueError: If `config.json` does not name a class of this package.
     """
     folder = Path(folder)
     if not (folder / _CONFIG).is_file():
@@ -73,12 +82,12 @@ def attach_code(folder: str | os.PathLike[str]) -> list[Path]:
     auto_map = {**_model_auto_map(model_class), **processor_map}
 
     files = portable_files(reference.partition(".")[0] for reference in auto_map.values())
-    copied = [_copy_whole(path, folder / path.name) for path in files]
+    copied = [_copy_atomically(path, folder / path.name) for path in files]
     _write_json(folder / _CONFIG, {**config, "auto_map": auto_map})
     for name in (_PROCESSOR_CONFIG, _IMAGE_PROCESSOR_CONFIG):
         if processor_map and (folder / name).is_file():
             content = {**_read_json(folder / name), "auto_map": processor_map}
-            for part in _PARTS:
+            for part in _SUBPROCESSORS:
                 if isinstance(content.get(part), dict):
                     content[part] = {**content[part], "auto_map": processor_map}
             _write_json(folder / name, content)
@@ -86,7 +95,7 @@ def attach_code(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def _model_auto_map(model_class: type) -> dict[str, str]:
-    """`AutoModel` leads to the head itself, as does each Auto class of transformers that knows the head."""
+    """Map `AutoModel`, and every Auto class of transformers that the head is registered with, to the head."""
     from transformers.models.auto import modeling_auto
 
     config_class = model_class.config_class  # type: ignore[attr-defined]
@@ -101,7 +110,7 @@ def _model_auto_map(model_class: type) -> dict[str, str]:
 
 def _processor_auto_map(folder: Path) -> dict[str, str]:
     configs = [_read_json(folder / n) for n in (_PROCESSOR_CONFIG, _IMAGE_PROCESSOR_CONFIG) if (folder / n).is_file()]
-    configs += [part for content in configs for name in _PARTS if isinstance(part := content.get(name), dict)]
+    configs += [part for content in configs for name in _SUBPROCESSORS if isinstance(part := content.get(name), dict)]
     auto_map = {}
     for auto_name, key in _AUTO_CLASSES:
         name = next((content[key] for content in configs if content.get(key)), None)
@@ -132,8 +141,8 @@ def _sibling_imports(path: Path) -> list[str]:
     ]
 
 
-def _names_of_room() -> list[str]:
-    return sorted(path.stem for path in _ROOM.glob("*.py") if path.stem != "__init__")
+def _module_names() -> list[str]:
+    return sorted(path.stem for path in _MODELS_FOLDER.glob("*.py") if path.stem != "__init__")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -147,7 +156,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     _replace(Path(file.name), path)
 
 
-def _copy_whole(source: Path, target: Path) -> Path:
+def _copy_atomically(source: Path, target: Path) -> Path:
     with tempfile.NamedTemporaryFile("wb", dir=target.parent, suffix=".tmp", delete=False) as file:
         file.write(source.read_bytes())
     _replace(Path(file.name), target)

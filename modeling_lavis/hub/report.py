@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a conversion did, as data and as text."""
+"""The report of a conversion."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,24 +10,28 @@ from modeling_lavis.hub.accounting import group_by_reason
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """The account of one conversion. Sources are names in the checkpoint, targets names in the repository.
+    """
+    The report of a conversion. Sources are keys of the checkpoint, targets are keys of the written repository.
 
     Args:
-        architecture: what was made, by the original's name.
-        source_architecture: what the checkpoint was recognised as.
-        model_type: published variant whose settings were used, or `None`.
-        model_class: class that the repository loads into.
-        checkpoint: the file that was read.
-        output: the repository.
-        used: target -> source, for every weight taken from the checkpoint.
-        resized: targets whose image positions were resized -> (shape before, shape after).
-        dropped: source -> reason, for every weight left out.
-        initialised: target -> what it starts from, for every weight that the checkpoint does not have.
-        ignored_settings: entries of `--config` that say nothing about a model.
-        weight_files: names of the files with weights.
-        not_finite: weights of the model that hold NaN or infinite numbers, as they are stored.
-        notes: what else is worth knowing.
-        pushed_to: address of the repository on the Hub, or `None`.
+        architecture (`str`): the architecture that was converted to, by its original name.
+        source_architecture (`str`): the architecture that the checkpoint was recognized as.
+        model_type (`str`, *optional*): published model type whose settings were used.
+        model_class (`str`): class that the repository loads into.
+        checkpoint (`Path`): the file that was read.
+        output (`Path`): folder of the repository.
+        used (`Mapping[str, str]`): source of every target that was filled from the checkpoint.
+        resized (`Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]`): shapes before and after of the targets whose
+            position embeddings were resized.
+        dropped (`Mapping[str, str]`): reason for every source that was dropped.
+        initialised (`Mapping[str, str]`): description of the initial value of every target that the checkpoint lacks.
+        ignored_settings (`tuple[str, ...]`, *optional*, defaults to `()`): entries of the configuration that do not
+            affect the model.
+        weight_files (`tuple[str, ...]`, *optional*, defaults to `()`): names of the weight files.
+        not_finite (`tuple[str, ...]`, *optional*, defaults to `()`): targets that contain NaN or infinite values in the
+            dtype they are stored in.
+        notes (`tuple[str, ...]`, *optional*, defaults to `()`): further remarks.
+        pushed_to (`str`, *optional*): URL of the repository on the Hub.
     """
 
     architecture: str
@@ -47,7 +51,7 @@ class ConversionReport:
     pushed_to: str | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """The report as plain data, for JSON."""
+        """Return the report as a dictionary that can be serialized as JSON."""
         return {
             "architecture": self.architecture,
             "source_architecture": self.source_architecture,
@@ -75,7 +79,7 @@ class ConversionReport:
             f"{kind} -> {self.model_class}",
             f"  read         {self.checkpoint}",
             f"  written      {self.output} ({', '.join(self.weight_files)})",
-            f"  used         {sources} weights of the checkpoint, for {len(self.used)} of the model",
+            f"  used         {sources} weights of the checkpoint, for {len(self.used)} weights of the model",
         ]
         for name, (before, after) in self.resized.items():
             lines.append(f"  resized      {name} {before} -> {after}")
@@ -84,11 +88,11 @@ class ConversionReport:
             for reason, modules in group_by_reason(entries.items()).items():
                 lines.append(f"  {title:<12} {reasons.count(reason)}: {', '.join(modules)} ({reason})")
         if self.ignored_settings:
-            lines.append(f"  ignored      settings that say nothing about a model: {', '.join(self.ignored_settings)}")
+            lines.append(f"  ignored      settings that do not affect the model: {', '.join(self.ignored_settings)}")
         if self.not_finite:
             shown, more = ", ".join(self.not_finite[:5]), len(self.not_finite) - 5
             lines.append(
-                f"  WARNING      {len(self.not_finite)} weights hold NaN or infinite numbers: {shown}"
+                f"  WARNING      {len(self.not_finite)} weights contain NaN or infinite values: {shown}"
                 f"{f' and {more} more' if more > 0 else ''}. The training may have diverged, or --dtype is too narrow."
             )
         lines += [f"  note         {note}" for note in self.notes]

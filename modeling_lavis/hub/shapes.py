@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading the sizes of towers off the shapes of their weights, and checking them against what is asked for."""
+"""Model sizes inferred from the shapes of the weights, and their comparison with the requested settings."""
 
 import math
 import re
@@ -9,29 +9,31 @@ from typing import Any
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
-HEAD_DIM = 64  # of every published tower that does not say otherwise
+HEAD_DIM = 64  # of every published encoder whose settings do not give the number of heads
 
 
 def size_of(shapes: Shapes, name: str, axis: int) -> int:
-    """One dimension of a weight.
+    """
+    Return one dimension of a weight.
 
     Raises:
-        ValueError: the checkpoint has no such weight.
+        ValueError: If the checkpoint has no such weight, or the weight has too few dimensions.
     """
     if name not in shapes:
         raise ValueError(
-            f"The checkpoint has no weight {name!r}, from which a size is read. Check that it is complete."
+            f"The checkpoint has no weight {name!r}, which is needed to infer a size. Check that it is complete."
         )
     if len(shapes[name]) <= (axis if axis >= 0 else -axis - 1):
-        raise ValueError(f"The weight {name!r} has the shape {shapes[name]}, which is not one of this family.")
+        raise ValueError(f"The weight {name!r} has shape {shapes[name]}, which is not one of this family.")
     return shapes[name][axis]
 
 
-def count(shapes: Shapes, prefix: str) -> int:
-    """Number of consecutive blocks `prefix0.`, `prefix1.` and so on.
+def count_blocks(shapes: Shapes, prefix: str) -> int:
+    """
+    Return the number of consecutive blocks `prefix0.`, `prefix1.` and so on.
 
     Raises:
-        ValueError: there is none, or one is missing in between.
+        ValueError: If there is no block, or one is missing in between.
     """
     numbers = {int(match[1]) for name in shapes if (match := re.match(re.escape(prefix) + r"(\d+)\.", name))}
     if not numbers or numbers != set(range(len(numbers))):
@@ -40,69 +42,101 @@ def count(shapes: Shapes, prefix: str) -> int:
     return len(numbers)
 
 
+def text_encoder_prefix(shapes: Shapes) -> str:
+    """Return the prefix of the text encoder's keys, which contains `bert.` in pretraining checkpoints."""
+    is_pretraining = any(name.startswith("text_encoder.bert.") for name in shapes)
+    return "text_encoder.bert." if is_pretraining else "text_encoder."
+
+
 def vision_sizes(shapes: Shapes, prefix: str = "visual_encoder.") -> dict[str, Any]:
-    """Sizes of a ViT, in the words of a golden set's `vision` section (without `num_heads`)."""
+    """
+    Return the sizes of a ViT by their names in the `vision` section of the settings (without `num_heads`).
+
+    Raises:
+        ValueError: If a weight is missing, or the patches do not form a square.
+    """
     hidden_size = size_of(shapes, f"{prefix}pos_embed", 2)
     patch_size = size_of(shapes, f"{prefix}patch_embed.proj.weight", 3)
     patches = size_of(shapes, f"{prefix}pos_embed", 1) - 1
     side = math.isqrt(patches)
     if side * side != patches:
         raise ValueError(
-            f"{prefix}pos_embed has {patches} patches, which form no square. Only square inputs can be converted."
+            f"{prefix}pos_embed has {patches} patches, which do not form a square. Only encoders of square images can "
+            "be converted."
         )
     return {
         "image_size": side * patch_size,
         "patch_size": patch_size,
         "hidden_size": hidden_size,
-        "depth": count(shapes, f"{prefix}blocks."),
+        "depth": count_blocks(shapes, f"{prefix}blocks."),
         "mlp_ratio": size_of(shapes, f"{prefix}blocks.0.mlp.fc1.weight", 0) / hidden_size,
     }
 
 
 def text_sizes(shapes: Shapes, prefix: str) -> dict[str, Any]:
-    """Sizes of a BERT, in the words of a golden set's `text` section (without `num_attention_heads`)."""
+    """
+    Return the sizes of a BERT by their names in the `text` section of the settings (without `num_attention_heads`).
+
+    Raises:
+        ValueError: If a weight is missing.
+    """
     layers = f"{prefix}encoder.layer."
     return {
         "vocab_size": size_of(shapes, f"{prefix}embeddings.word_embeddings.weight", 0),
         "hidden_size": size_of(shapes, f"{prefix}embeddings.word_embeddings.weight", 1),
         "max_position_embeddings": size_of(shapes, f"{prefix}embeddings.position_embeddings.weight", 0),
-        "num_hidden_layers": count(shapes, layers),
+        "num_hidden_layers": count_blocks(shapes, layers),
         "intermediate_size": size_of(shapes, f"{layers}0.intermediate.dense.weight", 0),
     }
 
 
-def heads(width: int, asked: int | None, section: str, key: str) -> int:
-    """Number of attention heads, which no shape shows: what is asked for, else one for every 64 of the width."""
-    if asked is not None:
-        return asked
-    if width % HEAD_DIM:
-        raise ValueError(
-            f"The number of attention heads of a {section} tower of width {width} cannot be guessed (published towers "
-            f'have one for every {HEAD_DIM}). Say it in --config: {{"{section}": {{"{key}": ...}}}}.'
-        )
-    return width // HEAD_DIM
-
-
-def agree(section: str, measured: Mapping[str, Any], asked: Mapping[str, Any], free: frozenset[str]) -> dict[str, Any]:
-    """Merge sizes read from a checkpoint with those asked for.
+def num_heads(hidden_size: int, requested: int | None, section: str, key: str) -> int:
+    """
+    Return the number of attention heads, which cannot be inferred from shapes.
 
     Args:
-        section: what they describe, for the error.
-        measured: sizes in the checkpoint.
-        asked: settings, sizes among them.
-        free: sizes that may differ; what is asked for wins.
+        hidden_size (`int`): hidden size of the encoder.
+        requested (`int`, *optional*, defaults to one head for every 64 dimensions): the requested number of heads.
+        section (`str`): section of the settings, for the error.
+        key (`str`): entry of the section, for the error.
 
     Raises:
-        ValueError: another size is asked for than the checkpoint has.
+        ValueError: If no number is requested and the hidden size is not a multiple of 64.
+    """
+    if requested is not None:
+        return requested
+    if hidden_size % HEAD_DIM:
+        raise ValueError(
+            f"The number of attention heads of the {section} encoder with hidden size {hidden_size} cannot be inferred "
+            f"(published encoders have one for every {HEAD_DIM} dimensions). Set it with --config: "
+            f'{{"{section}": {{"{key}": ...}}}}.'
+        )
+    return hidden_size // HEAD_DIM
+
+
+def merge_sizes(
+    section: str, inferred: Mapping[str, Any], requested: Mapping[str, Any], overridable: frozenset[str]
+) -> dict[str, Any]:
+    """
+    Merge the sizes inferred from a checkpoint into the requested settings.
+
+    Args:
+        section (`str`): section of the settings, for the error.
+        inferred (`Mapping[str, Any]`): sizes of the checkpoint.
+        requested (`Mapping[str, Any]`): settings, sizes among them.
+        overridable (`frozenset[str]`): sizes that may differ. The requested value takes precedence.
+
+    Raises:
+        ValueError: If a requested size that is not overridable differs from that of the checkpoint.
     """
     differing = [
-        f"{key} is {asked[key]} in the configuration and {value} in the checkpoint"
-        for key, value in measured.items()
-        if key not in free and asked.get(key) is not None and asked[key] != value
+        f"{key} is {requested[key]} in the configuration and {value} in the checkpoint"
+        for key, value in inferred.items()
+        if key not in overridable and requested.get(key) is not None and requested[key] != value
     ]
     if differing:
         raise ValueError(
             f"The {section} section does not fit the checkpoint: {'; '.join(differing)}. Correct it or leave it out: "
-            "sizes are read from the checkpoint."
+            "sizes are inferred from the checkpoint."
         )
-    return {**asked, **measured, **{key: asked[key] for key in free if asked.get(key) is not None}}
+    return {**requested, **inferred, **{key: requested[key] for key in overridable if requested.get(key) is not None}}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing a repository so that it is there whole or not at all, one shard in memory at a time."""
+"""Atomic writing of a repository, with one shard in memory at a time."""
 
 import contextlib
 import json
@@ -21,30 +21,33 @@ INDEX_NAME = "model.safetensors.index.json"
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Raise when a repository cannot be written to `output`; creates nothing.
+    """
+    Check that a repository can be written to `output`, without creating anything.
+
+    Args:
+        output (`Path`): folder of the repository.
+        overwrite (`bool`): whether a model repository in that place may be replaced.
 
     Raises:
-        FileExistsError: it is a file, or a folder with something in it and `overwrite` is off, or one that is no
-            repository of a model.
-        OSError: the folder above cannot be written to.
+        FileExistsError: If `output` is a file, or a folder that is not empty and may not be replaced.
+        OSError: If the parent folder cannot be written to.
     """
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise FileExistsError(f"{output} is not a folder. Give the path of a folder that does not exist yet.")
     if output.is_dir() and any(output.iterdir()):
         if not overwrite:
             raise FileExistsError(
-                f"{output} exists and is not empty. Give another folder, or say that it is to be replaced "
-                "(--overwrite)."
+                f"{output} exists and is not empty. Give another folder, or allow it to be replaced (--overwrite)."
             )
-        # A mistyped path must not cost a home folder or a history.
+        # A mistyped path must not delete a home folder or a git history.
         if not (output / "config.json").is_file() or (output / ".git").exists():
-            what = "a git clone" if (output / ".git").exists() else "no model repository (it has no config.json)"
+            what = "a git clone" if (output / ".git").exists() else "not a model repository (it has no config.json)"
             raise FileExistsError(f"{output} is not replaced, because it is {what}. Give another folder, or empty it.")
-    above = _first_existing(output.absolute().parent)
-    if not above.is_dir():
-        raise NotADirectoryError(f"{output} cannot be written: {above} is not a folder. Give another path.")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise PermissionError(f"{output} cannot be written: no permission to write in {above}. Give another path.")
+    parent = _first_existing(output.absolute().parent)
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{output} cannot be written: {parent} is not a folder. Give another path.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{output} cannot be written: no permission to write to {parent}. Give another path.")
 
 
 def _first_existing(path: Path) -> Path:
@@ -54,13 +57,13 @@ def _first_existing(path: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenWeights:
     """
-    What [`write_shards`] has written.
+    The result of [`write_shards`].
 
     Args:
-        files: names of the weight files.
-        not_finite: names of weights that hold NaN or infinite numbers.
+        files (`tuple[str, ...]`): names of the weight files.
+        not_finite (`tuple[str, ...]`): keys of weights that contain NaN or infinite values.
     """
 
     files: tuple[str, ...]
@@ -68,14 +71,19 @@ class Written:
 
 
 @contextlib.contextmanager
-def whole_folder(output: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary folder next to `output`, which takes its place when the block ends well.
+def atomic_folder(output: Path, overwrite: bool = False) -> Iterator[Path]:
+    """
+    Context manager that yields a temporary folder next to `output`, and moves it there if the block succeeds.
 
-    When the block raises, the temporary folder (and any folder created above it) is removed and `output` is as it
-    was. An existing folder is replaced by two renames; if the second fails, the first is taken back.
+    If the block raises, the temporary folder and any parent folder created for it are removed, and `output` is
+    unchanged. An existing folder is replaced by two renames. If the second fails, the first is reverted.
+
+    Args:
+        output (`Path`): folder to write.
+        overwrite (`bool`, *optional*, defaults to `False`): whether a model repository in that place may be replaced.
 
     Raises:
-        OSError: see [`check_output`].
+        OSError: See [`check_output`].
     """
     check_output(output, overwrite)
     output = output.absolute()
@@ -84,7 +92,7 @@ def whole_folder(output: Path, overwrite: bool = False) -> Iterator[Path]:
     work = _sibling(output, "partial")
     try:
         yield work
-        _take_place(work, output)
+        _move_into_place(work, output)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         for parent in missing:
@@ -94,13 +102,13 @@ def whole_folder(output: Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def _sibling(output: Path, kind: str) -> Path:
-    # Not tempfile.mkdtemp: its folders can be read by their owner only, and this one becomes the repository.
+    # Folders of tempfile.mkdtemp are readable by their owner only, and this one becomes the repository.
     folder = output.parent / f".{output.name}.{kind}-{secrets.token_hex(4)}"
     folder.mkdir()
     return folder
 
 
-def _take_place(work: Path, output: Path) -> None:
+def _move_into_place(work: Path, output: Path) -> None:
     if not output.exists():
         os.rename(work, output)
         return
@@ -121,28 +129,31 @@ def write_shards(
     value_of: Callable[[str], Tensor],
     dtype_of: Callable[[str], torch.dtype],
     max_shard_size: str,
-) -> Written:
-    """Write weights as safetensors, in shards with an index when one file does not hold them.
+) -> WrittenWeights:
+    """
+    Write weights as safetensors, in shards with an index if one file is not enough.
 
     Args:
-        folder: where.
-        targets: meta tensors by name; they say the shapes.
-        value_of: gives the value of a name; called once for each, when its shard is written.
-        dtype_of: gives the dtype in which a name is stored.
-        max_shard_size: size of the largest file, for example `"5GB"`.
+        folder (`Path`): folder to write to.
+        targets (`Mapping[str, torch.Tensor]`): meta tensors by key, for the shapes.
+        value_of (`Callable`): function that returns the value of a key. It is called once for each key, when its shard
+            is written.
+        dtype_of (`Callable`): function that returns the dtype in which a key is stored.
+        max_shard_size (`str`): maximum size of a file, for example `"5GB"`.
 
     Returns:
-        Names of the weight files, and of the weights that hold NaN or infinite numbers.
+        [`WrittenWeights`]: Names of the weight files, and keys of weights that are not finite.
 
     Raises:
-        OSError: the disk is too small.
+        OSError: If there is not enough disk space.
     """
     planned = {name: torch.empty(tensor.shape, dtype=dtype_of(name), device="meta") for name, tensor in targets.items()}
     split = split_torch_state_dict_into_shards(planned, filename_pattern=WEIGHTS_PATTERN, max_shard_size=max_shard_size)
     need, free = sum(tensor.nbytes for tensor in planned.values()), shutil.disk_usage(folder).free
     if need > free:
         raise OSError(
-            f"The weights need {need:,} bytes and {folder.parent} has {free:,} left. Make room and try again."
+            f"The weights need {need:,} bytes, but {folder.parent} has only {free:,} left. Free disk space and try "
+            "again."
         )
     not_finite = []
     for file_name, names in split.filename_to_tensors.items():
@@ -150,7 +161,7 @@ def write_shards(
         used: set[int] = set()
         for name in names:
             tensor = value_of(name).to(planned[name].dtype).contiguous()
-            # safetensors refuses two names for one memory; a copy (a momentum twin, say) needs its own.
+            # safetensors rejects tensors that share memory, as the copies in momentum encoders do.
             if tensor.data_ptr() in used:
                 tensor = tensor.clone()
             used.add(tensor.data_ptr())
@@ -158,16 +169,17 @@ def write_shards(
                 not_finite.append(name)
             shard[name] = tensor
         save_file(shard, folder / file_name, metadata={"format": "pt"})
-        os.chmod(folder / file_name, folder.stat().st_mode & 0o666)  # safetensors lets the owner alone read it
+        # safetensors creates files that only their owner can read
+        os.chmod(folder / file_name, folder.stat().st_mode & 0o666)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return Written(tuple(split.filename_to_tensors), tuple(not_finite))
+    return WrittenWeights(tuple(split.filename_to_tensors), tuple(not_finite))
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether there is neither a NaN nor an infinite number; unlike `isfinite`, it needs no memory of its own."""
+    """Return whether all values are finite. Unlike `torch.isfinite`, it allocates no tensor of the same size."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
-    smallest, largest = tensor.aminmax()  # a NaN anywhere makes both NaN
+    smallest, largest = tensor.aminmax()  # both are NaN if any value is
     return math.isfinite(smallest) and math.isfinite(largest)

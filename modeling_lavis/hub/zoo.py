@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published checkpoints of LAVIS: typed access to their settings and facts.
+"""Typed access to the settings and facts of LAVIS's published checkpoints.
 
-`zoo.json` holds the published settings by architecture and model type, in the form of a golden set's `config.json`;
-only what the shapes of the weights cannot say. Where a checkpoint comes from, how it was trained and what it scores is
-in `model_cards/<architecture>__<model_type>.yaml`, the source of the model cards. Nothing is in both.
+`zoo.json` contains the published settings by architecture and model type, in the form of `tests/goldens/*/config.json`,
+limited to what cannot be inferred from the shapes of the weights. The origin, training and scores of a checkpoint are
+in `model_cards/<architecture>__<model_type>.yaml`, from which the model cards are made. Nothing is in both.
 """
 
 import json
@@ -17,18 +17,19 @@ import yaml
 
 _HERE = Path(__file__).resolve().parent
 SETTINGS_FILE = _HERE / "zoo.json"
-_INSTALLED_FACTS = _HERE / "model_cards"  # where setup.cfg puts the folder of that name at the top of a source tree
+_INSTALLED_FACTS = _HERE / "model_cards"  # setup.cfg installs the top-level folder of that name here
 FACTS_FOLDER = _INSTALLED_FACTS if _INSTALLED_FACTS.is_dir() else _HERE.parent.parent / "model_cards"
 
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """One published variant of an architecture.
+    """
+    A published model type of an architecture.
 
     Args:
-        architecture: name of the original, for example `"blip_retrieval"`.
-        model_type: name of the variant, for example `"coco"`.
-        settings: published settings that no shape shows.
+        architecture (`str`): original name of the architecture, for example `"blip_retrieval"`.
+        model_type (`str`): name of the model type, for example `"coco"`.
+        settings (`Mapping[str, Any]`): published settings that cannot be inferred from shapes.
     """
 
     architecture: str
@@ -42,33 +43,35 @@ class ZooEntry:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is known about the checkpoint; see `model_cards/README.md` for the entries."""
+        """Facts about the checkpoint; `model_cards/README.md` describes the entries."""
         return read_facts(FACTS_FOLDER / f"{self.name}.yaml")
 
     @property
     def source(self) -> str:
-        """Address of the published file."""
+        """URL of the published checkpoint."""
         return str(self.facts["source"])
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Read a facts file.
+    """
+    Read a facts file.
 
     Raises:
-        OSError: it is missing. ValueError: it is no YAML mapping.
+        OSError: If the file cannot be read.
+        ValueError: If the file is not a YAML mapping.
     """
     try:
         facts = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML file: {error}. Correct it.") from error
+        raise ValueError(f"{path} is not valid YAML: {error}. Correct it.") from error
     if not isinstance(facts, dict):
-        raise ValueError(f"{path} holds a {type(facts).__name__}, expected a YAML mapping.")
+        raise ValueError(f"{path} contains a {type(facts).__name__}, expected a YAML mapping.")
     return facts
 
 
 @cache
 def entries() -> dict[tuple[str, str], ZooEntry]:
-    """All published variants by (architecture, model type)."""
+    """Return all published model types by architecture and model type."""
     table = json.loads(SETTINGS_FILE.read_text(encoding="utf-8"))
     return {
         (architecture, model_type): ZooEntry(architecture, model_type, settings)
@@ -78,33 +81,33 @@ def entries() -> dict[tuple[str, str], ZooEntry]:
 
 
 def get(architecture: str, model_type: str) -> ZooEntry:
-    """The published variant of a name.
+    """
+    Return a published model type.
 
     Raises:
-        ValueError: there is none; lists those of the architecture.
+        ValueError: If there is no such model type. The message lists those of the architecture.
     """
     if (architecture, model_type) in entries():
         return entries()[architecture, model_type]
     types = [known for name, known in entries() if name == architecture]
-    raise ValueError(
-        f"{architecture} has no published model type {model_type!r}; it has {', '.join(types) or 'none at all'}."
-    )
+    raise ValueError(f"{architecture} has no published model type {model_type!r}; it has {', '.join(types) or 'none'}.")
 
 
 def find(architecture: str, model_type: str | None, checkpoint: str) -> ZooEntry | None:
-    """The variant that is asked for, or the one that the checkpoint's address belongs to.
+    """
+    Return the requested model type, or the one that the checkpoint's URL belongs to.
 
     Args:
-        architecture: what is to be made.
-        model_type: variant asked for, or `None`.
-        checkpoint: path or URL of the checkpoint.
+        architecture (`str`): the architecture to convert to.
+        model_type (`str`, *optional*): the requested model type.
+        checkpoint (`str`): path or URL of the checkpoint.
 
     Returns:
-        The entry; `None` when no variant is asked for and the address belongs to none of the architecture, or to
-        several with different settings.
+        [`ZooEntry`] or `None`: The entry. `None` if no model type is requested and the checkpoint is the URL of none of
+        the architecture's model types, or of several.
 
     Raises:
-        ValueError: there is no such variant.
+        ValueError: If there is no such model type.
     """
     if model_type is not None:
         return get(architecture, model_type)
@@ -113,5 +116,5 @@ def find(architecture: str, model_type: str | None, checkpoint: str) -> ZooEntry
 
 
 def is_published_file(entry: ZooEntry, checkpoint: str) -> bool:
-    """Tell whether a path or URL names the published file itself, so that the published scores are its own."""
+    """Return whether a path or URL names the published checkpoint itself, to which the published scores apply."""
     return checkpoint == entry.source or Path(checkpoint).name == entry.source.rpartition("/")[2]

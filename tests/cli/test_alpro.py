@@ -103,5 +103,5 @@ def test_answers_of_another_number_are_refused(
     options = ["--config", str(tmp_path / "settings.json"), "--tokenizer", str(goldens / "tokenizer")]
     checkpoint = str(goldens / "alpro_qa" / "checkpoint.pth")
     assert main(["convert", "alpro_qa", checkpoint, str(tmp_path / "repo"), *options]) == 1
-    assert "4 labels are given, 4 of them different, for 5 classes" in capfd.readouterr().err
+    assert "4 labels are given, 4 of them distinct, for 5 classes" in capfd.readouterr().err
     assert not (tmp_path / "repo").exists()

@@ -7,7 +7,7 @@ import pytest
 
 from modeling_lavis.cli import output
 from modeling_lavis.cli.contact_sheet import draw, wrap
-from modeling_lavis.cli.pictures import find_pictures
+from modeling_lavis.cli.images import find_inputs
 
 
 class Terminal(io.StringIO):
@@ -18,10 +18,10 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize(
     ("count", "err", "out", "shown"),
     [
-        (output.MANY, Terminal, io.StringIO, True),
-        (output.MANY - 1, Terminal, io.StringIO, False),
-        (output.MANY, io.StringIO, io.StringIO, False),
-        (output.MANY, Terminal, Terminal, True),
+        (output.PROGRESS_THRESHOLD, Terminal, io.StringIO, True),
+        (output.PROGRESS_THRESHOLD - 1, Terminal, io.StringIO, False),
+        (output.PROGRESS_THRESHOLD, io.StringIO, io.StringIO, False),
+        (output.PROGRESS_THRESHOLD, Terminal, Terminal, True),
     ],
 )
 def test_progress(
@@ -42,20 +42,20 @@ def test_lines_stand_beside_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setattr("sys.stdout", terminal)
     results = output.Results(as_json=True)
-    for number in output.progress(list(range(output.MANY))):
+    for number in output.progress(list(range(output.PROGRESS_THRESHOLD))):
         results.add({"file": str(number)}, "")
-    for number in range(output.MANY):
+    for number in range(output.PROGRESS_THRESHOLD):
         before, found, after = terminal.getvalue().partition(f'{{"file": "{number}"}}')
         assert found and before.endswith("\r") and after.startswith("\n")
 
 
 def test_order_of_failures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
-    pictures = find_pictures([f"{tmp_path}/*.gif", f"{tmp_path}/a.png", "https://example.org/*.png"])
-    assert [picture.error is None for picture in pictures] == [False, True, True]
+    files = find_inputs([f"{tmp_path}/*.gif", f"{tmp_path}/a.png", "https://example.org/*.png"])
+    assert [file.error is None for file in files] == [False, True, True]
     results = output.Results(as_json=False)
     seen = list(
-        output.over_pictures(pictures, lambda names: ({"error": "bad"} if "a" in n[-5:] else n for n in names), results)
+        output.iterate_results(files, lambda names: ({"error": "bad"} if "a" in n[-5:] else n for n in names), results)
     )
     assert seen == [("https://example.org/*.png",) * 2]
     assert results.failed == 2 and results.status == 1
@@ -68,9 +68,9 @@ def test_order_of_failures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
 def test_file_names_with_glob_characters_are_files_first(tmp_path: Path) -> None:
     (tmp_path / "photo[1].png").touch()
     (tmp_path / "photo1.png").touch()
-    assert [Path(p.name).name for p in find_pictures([f"{tmp_path}/photo[1].png"])] == ["photo[1].png"]
+    assert [Path(p.name).name for p in find_inputs([f"{tmp_path}/photo[1].png"])] == ["photo[1].png"]
     (tmp_path / "photo[1].png").unlink()
-    assert [Path(p.name).name for p in find_pictures([f"{tmp_path}/photo[1].png"])] == ["photo1.png"]
+    assert [Path(p.name).name for p in find_inputs([f"{tmp_path}/photo[1].png"])] == ["photo1.png"]
 
 
 def test_wrap() -> None:
@@ -82,17 +82,17 @@ def test_wrap() -> None:
 
 
 def test_a_sheet_needs_pictures() -> None:
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="at least one image"):
         draw([])
 
 
 def test_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    with output.whole_file(path) as file:
+    with output.atomic_file(path) as file:
         file.write(b"new")
         assert not path.exists()
     assert path.read_bytes() == b"new"
-    with pytest.raises(KeyboardInterrupt), output.whole_file(path) as file:
+    with pytest.raises(KeyboardInterrupt), output.atomic_file(path) as file:
         file.write(b"half")
         raise KeyboardInterrupt
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]

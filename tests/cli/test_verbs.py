@@ -78,9 +78,9 @@ class TestEveryVerb:
         ran = run(verb, "--json", tmp_path / "empty", f"{tmp_path}/*.jpg", tmp_path, *ARGUMENTS[verb])
         assert ran.status == 1
         assert [record["error"].split(";")[0] for record in ran.records] == [
-            f"No picture in the folder {tmp_path / 'empty'}",
+            f"No image in the folder {tmp_path / 'empty'}",
             f"No file matches {tmp_path}/*.jpg.",
-            f"No picture in the folder {tmp_path}",
+            f"No image in the folder {tmp_path}",
         ]
 
     def test_pictures_of_every_mode(self, run: Run, tmp_path: Path, verb: str) -> None:
@@ -111,7 +111,7 @@ class TestEveryVerb:
         [
             (["--device", "abacus"], "--device is abacus, which cannot be used"),
             (["--dtype", "float8"], "invalid choice: 'float8'"),
-            (["--batch-size", "0"], "'0' is no whole number of at least 1"),
+            (["--batch-size", "0"], "'0' is not a positive integer"),
             (["--colour", "red"], "unrecognized arguments: --colour"),
         ],
     )
@@ -144,7 +144,7 @@ class TestCaption:
         ran = run("caption", "--num-return-sequences", 4, "--max-new-tokens", 2, "--json", photos["coffee"])
         assert ran.status == 0 and len(ran.records[0]["captions"]) == 4
         ran = run("caption", "--num-return-sequences", 4, "--num-beams", 2, photos["coffee"])
-        assert ran.status == 2 and "needs as many beams" in ran.err
+        assert ran.status == 2 and "needs at least as many beams" in ran.err
 
     def test_two_lengths(self, run: Run, photos: dict[str, Path]) -> None:
         ran = run("caption", "--max-length", 5, "--max-new-tokens", 4, photos["coffee"])
@@ -187,10 +187,13 @@ class TestAnswer:
         ("wrong", "message"),
         [
             ([], "the following arguments are required: --question"),
-            (["--question", "what?", "--top-k", "3"], "belong to --answers, which is missing"),
-            (["--question", "what?", "--answers", "a,b", "--num-beams", "2"], "cannot go together"),
-            (["--question", "what?", "--answers", " , "], "holds no answer"),
-            (["--question", "what?", "--answers", "missing.txt"], "no file missing.txt"),
+            (["--question", "what?", "--top-k", "3"], "require --answers"),
+            (["--question", "what?", "--answers", "a,b", "--num-beams", "2"], "cannot be used with --answers"),
+            (["--question", "what?", "--answers", " , "], "contains no answer"),
+            (
+                ["--question", "what?", "--answers", "missing.txt"],
+                "--answers is missing.txt, but there is no such file",
+            ),
         ],
     )
     def test_wrong_arguments(self, run: Run, photos: dict[str, Path], wrong: list[str], message: str) -> None:
@@ -244,7 +247,7 @@ class TestEmbed:
         output = tmp_path / f"features{suffix}"
         output.write_text("old")
         ran = run("embed", "--output", output, *paths, "--text", *texts)
-        assert ran.status == 0 and ran.out == f"{output}: 4 pictures, 2 texts\n"
+        assert ran.status == 0 and ran.out == f"{output}: 4 images, 2 texts\n"
         files, image_features, names, text_features = self.read(output)
         extractor = load("multimodal-feature-extraction", models["embed"], device="cpu")
         assert files == paths and names == texts
@@ -291,7 +294,7 @@ class TestEmbed:
         for name, message in (
             ("features.pt", "ends in .npz"),
             ("folder.npz", "is a folder"),
-            ("missing/features.npz", "no folder that can be written to"),
+            ("missing/features.npz", "not a writable folder"),
         ):
             ran = run("embed", "--output", tmp_path / name, photos["coffee"])
             assert ran.status == 2 and message in ran.err
@@ -325,7 +328,7 @@ class TestDemo:
             "rocket",
         ]
         images = [SimpleNamespace(path=path, caption=name) for path, name in zip(photos.values(), names)]
-        monkeypatch.setattr("modeling_lavis.cli.demo.carried_pictures", lambda: images)
+        monkeypatch.setattr("modeling_lavis.cli.demo.demo_images", lambda: images)
         return names
 
     def test_table_and_sheet(

@@ -114,4 +114,4 @@ def test_the_answers_are_those_of_the_model(
 ) -> None:
     ran = run("answer", "--question", "what?", *wrong, folder, model=video_models["answer"])
     assert ran.status == 2 and ran.out == ""
-    assert "chooses among the answers that it knows" in ran.err and wrong[0] in ran.err
+    assert "is a classifier over a fixed answer list" in ran.err and wrong[0] in ran.err

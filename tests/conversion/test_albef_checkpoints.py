@@ -61,7 +61,7 @@ def test_files_that_the_authors_fine_tuned_use_their_token_types(goldens: Path, 
 
 
 def test_token_types_that_are_not_there(goldens: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no token types"):
+    with pytest.raises(ValueError, match="no token type embeddings"):
         make(goldens, tmp_path, "albef_retrieval", recorded(goldens, "albef_retrieval"), use_token_type_embeddings=True)
 
 
@@ -89,7 +89,9 @@ def test_pretraining_of_two_images_starts_nothing_else(goldens: Path, tmp_path: 
         for name, value in recorded(goldens, "albef_nlvr").items()
         if name.startswith(("visual_encoder.", "text_encoder."))
     }
-    with pytest.raises(ValueError, match="albef_nlvr_pretrain checkpoint, which cannot become albef_classification"):
+    with pytest.raises(
+        ValueError, match="albef_nlvr_pretrain checkpoint, which cannot be converted to albef_classification"
+    ):
         make(goldens, tmp_path, "albef_classification", weights, "albef_nlvr")
 
 
@@ -97,7 +99,7 @@ def test_untied_pairs_are_refused(goldens: Path, tmp_path: Path) -> None:
     weights = recorded(goldens, "albef_nlvr")
     name = "text_encoder.encoder.layer.7.crossattention.self.key.weight"
     weights[name] = weights[name] + 1
-    with pytest.raises(AccountingError, match="one tensor in the model, but different in the file"):
+    with pytest.raises(AccountingError, match="tied in the model, but different in the checkpoint"):
         make(goldens, tmp_path, "albef_nlvr", weights)
 
 

@@ -55,7 +55,7 @@ def test_a_number_is_enough(tmp_path: Path) -> None:
 
 
 def test_nothing_said_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="number of classes is not known"):
+    with pytest.raises(ValueError, match="number of classes is unknown"):
         from_pretraining(tmp_path / "repo", {})
     assert not (tmp_path / "repo").exists()
 
@@ -72,10 +72,10 @@ def test_names_for_the_classes_of_a_fine_tuned_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (NAMES, "4 labels are given, 4 of them different, for 5 classes"),
-        ([*NAMES, "yes"], "5 labels are given, 4 of them different, for 5 classes"),
-        ({"yes": 0, "no": 1, "red": 2, "two": 3, "blue": 9}, "numbered 0 to 9; expected 0 to 4"),
-        ({"yes": 0, "no": 1, "red": 2, "two": 3, "blue": 3}, "same number"),
+        (NAMES, "4 labels are given, 4 of them distinct, for 5 classes"),
+        ([*NAMES, "yes"], "5 labels are given, 4 of them distinct, for 5 classes"),
+        ({"yes": 0, "no": 1, "red": 2, "two": 3, "blue": 9}, "ids range from 0 to 9; expected each of 0 to 4"),
+        ({"yes": 0, "no": 1, "red": 2, "two": 3, "blue": 3}, "same id"),
         ({"a": "yes", "b": "no", "c": "red", "d": "two", "e": "blue"}, "a list of names, or a mapping"),
     ],
 )

@@ -103,9 +103,9 @@ def bad_absent(path: Path) -> None:
 
 UNREADABLE = {
     bad_zero: "empty",
-    bad_truncated: "cut off",
-    bad_half: "cut off",
-    bad_truncated_safetensors: "cut off or damaged",
+    bad_truncated: "truncated",
+    bad_half: "truncated",
+    bad_truncated_safetensors: "truncated or corrupted",
     bad_zip: "zip archive",
     bad_page: "web page",
     bad_lfs: "Git LFS",
@@ -113,8 +113,8 @@ UNREADABLE = {
     bad_object: "objects other than tensors",
     bad_arguments: r"objects other than tensors \(argparse.Namespace\)",
     bad_whole_model: "objects other than tensors",
-    bad_tensor: "holds a Tensor",
-    bad_numbers: "no tensors",
+    bad_tensor: "contains a Tensor",
+    bad_numbers: "not tensors",
     bad_nothing: "no weights",
     bad_twice: "twice",
     bad_folder: "is a folder",
@@ -132,7 +132,9 @@ def test_unreadable_files(make: Callable[[Path], None], tmp_path: Path, monkeypa
         convert(**arguments("blip_caption", work / "repo", checkpoint=work / "given.pth"))
     message = str(caught.value)
     assert str(work / "given.pth") in message
-    assert any(word in message for word in ("Give", "Fetch", "save", "Check", "Unpack", "Delete", "fetch")), message
+    assert any(word in message for word in ("Give", "Download", "save", "Check", "Unpack", "Delete", "download")), (
+        message
+    )
     assert not (tmp_path / "exploded").exists()
     assert {path.name for path in work.iterdir()} <= {"given.pth"}
 
@@ -144,14 +146,14 @@ def test_a_file_is_read_for_what_it_is_whatever_its_name(tmp_path: Path) -> None
 
 
 def test_addresses_of_other_kinds_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="ftp://example.org/a.pth is of a kind that cannot be fetched"):
+    with pytest.raises(CheckpointError, match="ftp://example.org/a.pth cannot be downloaded. Give an http.s. URL"):
         convert(**arguments("blip_caption", tmp_path / "repo", checkpoint="ftp://example.org/a.pth"))
 
 
 def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
     numbers = {name: tensor.to(torch.int32) for name, tensor in weights("blip_caption").items()}
     torch.save(numbers, tmp_path / "given.pth")
-    message = r"(?s)another kind of numbers.*cls_token of torch.int32, expected torch.float32"
+    message = r"(?s)an incompatible dtype.*cls_token of torch.int32, expected torch.float32"
     with pytest.raises(ValueError, match=message):
         convert(**arguments("blip_caption", tmp_path / "repo", checkpoint=tmp_path / "given.pth"))
     assert not (tmp_path / "repo").exists()
@@ -182,7 +184,7 @@ def expect_nothing(tmp_path: Path, match: str, error: type[Exception] = ValueErr
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     state = weights("blip_caption")
     del state["visual_encoder.blocks.1.norm1.bias"], state["text_decoder.bert.embeddings.LayerNorm.weight"]
-    message = expect_nothing(tmp_path, "missing from the file", checkpoint=save(tmp_path / "x.pth", state))
+    message = expect_nothing(tmp_path, "missing from the checkpoint", checkpoint=save(tmp_path / "x.pth", state))
     assert str(tmp_path / "x.pth") in message and "visual_encoder.blocks.1.norm1.bias (40,)" in message
     assert "text_decoder.bert.embeddings.LayerNorm.weight (32,)" in message
 
@@ -203,7 +205,7 @@ def test_wrong_shapes_are_named(tmp_path: Path) -> None:
 def test_two_names_of_one_tensor_must_agree(tmp_path: Path) -> None:
     state = weights("blip_caption")
     state["text_decoder.cls.predictions.decoder.weight"] = state["text_decoder.cls.predictions.decoder.weight"] + 1
-    message = expect_nothing(tmp_path, "different in the file", checkpoint=save(tmp_path / "x.pth", state))
+    message = expect_nothing(tmp_path, "different in the checkpoint", checkpoint=save(tmp_path / "x.pth", state))
     assert "text_decoder.cls.predictions.decoder.weight" in message
 
 
@@ -219,7 +221,7 @@ def test_half_a_momentum_twin(tmp_path: Path) -> None:
     state = weights("blip_retrieval")
     del state["vision_proj_m.weight"]
     path = save(tmp_path / "x.pth", state)
-    message = expect_nothing(tmp_path, "missing from the file", recording="blip_retrieval", checkpoint=path)
+    message = expect_nothing(tmp_path, "missing from the checkpoint", recording="blip_retrieval", checkpoint=path)
     assert "vision_proj_m.weight" in message
 
 
@@ -238,13 +240,13 @@ def test_other_architectures_are_refused_by_name(tmp_path: Path) -> None:
     [
         (["conv1.weight", "fc.bias"], "conv1.weight"),
         (["vision_model.embeddings.class_embedding", "text_decoder.bert.x"], "transformers' format"),
-        (["vision_model.blocks.0.norm1.weight", "text_decoder.x"], "own format already"),
+        (["vision_model.blocks.0.norm1.weight", "text_decoder.x"], "already in the format of this package"),
         (["Qformer.bert.x", "query_tokens"], "BLIP-2"),
     ],
 )
 def test_foreign_models_are_refused_with_what_they_seem_to_be(names: list[str], hint: str, tmp_path: Path) -> None:
     path = save(tmp_path / "x.pth", dict.fromkeys(names, torch.zeros(2)))
-    message = expect_nothing(tmp_path, "no blip checkpoint", checkpoint=path)
+    message = expect_nothing(tmp_path, "not a blip checkpoint", checkpoint=path)
     assert hint in message and str(path) in message and "Give a checkpoint" in message
 
 
@@ -254,7 +256,7 @@ def test_foreign_models_are_refused_with_what_they_seem_to_be(names: list[str], 
         ({"vision": {"hidden_size": 48, "num_heads": 4}}, "hidden_size is 48 in the configuration and 40"),
         ({"vision": {"num_head": 5}}, "unknown entries num_head"),
         ({"vision": 3}, "expected a JSON object"),
-        ({"vision": {}, "text": {}}, "number of attention heads of a vision tower of width 40"),
+        ({"vision": {}, "text": {}}, "number of attention heads of the vision encoder with hidden size 40"),
         ({"arch": "blip_vqa"}, "'blip_vqa', but 'blip_caption'"),
         ({"vision": {"image_size": 33, "num_heads": 5}}, "33"),
         ({"text": {"vocab_size": 700, "num_attention_heads": 4}}, "vocab_size is 700"),
@@ -266,9 +268,9 @@ def test_settings_that_do_not_fit(change: dict[str, Any], match: str, tmp_path: 
 
 def test_settings_that_are_no_json(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text("{'a': 1}")
-    expect_nothing(tmp_path, "c.json is no JSON file", config=tmp_path / "c.json")
+    expect_nothing(tmp_path, "c.json is not valid JSON", config=tmp_path / "c.json")
     (tmp_path / "c.json").write_text("[1]")
-    expect_nothing(tmp_path, "holds a list", config=tmp_path / "c.json")
+    expect_nothing(tmp_path, "contains a list", config=tmp_path / "c.json")
     expect_nothing(tmp_path, "absent.json cannot be read", error=OSError, config=tmp_path / "absent.json")
 
 
@@ -286,8 +288,8 @@ def test_unknown_names(tmp_path: Path) -> None:
     expect_nothing(tmp_path, "Unknown architecture 'clip'", architecture="clip")
     assert "base_coco, large_coco" in expect_nothing(tmp_path, "no published model type 'large'", model_type="large")
     expect_nothing(tmp_path, "Unknown dtype 'float8'", dtype="float8")
-    expect_nothing(tmp_path, "take no such part", vision_checkpoint="x.pth")
-    expect_nothing(tmp_path, "take no such part", language_model="facebook/opt-2.7b")
+    expect_nothing(tmp_path, "have no separate parts", vision_checkpoint="x.pth")
+    expect_nothing(tmp_path, "have no separate parts", language_model="facebook/opt-2.7b")
 
 
 def test_tokenizers_that_do_not_fit(tmp_path: Path) -> None:
@@ -295,11 +297,11 @@ def test_tokenizers_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "vocab" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
     message = expect_nothing(tmp_path, "tokenizer has 8 tokens", tokenizer=tmp_path / "vocab")
     assert "602" in message and "--tokenizer" in message
-    expect_nothing(tmp_path, "could not be loaded", error=OSError, tokenizer=tmp_path / "absent")
+    expect_nothing(tmp_path, "cannot be loaded", error=OSError, tokenizer=tmp_path / "absent")
     (tmp_path / "vocab" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
-    expect_nothing(tmp_path, "has no words", error=OSError, tokenizer=tmp_path / "vocab")
+    expect_nothing(tmp_path, "vocabulary is empty", error=OSError, tokenizer=tmp_path / "vocab")
     (tmp_path / "vocab" / "tokenizer.json").write_text("{")
-    expect_nothing(tmp_path, "could not be loaded", error=OSError, tokenizer=tmp_path / "vocab")
+    expect_nothing(tmp_path, "cannot be loaded", error=OSError, tokenizer=tmp_path / "vocab")
 
 
 def test_outputs_that_exist_are_refused(tmp_path: Path) -> None:
@@ -316,7 +318,7 @@ def test_outputs_that_exist_are_refused(tmp_path: Path) -> None:
 def test_only_repositories_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "repo").mkdir()
     (tmp_path / "repo" / "holiday.jpg").write_text("keep")
-    expect_nothing(tmp_path, "no model repository", error=FileExistsError, overwrite=True)
+    expect_nothing(tmp_path, "not a model repository", error=FileExistsError, overwrite=True)
     old_repository(tmp_path / "clone")
     (tmp_path / "clone" / ".git").mkdir()
     expect_nothing(tmp_path, "a git clone", error=FileExistsError, overwrite=True, output=tmp_path / "clone")
@@ -396,7 +398,7 @@ def test_a_failed_replacement_is_taken_back(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_full_disk_is_noticed_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: argparse.Namespace(free=10))
-    expect_nothing(tmp_path, "Make room", error=OSError)
+    expect_nothing(tmp_path, "Free disk space", error=OSError)
 
 
 # Numbers
@@ -410,7 +412,7 @@ def test_weights_that_are_no_numbers_are_named(number: float, tmp_path: Path) ->
     state[name][-1, -1] = number
     report = convert(**arguments("blip_caption", tmp_path / "repo", checkpoint=save(tmp_path / "x.pth", state)))
     assert report.not_finite == (name,) and report.as_dict()["not_finite"] == [name]
-    assert f"WARNING      1 weights hold NaN or infinite numbers: {name}" in str(report)
+    assert f"WARNING      1 weights contain NaN or infinite values: {name}" in str(report)
     assert f"`{name}`" in (tmp_path / "repo" / "README.md").read_text()
 
 
@@ -467,20 +469,20 @@ def test_an_address_is_fetched_once(server: str, tmp_path: Path) -> None:
 
 
 def test_a_broken_transfer_leaves_no_file(server: str, tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"broke off after 5,000 of"):
+    with pytest.raises(OSError, match=r"was interrupted after 5,000 of"):
         convert(**arguments("blip_caption", tmp_path / "repo", checkpoint=f"{server}/short.pth"))
     assert list((tmp_path / "cache" / "checkpoints").iterdir()) == []
 
 
 def test_addresses_that_do_not_answer(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OSError, match="answered 404"):
+    with pytest.raises(OSError, match="returned 404"):
         read_checkpoint(f"{server}/absent.pth")
-    with pytest.raises(OSError, match="could not be fetched"):
+    with pytest.raises(OSError, match="cannot be downloaded"):
         read_checkpoint("http://127.0.0.1:9/x.pth")
     monkeypatch.setattr(downloads.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match="HF_HUB_OFFLINE"):
         read_checkpoint(f"{server}/good.pth")
-    with pytest.raises(ValueError, match="names no file"):
+    with pytest.raises(ValueError, match="does not name a file"):
         read_checkpoint(f"{server}/")
 
 

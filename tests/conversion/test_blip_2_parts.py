@@ -36,12 +36,16 @@ def test_stored_as_the_original_keeps_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "changes", "message"),
     [
-        ("blip2", {"vision_checkpoint": None}, "image tower is missing.*--vision-checkpoint.*eva_vit_g"),
+        ("blip2", {"vision_checkpoint": None}, "image encoder is missing.*--vision-checkpoint.*eva_vit_g"),
         ("blip2_opt", {"language_model": None}, "language model is missing.*--language-model"),
         ("blip2", {"language_model": GOLDENS / "blip2_opt" / "llm"}, "blip2 has no language model"),
         ("blip2_opt", {"language_model": GOLDENS / "blip2_t5" / "llm"}, "needs a causal language model"),
-        ("blip2", {"vision_checkpoint": GOLDENS / "blip2_feature_extractor_clip_l" / "vision.pth"}, "no image tower"),
-        ("blip2_opt", {"language_model": "/nowhere/at/all"}, "no configuration that can be read"),
+        (
+            "blip2",
+            {"vision_checkpoint": GOLDENS / "blip2_feature_extractor_clip_l" / "vision.pth"},
+            "not an image encoder",
+        ),
+        ("blip2_opt", {"language_model": "/nowhere/at/all"}, "configuration of the language model .* cannot be read"),
     ],
     ids=["no tower", "no language model", "needless", "another kind", "another tower", "no folder"],
 )
@@ -69,7 +73,9 @@ def test_a_tower_of_another_width(tmp_path: Path) -> None:
         convert(**given)
     for size in ("hidden_size", "mlp_ratio"):
         given["config"]["vision"].pop(size)
-    with pytest.raises(ValueError, match="trained with an image tower 48 wide, but the one given is 96 wide"):
+    with pytest.raises(
+        ValueError, match="trained with an image encoder of hidden size 48, but the given one has hidden size 96"
+    ):
         convert(**given)
     assert not (tmp_path / "out").exists()
 
@@ -99,12 +105,12 @@ def test_a_checkpoint_without_queries(architecture: str, tmp_path: Path) -> None
     state = torch.load(GOLDENS / architecture / "checkpoint.pth", weights_only=True)
     state = {name: value for name, value in state.get("model", state).items() if name != "query_tokens"}
     torch.save({"model": state}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match="belongs to BLIP-2, but has no queries .query_tokens"):
+    with pytest.raises(ValueError, match="belongs to BLIP-2, but has no query tokens .query_tokens"):
         convert(**parts(architecture, tmp_path / "out", checkpoint=tmp_path / "x.pth"))
 
 
 def test_a_tower_too_many(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="image tower of its own"):
+    with pytest.raises(ValueError, match="image encoder of its own"):
         convert(**parts("blip2_image_text_matching", tmp_path / "out"))
 
 

@@ -71,7 +71,7 @@ def test_errors_are_one_message_and_a_status(
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and "Traceback" not in captured.err and not captured.out
     assert run_script(words(tmp_path / "repo", architecture="albef_vqa"), monkeypatch) == 2
-    assert "no BLIP architecture" in capsys.readouterr().err
+    assert "not an architecture of BLIP" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

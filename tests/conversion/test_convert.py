@@ -86,7 +86,7 @@ def test_matching_has_neither_twins_nor_queues(tmp_path: Path) -> None:
     model = AutoModel.from_pretrained(tmp_path / "repo")
     assert model.config.use_momentum is False
     assert not [name for name in model.state_dict() if "_m." in name or "queue" in name]
-    assert "momentum twin" in report.dropped["visual_encoder_m.cls_token"]
+    assert "momentum encoder" in report.dropped["visual_encoder_m.cls_token"]
     assert "queue" in report.dropped["image_queue"]
 
 
@@ -138,8 +138,8 @@ def test_another_queue_length_starts_a_new_queue(tmp_path: Path) -> None:
 def test_twins_can_be_switched_off(tmp_path: Path) -> None:
     config = settings("blip_retrieval") | {"use_momentum": False}
     report = convert(**arguments("blip_retrieval", tmp_path / "repo", config=config))
-    assert report.dropped["text_encoder_m.embeddings.LayerNorm.bias"] == "momentum twin, switched off"
-    assert report.dropped["idx_queue"] == "contrastive queue, switched off"
+    assert report.dropped["text_encoder_m.embeddings.LayerNorm.bias"] == "momentum encoder, switched off"
+    assert report.dropped["idx_queue"] == "feature queue, switched off"
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -189,7 +189,12 @@ def test_sizes_come_from_the_weights_when_no_configuration_is_given(tmp_path: Pa
 def test_the_report_says_what_happened(tmp_path: Path) -> None:
     report = convert(**arguments("blip_feature_extractor", tmp_path / "repo"))
     text = str(report)
-    for part in ("blip_feature_extractor from a blip_pretrain checkpoint", "LavisBlipModel", "momentum twin", "queue"):
+    for part in (
+        "blip_feature_extractor from a blip_pretrain checkpoint",
+        "LavisBlipModel",
+        "momentum encoder",
+        "queue",
+    ):
         assert part in text
     assert json.loads(json.dumps(report.as_dict()))["architecture"] == "blip_feature_extractor"
 
@@ -227,7 +232,7 @@ def test_a_failed_upload_keeps_the_repository(tmp_path: Path, monkeypatch: pytes
             raise OSError("no network")
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    with pytest.raises(OSError, match="complete in .*repo.*could not be uploaded"):
+    with pytest.raises(OSError, match="complete in .*repo.*cannot be uploaded"):
         convert(**arguments("blip_caption", tmp_path / "repo", push_to_hub="me/captioner"))
     assert (tmp_path / "repo" / "model.safetensors").exists()
 

@@ -46,7 +46,7 @@ def plan_of(
     family: Family = FAMILY,
     tokenizer: Any = None,
 ) -> tuple[Plan, Any]:
-    source_architecture = family.recognise(sources)
+    source_architecture = family.recognize(sources)
     shapes = {name: tuple(tensor.shape) for name, tensor in sources.items()}
     config = family.build_config(architecture, source_architecture, shapes, settings, tokenizer or FullSizeTokenizer())
     model = _build_on_meta(family.architectures[architecture].model_class, config)
@@ -72,20 +72,20 @@ def test_all_published_types_are_here() -> None:
 def test_every_key_is_used_or_dropped_for_a_reason(path: Path) -> None:
     architecture, model_type = variant(path)
     sources = full_size(path)
-    assert FAMILY.recognise(sources) == architecture
+    assert FAMILY.recognize(sources) == architecture
     plan, config = plan_of(architecture, sources, settings_of(architecture, model_type))
 
     used = {filled.source for filled in plan.filled.values()}
     assert used | set(plan.dropped) == set(sources) and not used & set(plan.dropped)
-    assert set(plan.filled) | set(plan.initialised) == set(plan.targets)
+    assert set(plan.filled) | set(plan.initialized) == set(plan.targets)
     for target, filled in plan.filled.items():
         assert sources[filled.source].shape == plan.targets[target].shape, target
 
-    # What is dropped is a constant, a second name or the pointer that restarts; what is new is little.
+    # What is dropped is a constant, a tied weight or the pointer that restarts; what is new is little.
     for name, reason in plan.dropped.items():
-        assert name.endswith("position_ids") or "second name" in reason or name == "queue_ptr", (name, reason)
+        assert name.endswith("position_ids") or "tied weight" in reason or name == "queue_ptr", (name, reason)
     allowed = {"blip_image_text_matching": {"temp"}, "blip_retrieval": {"queue_ptr"}, "blip_pretrain": {"queue_ptr"}}
-    assert set(plan.initialised) == allowed.get(architecture, set())
+    assert set(plan.initialized) == allowed.get(architecture, set())
 
     # And back: our names give the original's, all of them.
     back = {FAMILY.key_map.backward(name) for name in (*plan.targets, *plan.tied)}
@@ -114,7 +114,7 @@ def test_files_as_the_runner_saves_them(path: Path) -> None:
     twins = {name for name in plan.targets if name.partition(".")[0].endswith("_m")}
     assert bool(twins) == bool(rules)
     for name in twins:
-        online = plan.initialised[name].copy_of
+        online = plan.initialized[name].copy_of
         assert online is not None and online == name.replace("_m.", ".", 1) and online in plan.filled
 
 

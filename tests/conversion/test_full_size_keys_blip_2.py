@@ -57,7 +57,7 @@ def test_every_key_is_used_or_dropped_for_a_reason(path: Path) -> None:
         if f"visual_encoder.{name}" in sources:
             table = sources[f"visual_encoder.{name}"]
             sources[f"visual_encoder.{name}"] = table.reshape(1, -1, table.shape[-1])
-    source_architecture = FAMILY.recognise(sources)
+    source_architecture = FAMILY.recognize(sources)
     assert source_architecture == (architecture if architecture in ("blip2_opt", "blip2_t5") else "blip2")
     settings = dict(zoo.get(architecture, model_type).settings)
     if architecture in ("blip2_opt", "blip2_t5"):
@@ -69,20 +69,20 @@ def test_every_key_is_used_or_dropped_for_a_reason(path: Path) -> None:
 
     used = {filled.source for filled in plan.filled.values()}
     assert used | set(plan.dropped) == set(sources) and not used & set(plan.dropped)
-    assert set(plan.filled) == set(plan.targets) and not plan.initialised
+    assert set(plan.filled) == set(plan.targets) and not plan.initialized
     for name, reason in plan.dropped.items():
         heads = name.startswith(("Qformer.cls.", "itm_head.")) and source_architecture != architecture
-        assert name.endswith("position_ids") or "second name" in reason or heads, (name, reason)
+        assert name.endswith("position_ids") or "tied weight" in reason or heads, (name, reason)
     is_clip = "vitL" in model_type
     if not is_clip:  # and back: our names give the original's
         key_map = FAMILY.key_map_of(architecture)
         assert {key_map.backward(name) for name in (*plan.targets, *plan.tied)} == set(sources) - {
-            name for name in plan.dropped if "second name" not in plan.dropped[name]
+            name for name in plan.dropped if "tied weight" not in plan.dropped[name]
         }
     assert config.vision_config.num_attention_heads == 16
     assert config.vision_config.num_hidden_layers == (21 if is_clip else 39)  # 1.0.2's number
     assert config.freeze_vision == ("coco" not in model_type)
-    assert blip2_settings.tower_kind(settings).model_type == config.vision_config.model_type
+    assert blip2_settings.image_encoder_kind(settings).model_type == config.vision_config.model_type
 
 
 def test_all_published_types_are_here() -> None:

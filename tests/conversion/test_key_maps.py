@@ -86,5 +86,5 @@ def test_templates_match_whole_names_and_take_dots_literally() -> None:
     ],
 )
 def test_architectures_are_recognised_by_their_names(names: list[str], architecture: str) -> None:
-    assert FAMILY.recognise(names) == architecture
+    assert FAMILY.recognize(names) == architecture
     assert set(ARCHITECTURES) >= {architecture}

@@ -47,13 +47,14 @@ HEADS = {
 
 # Why a weight that the original loads may be left out here: stored twice, or of no use to the architecture.
 GROUNDS = (
-    "second name",
-    "head for hidden words, which only pre-training uses",
+    "tied weight",
+    "copy of a frozen weight of the language model",
+    "MLM head, which only pretraining uses",
     "shared with the next layer",
     "captioning head, which only blip2 has",
-    "matching head, which a feature extractor has not",
+    "ITM head, which the feature extractor does not have",
     "block after the",
-    "part of the image tower that the original does not use",
+    "part of the image encoder that the original does not use",
 )
 
 
