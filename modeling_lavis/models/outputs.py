@@ -12,6 +12,9 @@ from transformers.utils import ModelOutput
 
 from .cache_names import cache_field
 
+# Label of the positions that no loss counts; the default `ignore_index` of PyTorch's cross-entropy.
+IGNORE_INDEX = -100
+
 
 @dataclass
 class LavisFeaturesOutput(ModelOutput):
@@ -170,6 +173,7 @@ class RankedAnswers(ModelOutput):
 
 
 __all__ = [
+    "IGNORE_INDEX",
     "LavisClassificationOutput",
     "LavisFeaturesOutput",
     "LavisGenerationOutput",
