@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedTokeniz
 from transformers.image_processing_base import BatchFeature, ImageProcessingMixin
 
 from .image_processing_lavis import LavisImageProcessor, LavisImageProcessorTorchvision, reject_unknown
-from .text_cleaning import CLEANINGS, clean_text
+from .tokenization_lavis import CLEANINGS, clean_text
 
 # Stored image processor types that are read into ours: transformers' own BLIP under all the names it has had.
 _FOREIGN_IMAGE_PROCESSORS = ("BlipImageProcessor", "BlipImageProcessorFast", "BlipImageProcessorPil", None)

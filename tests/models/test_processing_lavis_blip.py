@@ -42,33 +42,6 @@ def recorded(goldens: Path, folder: str) -> tuple[dict, dict, dict]:
     return inputs, strings, load_file(goldens / folder / "outputs.safetensors")
 
 
-# ---- tokenizer ----
-
-
-def test_tokenizer_sources_agree(goldens: Path, tokenizer) -> None:
-    pieces = (goldens / "tokenizer" / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    others = [goldens / "tokenizer" / "vocab.txt", pieces, {piece: number for number, piece in enumerate(pieces)}]
-    for source in [goldens / "tokenizer", *others]:
-        made = blip_tokenizer(source)
-        assert (made.bos_token_id, made.convert_tokens_to_ids("[ENC]"), len(made)) == (DEC, ENC, 602)
-        assert made("What's THAT?")["input_ids"] == tokenizer("what's that?")["input_ids"]
-    assert blip_tokenizer(tokenizer) is tokenizer
-
-
-def test_tokenizer_ids_on_top_of_bert_base() -> None:
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(30_517))]
-    made = blip_tokenizer(pieces)
-    assert (made.bos_token_id, made.convert_tokens_to_ids("[ENC]"), len(made)) == (30522, 30523, 30524)
-
-
-def test_no_vocabulary_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "vocab.txt").write_text("a\na\nb\n")
-    with pytest.raises(ValueError, match="vocab.txt is no BERT vocabulary"):
-        blip_tokenizer(tmp_path / "vocab.txt")
-    with pytest.raises(TypeError, match="int"):
-        blip_tokenizer(3)
-
-
 # ---- texts ----
 
 

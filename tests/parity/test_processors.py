@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from modeling_lavis.data.randaugment import Operation, apply_operation
 from modeling_lavis.data.transforms import ImageTrainTransform, TrainDraw, blip2_image_train, blip_image_train
 from modeling_lavis.models.image_processing_lavis import LavisImageProcessor
-from modeling_lavis.models.text_cleaning import clean_caption, clean_question
+from modeling_lavis.models.tokenization_lavis import clean_caption, clean_question
 from modeling_lavis.models.video_processing_lavis import LavisVideoProcessor
 from modeling_lavis.models.video_sampling import fit_count, frame_indices, headtail_indices, uniform_indices
 
