@@ -24,7 +24,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from modeling_lavis.data.randaugment import Draws, Operation, TorchDraws, apply_operations, draw_operations
 from modeling_lavis.import_utils import require
-from modeling_lavis.models.image_processing_lavis import open_picture, rgb_array, to_rgb, upright
+from modeling_lavis.models.image_processing_lavis import apply_exif_orientation, open_image, to_rgb, to_rgb_array
 
 
 @dataclass(frozen=True)
@@ -144,12 +144,12 @@ class ImageTrainTransform:
         return self._cropped(self._opened(picture), draw)
 
     def _opened(self, picture: Any) -> PIL.Image.Image:
-        opened = open_picture(picture)
+        opened = open_image(picture)
         if isinstance(opened, torch.Tensor):
             opened = opened.detach().cpu().float().numpy() if opened.is_floating_point() else opened.cpu().numpy()
         if isinstance(opened, np.ndarray):
-            return PIL.Image.fromarray(rgb_array(opened))
-        return to_rgb(upright(opened) if self.do_exif_transpose else opened)
+            return PIL.Image.fromarray(to_rgb_array(opened))
+        return to_rgb(apply_exif_orientation(opened) if self.do_exif_transpose else opened)
 
     def _drawn(
         self, picture: PIL.Image.Image, generator: torch.Generator | None, operation_draws: Draws | None

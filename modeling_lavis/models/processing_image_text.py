@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers.image_processing_base import BatchFeature
 
-from .image_processing_lavis import rows_of_pictures
+from .image_processing_lavis import flatten_images
 from .processing_lavis import LavisProcessorMixin, list_of_texts, to_batch
 
 IGNORED = -100
@@ -56,7 +56,7 @@ class ImageTextProcessorMixin(LavisProcessorMixin):
         text_kwargs, image_kwargs, return_tensors = self._split_kwargs(self._with_limit(kwargs, text_format))
         data: dict[str, Any] = {}
         if images is not None:
-            pictures, in_pairs = rows_of_pictures(images)
+            pictures, in_pairs = flatten_images(images)
             data.update(self.image_processor(images, return_tensors=return_tensors, **image_kwargs))
             text = self._text_for_pictures(text, answers, text_format, len(pictures), in_pairs)
             if in_pairs and text is not None and len(list_of_texts(text)) != len(pictures) // 2:

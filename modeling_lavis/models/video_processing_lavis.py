@@ -16,7 +16,7 @@ from transformers.image_processing_base import BatchFeature
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.video_processing_utils import VideoProcessorMixin
 
-from .image_processing_lavis import open_picture, reject_unknown, rgb_array, to_rgb, upright
+from .image_processing_lavis import apply_exif_orientation, open_image, reject_unknown, to_rgb, to_rgb_array
 from .video_reading import read_frames
 from .video_sampling import SAMPLINGS, frame_indices
 
@@ -235,7 +235,7 @@ def given_frames(video: Any, pick: Callable[..., Sequence[int]]) -> Iterable[np.
         numbers = pick(len(values), no_times)
         # Together, so that dark frames of a video in 0..255 are not taken for one in 0..1.
         chosen = _stretch(values, numbers)
-        return [rgb_array(frame) for frame in chosen]
+        return [to_rgb_array(frame) for frame in chosen]
     if not isinstance(video, (list, tuple)) or not video:
         raise ValueError(
             f"A video is given as {type(video).__name__}; expected a path, an array, or a list of at least one frame."
@@ -253,10 +253,10 @@ def _stretch(values: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
 
 
 def _rgb(frame: Any) -> np.ndarray:
-    picture = open_picture(frame)
+    picture = open_image(frame)
     if isinstance(picture, PIL.Image.Image):
-        return np.array(to_rgb(upright(picture)))
-    return rgb_array(picture.detach().cpu().numpy() if isinstance(picture, torch.Tensor) else picture)
+        return np.array(to_rgb(apply_exif_orientation(picture)))
+    return to_rgb_array(picture.detach().cpu().numpy() if isinstance(picture, torch.Tensor) else picture)
 
 
 def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
