@@ -18,8 +18,12 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from modeling_lavis.data.randaugment import OPERATIONS, Draws, Operation, TorchDraws, apply_operations, arguments_of
 from modeling_lavis.data.transforms import draw_crop
-from modeling_lavis.models.video_processing_lavis import list_of_videos, video_frames
-from modeling_lavis.models.video_sampling import SAMPLINGS, frame_indices
+from modeling_lavis.models.video_processing_lavis import (
+    SAMPLINGS,
+    list_of_videos,
+    load_video_frames,
+    sample_frame_indices,
+)
 
 
 @dataclass(frozen=True)
@@ -157,9 +161,9 @@ class VideoTrainTransform:
 
         def choose(length: int, first: int, last: int | None) -> list[int]:
             draws = FrameDraws(generator)
-            return frame_indices(length, self.num_frames, self.sampling, draws, first, last)
+            return sample_frame_indices(length, self.num_frames, self.sampling, draws, first, last)
 
-        return video_frames(videos[0], choose, self.image_size, self.image_size, start, end)
+        return load_video_frames(videos[0], choose, self.image_size, self.image_size, start, end)
 
     def draw(
         self,
