@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from modeling_lavis.data.collators import Row, RowCollator, image_number, one_of
-from modeling_lavis.models.processing_alpro import NOT_AN_ANSWER
+from modeling_lavis.models.outputs import IGNORE_INDEX
 
 
 class VideoCollator(RowCollator):
@@ -110,7 +110,7 @@ class VideoQuestionAnsweringCollator(VideoCollator):
         return batch
 
     def _label(self, answer: str | int) -> int:
-        return self.label2id.get(answer, NOT_AN_ANSWER) if isinstance(answer, str) else int(answer)
+        return self.label2id.get(answer, IGNORE_INDEX) if isinstance(answer, str) else int(answer)
 
 
 __all__ = ["VideoCollator", "VideoQuestionAnsweringCollator", "VideoTextCollator"]

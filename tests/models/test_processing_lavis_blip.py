@@ -91,19 +91,19 @@ def test_unusual_texts_give_a_result(processor, captioner, text: str) -> None:
     ("text", "message"),
     [([], "empty list"), (5, "int at position 0"), (["a", None], "NoneType at position 1"), ("a\ud83d", "surrogate")],
 )
-def test_what_is_no_text_is_refused(processor, captioner, text, message: str) -> None:
+def test_invalid_texts_raise(processor, captioner, text, message: str) -> None:
     for made in (processor, captioner):
         with pytest.raises(ValueError, match=message):
             made(text=text)
 
 
-def test_wrong_options_are_refused(processor, tokenizer) -> None:
+def test_invalid_options_raise(processor, tokenizer) -> None:
     with pytest.raises(TypeError, match="'paddding'. Did you mean 'padding'"):
         processor(text="a", paddding=True)
     for method in (processor.caption_labels, processor.answer_candidates, processor.prompt_inputs):
         with pytest.raises(TypeError, match="'max_lenght'. Did you mean 'max_length'"):
             method(["a"], max_lenght=3)
-    with pytest.raises(ValueError, match="nothing"):
+    with pytest.raises(ValueError, match="got nothing"):
         processor()
     for option, value in [("cleaning", "captions"), ("max_text_length", 0), ("max_words", 1.5), ("text_format", "x")]:
         with pytest.raises(ValueError, match=f"{option} is"):
@@ -112,10 +112,10 @@ def test_wrong_options_are_refused(processor, tokenizer) -> None:
         LavisBlipProcessor(tokenizer, LavisImageProcessor())
 
 
-# ---- pictures with texts ----
+# ---- images with texts ----
 
 
-def test_pictures_and_texts(processor, photos) -> None:
+def test_images_and_texts(processor, photos) -> None:
     batch = processor(images=[photos["coffee"], photos["rocket"]], text=["a cup", "a rocket"], return_tensors="pt")
     assert set(batch) == {"pixel_values", "input_ids", "attention_mask"} == set(processor.model_input_names)
     assert batch["pixel_values"].shape == (2, 3, 32, 32)
