@@ -48,7 +48,7 @@ from transformers import (
 
 from modeling_lavis import LavisBlipConfig, LavisBlipForPreTraining, LavisBlipProcessor, LavisImageProcessor
 from modeling_lavis.evaluation.retrieval import recall, similarity_matrices
-from modeling_lavis.models.text_cleaning import clean_caption
+from modeling_lavis.models.tokenization_lavis import clean_caption
 
 IMAGE_SIZE, PATCH_SIZE = 72, 12
 VOCABULARY = 1000

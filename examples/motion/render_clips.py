@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from modeling_lavis.models.video_decoding_base import require_av
+from modeling_lavis.models.video_decoding import require_av
 
 SIZE, FRAMES, RATE = 64, 16, 8
 MOTIONS = ("moves left", "moves right", "moves up", "moves down", "grows", "shrinks", "spins", "stays still")

@@ -30,8 +30,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from modeling_lavis import AlproConfig, AlproForVideoQuestionAnswering, AlproProcessor, LavisVideoProcessor
 from modeling_lavis.data.video_collators import VideoQuestionAnsweringCollator
-from modeling_lavis.models.text_cleaning import clean_question
-from modeling_lavis.models.tokenization_lavis import bert_tokenizer
+from modeling_lavis.models.tokenization_lavis import bert_tokenizer, clean_question
 
 SIZE, PATCH, FRAMES, STORED, SHIFT = 64, 16, 8, 16, 4
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collators: rows of a data set to a batch for one of the BLIP heads, for a plain `Trainer` or a `DataLoader`.
+"""Collators of image-text datasets: rows to batches for the heads of ALBEF, BLIP and BLIP-2.
 
-A row is a dict with LAVIS's field names (a row of a `datasets.Dataset` is one too); `columns` gives other names. Use
-them with `TrainingArguments(remove_unused_columns=False)`, since the processor is called here, on the raw rows.
+A row is a dict with LAVIS's field names, or a row of a `datasets.Dataset`; `columns` maps other names. The collators
+call the processor on raw rows, so a `Trainer` needs `TrainingArguments(remove_unused_columns=False)`.
 
-Letters: B batch, T text tokens, S sum of the numbers of answers of a batch, L answer tokens.
+Shapes: B batch size, H height, W width, T text tokens, S total number of answers of a batch, L answer tokens.
 """
 
 import hashlib
@@ -21,22 +21,24 @@ from modeling_lavis.models.processing_image_text import answer_shares
 Row = Mapping[str, Any]
 
 ENTAILMENT_LABELS = {"contradiction": 0, "neutral": 1, "entailment": 2}
-"""Label numbers of SNLI-VE in LAVIS."""
+"""Label ids of SNLI-VE in LAVIS."""
 
 PAIR_LABELS = {"False": 0, "True": 1}
-"""Label numbers of NLVR2 in LAVIS."""
+"""Label ids of NLVR2 in LAVIS."""
 
 
 class RowCollator:
-    """Base of the collators: finds fields, opens pictures.
+    """
+    Base of the collators: reads fields of rows, loads images and tokenizes texts.
 
     Args:
-        processor: a `LavisBlipProcessor`.
-        transform: picture to pixels (3, H, W), e.g. `blip_image_train(384)`; None takes the processor's own
-            (evaluation) transform. What is random in it is drawn from torch's global generator.
-        image_root: folder that relative paths of pictures start from.
-        columns: {field name here: name in the rows}, where they differ.
-        text_options: options of the tokenizer, e.g. {"padding": "max_length"}.
+        processor (`ProcessorMixin`): processor of the model.
+        transform (`Callable`, *optional*):
+            transform from an image to pixel values of shape `(3, H, W)`, e.g. `blip_image_train(384)`, called with the
+            global generator of torch; defaults to the evaluation transform of the processor.
+        image_root (`str` or `os.PathLike`, *optional*): folder of relative paths.
+        columns (`Mapping[str, str]`, *optional*): names of the columns of the dataset by field name, where they differ.
+        text_options (`Mapping[str, Any]`, *optional*): options of the tokenizer, e.g. `{"padding": "max_length"}`.
     """
 
     def __init__(
@@ -54,66 +56,87 @@ class RowCollator:
         self.text_options = dict(text_options or {})
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """Make a batch of a list of rows."""
-        raise NotImplementedError(f"{type(self).__name__} is a base; use the collator of a task.")
+        """
+        Collate rows.
+
+        Args:
+            rows (`Sequence[Mapping[str, Any]]`): rows of the dataset.
+
+        Returns:
+            `dict[str, Any]`: the batch; see the class for its keys.
+
+        Raises:
+            FileNotFoundError, OSError: an image or a video cannot be read; the message contains its name.
+            KeyError: a field is missing.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is a base class; use the collator of a task.")
 
     def _field(self, row: Row, name: str) -> Any:
         column = self.columns.get(name, name)
         if column not in row:
             raise KeyError(
-                f"{type(self).__name__} needs the field {column!r}; the row has {sorted(row)}. Give another name with"
+                f"{type(self).__name__} needs the field {column!r}; the row has {sorted(row)}. Set another name with"
                 f" columns={{{name!r}: ...}}, and set remove_unused_columns=False in the TrainingArguments."
             )
         return row[column]
 
-    def _has(self, row: Row, name: str) -> bool:
+    def _has_field(self, row: Row, name: str) -> bool:
         return row.get(self.columns.get(name, name)) is not None
 
-    def _picture(self, picture: Any) -> Any:
-        if isinstance(picture, Mapping):  # an image column of a Dataset that is not decoded
-            if picture.get("bytes") is not None:
-                return PIL.Image.open(io.BytesIO(picture["bytes"]))
-            picture = picture["path"]
-        address = isinstance(picture, (str, os.PathLike)) and "://" not in os.fspath(picture)
-        if address and self.image_root is not None and not str(picture).startswith("data:"):
-            return os.path.join(self.image_root, picture)
-        return picture
+    def _resolve(self, source: Any) -> Any:
+        """An image or a video as the processors take it: encoded bytes opened, relative paths joined to the root."""
+        if isinstance(source, Mapping):  # a column of a Dataset with decode=False
+            if source.get("bytes") is not None:
+                return PIL.Image.open(io.BytesIO(source["bytes"]))
+            source = source["path"]
+        is_path = isinstance(source, (str, os.PathLike)) and "://" not in os.fspath(source)
+        if is_path and self.image_root is not None and not str(source).startswith("data:"):
+            return os.path.join(self.image_root, source)
+        return source
 
-    def _pixels(self, pictures: Iterable[Any]) -> torch.Tensor:
-        opened = [self._picture(picture) for picture in pictures]
+    def _pixel_values(self, images: Iterable[Any]) -> torch.Tensor:
+        images = [self._resolve(image) for image in images]
         if self.transform is not None:
-            return torch.stack([self.transform(picture) for picture in opened])
-        return self.processor.image_processor(opened, return_tensors="pt")["pixel_values"]
+            return torch.stack([self.transform(image) for image in images])
+        return self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
 
-    def _texts(self, texts: Sequence[str], **options: Any) -> dict[str, torch.Tensor]:
+    def _tokenize(self, texts: Sequence[str], **options: Any) -> dict[str, torch.Tensor]:
         options = {"text_format": "encoder", "return_tensors": "pt", **self.text_options, **options}
         return dict(self.processor(text=list(texts), **options))
 
 
 class CaptioningCollator(RowCollator):
-    """Rows {image, caption} for `LavisBlipForConditionalGeneration`.
+    """
+    Collates rows `{image, caption}` for `LavisBlipForConditionalGeneration` and `LavisBlip2ForConditionalGeneration`.
 
-    Returns `pixel_values`, `input_ids`, `attention_mask` and `labels` (B, T): `[DEC]`, prompt, caption, `[SEP]`; only
-    the caption and its end are learnt. A caption may be a list of strings, of which one is drawn.
+    A batch has `pixel_values` of shape `(B, 3, H, W)` and what the processor's `caption_labels` returns: `input_ids`,
+    `attention_mask` and `labels`, -100 for the prompt and the padding. A caption may be a list of strings, one of which
+    is chosen at random.
+
+    Args: see [`RowCollator`].
     """
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        captions = [one_of(self._field(row, "caption")) for row in rows]
-        batch = {"pixel_values": self._pixels(self._field(row, "image") for row in rows)}
+        captions = [choose_caption(self._field(row, "caption")) for row in rows]
+        batch = {"pixel_values": self._pixel_values(self._field(row, "image") for row in rows)}
         batch.update(self.processor.caption_labels(captions, **self.text_options))
         return batch
 
 
 class ImageTextCollator(RowCollator):
-    """Rows {image, caption, image_id} for `LavisBlipForImageTextRetrieval` and `LavisBlipForPreTraining`.
+    """
+    Collates rows `{image, caption, image_id}` for heads `ForImageTextRetrieval` and `ForPreTraining`.
 
-    Returns `pixel_values`, `input_ids`, `attention_mask`, `return_loss` (True) and, if the rows have it, `image_ids`
-    (B,) int64: rows with equal ids are positives of each other. Ids that are not numbers are hashed.
+    A batch has `pixel_values` of shape `(B, 3, H, W)`, `input_ids` and `attention_mask` of shape `(B, T)`,
+    `return_loss` (`True`) and, if the rows have ids, `image_ids` of shape `(B,)`, int64. Rows with equal ids are
+    positives of each other. Ids that are not integers are hashed. A caption may be a list of strings, one of which is
+    chosen at random.
 
-    Args (besides those of `RowCollator`):
-        image_numbers: {image_id: number}, see `number_images`; None takes the ids themselves.
+    To get `eval_loss` from a `Trainer`, set `TrainingArguments(label_names=["image_ids"])`.
 
-    To get `eval_loss` from a Trainer, set `TrainingArguments(label_names=["image_ids"])`.
+    Args (in addition to those of [`RowCollator`]):
+        image_numbers (`Mapping[Any, int]`, *optional*):
+            integer of each `image_id`, see [`number_images`]; defaults to the ids themselves.
     """
 
     def __init__(self, *args: Any, image_numbers: Mapping[Any, int] | None = None, **kwargs: Any) -> None:
@@ -121,29 +144,33 @@ class ImageTextCollator(RowCollator):
         self.image_numbers = image_numbers
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        batch: dict[str, Any] = {"pixel_values": self._pixels(self._field(row, "image") for row in rows)}
-        batch.update(self._texts([one_of(self._field(row, "caption")) for row in rows]))
-        if self._has(rows[0], "image_id"):
-            batch["image_ids"] = torch.tensor([self._number(self._field(row, "image_id")) for row in rows])
+        batch: dict[str, Any] = {"pixel_values": self._pixel_values(self._field(row, "image") for row in rows)}
+        batch.update(self._tokenize([choose_caption(self._field(row, "caption")) for row in rows]))
+        if self._has_field(rows[0], "image_id"):
+            batch["image_ids"] = torch.tensor([self._image_number(self._field(row, "image_id")) for row in rows])
         batch["return_loss"] = True
         return batch
 
-    def _number(self, image_id: Any) -> int:
+    def _image_number(self, image_id: Any) -> int:
         if self.image_numbers is not None:
             return self.image_numbers[image_id]
-        return image_number(image_id)
+        return id_to_int(image_id)
 
 
 class QuestionAnsweringCollator(RowCollator):
-    """Rows {image, question, answer} for `LavisBlipForQuestionAnswering`.
+    """
+    Collates rows `{image, question, answer}` for heads `ForQuestionAnswering`.
 
-    Returns `pixel_values`, `input_ids`, `attention_mask`, `labels` (S, L), `answer_counts` (B,) and `answer_weights`
-    (S,). `answer` is the list of what people answered, or one string. Each different answer is learnt once, weighted
-    by its share. A field `weight` (one number per answer) replaces the shares, and a row whose `dataset` is "vg"
-    (Visual Genome) gets `visual_genome_weight` for its answers.
+    A batch has `pixel_values` of shape `(B, 3, H, W)`, `input_ids` and `attention_mask` of shape `(B, T)`, `labels` of
+    shape `(S, L)`, `answer_counts` of shape `(B,)` and `answer_weights` of shape `(S,)`.
 
-    Args (besides those of `RowCollator`):
-        visual_genome_weight: default 0.2, as in LAVIS 1.0.2 and the original BLIP.
+    `answer` is one string, or the list of the answers of all annotators. Repeated answers are merged and weighted by
+    their relative frequency. A field `weight` (one number per answer) sets the weights instead. The answers of a row
+    whose field `dataset` is `"vg"` (Visual Genome) get `visual_genome_weight`.
+
+    Args (in addition to those of [`RowCollator`]):
+        visual_genome_weight (`float`, *optional*, defaults to 0.2):
+            weight of answers from Visual Genome; the default is that of LAVIS 1.0.2 and of the original BLIP.
     """
 
     def __init__(self, *args: Any, visual_genome_weight: float = 0.2, **kwargs: Any) -> None:
@@ -151,33 +178,37 @@ class QuestionAnsweringCollator(RowCollator):
         self.visual_genome_weight = visual_genome_weight
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        batch = {"pixel_values": self._pixels(self._field(row, "image") for row in rows)}
-        batch.update(self._texts([self._field(row, "question") for row in rows]))
-        answers, weights = zip(*(self._weighted(row) for row in rows), strict=True)
+        batch = {"pixel_values": self._pixel_values(self._field(row, "image") for row in rows)}
+        batch.update(self._tokenize([self._field(row, "question") for row in rows]))
+        answers, weights = zip(*(self._answers_and_weights(row) for row in rows), strict=True)
         batch.update(self.processor.answer_labels(answers, weights))
         return batch
 
-    def _weighted(self, row: Row) -> tuple[list[str], list[float]]:
-        given = self._field(row, "answer")
-        given = [given] if isinstance(given, str) else list(given)
-        if self._has(row, "weight"):
+    def _answers_and_weights(self, row: Row) -> tuple[list[str], list[float]]:
+        answers = self._field(row, "answer")
+        answers = [answers] if isinstance(answers, str) else list(answers)
+        if self._has_field(row, "weight"):
             weight = self._field(row, "weight")
-            return given, [float(weight)] if isinstance(weight, (int, float)) else [float(entry) for entry in weight]
-        if self._has(row, "dataset") and self._field(row, "dataset") == "vg":
-            return given, [self.visual_genome_weight] * len(given)
-        return answer_shares(given)
+            return answers, [float(weight)] if isinstance(weight, (int, float)) else [float(entry) for entry in weight]
+        if self._has_field(row, "dataset") and self._field(row, "dataset") == "vg":
+            return answers, [self.visual_genome_weight] * len(answers)
+        return answer_shares(answers)
 
 
 class ImagePairCollator(RowCollator):
-    """Rows {images: [left, right], sentence, label} for `LavisBlipForImagesAndTextClassification` (NLVR2).
+    """
+    Collates rows `{images: [left, right], sentence, label}` for heads `ForImagesAndTextClassification` (NLVR2).
 
-    Returns `pixel_values` (B, 2, 3, H, W), `input_ids`, `attention_mask`, and `labels` (B,) if the rows have them.
+    A batch has `pixel_values` of shape `(B, 2, 3, H, W)`, `input_ids` and `attention_mask` of shape `(B, T)` and, if
+    the rows have labels, `labels` of shape `(B,)`.
 
-    Args (besides those of `RowCollator`):
-        swap: for training; with probability 1/2 the two pictures change places, and "left" and "right" in the
-            sentence with them.
-        label2id: default {"False": 0, "True": 1}; numbers are taken as they are.
-        generator: source of randomness for `swap`; None takes torch's global one.
+    Args (in addition to those of [`RowCollator`]):
+        swap (`bool`, *optional*, defaults to `False`):
+            for training: whether to swap, with probability 1/2, the images of a pair, together with "left" and "right"
+            in its sentence.
+        label2id (`Mapping[str, int]`, *optional*, defaults to `{"False": 0, "True": 1}`):
+            label ids; integer labels are used unchanged.
+        generator (`torch.Generator`, *optional*): source of randomness of `swap`; defaults to the global one of torch.
     """
 
     def __init__(
@@ -194,32 +225,36 @@ class ImagePairCollator(RowCollator):
         self.generator = generator
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        pictures, sentences = [], []
+        images, sentences = [], []
         for row in rows:
             pair = list(self._field(row, "images"))
             if len(pair) != 2:
                 raise ValueError(f"A row has {len(pair)} images; expected two, left and right.")
-            # cleaned before the words are exchanged, so that "Left" is found too
+            # cleaning lowercases, so that "Left" is swapped, too
             (sentence,) = self.processor.clean(self._field(row, "sentence"))
             if self.swap and torch.rand((), generator=self.generator).item() < 0.5:
                 pair, sentence = pair[::-1], swap_left_right(sentence)
-            pictures += pair
+            images += pair
             sentences.append(sentence)
-        pixels = self._pixels(pictures)
-        batch = {"pixel_values": pixels.unflatten(0, (len(rows), 2)), **self._texts(sentences, cleaning=None)}
-        if self._has(rows[0], "label"):
-            batch["labels"] = torch.tensor([label_number(self._field(row, "label"), self.label2id) for row in rows])
+        pixel_values = self._pixel_values(images).unflatten(0, (len(rows), 2))
+        batch = {"pixel_values": pixel_values, **self._tokenize(sentences, cleaning=None)}
+        if self._has_field(rows[0], "label"):
+            batch["labels"] = torch.tensor([label_to_id(self._field(row, "label"), self.label2id) for row in rows])
         return batch
 
 
 class ClassificationCollator(RowCollator):
-    """Rows {image, sentence, label} for `LavisBlipForImageAndTextClassification`, e.g. visual entailment.
+    """
+    Collates rows `{image, sentence, label}` for heads `ForImageAndTextClassification`, e.g. visual entailment.
 
-    Returns `pixel_values`, `input_ids`, `attention_mask`, and `labels` (B,) if the rows have them.
+    A batch has `pixel_values` of shape `(B, 3, H, W)`, `input_ids` and `attention_mask` of shape `(B, T)` and, if the
+    rows have labels, `labels` of shape `(B,)`.
 
-    Args (besides those of `RowCollator`):
-        label2id: default that of SNLI-VE; numbers are taken as they are.
-        default_text: text for rows without a sentence, when pictures alone are classified; None refuses them.
+    Args (in addition to those of [`RowCollator`]):
+        label2id (`Mapping[str, int]`, *optional*, defaults to the label ids of SNLI-VE):
+            label ids; integer labels are used unchanged.
+        default_text (`str`, *optional*):
+            text of rows without a sentence, to classify images alone; by default, every row needs a sentence.
     """
 
     def __init__(
@@ -234,45 +269,67 @@ class ClassificationCollator(RowCollator):
         self.default_text = default_text
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        batch = {"pixel_values": self._pixels(self._field(row, "image") for row in rows)}
-        batch.update(self._texts([self._sentence(row) for row in rows]))
-        if self._has(rows[0], "label"):
-            batch["labels"] = torch.tensor([label_number(self._field(row, "label"), self.label2id) for row in rows])
+        batch = {"pixel_values": self._pixel_values(self._field(row, "image") for row in rows)}
+        batch.update(self._tokenize([self._sentence(row) for row in rows]))
+        if self._has_field(rows[0], "label"):
+            batch["labels"] = torch.tensor([label_to_id(self._field(row, "label"), self.label2id) for row in rows])
         return batch
 
     def _sentence(self, row: Row) -> str:
-        if self.default_text is not None and not self._has(row, "sentence"):
+        if self.default_text is not None and not self._has_field(row, "sentence"):
             return self.default_text
         return self._field(row, "sentence")
 
 
 def number_images(rows: Iterable[Row], column: str = "image_id") -> dict[Any, int]:
-    """Number the images of a data set from 0 in the order of first appearance, as LAVIS does for retrieval."""
+    """
+    Number the images of a dataset from 0 in order of first appearance, as LAVIS does for retrieval.
+
+    Args:
+        rows (`Iterable[Mapping[str, Any]]`): rows of the dataset.
+        column (`str`, *optional*, defaults to `"image_id"`): column of the ids.
+
+    Returns:
+        `dict[Any, int]`: the number of each id.
+    """
     numbers: dict[Any, int] = {}
     for row in rows:
         numbers.setdefault(row[column], len(numbers))
     return numbers
 
 
-def image_number(image_id: Any) -> int:
-    """An id as a number: itself if it is one, else one that follows from its letters."""
+def id_to_int(image_id: Any) -> int:
+    """Convert an id to an integer: itself if it is one, otherwise a hash that is the same in every process."""
     try:
         return int(image_id)
     except ValueError:
-        # not Python's hash, which differs from process to process
+        # Python's own hash of strings differs between processes
         return int.from_bytes(hashlib.sha1(str(image_id).encode()).digest()[:8], "big") >> 1
 
 
 def swap_left_right(sentence: str) -> str:
-    """Exchange "left" and "right" in a sentence.
+    """
+    Swap "left" and "right" in a sentence.
 
-    parity: parts of words are exchanged too ("leftmost" becomes "rightmost", "bright" becomes "bleft").
+    parity: parts of words are swapped, too ("leftmost" becomes "rightmost", "bright" becomes "bleft").
     """
     return "right".join(part.replace("right", "left") for part in sentence.split("left"))
 
 
-def label_number(label: Any, label2id: Mapping[str, int]) -> int:
-    """Number of a label that is a name, a bool, or a number already."""
+def label_to_id(label: Any, label2id: Mapping[str, int]) -> int:
+    """
+    Convert a label to its id.
+
+    Args:
+        label (`str`, `bool` or `int`): a name, a boolean, or the id itself.
+        label2id (`Mapping[str, int]`): id of each name.
+
+    Returns:
+        `int`: the id.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
     if isinstance(label, (str, bool)):
         if str(label) not in label2id:
             raise ValueError(f"The label {label!r} is none of {sorted(label2id)}; pass label2id to the collator.")
@@ -280,10 +337,28 @@ def label_number(label: Any, label2id: Mapping[str, int]) -> int:
     return int(label)
 
 
-def one_of(caption: str | Sequence[str]) -> str:
-    """The caption, or one drawn from a list of captions with torch's global generator."""
+def choose_caption(caption: str | Sequence[str]) -> str:
+    """A caption, or a random one of a list of captions; uses the global generator of torch."""
     if isinstance(caption, str):
         return caption
     if not len(caption):
-        raise ValueError("A row has an empty list of captions; expected a string or at least one.")
+        raise ValueError("A row has an empty list of captions; expected a string, or a list of at least one.")
     return caption[int(torch.randint(len(caption), (1,)))]
+
+
+__all__ = [
+    "ENTAILMENT_LABELS",
+    "PAIR_LABELS",
+    "CaptioningCollator",
+    "ClassificationCollator",
+    "ImagePairCollator",
+    "ImageTextCollator",
+    "QuestionAnsweringCollator",
+    "Row",
+    "RowCollator",
+    "choose_caption",
+    "id_to_int",
+    "label_to_id",
+    "number_images",
+    "swap_left_right",
+]

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training transforms of pictures as in LAVIS (`blip_image_train`, `blip2_image_train`): crop, flip, augmentation.
+"""Training transforms of images as in LAVIS (`blip_image_train`, `blip2_image_train`): crop, flip, augmentation.
 
-What is random is drawn first, into a `TrainDraw`, and applied afterwards, so that a recorded draw gives the recorded
-pixels, bit for bit:
+All randomness is sampled first, into a [`TrainDraw`], and applied afterwards. Recorded draws reproduce the pixel values
+of the original, bit for bit:
 
     transform = blip_image_train(384)
-    pixels = transform(picture)                                   # draws and applies
-    pixels = transform.apply(picture, transform.draw(picture))    # the same in two steps
+    pixel_values = transform(image)                                # sample and apply
+    pixel_values = transform.apply(image, transform.draw(image))   # the same in two steps
 
-Letters: H, W size of the input, S side of the result.
+Shapes: H height and W width of the input, S side length of the result.
 """
 
 import math
@@ -24,17 +24,18 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from modeling_lavis.data.randaugment import Draws, Operation, TorchDraws, apply_operations, draw_operations
 from modeling_lavis.import_utils import require
-from modeling_lavis.models.image_processing_lavis import open_picture, rgb_array, to_rgb, upright
+from modeling_lavis.models.image_processing_lavis import apply_exif_orientation, open_image, to_rgb, to_rgb_array
 
 
 @dataclass(frozen=True)
 class TrainDraw:
-    """Everything that is random about one picture.
+    """
+    All random choices of the transform of one image.
 
     Args:
-        crop: (top, left, height, width) of the part that is kept, in pixels.
-        flip: whether the result is mirrored left to right.
-        operations: what the augmentation does, in order.
+        crop (`tuple[int, int, int, int]`): top, left, height and width of the crop in pixels.
+        flip (`bool`, *optional*, defaults to `False`): whether to flip horizontally.
+        operations (`Sequence[Operation]`, *optional*, defaults to `()`): operations of the augmentation, in order.
     """
 
     crop: tuple[int, int, int, int]
@@ -49,46 +50,58 @@ def draw_crop(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     generator: torch.Generator | None = None,
 ) -> tuple[int, int, int, int]:
-    """Draw the part of an H x W picture that is kept; the same draws as torchvision's `RandomResizedCrop`.
+    """
+    Sample a crop; the same as torchvision's `RandomResizedCrop` samples.
 
     Args:
-        height, width: size of the picture in pixels.
-        scale: share of the area, uniform between the two.
-        ratio: width by height, its logarithm uniform between the two.
-        generator: source of randomness; None takes torch's global one.
+        height (`int`): height of the image in pixels.
+        width (`int`): width of the image in pixels.
+        scale (`tuple[float, float]`, *optional*, defaults to `(0.5, 1.0)`):
+            bounds of the area of the crop, as a fraction of that of the image; uniformly distributed.
+        ratio (`tuple[float, float]`, *optional*, defaults to `(3 / 4, 4 / 3)`):
+            bounds of the aspect ratio (width by height) of the crop; its logarithm is uniformly distributed.
+        generator (`torch.Generator`, *optional*): source of randomness; defaults to the global one of torch.
 
     Returns:
-        (top, left, height, width).
+        `tuple[int, int, int, int]`: top, left, height and width of the crop in pixels.
     """
-    logs = math.log(ratio[0]), math.log(ratio[1])
+    log_ratio = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(10):
         area = height * width * torch.empty(1).uniform_(*scale, generator=generator).item()
-        # parity: the exponential is taken in single precision, and Python rounds halves to even
-        aspect = torch.exp(torch.empty(1).uniform_(*logs, generator=generator)).item()
-        wide, high = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < wide <= width and 0 < high <= height:
-            top = int(torch.randint(0, height - high + 1, (1,), generator=generator))
-            left = int(torch.randint(0, width - wide + 1, (1,), generator=generator))
-            return top, left, high, wide
-    # ten misses: the largest part in the middle whose shape is allowed
-    wide, high = width, height
+        # parity: the exponential is computed in float32, and Python rounds halves to even
+        aspect = torch.exp(torch.empty(1).uniform_(*log_ratio, generator=generator)).item()
+        crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(torch.randint(0, height - crop_height + 1, (1,), generator=generator))
+            left = int(torch.randint(0, width - crop_width + 1, (1,), generator=generator))
+            return top, left, crop_height, crop_width
+    # after ten attempts: the largest center crop with an allowed aspect ratio
+    crop_width, crop_height = width, height
     if width / height < ratio[0]:
-        high = min(height, round(width / ratio[0]))
+        crop_height = min(height, round(width / ratio[0]))
     elif width / height > ratio[1]:
-        wide = min(width, round(height * ratio[1]))
-    return (height - high) // 2, (width - wide) // 2, high, wide
+        crop_width = min(width, round(height * ratio[1]))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
 class ImageTrainTransform:
-    """Random resized crop, flip with probability 1/2, augmentation, normalisation.
+    """
+    Random resized crop, horizontal flip with probability 1/2, augmentation, normalization.
 
     Args:
-        image_size: side S of the result.
-        min_scale, max_scale: bounds of the share of the area that is kept.
-        augment: whether the augmentation of `randaugment` is drawn.
-        count, level: how many operations are drawn, and their strength from 0 to 10.
-        image_mean, image_std: per channel, in 0..1; default those of CLIP.
-        do_exif_transpose: whether the EXIF orientation is applied first, as the image processors do.
+        image_size (`int`): side length S of the result in pixels.
+        min_scale (`float`, *optional*, defaults to 0.5): minimum area of the crop, as a fraction of that of the image.
+        max_scale (`float`, *optional*, defaults to 1.0): maximum area of the crop, as a fraction of that of the image.
+        augment (`bool`, *optional*, defaults to `True`): whether to apply the augmentation of `randaugment`.
+        count (`int`, *optional*, defaults to 2): number of operations to sample.
+        level (`int`, *optional*, defaults to 5): strength of the operations from 0 to 10.
+        image_mean (`Sequence[float]`, *optional*, defaults to CLIP's): mean of each channel.
+        image_std (`Sequence[float]`, *optional*, defaults to CLIP's): standard deviation of each channel.
+        do_exif_transpose (`bool`, *optional*, defaults to `True`):
+            whether to apply the EXIF orientation first, as the image processors do.
+
+    Raises:
+        ValueError: `image_size`, `min_scale` or `max_scale` is out of range.
     """
 
     def __init__(
@@ -117,70 +130,114 @@ class ImageTrainTransform:
         self.image_std = tuple(image_std)
         self.do_exif_transpose = do_exif_transpose
 
-    def __call__(self, picture: Any, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Draw and apply. Takes what the image processors take; returns float32 (3, S, S)."""
-        opened = self._opened(picture)
-        return self._applied(opened, self._drawn(opened, generator, None))
-
-    def draw(
-        self, picture: Any, generator: torch.Generator | None = None, operation_draws: Draws | None = None
-    ) -> TrainDraw:
-        """Draw what happens to a picture, of which only the size matters.
+    def __call__(self, image: Any, generator: torch.Generator | None = None) -> torch.Tensor:
+        """
+        Sample and apply a transform.
 
         Args:
-            picture: what the image processors take.
-            generator: source of randomness; None takes torch's global one.
-            operation_draws: source for the operations; None takes `generator`. After seeding with one number,
-                `torch.Generator` and `numpy.random.RandomState` draw what the original draws from the global ones.
+            image: a path, a URL, a PIL image of any mode, a NumPy array or a tensor.
+            generator (`torch.Generator`, *optional*): source of randomness; defaults to the global one of torch.
+
+        Returns:
+            `torch.Tensor` of shape `(3, S, S)`: float32.
+
+        Raises:
+            FileNotFoundError, OSError: the image cannot be read; the message contains its name.
         """
-        return self._drawn(self._opened(picture), generator, operation_draws)
+        rgb_image = self._open(image)
+        return self._apply(rgb_image, self._draw(rgb_image, generator, None))
 
-    def apply(self, picture: Any, draw: TrainDraw) -> torch.Tensor:
-        """Apply a draw to a picture; returns float32 (3, S, S)."""
-        return self._applied(self._opened(picture), draw)
-
-    def crop_and_flip(self, picture: Any, draw: TrainDraw) -> np.ndarray:
-        """The picture before the augmentation: uint8 (S, S, 3)."""
-        return self._cropped(self._opened(picture), draw)
-
-    def _opened(self, picture: Any) -> PIL.Image.Image:
-        opened = open_picture(picture)
-        if isinstance(opened, torch.Tensor):
-            opened = opened.detach().cpu().float().numpy() if opened.is_floating_point() else opened.cpu().numpy()
-        if isinstance(opened, np.ndarray):
-            return PIL.Image.fromarray(rgb_array(opened))
-        return to_rgb(upright(opened) if self.do_exif_transpose else opened)
-
-    def _drawn(
-        self, picture: PIL.Image.Image, generator: torch.Generator | None, operation_draws: Draws | None
+    def draw(
+        self, image: Any, generator: torch.Generator | None = None, operation_draws: Draws | None = None
     ) -> TrainDraw:
-        crop = draw_crop(picture.height, picture.width, self.scale, generator=generator)
+        """
+        Sample a transform.
+
+        Args:
+            image: as for a call; only its size matters.
+            generator (`torch.Generator`, *optional*): source of randomness; defaults to the global one of torch.
+            operation_draws ([`Draws`], *optional*):
+                source of randomness of the operations; defaults to `generator`. A `torch.Generator` and a
+                `numpy.random.RandomState` of the same seed sample what the original samples from the global ones.
+
+        Returns:
+            `TrainDraw`: the transform.
+        """
+        return self._draw(self._open(image), generator, operation_draws)
+
+    def apply(self, image: Any, draw: TrainDraw) -> torch.Tensor:
+        """
+        Apply a sampled transform.
+
+        Args:
+            image: as for a call.
+            draw ([`TrainDraw`]): the transform.
+
+        Returns:
+            `torch.Tensor` of shape `(3, S, S)`: float32.
+        """
+        return self._apply(self._open(image), draw)
+
+    def crop_and_flip(self, image: Any, draw: TrainDraw) -> np.ndarray:
+        """The image before the augmentation: uint8, of shape (S, S, 3)."""
+        return self._crop_and_flip(self._open(image), draw)
+
+    def _open(self, image: Any) -> PIL.Image.Image:
+        image = open_image(image)
+        if isinstance(image, torch.Tensor):
+            image = image.detach().cpu().float().numpy() if image.is_floating_point() else image.cpu().numpy()
+        if isinstance(image, np.ndarray):
+            return PIL.Image.fromarray(to_rgb_array(image))
+        return to_rgb(apply_exif_orientation(image) if self.do_exif_transpose else image)
+
+    def _draw(
+        self, image: PIL.Image.Image, generator: torch.Generator | None, operation_draws: Draws | None
+    ) -> TrainDraw:
+        crop = draw_crop(image.height, image.width, self.scale, generator=generator)
         flip = bool(torch.rand(1, generator=generator) < 0.5)
         operations: list[Operation] = []
         if self.augment:
             operations = draw_operations(operation_draws or TorchDraws(generator), self.count, self.level)
         return TrainDraw(crop, flip, tuple(operations))
 
-    def _cropped(self, picture: PIL.Image.Image, draw: TrainDraw) -> np.ndarray:
-        top, left, high, wide = draw.crop
-        part = picture.crop((left, top, left + wide, top + high))
-        part = part.resize((self.image_size, self.image_size), PIL.Image.Resampling.BICUBIC)
-        return np.array(PIL.ImageOps.mirror(part) if draw.flip else part)
+    def _crop_and_flip(self, image: PIL.Image.Image, draw: TrainDraw) -> np.ndarray:
+        top, left, height, width = draw.crop
+        cropped = image.crop((left, top, left + width, top + height))
+        cropped = cropped.resize((self.image_size, self.image_size), PIL.Image.Resampling.BICUBIC)
+        return np.array(PIL.ImageOps.mirror(cropped) if draw.flip else cropped)
 
-    def _applied(self, picture: PIL.Image.Image, draw: TrainDraw) -> torch.Tensor:
-        values = apply_operations(self._cropped(picture, draw), draw.operations)
-        pixels = torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1).float().div(255)
+    def _apply(self, image: PIL.Image.Image, draw: TrainDraw) -> torch.Tensor:
+        values = apply_operations(self._crop_and_flip(image, draw), draw.operations)
+        pixel_values = torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1).float().div(255)
         mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (self.image_mean, self.image_std))
-        return ((pixels - mean) / std).contiguous()
+        return ((pixel_values - mean) / std).contiguous()
 
 
 def blip_image_train(image_size: int = 384, **options: Any) -> ImageTrainTransform:
-    """The training transform of ALBEF and BLIP: crop, flip, two operations of strength 5."""
+    """
+    Training transform of ALBEF and BLIP: crop, flip, two operations of strength 5.
+
+    Args:
+        image_size (`int`, *optional*, defaults to 384): side length S of the result in pixels.
+        options: other options of [`ImageTrainTransform`].
+
+    Returns:
+        `ImageTrainTransform`: transform from an image to float32 of shape `(3, S, S)`.
+    """
     return ImageTrainTransform(image_size, augment=True, **options)
 
 
 def blip2_image_train(image_size: int = 364, **options: Any) -> ImageTrainTransform:
-    """The training transform of BLIP-2: crop and flip only."""
+    """
+    Training transform of BLIP-2: crop and flip, without augmentation.
+
+    Args:
+        image_size (`int`, *optional*, defaults to 364): side length S of the result in pixels.
+        options: other options of [`ImageTrainTransform`].
+
+    Returns:
+        `ImageTrainTransform`: transform from an image to float32 of shape `(3, S, S)`.
+    """
     return ImageTrainTransform(image_size, augment=False, **options)
 
 
@@ -192,29 +249,47 @@ def timm_image_train(
     image_mean: Sequence[float] = OPENAI_CLIP_MEAN,
     image_std: Sequence[float] = OPENAI_CLIP_STD,
 ) -> Any:
-    """A stronger transform than the published one: torchvision's crop and flip around timm's RandAugment.
+    """
+    Stronger transform than the published one: torchvision's crop and flip with timm's RandAugment.
 
     Args:
-        image_size: side S of the result.
-        augmentation: timm's description of the augmentation.
-        min_scale, max_scale: bounds of the share of the area that is kept.
-        image_mean, image_std: per channel, in 0..1; default those of CLIP.
+        image_size (`int`, *optional*, defaults to 384): side length S of the result in pixels.
+        augmentation (`str`, *optional*, defaults to `"rand-m5-n2-mstd0.5-inc1"`): timm's name of the augmentation.
+        min_scale (`float`, *optional*, defaults to 0.5): minimum area of the crop, as a fraction of that of the image.
+        max_scale (`float`, *optional*, defaults to 1.0): maximum area of the crop, as a fraction of that of the image.
+        image_mean (`Sequence[float]`, *optional*, defaults to CLIP's): mean of each channel.
+        image_std (`Sequence[float]`, *optional*, defaults to CLIP's): standard deviation of each channel.
 
     Returns:
-        A torchvision transform from an RGB PIL image to float32 (3, S, S).
+        A torchvision transform from an RGB PIL image to float32 of shape `(3, S, S)`.
+
+    Raises:
+        ImportError: torchvision or timm is not installed.
     """
     purpose = "timm_image_train"
-    steps: Any = require("torchvision.transforms", extra="train", purpose=purpose)
-    auto: Any = require("timm.data.auto_augment", extra="train", purpose=purpose)
-    grey = tuple(round(255 * value) for value in image_mean)
-    return steps.Compose(
+    transforms: Any = require("torchvision.transforms", extra="train", purpose=purpose)
+    auto_augment: Any = require("timm.data.auto_augment", extra="train", purpose=purpose)
+    mean_color = tuple(round(255 * value) for value in image_mean)
+    return transforms.Compose(
         [
-            steps.RandomResizedCrop(
-                image_size, scale=(min_scale, max_scale), interpolation=steps.InterpolationMode.BICUBIC
+            transforms.RandomResizedCrop(
+                image_size, scale=(min_scale, max_scale), interpolation=transforms.InterpolationMode.BICUBIC
             ),
-            steps.RandomHorizontalFlip(),
-            auto.rand_augment_transform(augmentation, {"img_mean": grey, "translate_const": image_size // 8}),
-            steps.ToTensor(),
-            steps.Normalize(image_mean, image_std),
+            transforms.RandomHorizontalFlip(),
+            auto_augment.rand_augment_transform(
+                augmentation, {"img_mean": mean_color, "translate_const": image_size // 8}
+            ),
+            transforms.ToTensor(),
+            transforms.Normalize(image_mean, image_std),
         ]
     )
+
+
+__all__ = [
+    "ImageTrainTransform",
+    "TrainDraw",
+    "blip2_image_train",
+    "blip_image_train",
+    "draw_crop",
+    "timm_image_train",
+]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collators of videos: rows of a data set to a batch for one of the ALPRO heads; see `collators` for how they are used.
+"""Collators of video-text datasets: rows to batches for the heads of ALPRO; see `collators` for their use.
 
-Letters: B batch, F frames, T text tokens, S side.
+Shapes: B batch size, F frames, S side length, T text tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,23 +9,29 @@ from typing import Any
 
 import torch
 
-from modeling_lavis.data.collators import Row, RowCollator, image_number, one_of
-from modeling_lavis.models.processing_alpro import NOT_AN_ANSWER
+from modeling_lavis.data.collators import Row, RowCollator, choose_caption, id_to_int
+from modeling_lavis.models.outputs import IGNORE_INDEX
 
 
 class VideoCollator(RowCollator):
-    """Base of the collators of videos: finds fields, reads clips.
+    """
+    Base of the collators of videos: reads fields of rows, loads clips and tokenizes texts.
+
+    Rows may have the fields `start` and `end`, the time range in seconds from which frames are sampled.
 
     Args:
-        processor: an `AlproProcessor`.
-        transform: video to clip (F, 3, S, S), e.g. `alpro_video_train(224, 8)`; None takes the processor's own
-            (evaluation) one. What is random in it is drawn from torch's global generator.
-        image_root: folder that relative paths of videos start from.
-        columns: {field name here: name in the rows}, where they differ.
-        text_options: options of the tokenizer, e.g. {"padding": "max_length"}.
-        on_error: "raise", or "skip" to leave out rows whose video cannot be read.
+        processor (`AlproProcessor`): processor of the model.
+        transform (`Callable`, *optional*):
+            transform from a video to a clip of shape `(F, 3, S, S)`, e.g. `alpro_video_train(224, 8)`, called with the
+            global generator of torch; defaults to the evaluation transform of the processor.
+        image_root (`str` or `os.PathLike`, *optional*): folder of relative paths.
+        columns (`Mapping[str, str]`, *optional*): names of the columns of the dataset by field name, where they differ.
+        text_options (`Mapping[str, Any]`, *optional*): options of the tokenizer, e.g. `{"padding": "max_length"}`.
+        on_error (`str`, *optional*, defaults to `"raise"`):
+            `"raise"`, or `"skip"` to leave out rows whose video cannot be read.
 
-    Rows may have `start` and `end`, seconds of the part that is looked at.
+    Raises:
+        ValueError: `on_error` is none of the above.
     """
 
     def __init__(self, *args: Any, on_error: str = "raise", **kwargs: Any) -> None:
@@ -34,42 +40,44 @@ class VideoCollator(RowCollator):
             raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'.")
         self.on_error = on_error
 
-    def _clips(self, rows: Sequence[Row]) -> tuple[list[Row], torch.Tensor]:
-        """The rows whose videos can be read, and their clips (B, F, 3, S, S)."""
-        kept, clips, reasons = [], [], []
+    def _load_clips(self, rows: Sequence[Row]) -> tuple[list[Row], torch.Tensor]:
+        """The rows whose videos can be read, and their clips of shape (B, F, 3, S, S)."""
+        kept_rows, clips, messages = [], [], []
         for row in rows:
             try:
-                clips.append(self._clip(row))
+                clips.append(self._load_clip(row))
             except (OSError, ValueError) as error:
                 if self.on_error == "raise":
                     raise
-                reasons.append(str(error))
+                messages.append(str(error))
             else:
-                kept.append(row)
+                kept_rows.append(row)
         if not clips:
-            listed = "".join(f"\n{reason}" for reason in reasons[:5])
+            listed = "".join(f"\n{message}" for message in messages[:5])
             raise ValueError(f"None of the {len(rows)} videos of a batch can be read.{listed}")
-        return kept, torch.stack(clips)
+        return kept_rows, torch.stack(clips)
 
-    def _clip(self, row: Row) -> torch.Tensor:
-        video = self._picture(self._field(row, "video"))
-        part = {side: self._field(row, side) for side in ("start", "end") if self._has(row, side)}
+    def _load_clip(self, row: Row) -> torch.Tensor:
+        video = self._resolve(self._field(row, "video"))
+        time_range = {name: self._field(row, name) for name in ("start", "end") if self._has_field(row, name)}
         if self.transform is not None:
-            return self.transform(video, **part)
-        return self.processor.video_processor([video], return_tensors="pt", **part)["pixel_values_videos"][0]
+            return self.transform(video, **time_range)
+        return self.processor.video_processor([video], return_tensors="pt", **time_range)["pixel_values_videos"][0]
 
 
 class VideoTextCollator(VideoCollator):
-    """Rows {video, caption, video_id} for `AlproForVideoTextRetrieval`.
+    """
+    Collates rows `{video, caption, video_id}` for `AlproForVideoTextRetrieval`.
 
-    Returns `pixel_values_videos`, `input_ids`, `attention_mask` and `return_loss` (True). A caption may be a list of
-    strings, of which one is drawn.
+    A batch has `pixel_values_videos` of shape `(B, F, 3, S, S)`, `input_ids` and `attention_mask` of shape `(B, T)`,
+    and `return_loss` (`True`). A caption may be a list of strings, one of which is chosen at random.
 
-    Args (besides those of `VideoCollator`):
-        use_ids: also return `image_ids` (B,), so that rows with equal `video_id` are positives of each other. The
-            published models were trained without, on batches in which a video may be its own negative.
+    To get `eval_loss` from a `Trainer`, set `TrainingArguments(label_names=["return_loss"])`.
 
-    To get `eval_loss` from a Trainer, set `TrainingArguments(label_names=["return_loss"])`.
+    Args (in addition to those of [`VideoCollator`]):
+        use_ids (`bool`, *optional*, defaults to `False`):
+            whether to return `image_ids` of shape `(B,)`, too, so that rows with equal `video_id` are positives of each
+            other. The published models were trained without them, so a video can be its own negative.
     """
 
     def __init__(self, *args: Any, use_ids: bool = False, **kwargs: Any) -> None:
@@ -77,23 +85,25 @@ class VideoTextCollator(VideoCollator):
         self.use_ids = use_ids
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        rows, clips = self._clips(rows)
+        rows, clips = self._load_clips(rows)
         batch: dict[str, Any] = {"pixel_values_videos": clips}
-        batch.update(self._texts([one_of(self._field(row, "caption")) for row in rows]))
+        batch.update(self._tokenize([choose_caption(self._field(row, "caption")) for row in rows]))
         if self.use_ids:
-            batch["image_ids"] = torch.tensor([image_number(self._field(row, "video_id")) for row in rows])
+            batch["image_ids"] = torch.tensor([id_to_int(self._field(row, "video_id")) for row in rows])
         batch["return_loss"] = True
         return batch
 
 
 class VideoQuestionAnsweringCollator(VideoCollator):
-    """Rows {video, question, answer} for `AlproForVideoQuestionAnswering`.
+    """
+    Collates rows `{video, question, answer}` for `AlproForVideoQuestionAnswering`.
 
-    Returns `pixel_values_videos`, `input_ids`, `attention_mask`, and `labels` (B,) if the rows have answers: the
-    answer's class, -100, which no loss counts, where it is not in the list. Numbers are taken as they are.
+    A batch has `pixel_values_videos` of shape `(B, F, 3, S, S)`, `input_ids` and `attention_mask` of shape `(B, T)`
+    and, if the rows have answers, `labels` of shape `(B,)`: the class index of each answer, -100, which the loss
+    ignores, for unknown answers. Integer answers are used unchanged.
 
-    Args (besides those of `VideoCollator`):
-        label2id: the model's `config.label2id`, or LAVIS's `ans2label.json`.
+    Args (in addition to those of [`VideoCollator`]):
+        label2id (`Mapping[str, int]`): the model's `config.label2id`, or LAVIS's `ans2label.json`.
     """
 
     def __init__(self, *args: Any, label2id: Mapping[str, int], **kwargs: Any) -> None:
@@ -102,15 +112,15 @@ class VideoQuestionAnsweringCollator(VideoCollator):
         self.text_options = {"cleaning": "question", **self.text_options}
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        rows, clips = self._clips(rows)
+        rows, clips = self._load_clips(rows)
         batch: dict[str, Any] = {"pixel_values_videos": clips}
-        batch.update(self._texts([self._field(row, "question") for row in rows]))
-        if self._has(rows[0], "answer"):
+        batch.update(self._tokenize([self._field(row, "question") for row in rows]))
+        if self._has_field(rows[0], "answer"):
             batch["labels"] = torch.tensor([self._label(self._field(row, "answer")) for row in rows], dtype=torch.long)
         return batch
 
     def _label(self, answer: str | int) -> int:
-        return self.label2id.get(answer, NOT_AN_ANSWER) if isinstance(answer, str) else int(answer)
+        return self.label2id.get(answer, IGNORE_INDEX) if isinstance(answer, str) else int(answer)
 
 
 __all__ = ["VideoCollator", "VideoQuestionAnsweringCollator", "VideoTextCollator"]

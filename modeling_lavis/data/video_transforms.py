@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training transform of ALPRO, split as that of pictures: `draw` decides what happens, `apply` does it.
+"""Training transform of videos as in ALPRO, with the same two steps as that of images: `draw` and `apply`.
 
-With the draws of the original put in, the result equals that of LAVIS 1.0.2 bit for bit, once frames are decoded and
-resized.
+Given decoded and resized frames and the draws of the original, the result is bit-exact with LAVIS 1.0.2.
 
-Letters: F frames, S side, L frames of the video (or of the part that is asked for).
+Shapes: F frames of a clip, S side length.
 """
 
 from collections.abc import Sequence
@@ -16,20 +15,27 @@ import torch
 from torch.nn import functional
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from modeling_lavis.data.randaugment import OPERATIONS, Draws, Operation, TorchDraws, apply_operations, arguments_of
+from modeling_lavis.data.randaugment import OPERATIONS, Draws, Operation, TorchDraws, apply_operations, draw_arguments
 from modeling_lavis.data.transforms import draw_crop
-from modeling_lavis.models.video_processing_lavis import list_of_videos, video_frames
-from modeling_lavis.models.video_sampling import SAMPLINGS, frame_indices
+from modeling_lavis.models.video_processing_lavis import (
+    SAMPLINGS,
+    list_of_videos,
+    load_video_frames,
+    sample_frame_indices,
+)
 
 
 @dataclass(frozen=True)
 class VideoTrainDraw:
-    """Everything that is random about one clip, apart from which frames are taken.
+    """
+    All random choices of the transform of one clip, apart from the sampled frames.
 
     Args:
-        crop: (top, left, height, width) of the part that is kept of every frame, in pixels of the resized frame.
-        flip: whether the clip is mirrored left to right.
-        operations: for each frame what the augmentation does, in order; empty for none.
+        crop (`tuple[int, int, int, int]`):
+            top, left, height and width of the crop of every frame, in pixels of the resized frame.
+        flip (`bool`, *optional*, defaults to `False`): whether to flip horizontally.
+        operations (`Sequence[Sequence[Operation]]`, *optional*, defaults to `()`):
+            operations of the augmentation for each frame, in order; empty for no augmentation.
     """
 
     crop: tuple[int, int, int, int]
@@ -38,53 +44,76 @@ class VideoTrainDraw:
 
 
 class FrameDraws:
-    """Draws of `frame_indices` (`random.Random`'s method) from a `torch.Generator`, None for the global one."""
+    """
+    Source of randomness for `sample_frame_indices` (like `random.Random`) that uses a generator of torch.
+
+    Args:
+        generator (`torch.Generator`, *optional*): defaults to the global one.
+    """
 
     def __init__(self, generator: torch.Generator | None = None) -> None:
         self.generator = generator
 
     def sample(self, population: Sequence[int], k: int) -> list[int]:
-        """`k` different entries of `population`."""
-        return [population[place] for place in torch.randperm(len(population), generator=self.generator)[:k].tolist()]
+        """Sample `k` entries of `population` without replacement."""
+        return [population[index] for index in torch.randperm(len(population), generator=self.generator)[:k].tolist()]
 
 
 def draw_frame_operations(draws: Any, frames: int, count: int = 2, level: int = 5) -> list[list[Operation]]:
-    """Draw what is done to each frame of a clip: the same different operations for all, warps with a sign for each.
+    """
+    Sample the operations for each frame of a clip.
+
+    The names of the operations differ from each other and are the same for all frames; the signs of shears,
+    translations and rotations are sampled for each frame.
 
     Args:
-        draws: source of randomness ([`Draws`]). With `numpy.random.RandomState(seed)` the operations are those that the
-            original draws after `numpy.random.seed(seed)`.
-        frames: F.
-        count: operations, at most as many as there are.
-        level: strength, 0 to 10.
+        draws ([`Draws`]):
+            source of randomness. With `numpy.random.RandomState(seed)`, the operations are those that the original
+            samples after `numpy.random.seed(seed)`.
+        frames (`int`): number of frames F.
+        count (`int`, *optional*, defaults to 2): number of operations to sample, at most the number of known ones.
+        level (`int`, *optional*, defaults to 5): strength from 0 to 10.
+
+    Returns:
+        `list[list[Operation]]`: the operations of each frame, in order.
     """
     if isinstance(draws, np.random.RandomState):
-        # parity: names without replacement, and one number for each of them that decides nothing
+        # parity: the original samples names without replacement, and an unused number for each
         names = [str(name) for name in draws.choice(list(OPERATIONS), count, replace=False)]
         draws.random_sample(count)
     else:
-        left = list(OPERATIONS)
-        names = [left.pop(int(draws.random() * len(left))) for _ in range(count)]
-    return [[Operation(name, arguments_of(name, level, draws)) for name in names] for _ in range(frames)]
+        remaining = list(OPERATIONS)
+        names = [remaining.pop(int(draws.random() * len(remaining))) for _ in range(count)]
+    return [[Operation(name, draw_arguments(name, level, draws)) for name in names] for _ in range(frames)]
 
 
 class VideoTrainTransform:
-    """Frames at random from both halves of the video, random resized crop, flip, augmentation, normalisation.
+    """
+    Random frames of both halves of the video, random resized crop, horizontal flip, augmentation, normalization.
 
-    Crop, flip and names of the operations are the same for all frames of a clip. Frames are resized to (S, S) before
-    the crop, so a crop is enlarged from there, as in the original.
+    Crop, flip and the names of the operations are the same for all frames of a clip. As in the original, frames are
+    resized to (S, S) before the crop, which is then enlarged to (S, S) again.
 
     Args:
-        image_size: S.
-        num_frames: F.
-        sampling: "headtail" (published), "uniform" or "random"; see `video_sampling`.
-        min_scale, max_scale: bounds of the share of the area that is kept.
-        augment: whether the augmentation of `randaugment` is drawn.
-        count, level: how many operations are drawn, and their strength from 0 to 10.
-        wrap_overshoot: the bicubic enlargement overshoots at sharp edges; True (published) lets the values wrap round,
-            so that white may turn black in single pixels, False holds them at 0 and 255.
-        flip_probability: of mirroring; 0 for data whose texts tell left from right.
-        image_mean, image_std: per channel, in 0..1; default those of CLIP.
+        image_size (`int`, *optional*, defaults to 224): side length S of the result in pixels.
+        num_frames (`int`, *optional*, defaults to 8): number of frames F to sample.
+        sampling (`str`, *optional*, defaults to `"headtail"`):
+            `"headtail"` (as published), `"uniform"` or `"random"`; see `sample_frame_indices`.
+        min_scale (`float`, *optional*, defaults to 0.5): minimum area of the crop, as a fraction of that of the frame.
+        max_scale (`float`, *optional*, defaults to 1.0): maximum area of the crop, as a fraction of that of the frame.
+        augment (`bool`, *optional*, defaults to `True`): whether to apply the augmentation of `randaugment`.
+        count (`int`, *optional*, defaults to 2): number of operations to sample.
+        level (`int`, *optional*, defaults to 5): strength of the operations from 0 to 10.
+        wrap_overshoot (`bool`, *optional*, defaults to `True`):
+            what happens to values that bicubic interpolation moves out of 0..255 at sharp edges. `True` (as published)
+            wraps them around, so that single white pixels may turn black; `False` clips them.
+        flip_probability (`float`, *optional*, defaults to 0.5):
+            probability of the flip; 0 for datasets whose texts distinguish left from right.
+        image_mean (`Sequence[float]`, *optional*, defaults to CLIP's): mean of each channel.
+        image_std (`Sequence[float]`, *optional*, defaults to CLIP's): standard deviation of each channel.
+
+    Raises:
+        ValueError: an option is out of range, or `sampling` is unknown.
     """
 
     def __init__(
@@ -104,13 +133,13 @@ class VideoTrainTransform:
     ) -> None:
         if image_size < 1 or num_frames < 1 or not 0 < min_scale <= max_scale:
             raise ValueError(
-                f"image_size is {image_size}, num_frames {num_frames}, the scale from {min_scale} to {max_scale}; "
-                "expected a positive size, at least one frame, and 0 < min_scale <= max_scale."
+                f"image_size is {image_size}, num_frames is {num_frames}, the scale is from {min_scale} to {max_scale};"
+                " expected a positive size, at least one frame, and 0 < min_scale <= max_scale."
             )
         if sampling not in SAMPLINGS:
             raise ValueError(f"sampling is {sampling!r}; expected one of {', '.join(SAMPLINGS)}.")
         if not 0 <= count <= len(OPERATIONS):
-            raise ValueError(f"count is {count}; the operations of a clip differ, and there are {len(OPERATIONS)}.")
+            raise ValueError(f"count is {count}; expected 0 to {len(OPERATIONS)} (the number of operations).")
         self.image_size = image_size
         self.num_frames = num_frames
         self.sampling = sampling
@@ -130,15 +159,22 @@ class VideoTrainTransform:
         start: float | None = None,
         end: float | None = None,
     ) -> torch.Tensor:
-        """Read, draw and apply.
+        """
+        Load the frames of a video, and sample and apply a transform.
 
         Args:
-            video: what `LavisVideoProcessor` takes as one video.
-            generator: source of randomness; None takes torch's global one, which data loaders seed for each worker.
-            start, end: seconds between which frames are taken, of files only.
+            video: one video; see `LavisVideoProcessor`.
+            generator (`torch.Generator`, *optional*):
+                source of randomness; defaults to the global one of torch, which data loaders seed for each worker.
+            start (`float`, *optional*): time in seconds from which frames are sampled; for files only.
+            end (`float`, *optional*): time in seconds before which frames are sampled; for files only.
 
         Returns:
-            float32 (F, 3, S, S).
+            `torch.Tensor` of shape `(F, 3, S, S)`: float32.
+
+        Raises:
+            FileNotFoundError, OSError: the video cannot be read; the message contains its name.
+            ValueError: several videos are given, or there are no frames between `start` and `end`.
         """
         frames = self.read(video, generator, start, end)
         return self.apply(frames, self.draw(generator))
@@ -150,16 +186,24 @@ class VideoTrainTransform:
         start: float | None = None,
         end: float | None = None,
     ) -> np.ndarray:
-        """The frames of a video that are drawn: uint8 (F, S, S, 3)."""
+        """
+        Load randomly sampled frames of a video, resized.
+
+        Args:
+            video, generator, start, end: as for a call.
+
+        Returns:
+            `np.ndarray` of shape `(F, S, S, 3)`: uint8.
+        """
         videos = list_of_videos(video)
         if len(videos) != 1:
-            raise ValueError(f"Got {len(videos)} videos; the transform takes one at a time.")
+            raise ValueError(f"Got {len(videos)} videos; expected one at a time.")
 
-        def choose(length: int, first: int, last: int | None) -> list[int]:
+        def sample(length: int, first: int, last: int | None) -> list[int]:
             draws = FrameDraws(generator)
-            return frame_indices(length, self.num_frames, self.sampling, draws, first, last)
+            return sample_frame_indices(length, self.num_frames, self.sampling, draws, first, last)
 
-        return video_frames(videos[0], choose, self.image_size, self.image_size, start, end)
+        return load_video_frames(videos[0], sample, self.image_size, self.image_size, start, end)
 
     def draw(
         self,
@@ -167,12 +211,17 @@ class VideoTrainTransform:
         operation_draws: Draws | None = None,
         num_frames: int | None = None,
     ) -> VideoTrainDraw:
-        """Draw what happens to a clip.
+        """
+        Sample a transform.
 
         Args:
-            generator: source of randomness; None takes torch's global one.
-            operation_draws: source for the operations; None takes `generator`.
-            num_frames: frames of the clip, F by default.
+            generator (`torch.Generator`, *optional*): source of randomness; defaults to the global one of torch.
+            operation_draws ([`Draws`], *optional*):
+                source of randomness of the operations; defaults to `generator`.
+            num_frames (`int`, *optional*): number of frames of the clip; defaults to F.
+
+        Returns:
+            `VideoTrainDraw`: the transform.
         """
         crop = draw_crop(self.image_size, self.image_size, self.scale, generator=generator)
         flip = bool(torch.rand(1, generator=generator) < self.flip_probability)
@@ -183,38 +232,54 @@ class VideoTrainTransform:
         return VideoTrainDraw(crop, flip, operations)
 
     def apply(self, frames: np.ndarray, draw: VideoTrainDraw) -> torch.Tensor:
-        """Apply a draw to frames.
+        """
+        Apply a sampled transform.
 
         Args:
-            frames: uint8 (F, S, S, 3).
-            draw: what happens.
+            frames (`np.ndarray` of shape `(F, S, S, 3)`): uint8.
+            draw ([`VideoTrainDraw`]): the transform.
 
         Returns:
-            float32 (F, 3, S, S).
+            `torch.Tensor` of shape `(F, 3, S, S)`: float32.
+
+        Raises:
+            ValueError: the frames have another dtype or shape, or the transform is for another number of frames.
         """
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-            raise ValueError(f"Frames are {frames.dtype} {frames.shape}; expected uint8 (F, S, S, 3).")
+            raise ValueError(
+                f"Got frames of {frames.dtype} and shape {frames.shape}; expected uint8 and shape (F, S, S, 3)."
+            )
         if draw.operations and len(draw.operations) != len(frames):
             raise ValueError(f"The draw has operations for {len(draw.operations)} frames, the clip has {len(frames)}.")
-        top, left, high, wide = draw.crop
-        part = torch.from_numpy(frames[:, top : top + high, left : left + wide]).permute(0, 3, 1, 2).float()
-        # parity: enlarged as floats and without antialiasing
-        part = functional.interpolate(part, size=(self.image_size, self.image_size), mode="bicubic")
+        top, left, height, width = draw.crop
+        cropped = torch.from_numpy(frames[:, top : top + height, left : left + width]).permute(0, 3, 1, 2).float()
+        # parity: interpolated as floats and without antialiasing
+        cropped = functional.interpolate(cropped, size=(self.image_size, self.image_size), mode="bicubic")
         if draw.flip:
-            part = part.flip(-1)
-        part = part.permute(0, 2, 3, 1)
+            cropped = cropped.flip(-1)
+        cropped = cropped.permute(0, 2, 3, 1)
         if not self.wrap_overshoot:
-            part = part.clamp(0, 255)
-        clip = part.numpy().astype(np.int32).astype(np.uint8)
+            cropped = cropped.clamp(0, 255)
+        clip = cropped.numpy().astype(np.int32).astype(np.uint8)
         if draw.operations:
             clip = np.stack([apply_operations(*pair) for pair in zip(clip, draw.operations, strict=True)])
-        pixels = torch.from_numpy(clip).permute(0, 3, 1, 2).float() / 255
+        pixel_values = torch.from_numpy(clip).permute(0, 3, 1, 2).float() / 255
         mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (self.image_mean, self.image_std))
-        return ((pixels - mean) / std).contiguous()
+        return ((pixel_values - mean) / std).contiguous()
 
 
 def alpro_video_train(image_size: int = 224, num_frames: int = 8, **options: Any) -> VideoTrainTransform:
-    """The training transform of ALPRO: crop, flip, two different operations of strength 5 on every frame."""
+    """
+    Training transform of ALPRO: crop, flip, two different operations of strength 5.
+
+    Args:
+        image_size (`int`, *optional*, defaults to 224): side length S of the result in pixels.
+        num_frames (`int`, *optional*, defaults to 8): number of frames F to sample.
+        options: other options of [`VideoTrainTransform`].
+
+    Returns:
+        `VideoTrainTransform`: transform from a video to float32 of shape `(F, 3, S, S)`.
+    """
     return VideoTrainTransform(image_size, num_frames, **options)
 
 

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures to normalised pixels, exactly as LAVIS's evaluation transform does it.
+"""LAVIS's image evaluation transform as image processors.
 
-`LavisImageProcessor` (PIL) gives the same floats as the original, bit for bit. `LavisImageProcessorTorchvision`
-is the faster one, for people who choose it: it resizes batches of uint8 tensors, also on an accelerator, and
-differs from the exact one by up to about 0.03 in normalised units (two of 255 grey levels).
+`LavisImageProcessor` (PIL backend) is bit-exact with the original. `LavisImageProcessorTorchvision` is faster: it
+resizes batches of uint8 tensors, optionally on an accelerator, and differs from the exact one by up to about 0.03 in
+normalized units (2 of 255 gray levels).
 
-Letters: B batch, C channels (3), H height, W width, S side after resizing.
+Shapes: B batch size, C channels (3), H height, W width, S side length after resizing.
 
-What becomes of each kind of picture:
+Both convert every input to 8-bit RGB first:
 
-* transparency (RGBA, LA, palettes with a transparent entry) is dropped, not blended, as `convert("RGB")` does;
-* 16-bit grey keeps its high byte (PIL would clip everything above 255 to white);
-* floats are taken as 0..1, 0..255 or 0..65535, whichever their largest value fits;
-* the EXIF orientation is applied, so that a photo is seen upright and a path, an opened file and the loaders of
-  transformers' pipelines agree. The original ignored it: `do_exif_transpose=False` is the parity setting.
+* transparency (RGBA, LA, palettes with a transparent entry) is dropped, not blended, as by `convert("RGB")`;
+* 16-bit grayscale keeps the high byte (PIL would clip everything above 255 to white);
+* the range of float arrays is inferred from their maximum: 0..1, 0..255 or 0..65535;
+* the EXIF orientation is applied, so that a path, an opened file and the loaders of transformers' pipelines give the
+  same result. The original ignores it: `do_exif_transpose=False` is the parity setting.
 """
 
 import difflib
@@ -41,88 +41,105 @@ from transformers.utils import is_torchvision_available
 
 
 class LavisImagesKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
-    """Options of the image processors: those of transformers, and `do_exif_transpose` (default True)."""
+    """
+    Options of the image processors, in addition to those of transformers:
+
+    do_exif_transpose (`bool`, *optional*, defaults to `True`): whether to apply the EXIF orientation.
+    """
 
     do_exif_transpose: bool | None
 
 
-def open_picture(source: Any) -> Any:
-    """Open a picture that is given by its address; pictures and arrays are returned as they are.
+def open_image(source: Any) -> Any:
+    """
+    Open an image given by its path or URL; images, arrays and tensors are returned unchanged.
 
     Args:
-        source: a path, a URL (`http://`, `https://`), a `data:image/` URI, a `PIL.Image.Image`, a NumPy array or
-            a tensor. A URL is fetched by transformers' own loader, which always applies the EXIF orientation.
+        source (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
+            a path, a URL (`http://`, `https://`), a `data:image/` URI, or an image. URLs are loaded by transformers'
+            `load_image`, which always applies the EXIF orientation.
 
     Returns:
-        A fully decoded `PIL.Image.Image` for an address, otherwise `source`.
+        A fully decoded `PIL.Image.Image` for a path or URL, otherwise `source`.
 
     Raises:
-        FileNotFoundError: no such file. OSError: the file is broken, truncated or no picture. Both name it.
+        FileNotFoundError: the file does not exist; the message contains its name.
+        OSError: the file is corrupted, truncated or not an image; the message contains its name.
+        TypeError: `source` has another type.
     """
     if isinstance(source, PIL.Image.Image):
-        return _decoded(source, getattr(source, "filename", "") or "given as a PIL image")
+        return _load(source, getattr(source, "filename", "") or "given as a PIL image")
     if isinstance(source, (np.ndarray, torch.Tensor)):
         return source
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(
-            f"A picture is given as {type(source).__name__}; expected a path, a URL, a PIL image, a NumPy array or a"
-            " tensor, alone or in a list. A row of a dataset has to be indexed first, e.g. row['image']."
+            f"Got an image of type {type(source).__name__}; expected a path, a URL, a PIL image, a NumPy array or a"
+            " tensor, or a list of them. To pass a row of a dataset, select its image first, e.g. row['image']."
         )
-    address = os.fspath(source)
-    if isinstance(address, str) and address.startswith(("http://", "https://", "data:image/")):
+    path = os.fspath(source)
+    if isinstance(path, str) and path.startswith(("http://", "https://", "data:image/")):
         try:
-            return load_image(address)
-        except Exception as error:  # the HTTP client, base64 and PIL each raise kinds of their own
-            raise OSError(f"Cannot read a picture from {_short(address)}: {error}") from error
-    if not os.path.exists(address):
-        raise FileNotFoundError(f"No such picture: {_short(address)}. Check the path, or the folder it is relative to.")
+            return load_image(path)
+        except Exception as error:  # the HTTP client, base64 and PIL raise unrelated types
+            raise OSError(f"Cannot read an image from {_shorten(path)}: {error}") from error
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"No such image: {_shorten(path)}. Check the path, or the folder it is relative to.")
     try:
-        picture = PIL.Image.open(address)
+        image = PIL.Image.open(path)
     except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise OSError(f"Cannot read the picture {_short(address)}: {error}") from error
+        raise OSError(f"Cannot read the image {_shorten(path)}: {error}") from error
     try:
-        return _decoded(picture, address)
+        return _load(image, path)
     except (OSError, ValueError):
-        picture.close()
+        image.close()
         raise
 
 
-def upright(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """Turn a picture as its EXIF orientation says; unreadable EXIF data counts as none."""
+def apply_exif_orientation(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Rotate or mirror an image as its EXIF orientation says; unreadable EXIF data is ignored."""
     try:
-        return PIL.ImageOps.exif_transpose(picture)
-    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):  # what PIL raises on damaged EXIF blocks
-        return picture
+        return PIL.ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):  # what PIL raises on corrupted EXIF data
+        return image
 
 
-def to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """Convert a PIL picture of any mode to 8-bit RGB; transparency is dropped (see the head of this file)."""
-    if picture.mode == "RGB":
-        return picture
-    if picture.mode.startswith("I") or picture.mode == "F":
-        return PIL.Image.fromarray(rgb_array(np.asarray(picture)))
-    if picture.mode in ("RGBa", "La"):
-        return picture.convert("RGBA" if picture.mode == "RGBa" else "LA").convert("RGB")
-    if picture.mode == "LAB":
+def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Convert a PIL image of any mode to 8-bit RGB. Transparency is dropped, see the head of this file."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return PIL.Image.fromarray(to_rgb_array(np.asarray(image)))
+    if image.mode in ("RGBa", "La"):
+        return image.convert("RGBA" if image.mode == "RGBa" else "LA").convert("RGB")
+    if image.mode == "LAB":
         from PIL import ImageCms
 
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.applyTransform(picture, ImageCms.buildTransform(*profiles, "LAB", "RGB"))
-        return picture if converted is None else converted  # None is returned for work in place only
-    return picture.convert("RGB")
+        converted = ImageCms.applyTransform(image, ImageCms.buildTransform(*profiles, "LAB", "RGB"))
+        return image if converted is None else converted  # None is returned for in-place conversion only
+    return image.convert("RGB")
 
 
-def rgb_array(values: np.ndarray, input_data_format: str | ChannelDimension | None = None) -> np.ndarray:
-    """Convert an array to 8-bit RGB of shape (H, W, 3).
+def to_rgb_array(values: np.ndarray, input_data_format: str | ChannelDimension | None = None) -> np.ndarray:
+    """
+    Convert an array to 8-bit RGB.
 
     Args:
-        values: (H, W), (H, W, c) or (c, H, W) with c = 1 (grey), 2 (grey, alpha), 3 or 4 (alpha is dropped);
-            bool, integers of 8 or 16 bits, or floats in 0..1, 0..255 or 0..65535.
-        input_data_format: "channels_first" or "channels_last" where the shape leaves it open.
+        values (`np.ndarray` of shape `(H, W)`, `(H, W, channels)` or `(channels, H, W)`):
+            image with 1 (grayscale), 2 (grayscale, alpha), 3 or 4 (RGB, alpha) channels; alpha is dropped. Booleans,
+            integers of 8 or 16 bits, or floats in 0..1, 0..255 or 0..65535.
+        input_data_format (`str`, *optional*):
+            `"channels_first"` or `"channels_last"`; inferred from the shape by default.
+
+    Returns:
+        `np.ndarray` of shape `(H, W, 3)`: 8-bit RGB.
+
+    Raises:
+        ValueError: the shape, the dtype or the range of values is none of the above.
     """
     if values.ndim not in (2, 3) or 0 in values.shape:
         raise ValueError(
-            f"A picture has shape {tuple(values.shape)}; expected (H, W), (H, W, channels) or (channels, H, W)."
+            f"Got an image of shape {tuple(values.shape)}; expected (H, W), (H, W, channels) or (channels, H, W)."
         )
     if values.ndim == 2:
         values = values[..., None]
@@ -132,26 +149,30 @@ def rgb_array(values: np.ndarray, input_data_format: str | ChannelDimension | No
                 input_data_format = infer_channel_dimension_format(values, num_channels=(1, 2, 3, 4))
             except ValueError:
                 raise ValueError(
-                    f"A picture has shape {tuple(values.shape)}; expected 1, 2, 3 or 4 channels in the first or the"
-                    " last place."
+                    f"Got an image of shape {tuple(values.shape)}; expected 1, 2, 3 or 4 channels in the first or the"
+                    " last dimension."
                 ) from None
         if ChannelDimension(input_data_format) == ChannelDimension.FIRST:
             values = np.moveaxis(values, 0, -1)
-    values = _to_8_bit(values)
+    values = _to_uint8(values)
     if values.shape[-1] <= 2:
         return np.repeat(values[..., :1], 3, axis=-1)
     return np.ascontiguousarray(values[..., :3])
 
 
-def rows_of_pictures(images: Any) -> tuple[list[Any], bool]:
-    """Bring one picture, a list, a nested list of pairs, or a batched array into one flat list.
+def flatten_images(images: Any) -> tuple[list[Any], bool]:
+    """
+    Flatten an image, a list, a nested list of pairs, or a batched array into one list.
 
     Args:
-        images: a picture (see `open_picture`); a list of them; an array (B, C, H, W) or (B, H, W, C); for pairs a
-            list of two-element lists or an array with five dimensions (B, 2, ...).
+        images: an image (see [`open_image`]); a list of images; an array of shape `(B, C, H, W)` or `(B, H, W, C)`; for
+            pairs, a list of lists of two images or an array with five dimensions `(B, 2, ...)`.
 
     Returns:
-        The pictures in order, not yet opened, and whether they come in pairs.
+        `tuple[list, bool]`: the images in order, not yet opened, and whether they are pairs.
+
+    Raises:
+        ValueError: the list is empty, or nested in another way.
     """
     if isinstance(images, (np.ndarray, torch.Tensor)):
         if images.ndim <= 3:
@@ -160,7 +181,7 @@ def rows_of_pictures(images: Any) -> tuple[list[Any], bool]:
     if not isinstance(images, (list, tuple)):
         return [images], False
     if not images:
-        raise ValueError("The list of pictures is empty; expected at least one picture.")
+        raise ValueError("The list of images is empty; expected at least one image.")
     rows = [list(row) if isinstance(row, (np.ndarray, torch.Tensor)) and row.ndim > 3 else row for row in images]
     nested = [isinstance(row, (list, tuple)) for row in rows]
     if not any(nested):
@@ -168,14 +189,14 @@ def rows_of_pictures(images: Any) -> tuple[list[Any], bool]:
     lengths = {len(row) if is_row else 1 for row, is_row in zip(rows, nested)}
     if not all(nested) or lengths not in ({1}, {2}):
         raise ValueError(
-            f"Pictures are nested in rows of {sorted(lengths)}; expected a flat list of pictures, or a list in which"
-            " every entry is a pair of two, e.g. [[left, right], [left, right]]."
+            f"Got a nested list of images with rows of {sorted(lengths)}; expected a flat list of images, or a list of"
+            " pairs, e.g. [[left, right], [left, right]]."
         )
-    return [picture for row in rows for picture in row], lengths == {2}
+    return [image for row in rows for image in row], lengths == {2}
 
 
-class _AnyPictures:
-    """What both processors share: opening, conversion to 8-bit RGB, and the pairing of pictures."""
+class _LavisImageProcessorMixin:
+    """Defaults of both image processors, and their handling of inputs: opening, RGB conversion, pairs of images."""
 
     valid_kwargs = LavisImagesKwargs
     resample = PILImageResampling.BICUBIC
@@ -190,15 +211,31 @@ class _AnyPictures:
     do_exif_transpose = True
 
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
-        """Prepare pictures; see the class for what they may be. `return_tensors`: "pt", "np", or None for a list."""
+        """
+        Preprocess images.
+
+        Args:
+            images: an image, a list of images, or a list of pairs of images. An image is a path, a URL, a PIL image of
+                any mode, a NumPy array or a tensor; see [`open_image`] and [`to_rgb_array`].
+            return_tensors (`str`, *optional*): `"pt"`, `"np"`, or `None` for a list of arrays or tensors.
+            kwargs: options of the class, for this call only.
+
+        Returns:
+            `BatchFeature` with `pixel_values` of shape `(B, C, S, S)`, or `(B, 2, C, S, S)` for pairs, float32.
+
+        Raises:
+            FileNotFoundError, OSError: a file cannot be read; the message contains its name.
+            TypeError: an image has an unsupported type, or an option is unknown.
+            ValueError: an image has an unsupported shape or range of values.
+        """
         reject_unknown(type(self).__name__, kwargs, self.valid_kwargs.__annotations__)
         return super().__call__(images, *args, **kwargs)  # type: ignore[misc]
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Open addresses (`open_picture`), keeping the nesting of lists."""
+        """Open paths and URLs with [`open_image`], keeping the nesting of lists."""
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(entry) for entry in image_url_or_urls]
-        return open_picture(image_url_or_urls)
+        return open_image(image_url_or_urls)
 
     def process_image(
         self,
@@ -209,11 +246,11 @@ class _AnyPictures:
         input_data_format: str | ChannelDimension | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Open one picture and bring it to the backend's form, channels first, 8-bit RGB."""
-        image = open_picture(image)
+        """Open an image and convert it to the backend's type: channels first, 8-bit RGB."""
+        image = open_image(image)
         if isinstance(image, PIL.Image.Image):
             if do_exif_transpose:
-                image = upright(image)
+                image = apply_exif_orientation(image)
             if do_convert_rgb:
                 image = np.array(to_rgb(image))
                 input_data_format = ChannelDimension.LAST
@@ -221,9 +258,9 @@ class _AnyPictures:
             if isinstance(image, torch.Tensor):
                 image = image.detach().cpu()
                 image = (image.float() if image.dtype in (torch.bfloat16, torch.float16) else image).numpy()
-            # floats that the caller does not want rescaled have to stay what they are
+            # with do_rescale=False, floats are already in the range that the caller wants
             if do_convert_rgb and (do_rescale or image.dtype.kind != "f"):
-                image = rgb_array(image, input_data_format)
+                image = to_rgb_array(image, input_data_format)
                 input_data_format = ChannelDimension.LAST
         return super().process_image(  # type: ignore[misc]
             image, do_convert_rgb=False, input_data_format=input_data_format, **kwargs
@@ -231,86 +268,110 @@ class _AnyPictures:
 
     def _preprocess_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
         return_tensors = kwargs.pop("return_tensors", None)
-        pictures, in_pairs = rows_of_pictures(images)
-        values = self._pixels(pictures, **kwargs)
+        flat_images, in_pairs = flatten_images(images)
+        values = self._to_pixel_values(flat_images, **kwargs)
         if in_pairs:
             stack = torch.stack if isinstance(values[0], torch.Tensor) else np.stack
             values = [stack(values[first : first + 2]) for first in range(0, len(values), 2)]
         return BatchFeature({"pixel_values": values}, tensor_type=return_tensors)
 
-    def _pixels(self, pictures: list[Any], **kwargs: Any) -> list[Any]:
+    def _to_pixel_values(self, images: list[Any], **kwargs: Any) -> list[Any]:
+        """Preprocess a flat list of images; returns one array or tensor of shape (C, S, S) for each."""
         raise NotImplementedError
 
 
-class LavisImageProcessor(_AnyPictures, PilBackend):
-    """LAVIS's evaluation transform, exact: bicubic resize to (S, S) with PIL, to 0..1, normalised with CLIP's values.
+class LavisImageProcessor(_LavisImageProcessorMixin, PilBackend):
+    """
+    LAVIS's evaluation transform, bit-exact: bicubic resize to (S, S) with PIL, rescaling to 0..1, normalization.
 
-    Takes whatever `open_picture` and `rows_of_pictures` take, of any mode; returns `pixel_values` of shape
-    (B, C, S, S), or (B, 2, C, S, S) for pairs, float32. The aspect ratio is not kept and nothing is cropped.
+    The aspect ratio is not kept and nothing is cropped. Images may have any mode; a list of pairs of images gives
+    `pixel_values` of shape `(B, 2, C, S, S)` instead of `(B, C, S, S)`.
 
-    Args (all keyword arguments, stored in the file that is saved; each can be changed in one call):
-        size (default 384): an int S, or {"height": ..., "width": ...}.
-        image_mean, image_std: default those of CLIP.
-        resample (default bicubic), do_resize, do_rescale, do_normalize, do_convert_rgb (default True).
-        do_exif_transpose (default True): False ignores the EXIF orientation as the original did.
+    All options are keyword arguments, are saved with the processor, and can be changed for a single call.
+
+    Args:
+        size (`int` or `dict`, *optional*, defaults to 384): S in pixels, or `{"height": ..., "width": ...}`.
+        image_mean (`Sequence[float]`, *optional*, defaults to CLIP's): mean of each channel.
+        image_std (`Sequence[float]`, *optional*, defaults to CLIP's): standard deviation of each channel.
+        resample (`PILImageResampling`, *optional*, defaults to bicubic): resampling filter.
+        do_resize (`bool`, *optional*, defaults to `True`): whether to resize.
+        do_rescale (`bool`, *optional*, defaults to `True`): whether to rescale from 0..255 to 0..1.
+        do_normalize (`bool`, *optional*, defaults to `True`): whether to normalize by mean and standard deviation.
+        do_convert_rgb (`bool`, *optional*, defaults to `True`): whether to convert to RGB.
+        do_exif_transpose (`bool`, *optional*, defaults to `True`):
+            whether to apply the EXIF orientation. `False` ignores it, as the original does.
     """
 
-    def _pixels(self, pictures: list[Any], **kwargs: Any) -> list[np.ndarray]:
-        # one at a time, so that no more than one picture of full size is held
-        pixels = []
-        for picture in pictures:
-            values = self.process_image(picture, **kwargs)
-            pixels.append(self._preprocess([values], return_tensors=None, **kwargs)["pixel_values"][0])
-        return pixels
+    def _to_pixel_values(self, images: list[Any], **kwargs: Any) -> list[np.ndarray]:
+        # one at a time, so that at most one full-size image is in memory
+        pixel_values = []
+        for image in images:
+            values = self.process_image(image, **kwargs)
+            pixel_values.append(self._preprocess([values], return_tensors=None, **kwargs)["pixel_values"][0])
+        return pixel_values
 
 
-class LavisImageProcessorTorchvision(_AnyPictures, TorchvisionBackend):
-    """The faster variant of `LavisImageProcessor`: same options, same shapes, not the same floats.
+class LavisImageProcessorTorchvision(_LavisImageProcessorMixin, TorchvisionBackend):
+    """
+    Faster variant of [`LavisImageProcessor`] with the same options and shapes; its values differ slightly.
 
-    Pictures of one size are resized together as uint8 tensors, on `device` if one is given. Needs torchvision.
+    Images of equal size are resized together as uint8 tensors, on `device` if the call gives one.
+
+    Raises:
+        ImportError: torchvision is not installed.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         if not is_torchvision_available():
             raise ImportError(
-                "LavisImageProcessorTorchvision needs torchvision: pip install 'modeling-lavis[train]' brings it, or"
-                " use LavisImageProcessor, which needs PIL only and is exact."
+                "LavisImageProcessorTorchvision needs torchvision: install it with pip install 'modeling-lavis[train]',"
+                " or use LavisImageProcessor, which needs PIL only and is exact."
             )
         super().__init__(**kwargs)
 
-    def _pixels(self, pictures: list[Any], **kwargs: Any) -> list[torch.Tensor]:
-        values = [self.process_image(picture, **kwargs) for picture in pictures]
+    def _to_pixel_values(self, images: list[Any], **kwargs: Any) -> list[torch.Tensor]:
+        values = [self.process_image(image, **kwargs) for image in images]
         return list(self._preprocess(values, return_tensors=None, **kwargs)["pixel_values"])
 
 
-def reject_unknown(what: str, given: Collection[str], known: Collection[str]) -> None:
-    """Raise a TypeError that names the first option that `what` does not take, and the closest that it does."""
+def reject_unknown(owner: str, given: Collection[str], known: Collection[str]) -> None:
+    """
+    Check the names of options.
+
+    Args:
+        owner (`str`): name of the class that takes the options, for the message.
+        given (`Collection[str]`): names to check.
+        known (`Collection[str]`): names that the class takes.
+
+    Raises:
+        TypeError: a name is unknown; the message contains it, and the closest known name.
+    """
     for name in given:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             names = sorted(known) if isinstance(known, Set) else list(known)
-            few = names[:20] + ["..."] * (len(names) > 20)
-            hint = f" Did you mean {close[0]!r}?" if close else f" It takes {', '.join(few)}."
-            raise TypeError(f"{what} got an unexpected option {name!r}.{hint}")
+            listed = names[:20] + ["..."] * (len(names) > 20)
+            hint = f" Did you mean {close[0]!r}?" if close else f" It takes {', '.join(listed)}."
+            raise TypeError(f"{owner} got an unexpected option {name!r}.{hint}")
 
 
-def _decoded(picture: PIL.Image.Image, name: Any) -> PIL.Image.Image:
+def _load(image: PIL.Image.Image, name: Any) -> PIL.Image.Image:
     try:
-        picture.load()
+        image.load()
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise OSError(f"Cannot read the picture {_short(name)}: {error}") from error
-    if 0 in picture.size:
-        raise ValueError(f"The picture {_short(name)} has size {picture.size}; expected at least one pixel.")
-    return picture
+        raise OSError(f"Cannot read the image {_shorten(name)}: {error}") from error
+    if 0 in image.size:
+        raise ValueError(f"The image {_shorten(name)} has size {image.size}; expected at least one pixel.")
+    return image
 
 
-def _to_8_bit(values: np.ndarray) -> np.ndarray:
+def _to_uint8(values: np.ndarray) -> np.ndarray:
     if values.dtype == np.uint8:
         return values
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * 255
     if values.dtype.kind not in "iuf":
-        raise ValueError(f"A picture is an array of {values.dtype}; expected whole numbers or floats.")
+        raise ValueError(f"Got an image as an array of {values.dtype}; expected integers or floats.")
     low, high = values.min(), values.max()
     if values.dtype.kind in "iu" and low >= 0:
         if values.dtype.itemsize == 2 or 255 < high <= 65535:
@@ -321,11 +382,24 @@ def _to_8_bit(values: np.ndarray) -> np.ndarray:
         scale = 255.0 if high <= 1 else 1.0 if high <= 255 else 1 / 257
         return np.rint(values * scale).astype(np.uint8)
     raise ValueError(
-        f"A picture of {values.dtype} holds values from {low} to {high}; expected 0..1, 0..255 or 0..65535. A picture"
-        " that is normalised already goes to the model directly, not through the image processor."
+        f"Got an image of {values.dtype} with values from {low} to {high}; expected 0..1, 0..255 or 0..65535. Pass an"
+        " image that is already normalized to the model directly, not through the image processor."
     )
 
 
-def _short(name: Any) -> str:
+def _shorten(name: Any) -> str:
     text = os.fsdecode(name) if isinstance(name, (bytes, os.PathLike)) else str(name)
     return text if len(text) <= 200 else text[:197] + "..."
+
+
+__all__ = [
+    "LavisImageProcessor",
+    "LavisImageProcessorTorchvision",
+    "LavisImagesKwargs",
+    "apply_exif_orientation",
+    "flatten_images",
+    "open_image",
+    "reject_unknown",
+    "to_rgb",
+    "to_rgb_array",
+]

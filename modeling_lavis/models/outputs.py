@@ -17,6 +17,9 @@ from .transformers_compat import cache_field
 #: label of positions and rows that a loss ignores
 IGNORE_INDEX = -100
 
+# Label of the positions that no loss counts; the default `ignore_index` of PyTorch's cross-entropy.
+IGNORE_INDEX = -100
+
 
 @dataclass
 class LavisFeaturesOutput(ModelOutput):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processor of the ALBEF family: pictures and texts in, model inputs and labels out, and results back to text.
+"""Processor of ALBEF.
 
-Every text is laid out as `[CLS] text [SEP]`, answers too: `[CLS]` is what starts the decoder.
+Texts and answers have the format `[CLS] text [SEP]`; `[CLS]` starts the decoder, too.
 """
 
 from typing import Any
@@ -10,16 +10,21 @@ from .processing_image_text import ImageTextProcessorMixin
 
 
 class AlbefProcessor(ImageTextProcessorMixin):
-    """Processor of all ALBEF models.
+    """
+    Processor of all ALBEF models ([Li et al., 2021](https://arxiv.org/abs/2107.07651)).
 
     Args:
-        image_processor: a `LavisImageProcessor` (exact) or a `LavisImageProcessorTorchvision` (faster).
-        tokenizer: a BERT tokenizer; no token is added to it.
-        max_text_length (default 30): tokens kept of a text, the special ones included; None keeps what the tokenizer
-            allows (512). Published: 30 for retrieval, 25 for questions, 40 for entailment and NLVR2.
-        max_words (default 50): words kept by the cleaning; None keeps all.
-        cleaning (default "caption"): "caption", "question" or None; how texts are cleaned before tokenisation.
-            Answers are never cleaned.
+        image_processor (`LavisImageProcessor` or `LavisImageProcessorTorchvision`): exact or faster image processor.
+        tokenizer (`BertTokenizer`): tokenizer; no token is added to it.
+        max_text_length (`int`, *optional*, defaults to 30):
+            maximum number of tokens of a text, special tokens included; `None` uses the limit of the tokenizer (512).
+            Published models use 30 for retrieval, 25 for questions, 40 for visual entailment and NLVR2.
+        max_words (`int`, *optional*, defaults to 50): maximum number of words of a cleaned text; `None` keeps all.
+        cleaning (`str`, *optional*, defaults to `"caption"`):
+            `"caption"`, `"question"` or `None`: how texts are cleaned before tokenization. Answers are never cleaned.
+
+    Raises:
+        ValueError: an option has an unsupported value.
 
     Example:
         >>> inputs = processor(images="dog.jpg", text="a dog on the beach", return_tensors="pt")  # doctest: +SKIP

@@ -1,7 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures, texts and answers in, model inputs and labels out: what processors of images and texts share.
+"""Bases of the processors of images and texts.
 
-Letters: B batch, T text tokens, A answers in a list, S sum of the numbers of answers of a batch, L answer tokens.
+[`ImageTextProcessorMixin`] prepares images, texts and answers. [`PromptProcessorMixin`] adds prompts and captions, for
+models that generate text with BERT's vocabulary.
+
+Texts have one of two formats:
+
+* `"encoder"`: `[CLS] text [SEP]`, for features, retrieval, matching, questions and statements;
+* `"prompt"`: the bos token and the text, for `generate`; without `[SEP]`, padded on the left.
+
+Shapes: B batch size, T text tokens, A answers of a list, S total number of answers of a batch, L answer tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,19 +17,29 @@ from typing import Any
 
 from transformers.image_processing_base import BatchFeature
 
-from .image_processing_lavis import rows_of_pictures
+from .image_processing_lavis import flatten_images
+from .outputs import IGNORE_INDEX
 from .processing_lavis import LavisProcessorMixin, list_of_texts, to_batch
-
-IGNORED = -100
 
 
 class ImageTextProcessorMixin(LavisProcessorMixin):
-    """Base of the processors of images and texts. A family adds its special tokens and its prompts."""
+    """
+    Base of the processors of images and texts.
+
+    A subclass defines the token that starts an answer. The text format `"prompt"` needs [`PromptProcessorMixin`].
+    """
+
+    text_formats: tuple[str, ...] = ("encoder",)
+
+    @property
+    def default_text_format(self) -> str:
+        """Format of the texts of a call that does not give one."""
+        return "encoder"
 
     @property
     def bos_token_id(self) -> int:
-        """Id of the token that starts what is decoded."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what starts an answer.")
+        """Id of the token that starts generated text."""
+        raise NotImplementedError(f"{type(self).__name__} does not define the token that starts an answer.")
 
     @property
     def model_input_names(self) -> list[str]:
@@ -34,81 +52,91 @@ class ImageTextProcessorMixin(LavisProcessorMixin):
         answers: Sequence[str] | Sequence[Sequence[str]] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Prepare pictures, texts and answers for a model.
+        """
+        Prepare images, texts and answers for a model.
 
         Args:
-            images: one picture or a list; a list of pairs for NLVR. A picture is a path, a URL, a PIL image of any
-                mode, a NumPy array or a tensor.
-            text: a string or a list of strings. Of processors with a prompt it may be left out: every picture gets
-                the prompt then, and one prompt for several pictures is given to each of them.
-            answers: a flat list of strings, to be ranked, or one list of strings per question, to learn from.
-            cleaning: "caption", "question" or None, instead of the processor's own.
-            text_format: instead of the processor's own; "encoder" is known to all, "prompt" to captioners.
+            images (*optional*):
+                an image, a list of images, or a list of pairs of images (NLVR2). An image is a path, a URL, a PIL image
+                of any mode, a NumPy array or a tensor.
+            text (`str` or `Sequence[str]`, *optional*):
+                one text or several. If the format is `"prompt"` and images are given, `text` defaults to the
+                processor's prompt, and a single string is repeated for every image.
+            answers (`Sequence[str]` or `Sequence[Sequence[str]]`, *optional*):
+                a flat list of answers to rank (see [`answer_candidates`]), or one list of answers per question to train
+                on (see [`answer_labels`]).
+            cleaning (`str`, *optional*, defaults to the processor's `cleaning`):
+                `"caption"`, `"question"` or `None`: how texts of the format `"encoder"` are cleaned.
+            text_format (`str`, *optional*, defaults to the processor's `text_format`):
+                `"encoder"`, or `"prompt"` if the processor knows prompts.
+            return_tensors (`str`, *optional*): `"pt"`, `"np"`, or `None` for lists.
             kwargs: options of the tokenizer (`padding`, `truncation`, `max_length`, ...) and of the image processor
-                (`size`, ...), and `return_tensors`. Texts are padded to the longest and truncated by default.
+                (`size`, ...). By default, texts are padded to the longest and truncated to `max_text_length`; prompts
+                are truncated only to a `max_length` given here.
 
         Returns:
-            Of what was given: `pixel_values` (B, 3, H, W) or (B, 2, 3, H, W), `input_ids` and `attention_mask`
-            (B, T), and for answers what `answer_candidates` or `answer_labels` return.
+            `BatchFeature` with, depending on the arguments, `pixel_values` of shape `(B, 3, H, W)`, or
+            `(B, 2, 3, H, W)` for pairs, `input_ids` and `attention_mask` of shape `(B, T)`, and the fields that
+            [`answer_candidates`] or [`answer_labels`] returns.
+
+        Raises:
+            FileNotFoundError, OSError: an image cannot be read; the message contains its name.
+            TypeError: an option is unknown, or an image has an unsupported type.
+            ValueError: nothing is given, a text is not a string, the number of texts is not that of the pairs, or an
+                option has an unsupported value.
         """
-        text_format = self._text_format(kwargs.pop("text_format", None))
+        text_format = kwargs.pop("text_format", None)
+        text_format = self.default_text_format if text_format is None else text_format
+        if text_format not in self.text_formats:
+            known = " or ".join(map(repr, self.text_formats))
+            raise ValueError(f"text_format is {text_format!r}; {type(self).__name__} expects {known}.")
         cleaning = kwargs.pop("cleaning", "own")
-        text_kwargs, image_kwargs, return_tensors = self._split_kwargs(self._with_limit(kwargs, text_format))
+        if text_format == "prompt" and "max_length" not in {**(kwargs.get("text_kwargs") or {}), **kwargs}:
+            kwargs["max_length"] = None  # a truncated prompt is another prompt
+        text_kwargs, image_kwargs, return_tensors = self._split_kwargs(kwargs)
+
         data: dict[str, Any] = {}
         if images is not None:
-            pictures, in_pairs = rows_of_pictures(images)
+            flat_images, in_pairs = flatten_images(images)
             data.update(self.image_processor(images, return_tensors=return_tensors, **image_kwargs))
-            text = self._text_for_pictures(text, answers, text_format, len(pictures), in_pairs)
-            if in_pairs and text is not None and len(list_of_texts(text)) != len(pictures) // 2:
-                raise ValueError(f"{len(list_of_texts(text))} texts do not fit {len(pictures) // 2} pairs of pictures.")
-        if text is not None:
-            data.update(self._text_inputs(text, text_format, cleaning, text_kwargs, return_tensors))
+            if text_format == "prompt":
+                if text is None and (self.requires_prompt or (self.prompt and answers is None and not in_pairs)):
+                    text = self.prompt
+                if isinstance(text, str):
+                    text = [text] * len(flat_images)
+            if in_pairs and text is not None and len(list_of_texts(text)) != len(flat_images) // 2:
+                raise ValueError(
+                    f"{len(list_of_texts(text))} texts do not fit {len(flat_images) // 2} pairs of images; give one"
+                    " text per pair."
+                )
+        if text is not None and text_format == "prompt":
+            data.update(self.prompt_inputs(text, return_tensors=return_tensors, **text_kwargs))
+        elif text is not None:
+            data.update(to_batch(self._tokenize(self.clean(text, cleaning), text_kwargs), return_tensors))
         if answers is not None:
-            build: Any = self.answer_candidates if _is_flat(answers) else self.answer_labels
-            data.update(build(answers, return_tensors=return_tensors))
+            prepare_answers: Any = self.answer_candidates if _is_flat(answers) else self.answer_labels
+            data.update(prepare_answers(answers, return_tensors=return_tensors))
         if not data:
-            raise ValueError(f"{type(self).__name__} was called with nothing; give it images, text or answers.")
+            raise ValueError(f"{type(self).__name__} got nothing; expected images, text or answers.")
         return BatchFeature(data)
-
-    def _with_limit(self, kwargs: dict[str, Any], text_format: str) -> dict[str, Any]:
-        """Options of a call, completed by the limit of texts where it is not the processor's own."""
-        return kwargs
-
-    def _text_format(self, asked: str | None) -> str:
-        """The layout of texts in a call; `ValueError` for one that this processor does not know."""
-        if asked not in (None, "encoder"):
-            raise ValueError(f"text_format is {asked!r}; {type(self).__name__} knows 'encoder' only.")
-        return "encoder"
-
-    def _text_for_pictures(
-        self, text: Any, answers: Any, text_format: str, num_pictures: int, in_pairs: bool
-    ) -> str | Sequence[str] | None:
-        """The texts that belong to a call with pictures."""
-        return text
-
-    def _text_inputs(
-        self, text: Any, text_format: str, cleaning: str | None, text_kwargs: Mapping[str, Any], return_tensors: Any
-    ) -> BatchFeature:
-        """`input_ids` and `attention_mask` (B, T) of texts."""
-        return to_batch(self._tokenize(self.clean(text, cleaning), text_kwargs), return_tensors)
 
     # ---- question answering ----
 
-    def _tokenize_answers(self, answers: list[str], options: Mapping[str, Any]) -> dict[str, list[list[int]]]:
-        # parity: the length limit is that of questions; answers are read whole.
-        if options.get("max_length") is None and options.get("padding") != "max_length":
-            options = {"truncation": False, "max_length": None, **options}
-        return self._tokenize_from(answers, self.bos_token_id, options, keep_end=True)
-
     def answer_candidates(self, answers: Sequence[str], return_tensors: Any = "pt", **kwargs: Any) -> BatchFeature:
-        """Ids of a closed list of answers, to be ranked by `rank_answers`.
+        """
+        Tokenize a closed list of answers for `rank_answers`.
 
         Args:
-            answers: A strings, not cleaned.
-            kwargs: `padding`, `max_length` and other options of the tokenizer; answers are not cut by default.
+            answers (`Sequence[str]`): A answers; they are not cleaned.
+            return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"`, `"np"`, or `None` for lists.
+            kwargs: options of the tokenizer (`padding`, `max_length`, ...). Answers are not truncated by default.
 
         Returns:
-            `answer_input_ids`, `answer_attention_mask` (A, L), what starts an answer in slot 0, padded to the longest.
+            `BatchFeature` with `answer_input_ids` and `answer_attention_mask` of shape `(A, L)`: bos token, answer,
+            `[SEP]`, padded on the right to the longest.
+
+        Raises:
+            TypeError: an option is unknown. ValueError: the list is empty or contains something other than strings.
         """
         rows = self._tokenize_answers(list_of_texts(answers, "answers"), kwargs)
         return to_batch({f"answer_{name}": value for name, value in rows.items()}, return_tensors)
@@ -120,49 +148,212 @@ class ImageTextProcessorMixin(LavisProcessorMixin):
         return_tensors: Any = "pt",
         **kwargs: Any,
     ) -> BatchFeature:
-        """Labels to train a question-answering model on, from the answers that people gave.
+        """
+        Labels for training a question answering model on the answers of annotators.
 
         Args:
-            answers: one list of strings (or one string) per question, not cleaned. Equal answers of a question are
-                counted and learnt once, in the order in which they are first seen.
-            weights: one number per answer; by default the share of an answer among those of its question, so that
-                a question's weights sum to 1. With weights given, answers are taken as they are.
-            kwargs: `padding`, `max_length` and other options of the tokenizer; answers are not cut by default.
+            answers (`Sequence[Sequence[str]]` or `Sequence[str]`):
+                one list of answers, or one answer, per question; they are not cleaned. Without `weights`, repeated
+                answers to a question are merged, in order of first appearance.
+            weights (`Sequence[Sequence[float]]`, *optional*):
+                one weight per answer; defaults to the relative frequency of each answer, so that the weights of a
+                question sum to 1.
+            return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"`, `"np"`, or `None` for lists.
+            kwargs: options of the tokenizer (`padding`, `max_length`, ...). Answers are not truncated by default.
 
         Returns:
-            `labels` (S, L): start, answer, `[SEP]`, -100 on pads; `answer_counts` (B,): answers of each question;
-            `answer_weights` (S,).
+            `BatchFeature` with `labels` of shape `(S, L)` (bos token, answer, `[SEP]`, -100 for padding),
+            `answer_counts` of shape `(B,)` (number of answers of each question) and `answer_weights` of shape `(S,)`.
+
+        Raises:
+            TypeError: an option is unknown. ValueError: a question has no answer, an answer is not a string, or the
+                numbers of answers and weights differ.
         """
-        flat, counts, shares = [], [], []
         if weights is not None and len(weights) != len(answers):
-            raise ValueError(f"weights are given for {len(weights)} questions, answers for {len(answers)}.")
-        for number, given in enumerate(answers):
-            given = list_of_texts(given, f"answers[{number}]")
+            raise ValueError(f"Got weights for {len(weights)} questions, answers for {len(answers)}.")
+        flat_answers, counts, flat_weights = [], [], []
+        for index, given in enumerate(answers):
+            given = list_of_texts(given, f"answers[{index}]")
             if weights is None:
-                given, share = answer_shares(given)
+                given, given_weights = answer_shares(given)
             else:
-                share = [float(weight) for weight in weights[number]]
-            if len(share) != len(given):
-                raise ValueError(f"Question {number} has {len(given)} answers and {len(share)} weights.")
-            flat += given
-            shares += share
+                given_weights = [float(weight) for weight in weights[index]]
+            if len(given_weights) != len(given):
+                raise ValueError(f"Question {index} has {len(given)} answers and {len(given_weights)} weights.")
+            flat_answers += given
+            flat_weights += given_weights
             counts.append(len(given))
-        rows = self._tokenize_answers(list_of_texts(flat, "answers"), kwargs)
-        labels = [
-            [token if seen else IGNORED for token, seen in zip(*row, strict=True)]
-            for row in zip(rows["input_ids"], rows["attention_mask"], strict=True)
+        rows = self._tokenize_answers(list_of_texts(flat_answers, "answers"), kwargs)
+        labels = mask_labels(rows["input_ids"], rows["attention_mask"])
+        return to_batch({"labels": labels, "answer_counts": counts, "answer_weights": flat_weights}, return_tensors)
+
+    def _tokenize_answers(self, answers: list[str], text_kwargs: Mapping[str, Any]) -> dict[str, list[list[int]]]:
+        # parity: `max_text_length` is the limit of questions; answers are not truncated
+        if text_kwargs.get("max_length") is None and text_kwargs.get("padding") != "max_length":
+            text_kwargs = {"truncation": False, "max_length": None, **text_kwargs}
+        return self._tokenize_with_bos(answers, self.bos_token_id, text_kwargs, add_eos=True)
+
+
+class PromptProcessorMixin(ImageTextProcessorMixin):
+    """
+    Base of the processors of models that generate captions from a prompt.
+
+    A subclass calls [`set_text_options`] in its `__init__`.
+    """
+
+    text_formats = ("encoder", "prompt")
+    prompt: str
+    text_format: str | None
+
+    @property
+    def requires_prompt(self) -> bool:
+        """Whether the model needs a prompt with every image, even an empty one."""
+        return False
+
+    @property
+    def default_text_format(self) -> str:
+        return self.text_format or ("prompt" if self.prompt or self.requires_prompt else "encoder")
+
+    def set_text_options(
+        self,
+        prompt: str,
+        max_text_length: int | None,
+        max_words: int | None,
+        cleaning: str | None,
+        text_format: str | None,
+    ) -> None:
+        """Check and set the options that the processors of all captioning models have."""
+        if not isinstance(prompt, str):
+            raise ValueError(f"prompt is {prompt!r}; expected a string, '' for no prompt.")
+        if text_format not in (None, *self.text_formats):
+            raise ValueError(f"text_format is {text_format!r}; expected one of {self.text_formats}, or None.")
+        self.prompt = prompt
+        self.max_text_length = max_text_length
+        self.max_words = max_words
+        self.cleaning = cleaning
+        self.text_format = text_format
+        self._check_text_options()
+
+    # ---- captioning ----
+
+    def prompt_inputs(
+        self, prompt: str | Sequence[str] | None = None, return_tensors: Any = "pt", **kwargs: Any
+    ) -> BatchFeature:
+        """
+        Tokenize prompts for `generate`: bos token and prompt, without the final `[SEP]`.
+
+        Args:
+            prompt (`str` or `Sequence[str]`, *optional*, defaults to the processor's `prompt`):
+                one prompt, or one per image; prompts are not cleaned.
+            return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"`, `"np"`, or `None` for lists.
+            kwargs: options of the tokenizer (`padding`, `max_length`, ...). As in the original, prompts are truncated
+                only to a `max_length` given here, not to `max_text_length`.
+
+        Returns:
+            `BatchFeature` with `input_ids` and `attention_mask` of shape `(B, T)`, padded on the left.
+
+        Raises:
+            TypeError: an option is unknown. ValueError: a prompt is not a string.
+        """
+        prompts = list_of_texts(self.prompt if prompt is None else prompt, "prompt")
+        if kwargs.get("max_length") is None:
+            kwargs = {"truncation": False, **kwargs}
+        rows = self._tokenize_with_bos(prompts, self.bos_token_id, kwargs, add_eos=False, padding_side="left")
+        return to_batch(rows, return_tensors)
+
+    def caption_labels(
+        self,
+        captions: str | Sequence[str],
+        return_tensors: Any = "pt",
+        add_prompt: bool = True,
+        cleaning: str | None = "own",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """
+        Inputs and labels for training a captioning model.
+
+        Args:
+            captions (`str` or `Sequence[str]`): one caption per image, without the prompt.
+            return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"`, `"np"`, or `None` for lists.
+            add_prompt (`bool`, *optional*, defaults to `True`):
+                whether to prepend the processor's prompt; `False` for captions that already start with it.
+            cleaning (`str`, *optional*, defaults to the processor's `cleaning`): `"caption"`, `"question"` or `None`.
+            kwargs: options of the tokenizer (`padding`, `max_length`, ...).
+
+        Returns:
+            `BatchFeature` with `input_ids` and `attention_mask` of shape `(B, T)` (bos token, prompt, caption, `[SEP]`)
+            and `labels` of shape `(B, T)`, -100 for the bos token, the prompt and the padding.
+
+        Raises:
+            TypeError: an option is unknown. ValueError: a caption is not a string, or `cleaning` is unknown.
+        """
+        texts = [(self.prompt if add_prompt else "") + caption for caption in self.clean(captions, cleaning)]
+        rows = self._tokenize_with_bos(texts, self.bos_token_id, kwargs, add_eos=True)
+        prompt_length = len(self.tokenizer(self.prompt)["input_ids"]) - 1
+        rows["labels"] = mask_labels(rows["input_ids"], rows["attention_mask"], [prompt_length] * len(texts))
+        return to_batch(rows, return_tensors)
+
+    def post_process_captions(
+        self, outputs: Any, prompt: str | Sequence[str] | None = None, cut: str = "prompt"
+    ) -> list[str]:
+        """
+        Decode generated captions and remove the prompt.
+
+        Args:
+            outputs (`torch.Tensor` of shape `(B, T)`, or `ModelOutput`):
+                token ids that start with the prompt's, or the output of `generate`.
+            prompt (`str` or `Sequence[str]`, *optional*, defaults to the processor's `prompt`):
+                the prompt that `generate` got, or one per input. Several returned sequences per input share its prompt.
+            cut (`str`, *optional*, defaults to `"prompt"`):
+                `"prompt"` removes the prompt from texts that start with it. `"characters"` is the parity setting: as
+                many characters as the prompt has are removed, whatever they are.
+
+        Returns:
+            `list[str]`: one caption per sequence.
+
+        Raises:
+            ValueError: the number of captions is not a multiple of the number of prompts, or `cut` is unknown.
+        """
+        captions = self._decode(outputs)
+        prompts = list_of_texts(self.prompt if prompt is None else prompt, "prompt")
+        if len(captions) % len(prompts):
+            raise ValueError(f"{len(prompts)} prompts do not fit {len(captions)} captions; give one, or one per input.")
+        num_per_prompt = len(captions) // len(prompts)
+        if cut == "characters":
+            return [caption[len(prompts[index // num_per_prompt]) :] for index, caption in enumerate(captions)]
+        if cut != "prompt":
+            raise ValueError(f"cut is {cut!r}; expected 'prompt' or 'characters'.")
+        # decoding lowercases the prompt and changes its spaces
+        decoded = self._decode([self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts])
+        return [
+            caption.removeprefix(decoded[index // num_per_prompt]).strip() for index, caption in enumerate(captions)
         ]
-        return to_batch({"labels": labels, "answer_counts": counts, "answer_weights": shares}, return_tensors)
+
+
+def mask_labels(
+    input_ids: list[list[int]], attention_mask: list[list[int]], prompt_lengths: list[int] | None = None
+) -> list[list[int]]:
+    """Labels of rows of token ids: -100 for padding and for the first `prompt_lengths` tokens of each row."""
+    prompt_lengths = prompt_lengths or [0] * len(input_ids)
+    return [
+        [
+            token_id if is_token and position >= prompt_length else IGNORE_INDEX
+            for position, (token_id, is_token) in enumerate(zip(row, mask, strict=True))
+        ]
+        for row, mask, prompt_length in zip(input_ids, attention_mask, prompt_lengths, strict=True)
+    ]
 
 
 def answer_shares(answers: list[str]) -> tuple[list[str], list[float]]:
-    """Count the answers to one question.
+    """
+    Merge repeated answers to one question.
 
     Args:
-        answers: what people answered, with repetitions.
+        answers (`list[str]`): the answers of all annotators.
 
     Returns:
-        The different answers in the order in which they are first seen, and the share of each among all.
+        `tuple[list[str], list[float]]`: the unique answers in order of first appearance, and their relative
+        frequencies.
     """
     unique = list(dict.fromkeys(answers))
     return unique, [answers.count(answer) / len(answers) for answer in unique]
@@ -172,4 +363,4 @@ def _is_flat(answers: Any) -> bool:
     return isinstance(answers, str) or all(isinstance(answer, str) for answer in answers)
 
 
-__all__ = ["IGNORED", "ImageTextProcessorMixin", "answer_shares"]
+__all__ = ["ImageTextProcessorMixin", "PromptProcessorMixin", "answer_shares", "mask_labels"]

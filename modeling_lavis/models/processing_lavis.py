@@ -1,28 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processors of all families share: text cleaning, layout of texts, checks, loading, answers back to text.
+"""What the processors of all families share: tokenization, checks of options, post-processing and loading.
 
-Letters: B batch, T text tokens, A answers, S sum of the numbers of answers of a batch.
+Shapes: B batch size, T text tokens, k candidates.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_base import BatchFeature, ImageProcessingMixin
 
 from .image_processing_lavis import LavisImageProcessor, LavisImageProcessorTorchvision, reject_unknown
-from .text_cleaning import CLEANINGS, clean_text
+from .modeling_base import HUB_OPTIONS
+from .tokenization_lavis import CLEANINGS, clean_text
 
-# Stored image processor types that are read into ours: transformers' own BLIP under all the names it has had.
-_FOREIGN_IMAGE_PROCESSORS = ("BlipImageProcessor", "BlipImageProcessorFast", "BlipImageProcessorPil", None)
+_OWN_BACKENDS = {"LavisImageProcessor": "pil", "LavisImageProcessorTorchvision": "torchvision"}
+# All names that transformers' BLIP image processor has had (`None`: older repositories do not name it); their options
+# are loaded into our classes.
+_BLIP_IMAGE_PROCESSORS = ("BlipImageProcessor", "BlipImageProcessorFast", "BlipImageProcessorPil", None)
 _OTHER_KWARGS = ("text_kwargs", "images_kwargs", "common_kwargs", "return_tensors")
 
 
 class LavisProcessorMixin(ProcessorMixin):
-    """Base of the processors. A family adds its special tokens, its `__call__` and its labels.
+    """
+    Base of all processors.
 
-    A subclass sets `cleaning`, `max_words` and `max_text_length` in its `__init__`.
+    A subclass implements `__call__`, and sets `cleaning`, `max_words` and `max_text_length` in its `__init__`.
     """
 
     image_processor: Any
@@ -33,7 +36,7 @@ class LavisProcessorMixin(ProcessorMixin):
 
     @property
     def text_kwargs(self) -> dict[str, Any]:  # type: ignore[override]
-        """Defaults of the tokenizer's options; a call overrides them."""
+        """Default options of the tokenizer, which a call can override."""
         return {
             "padding": True,
             "truncation": True,
@@ -47,15 +50,23 @@ class LavisProcessorMixin(ProcessorMixin):
 
     @property
     def pad_token_id(self) -> int:
-        """Id of `[PAD]`; transformers' Seq2SeqTrainer asks its `processing_class` for it."""
+        """Id of the padding token; read by transformers' `Seq2SeqTrainer`."""
         return self.tokenizer.pad_token_id
 
     def clean(self, text: str | Sequence[str], cleaning: str | None = "own") -> list[str]:
-        """Clean one text or several as this processor does before it tokenises.
+        """
+        Clean texts as this processor does before tokenization.
 
         Args:
-            text: a string or a list of strings.
-            cleaning: "caption", "question", None (unchanged); by default what the processor was made with.
+            text (`str` or `Sequence[str]`): one text or several.
+            cleaning (`str`, *optional*, defaults to the processor's `cleaning`):
+                `"caption"`, `"question"`, or `None` to leave the texts unchanged.
+
+        Returns:
+            `list[str]`: the cleaned texts.
+
+        Raises:
+            ValueError: `text` is empty or contains something other than strings, or `cleaning` is unknown.
         """
         cleaning = self.cleaning if cleaning == "own" else cleaning
         return [clean_text(entry, cleaning, self.max_words) for entry in list_of_texts(text)]
@@ -72,17 +83,13 @@ class LavisProcessorMixin(ProcessorMixin):
                 raise ValueError(f"{name}: {option} is {value!r}; expected a positive int, or None for no limit.")
 
     def _split_kwargs(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any]:
-        """Sort the options of a call into those of the tokenizer and those of the image processor.
-
-        Returns:
-            Options of the tokenizer, of the image processor, and `return_tensors`.
-        """
+        """Split the options of a call into those of the tokenizer, those of the image processor, `return_tensors`."""
         reject_unknown(type(self).__name__, kwargs, self._known_kwargs())
         merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         text_kwargs, image_kwargs = dict(merged["text_kwargs"]), dict(merged["images_kwargs"])
-        in_text = text_kwargs.pop("return_tensors", None)
-        in_images = image_kwargs.pop("return_tensors", None)
-        return text_kwargs, image_kwargs, in_text or in_images
+        text_tensors = text_kwargs.pop("return_tensors", None)
+        image_tensors = image_kwargs.pop("return_tensors", None)
+        return text_kwargs, image_kwargs, text_tensors or image_tensors
 
     def _known_kwargs(self) -> set[str]:
         annotations = self.valid_processor_kwargs.__annotations__
@@ -90,25 +97,25 @@ class LavisProcessorMixin(ProcessorMixin):
         known |= set(getattr(getattr(self.image_processor, "valid_kwargs", None), "__annotations__", {}))
         return known | set(_OTHER_KWARGS)
 
-    # ---- tokens ----
+    # ---- tokenization ----
 
     def _tokenize(self, texts: list[str], text_kwargs: Mapping[str, Any]) -> dict[str, list[list[int]]]:
-        """Tokenise as `[CLS] text [SEP]`; every value is a list with one entry per text."""
+        """Tokenize as `[CLS] text [SEP]`; every value has one row per text."""
         for text in texts:
             if not text.isascii():
                 _check_encodable(text)
         encoding = self.tokenizer(texts, **text_kwargs)
         return {name: value for name, value in encoding.items() if name not in self.unused_input_names}
 
-    def _tokenize_from(
+    def _tokenize_with_bos(
         self,
         texts: list[str],
-        first_token_id: int,
+        bos_token_id: int,
         text_kwargs: Mapping[str, Any],
-        keep_end: bool,
+        add_eos: bool,
         padding_side: str = "right",
     ) -> dict[str, list[list[int]]]:
-        """Tokenise with another token in the place of `[CLS]`, with or without the final `[SEP]`, and pad."""
+        """Tokenize with another token in place of `[CLS]`, with or without the final `[SEP]`, and pad."""
         known = self.valid_processor_kwargs.__annotations__["text_kwargs"].__annotations__
         reject_unknown(type(self).__name__, text_kwargs, known)
         options = {"truncation": True, "max_length": self.max_text_length, **text_kwargs}
@@ -116,62 +123,70 @@ class LavisProcessorMixin(ProcessorMixin):
         multiple = options.pop("pad_to_multiple_of", None)
         options.pop("padding_side", None)
         rows = self._tokenize(texts, options)["input_ids"]
-        rows = [[first_token_id, *(row[1:] if keep_end else row[1:-1])] for row in rows]
+        rows = [[bos_token_id, *(row[1:] if add_eos else row[1:-1])] for row in rows]
         length = padded_length(rows, padding, options["max_length"], multiple)
-        ids, mask = [], []
-        for row in rows:
-            pads = max(0, length - len(row))
-            blank, seen = [self.pad_token_id] * pads, [1] * len(row)
-            ids.append(blank + row if padding_side == "left" else row + blank)
-            mask.append([0] * pads + seen if padding_side == "left" else seen + [0] * pads)
-        return {"input_ids": ids, "attention_mask": mask}
+        return pad_rows(rows, length, self.pad_token_id, padding_side)
 
-    # ---- results back to text ----
+    # ---- post-processing ----
 
     def _decode(self, outputs: Any, skip_special_tokens: bool = True, **kwargs: Any) -> list[str]:
-        sequences = getattr(outputs, "sequences", outputs)
-        if isinstance(sequences, torch.Tensor):
-            sequences = sequences.tolist()
-        sequences = list(sequences)
-        if sequences and isinstance(sequences[0], int):
-            sequences = [sequences]
         kwargs.setdefault("clean_up_tokenization_spaces", True)
-        return [self.tokenizer.decode(row, skip_special_tokens=skip_special_tokens, **kwargs) for row in sequences]
+        return [
+            self.tokenizer.decode(row, skip_special_tokens=skip_special_tokens, **kwargs)
+            for row in generated_rows(outputs)
+        ]
 
     def post_process_image_text_to_text(
         self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
     ) -> list[str]:
-        """Decode generated ids, the prompt included, as transformers' pipeline of that name expects it.
+        """
+        Decode generated tokens including the prompt, as transformers' image-text-to-text pipeline expects.
 
         Args:
-            generated_outputs: ids (B, T) or (T,), or the output object of `generate`.
-            skip_special_tokens: whether `[CLS]`, `[SEP]`, `[PAD]` ... are left out.
-            kwargs: passed on to the tokenizer's `decode`.
+            generated_outputs (`torch.Tensor` of shape `(B, T)` or `(T,)`, or `ModelOutput`):
+                token ids, or the output of `generate`.
+            skip_special_tokens (`bool`, *optional*, defaults to `True`): whether to remove special tokens.
+            kwargs: options of the tokenizer's `decode`.
+
+        Returns:
+            `list[str]`: one text per sequence.
         """
         return self._decode(generated_outputs, skip_special_tokens, **kwargs)
 
     def post_process_answers(self, outputs: Any) -> list[str]:
-        """Decode generated answers: ids (B, T), or the output object of `generate`."""
+        """
+        Decode generated answers.
+
+        Args:
+            outputs (`torch.Tensor` of shape `(B, T)`, or `ModelOutput`): token ids, or the output of `generate`.
+
+        Returns:
+            `list[str]`: one answer per sequence.
+        """
         return self._decode(outputs)
 
     def post_process_ranked_answers(
         self, output: Any, answers: Sequence[str], top_k: int | None = None
     ) -> list[list[dict[str, Any]]]:
-        """Name the answers that `rank_answers` ranked.
+        """
+        Convert the output of `rank_answers` to answers.
 
         Args:
-            output: what `rank_answers` returned, with `.candidates` (B, k) and `.scores` (B, k), best first.
-            answers: the list that was ranked, in the same order.
-            top_k: how many to keep per question; None keeps all k.
+            output (`RankedAnswers`): output with `candidates` and `scores` of shape `(B, k)`, best first.
+            answers (`Sequence[str]`): the ranked list of answers, in the same order.
+            top_k (`int`, *optional*): number of answers to return per question; defaults to k.
 
         Returns:
-            One list per question, best first, of {"answer": str, "score": float}. The score is the log-likelihood
-            of the answer (minus the smoothed, summed loss), so it is negative and 0 would be certain.
+            `list[list[dict]]`: for each question `{"answer": str, "score": float}`, best first. The score is the
+            log-likelihood of the answer (the negative of its summed, label-smoothed loss).
+
+        Raises:
+            ValueError: `answers` is shorter than the list that was ranked.
         """
         if int(output.candidates.max()) >= len(answers):
             raise ValueError(
-                f"An answer with index {int(output.candidates.max())} was ranked, but {len(answers)} answers are given;"
-                " pass the same list that was tokenised."
+                f"The answer with index {int(output.candidates.max())} was ranked, but {len(answers)} answers are"
+                " given; pass the list that was tokenized."
             )
         return [
             [{"answer": answers[index], "score": score} for index, score in zip(row[:top_k], scores[:top_k])]
@@ -181,23 +196,27 @@ class LavisProcessorMixin(ProcessorMixin):
     def post_process_classification(
         self, outputs: Any, id2label: Mapping[int, str] | None = None, top_k: int | None = None
     ) -> list[list[dict[str, Any]]]:
-        """Name the classes of a classification head.
+        """
+        Convert the output of a classification head to labels.
 
         Args:
-            outputs: logits (B, classes), or an output object that has them.
-            id2label: the model's `config.id2label`; None names the classes by number.
-            top_k: how many to keep per row; None keeps all.
+            outputs (`torch.Tensor` of shape `(B, num_labels)`, or `ModelOutput`): logits, or an output with `logits`.
+            id2label (`Mapping[int, str]`, *optional*): the model's `config.id2label`; defaults to the class indices.
+            top_k (`int`, *optional*): number of labels to return per row; defaults to all.
 
         Returns:
-            One list per row, best first, of {"label": str, "score": probability}.
+            `list[list[dict]]`: for each row `{"label": str, "score": float}`, best first. The score is a probability.
+
+        Raises:
+            ValueError: `id2label` and the logits have different numbers of classes.
         """
         logits = getattr(outputs, "logits", outputs)
         if id2label is not None and len(id2label) != logits.shape[-1]:
-            raise ValueError(f"id2label names {len(id2label)} classes, the logits have {logits.shape[-1]}.")
+            raise ValueError(f"id2label has {len(id2label)} classes, the logits have {logits.shape[-1]}.")
         scores, order = logits.float().softmax(-1).sort(dim=-1, descending=True, stable=True)
-        names = {number: str(number) for number in range(logits.shape[-1])} if id2label is None else id2label
+        labels = {index: str(index) for index in range(logits.shape[-1])} if id2label is None else id2label
         return [
-            [{"label": names[index], "score": score} for index, score in zip(row[:top_k], values[:top_k])]
+            [{"label": labels[index], "score": score} for index, score in zip(row[:top_k], values[:top_k])]
             for row, values in zip(order.tolist(), scores.tolist())
         ]
 
@@ -205,21 +224,30 @@ class LavisProcessorMixin(ProcessorMixin):
 
     @classmethod
     def get_processor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
-        """Read the stored options; for a folder in another package's layout, derive them from its `config.json`."""
+        """
+        Load the options of a processor.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): folder or Hub id.
+            kwargs: options of transformers' method of the same name.
+
+        Returns:
+            `tuple[dict, dict]`: the options and the unused `kwargs`. The options of a repository that was not saved by
+            this class are completed from its `config.json`.
+        """
         stored, unused = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
         if stored.get("processor_class") != cls.__name__:
-            access = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-            known = {name: kwargs[name] for name in access if kwargs.get(name)}
+            hub_kwargs = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name)}
             try:
-                config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **known)
+                config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_kwargs)
             except OSError:  # a folder with processor files only
                 config = {}
-            stored = {**cls._options_for_foreign(config), **stored}
+            stored = {**cls._options_from_config(config), **stored}
         return stored, unused
 
     @classmethod
-    def _options_for_foreign(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Options that suit a repository whose `config.json` (as a dict, {} if it has none) was not written by us."""
+    def _options_from_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Options for a repository of another library, given its `config.json` (`{}` if it has none)."""
         return {}
 
     @classmethod
@@ -234,62 +262,99 @@ class LavisProcessorMixin(ProcessorMixin):
 
 
 def load_image_processor(source: Any, backend: str | None = None, **kwargs: Any) -> Any:
-    """Load the image processor of a folder or Hub id, transformers' BLIP ones into ours.
+    """
+    Load an image processor; transformers' BLIP image processors are loaded as [`LavisImageProcessor`].
 
     Args:
-        source: folder, file or Hub id.
-        backend: "pil" for the exact one, "torchvision" for the faster one; None takes the stored one, and the exact
-            one for repositories in transformers' format.
-        kwargs: access to the Hub (`revision`, `token`, ...), and options that replace the stored ones.
+        source (`str` or `os.PathLike`): folder, file or Hub id.
+        backend (`str`, *optional*):
+            `"pil"` (exact) or `"torchvision"` (faster); defaults to the saved one, and to `"pil"` for repositories in
+            transformers' format.
+        kwargs: Hub options (`revision`, `token`, ...), and options that override the saved ones.
+
+    Returns:
+        The image processor.
+
+    Raises:
+        ValueError: `backend` is none of the above.
     """
     if backend not in (None, "pil", "torchvision"):
         raise ValueError(f"backend is {backend!r}; expected 'pil' (exact), 'torchvision' (faster) or None.")
-    stored, options = ImageProcessingMixin.get_image_processor_dict(source, **kwargs)
-    kind = stored.get("image_processor_type")
-    own = {"LavisImageProcessor": "pil", "LavisImageProcessorTorchvision": "torchvision"}
-    if kind not in own and kind not in _FOREIGN_IMAGE_PROCESSORS:
+    saved, overrides = ImageProcessingMixin.get_image_processor_dict(source, **kwargs)
+    saved_type = saved.get("image_processor_type")
+    if saved_type not in _OWN_BACKENDS and saved_type not in _BLIP_IMAGE_PROCESSORS:
         return AutoImageProcessor.from_pretrained(source, **kwargs)
-    chosen = backend or own.get(kind, "pil")
-    image_class = LavisImageProcessorTorchvision if chosen == "torchvision" else LavisImageProcessor
+    backend = backend or _OWN_BACKENDS.get(saved_type, "pil")
+    image_class = LavisImageProcessorTorchvision if backend == "torchvision" else LavisImageProcessor
     known = image_class.valid_kwargs.__annotations__
-    values = {name: value for name, value in {**stored, **options}.items() if name in known}
-    return image_class(**values)
+    return image_class(**{name: value for name, value in {**saved, **overrides}.items() if name in known})
 
 
-def list_of_texts(text: Any, what: str = "text") -> list[str]:
-    """Check that `text` is a string or a sequence of strings, and return a list."""
+def list_of_texts(text: Any, name: str = "text") -> list[str]:
+    """
+    Convert a string or an iterable of strings to a list of strings.
+
+    Args:
+        text (`str` or `Iterable[str]`): one text or several.
+        name (`str`, *optional*, defaults to `"text"`): name of the argument, for messages.
+
+    Returns:
+        `list[str]`: the texts.
+
+    Raises:
+        ValueError: there is no text, or an entry is not a string.
+    """
     texts = [text] if isinstance(text, str) else text
     if not isinstance(texts, Sequence) or isinstance(texts, (bytes, Mapping)):
         texts = list(texts) if hasattr(texts, "__iter__") and not isinstance(texts, (bytes, Mapping)) else [texts]
     if not len(texts):
-        raise ValueError(f"`{what}` is an empty list; expected at least one string ('' is allowed).")
-    for number, entry in enumerate(texts):
+        raise ValueError(f"`{name}` is an empty list; expected at least one string ('' is allowed).")
+    for position, entry in enumerate(texts):
         if not isinstance(entry, str):
             raise ValueError(
-                f"`{what}` holds {type(entry).__name__} at position {number}; expected a string or a list of strings."
+                f"`{name}` contains {type(entry).__name__} at position {position}; expected a string or a list of"
+                " strings."
             )
     return list(texts)
 
 
+def generated_rows(outputs: Any) -> list[Any]:
+    """Rows of token ids of the output of `generate`, of a tensor, of a list of rows, or of a single row."""
+    sequences = getattr(outputs, "sequences", outputs)
+    sequences = sequences.tolist() if hasattr(sequences, "tolist") else list(sequences)
+    return [sequences] if sequences and isinstance(sequences[0], int) else sequences
+
+
 def padded_length(rows: list[list[int]], padding: Any, max_length: int | None, multiple: int | None) -> int:
-    """Length to which rows of ids are padded under transformers' `padding` option; 0 for no padding."""
-    kind = getattr(padding, "value", padding)
-    if kind in (False, "do_not_pad"):
+    """Length to which rows of token ids are padded under transformers' `padding` option; 0 for no padding."""
+    strategy = getattr(padding, "value", padding)
+    if strategy in (False, "do_not_pad"):
         return 0
     length = max(map(len, rows))
-    if kind == "max_length" and max_length is not None:
+    if strategy == "max_length" and max_length is not None:
         length = max(length, max_length)
     return -(-length // multiple) * multiple if multiple else length
 
 
+def pad_rows(rows: list[list[int]], length: int, pad_token_id: int, padding_side: str) -> dict[str, list[list[int]]]:
+    """Pad rows of token ids to `length` on the left or right; returns `input_ids` and `attention_mask`."""
+    padded: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": []}
+    for row in rows:
+        num_pads = max(0, length - len(row))
+        ids_padding, mask_padding, mask = [pad_token_id] * num_pads, [0] * num_pads, [1] * len(row)
+        padded["input_ids"].append(ids_padding + row if padding_side == "left" else row + ids_padding)
+        padded["attention_mask"].append(mask_padding + mask if padding_side == "left" else mask + mask_padding)
+    return padded
+
+
 def to_batch(data: dict[str, Any], return_tensors: Any) -> BatchFeature:
-    """Turn lists into a `BatchFeature`, with a plain error where rows of unequal length cannot become a tensor."""
+    """Convert lists to a `BatchFeature`; raises `ValueError` if rows of different lengths cannot become a tensor."""
     try:
         return BatchFeature(data, tensor_type=return_tensors)
     except ValueError as error:
         lengths = {name: sorted({len(row) for row in rows}) for name, rows in data.items()}
         raise ValueError(
-            f"The rows have different lengths ({lengths}) and cannot become one tensor; pass padding=True."
+            f"The rows have different lengths ({lengths}) and cannot be stacked into a tensor; pass padding=True."
         ) from error
 
 
@@ -298,6 +363,17 @@ def _check_encodable(text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"A text holds half of a surrogate pair at character {error.start} and is no valid Unicode; decode its"
+            f"A text contains an unpaired surrogate at character {error.start}, which is not valid Unicode; decode its"
             " source with errors='replace'."
         ) from error
+
+
+__all__ = [
+    "LavisProcessorMixin",
+    "generated_rows",
+    "list_of_texts",
+    "load_image_processor",
+    "pad_rows",
+    "padded_length",
+    "to_batch",
+]

@@ -1,39 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processor of the BLIP family: pictures and texts in, model inputs and labels out, and results back to text.
+"""Processor of BLIP.
 
-Letters: B batch, T text tokens, A answers in a list, S sum of the numbers of answers of a batch, L answer tokens.
+Formats of texts:
 
-How a text is laid out:
-
-* "encoder": `[CLS] text [SEP]`, for features, retrieval, matching, questions, statements. The model puts `[ENC]` in
-  slot 0 itself where a pass reads the text together with a picture.
-* "prompt": `[DEC] text`, for `generate` to go on from. Prompts of different lengths are padded on the left.
-* Labels of captions and answers: `[DEC] text [SEP]`, -100 where nothing is to be learnt.
+* `"encoder"`: `[CLS] text [SEP]`, for features, retrieval, matching, questions and statements. The model replaces
+  `[CLS]` by `[ENC]` where the text cross-attends to an image.
+* `"prompt"`: `[DEC] text`, for `generate`, padded on the left.
+* labels of captions and answers: `[DEC] text [SEP]`, -100 at ignored positions.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from .processing_prompts import PromptProcessorMixin
+from .processing_image_text import PromptProcessorMixin
 from .tokenization_lavis import ENC_TOKEN, add_blip_tokens, blip_tokenizer
-
-__all__ = ["LavisBlipProcessor", "blip_tokenizer"]
 
 
 class LavisBlipProcessor(PromptProcessorMixin):
-    """Processor of all BLIP models.
+    """
+    Processor of all BLIP models ([Li et al., 2022](https://arxiv.org/abs/2201.12086)).
 
     Args:
-        image_processor: a `LavisImageProcessor` (exact) or a `LavisImageProcessorTorchvision` (faster).
-        tokenizer: a BERT tokenizer; `[DEC]` and `[ENC]` are added to it, in place, where they are missing.
-        prompt (default ""): what captions start with, "a picture of " for the published captioning models.
-        max_text_length (default 35): tokens kept of a text, the special ones included; None keeps what the tokenizer
-            allows (512).
-        max_words (default 50): words kept by the cleaning; None keeps all.
-        cleaning (default "caption"): "caption", "question" or None; how texts are cleaned before tokenisation.
-            Prompts and answers are never cleaned.
-        text_format: "encoder" or "prompt", the layout of `text=` in a call (see the head of this file). None, the
-            default, stands for "prompt" where there is a prompt, else "encoder".
+        image_processor (`LavisImageProcessor` or `LavisImageProcessorTorchvision`): exact or faster image processor.
+        tokenizer (`BertTokenizer`): tokenizer; `[DEC]` and `[ENC]` are added in-place if they are missing.
+        prompt (`str`, *optional*, defaults to `""`):
+            start of every caption, `"a picture of "` for the published captioning models.
+        max_text_length (`int`, *optional*, defaults to 35):
+            maximum number of tokens of a text, special tokens included; `None` uses the limit of the tokenizer (512).
+        max_words (`int`, *optional*, defaults to 50): maximum number of words of a cleaned text; `None` keeps all.
+        cleaning (`str`, *optional*, defaults to `"caption"`):
+            `"caption"`, `"question"` or `None`: how texts are cleaned before tokenization. Prompts and answers are
+            never cleaned.
+        text_format (`str`, *optional*):
+            `"encoder"` or `"prompt"`: format of the `text` of a call, see the head of this file. Defaults to `"prompt"`
+            if there is a prompt, else `"encoder"`.
+
+    Raises:
+        ValueError: an option has an unsupported value.
 
     Example:
         >>> inputs = processor(images="dog.jpg", return_tensors="pt")  # doctest: +SKIP
@@ -62,15 +65,18 @@ class LavisBlipProcessor(PromptProcessorMixin):
 
     @property
     def enc_token_id(self) -> int:
-        """Id of `[ENC]`, slot 0 of a text that is read together with a picture."""
+        """Id of `[ENC]`, the first token of an image-grounded text."""
         return self.tokenizer.convert_tokens_to_ids(ENC_TOKEN)
 
     @classmethod
-    def _options_for_foreign(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        # transformers' captioners go on from the text, without a prompt of their own
+    def _options_from_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        # transformers' captioning models continue the text of the call; they have no prompt of their own
         architecture = (config.get("architectures") or [""])[0]
         options: dict[str, dict[str, Any]] = {
             "BlipForConditionalGeneration": {"text_format": "prompt", "max_text_length": 40},
             "BlipForQuestionAnswering": {"cleaning": "question"},
         }
         return options.get(architecture, {})
+
+
+__all__ = ["LavisBlipProcessor", "blip_tokenizer"]

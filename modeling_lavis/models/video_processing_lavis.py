@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Videos to normalised clips, exactly as ALPRO's evaluation transform of LAVIS 1.0.2 does it once they are decoded.
+"""Frame sampling and ALPRO's video evaluation transform.
 
-Letters: B batch, F frames, C channels (3), H height, W width, S side after resizing.
+Given decoded frames, the results are bit-exact with the evaluation transform of LAVIS 1.0.2.
+
+Shapes: B batch size, F frames of a clip, C channels (3), H height, W width, S side length after resizing.
 """
 
 import os
@@ -16,35 +18,120 @@ from transformers.image_processing_base import BatchFeature
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.video_processing_utils import VideoProcessorMixin
 
-from .image_processing_lavis import open_picture, reject_unknown, rgb_array, to_rgb, upright
-from .video_reading import read_frames
-from .video_sampling import SAMPLINGS, frame_indices
+from .image_processing_lavis import apply_exif_orientation, open_image, reject_unknown, to_rgb, to_rgb_array
+from .video_decoding import read_frames
 
-_ARRAYS = (np.ndarray, torch.Tensor)
-_PER_CALL = ("start", "end", "rng", "on_error", "return_tensors")
+SAMPLINGS = ("uniform", "headtail", "random")
+
+_ARRAY_TYPES = (np.ndarray, torch.Tensor)
+_CALL_OPTIONS = ("start", "end", "rng", "on_error", "return_tensors")
+
+
+# ---- frame sampling ----
+
+
+def uniform_indices(length: int, count: int) -> list[int]:
+    """
+    Indices of evenly spaced frames, starting with the first; fewer than `count` if the video is shorter.
+
+    The indices are those of a floating-point range. For a few pairs of numbers (length 15 and count 13, for example) it
+    has one entry too many, as in the original.
+    """
+    count = min(count, length)
+    return np.arange(0, length, length / count).astype(int).tolist()
+
+
+def headtail_indices(length: int, count: int, rng: Any = random) -> list[int]:
+    """Ascending indices of random frames, half of them from each half of the video; one fewer if `count` is odd."""
+    half, count = length // 2, min(count, length)
+    head = rng.sample(range(half), count // 2)
+    tail = rng.sample(range(half, length), count // 2)
+    return sorted(head) + sorted(tail)
+
+
+def random_indices(length: int, count: int, rng: Any = random) -> list[int]:
+    """Ascending indices of random frames without repetition; fewer than `count` if the video is shorter."""
+    return sorted(rng.sample(range(length), min(count, length)))
+
+
+def fit_count(indices: list[int], count: int) -> list[int]:
+    """Exactly `count` indices: repeated evenly if there are too few, truncated if there are too many."""
+    if len(indices) >= count:
+        return indices[:count]
+    return [indices[place * len(indices) // count] for place in range(count)]
+
+
+def sample_frame_indices(
+    length: int, count: int, sampling: str = "uniform", rng: Any = random, first: int = 0, last: int | None = None
+) -> list[int]:
+    """
+    Sample the indices of exactly `count` frames of a video.
+
+    Args:
+        length (`int`): number of frames of the video.
+        count (`int`): number of frames to sample.
+        sampling (`str`, *optional*, defaults to `"uniform"`): `"uniform"`, `"headtail"` or `"random"`.
+        rng (`random.Random`, *optional*): source of randomness; defaults to the global one of `random`.
+        first (`int`, *optional*, defaults to 0): first index that may be sampled.
+        last (`int`, *optional*): end (exclusive) of the indices that may be sampled; defaults to `length`.
+
+    Returns:
+        `list[int]`: `count` indices in ascending order, repeated evenly if there are fewer frames.
+
+    Raises:
+        ValueError: there is no frame between `first` and `last`, `count` is less than 1, or `sampling` is unknown.
+    """
+    if sampling not in SAMPLINGS:
+        raise ValueError(f"sampling is {sampling!r}; expected one of {', '.join(SAMPLINGS)}.")
+    if count < 1:
+        raise ValueError(f"num_frames is {count}; expected at least one.")
+    last = length if last is None else min(last, length)
+    if last <= first:
+        raise ValueError(f"There are no frames from index {first} to {last}; the video has {length} frames.")
+    available = last - first
+    if sampling == "uniform" or available == 1:
+        indices = uniform_indices(available, count)
+    elif sampling == "headtail" and min(available, count) > 1:
+        indices = headtail_indices(available, count, rng)
+    else:
+        indices = random_indices(available, count, rng)
+    return [first + index for index in fit_count(indices, count)]
+
+
+# ---- processor ----
 
 
 class LavisVideoProcessor(VideoProcessorMixin):
     """
-    Picks frames of videos, resizes them to (S, S), and normalises them with CLIP's values.
+    Samples frames of videos, resizes them to (S, S), and normalizes them.
 
-    A video is a path or a URL (mp4, mkv, webm, avi, gif, ...), an array or a tensor (F, H, W, C) or
-    (F, C, H, W), or a list of frames (PIL images, arrays, paths of pictures). Several are given as a list or as one
-    array with five dimensions. The aspect ratio is not kept and nothing is cropped. A video with fewer frames than
-    wanted repeats them evenly.
+    A video is a path or a URL (mp4, mkv, webm, avi, gif, ...), an array or a tensor of shape `(F, H, W, C)` or
+    `(F, C, H, W)`, or a list of frames (PIL images, arrays, paths of images). Several videos are a list, or one array
+    with five dimensions. The aspect ratio is not kept and nothing is cropped. A video with fewer than `num_frames`
+    frames repeats them evenly.
 
-    Files need PyAV, which tells when frames are shown. They are decoded by torchcodec where it is installed and finds
-    FFmpeg's libraries, by PyAV else; the frames are the same.
+    Video files need PyAV, which reads the timestamps. Frames are decoded by torchcodec if it is installed and finds
+    FFmpeg's libraries, otherwise by PyAV; the result is the same.
 
     Args:
-        size (default 224): an int S, or {"height": ..., "width": ...}.
-        num_frames (default 8): F.
-        sampling (default "uniform"): "uniform", "headtail" or "random"; see `video_sampling`.
-        image_mean, image_std: default those of CLIP.
-        do_normalize (default True).
+        size (`int` or `dict`, *optional*, defaults to 224): S in pixels, or `{"height": ..., "width": ...}`.
+        num_frames (`int`, *optional*, defaults to 8): number of frames F to sample.
+        sampling (`str`, *optional*, defaults to `"uniform"`):
+            `"uniform"` (evenly spaced frames), `"headtail"` (random frames of both halves) or `"random"`; see
+            [`sample_frame_indices`].
+        image_mean (`Sequence[float]`, *optional*, defaults to CLIP's): mean of each channel.
+        image_std (`Sequence[float]`, *optional*, defaults to CLIP's): standard deviation of each channel.
+        do_normalize (`bool`, *optional*, defaults to `True`): whether to normalize by mean and standard deviation.
+
+    Raises:
+        TypeError: an option is unknown.
+        ValueError: `size` or `sampling` has an unsupported value.
     """
 
     model_input_names = ["pixel_values_videos"]
+
+    # Options that are saved, each of which a call can override.
+    options: Collection[str] = ("size", "num_frames", "sampling", "image_mean", "image_std", "do_normalize")
 
     def __init__(
         self,
@@ -56,11 +143,11 @@ class LavisVideoProcessor(VideoProcessorMixin):
         do_normalize: bool = True,
         **kwargs: Any,
     ) -> None:
-        kept = {name: kwargs.pop(name) for name in list(kwargs) if name in ("processor_class", "auto_map")}
+        metadata = {name: kwargs.pop(name) for name in list(kwargs) if name in ("processor_class", "auto_map")}
         kwargs.pop("video_processor_type", None)
         reject_unknown(type(self).__name__, kwargs, self.options)
-        super().__init__(**kept)
-        self.size = _sides(size)
+        super().__init__(**metadata)
+        self.size = _height_and_width(size)
         self.num_frames = num_frames
         self.sampling = sampling
         self.image_mean = list(image_mean)
@@ -69,58 +156,61 @@ class LavisVideoProcessor(VideoProcessorMixin):
         if sampling not in SAMPLINGS:
             raise ValueError(f"sampling is {sampling!r}; expected one of {', '.join(SAMPLINGS)}.")
 
-    #: options that are stored, each of which a call can change
-    options: Collection[str] = ("size", "num_frames", "sampling", "image_mean", "image_std", "do_normalize")
-
     def __call__(self, videos: Any, **kwargs: Any) -> BatchFeature:
         """
-        Prepare videos.
+        Preprocess videos.
 
         Args:
             videos: one video or several; see the class.
-            start, end (`float`, or a list with one per video, *optional*): seconds between which frames are taken;
-                only of files, which know their times.
-            rng (`random.Random`, *optional*): source of randomness of "headtail" and "random".
-            on_error (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves unreadable videos out.
-            return_tensors: "pt", "np", or None for a list.
-            kwargs: options of the class.
+            start (`float` or `list[float]`, *optional*):
+                time in seconds from which frames are sampled, one for all videos or one per video; for files only.
+            end (`float` or `list[float]`, *optional*):
+                time in seconds before which frames are sampled, one for all videos or one per video; for files only.
+            rng (`random.Random`, *optional*):
+                source of randomness of `"headtail"` and `"random"`; defaults to the global one of `random`.
+            on_error (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves out videos that cannot be read.
+            return_tensors (`str`, *optional*): `"pt"`, `"np"`, or `None` for a NumPy array.
+            kwargs: options of the class, for this call only.
 
         Returns:
-            `pixel_values_videos` (B, F, C, S, S), float32. With `on_error="skip"` it has an attribute `skipped`, a list
-            of (place among the videos, message).
+            `BatchFeature` with `pixel_values_videos` of shape `(B, F, C, S, S)`, float32. With `on_error="skip"` it
+            has the attribute `skipped`, a list of `(index of the video, error message)`.
 
         Raises:
-            FileNotFoundError, OSError: a file cannot be read; they name it. ValueError: no video is left.
+            FileNotFoundError, OSError: a file cannot be read; the message contains its name.
+            TypeError: a video has an unsupported type, or an option is unknown.
+            ValueError: a video has no frames between `start` and `end`, an option has an unsupported value, or no video
+                is left.
         """
-        reject_unknown(type(self).__name__, kwargs, (*self.options, *_PER_CALL))
+        reject_unknown(type(self).__name__, kwargs, (*self.options, *_CALL_OPTIONS))
         entries = list_of_videos(videos)
         on_error = kwargs.pop("on_error", "raise")
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'.")
         return_tensors, rng = kwargs.pop("return_tensors", None), kwargs.pop("rng", None) or random
-        starts, ends = (_one_each(kwargs.pop(name, None), len(entries), name) for name in ("start", "end"))
+        starts, ends = (_one_per_video(kwargs.pop(name, None), len(entries), name) for name in ("start", "end"))
         options = {name: kwargs.get(name, getattr(self, name)) for name in self.options}
         clips, skipped = [], []
-        for place, (video, start, end) in enumerate(zip(entries, starts, ends, strict=True)):
+        for index, (video, start, end) in enumerate(zip(entries, starts, ends, strict=True)):
             try:
-                clips.append(self._clip(video, start, end, rng, **options))
+                clips.append(self._preprocess_video(video, start, end, rng, **options))
             except (OSError, ValueError) as error:
                 if on_error == "raise":
                     raise
-                skipped.append((place, str(error)))
+                skipped.append((index, str(error)))
         if not clips:
-            reasons = "".join(f"\n{message}" for _, message in skipped[:5])
-            raise ValueError(f"None of {len(entries)} videos can be read.{reasons}")
+            messages = "".join(f"\n{message}" for _, message in skipped[:5])
+            raise ValueError(f"None of {len(entries)} videos can be read.{messages}")
         batch = BatchFeature({"pixel_values_videos": np.stack(clips)}, tensor_type=return_tensors)
         if on_error == "skip":
             batch.skipped = skipped
         return batch
 
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
-        """The same as a call."""
+        """Same as calling the processor."""
         return self(videos, **kwargs)
 
-    def _clip(
+    def _preprocess_video(
         self,
         video: Any,
         start: float | None,
@@ -133,12 +223,13 @@ class LavisVideoProcessor(VideoProcessorMixin):
         image_std: Sequence[float],
         do_normalize: bool,
     ) -> np.ndarray:
-        sides = _sides(size)
+        """A video as an array of shape (F, C, S, S)."""
+        size = _height_and_width(size)
 
-        def choose(length: int, first: int, last: int | None) -> list[int]:
-            return frame_indices(length, num_frames, sampling, rng, first, last)
+        def sample(length: int, first: int, last: int | None) -> list[int]:
+            return sample_frame_indices(length, num_frames, sampling, rng, first, last)
 
-        clip = video_frames(video, choose, sides["height"], sides["width"], start, end)
+        clip = load_video_frames(video, sample, size["height"], size["width"], start, end)
         values = clip.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
         if do_normalize:
             mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in (image_mean, image_std))
@@ -146,20 +237,36 @@ class LavisVideoProcessor(VideoProcessorMixin):
         return values
 
 
+# ---- inputs ----
+
+
 def list_of_videos(videos: Any) -> list[Any]:
-    """Bring one video or several into a list of videos; see [`LavisVideoProcessor`]."""
-    if isinstance(videos, _ARRAYS):
+    """
+    Convert one video or several to a list of videos.
+
+    Args:
+        videos: see [`LavisVideoProcessor`]. A list of images or arrays of up to three dimensions is one video; a list
+            of anything else, paths included, is a list of videos.
+
+    Returns:
+        `list`: the videos.
+
+    Raises:
+        TypeError: `videos` has an unsupported type.
+        ValueError: the list is empty, or the array has an unsupported number of dimensions.
+    """
+    if isinstance(videos, _ARRAY_TYPES):
         if videos.ndim not in (4, 5):
             raise ValueError(
-                f"A video has shape {tuple(videos.shape)}; expected (frames, height, width, channels) or (frames, "
-                "channels, height, width), or one dimension more for several videos."
+                f"Got a video of shape {tuple(videos.shape)}; expected (frames, height, width, channels) or (frames, "
+                "channels, height, width), or one more dimension for several videos."
             )
         return list(videos) if videos.ndim == 5 else [videos]
     if isinstance(videos, (str, os.PathLike)):
         return [videos]
     if not isinstance(videos, (list, tuple)):
         raise TypeError(
-            f"A video is given as {type(videos).__name__}; expected a path, an array, a list of frames, or a list of "
+            f"Got a video of type {type(videos).__name__}; expected a path, an array, a list of frames, or a list of "
             "videos."
         )
     if not videos:
@@ -171,102 +278,104 @@ def list_of_videos(videos: Any) -> list[Any]:
 
 def is_frame(entry: Any) -> bool:
     """Whether an entry of a list is a frame, so that the list is one video; a path in a list is a video."""
-    return isinstance(entry, PIL.Image.Image) or (isinstance(entry, _ARRAYS) and entry.ndim <= 3)
+    return isinstance(entry, PIL.Image.Image) or (isinstance(entry, _ARRAY_TYPES) and entry.ndim <= 3)
 
 
-def video_frames(
+def load_video_frames(
     video: Any,
-    choose: Callable[[int, int, int | None], Sequence[int]],
+    sample: Callable[[int, int, int | None], Sequence[int]],
     height: int,
     width: int,
     start: float | None = None,
     end: float | None = None,
 ) -> np.ndarray:
     """
-    Frames of one video, resized.
+    Load the sampled frames of one video, resized.
 
     Args:
         video: a path or a URL, an array, or a list of frames; see [`LavisVideoProcessor`].
-        choose (callable): gets the number of frames, the first number that may be taken and the one before which they
-            end (`None` for the last); returns numbers, ascending.
-        height, width: of the result, in pixels.
-        start, end (`float`, *optional*): seconds between which frames are taken; only of files.
+        sample (`Callable`):
+            called with the number of frames, the first index that may be sampled, and the end (exclusive) of the
+            indices or `None`; returns ascending indices.
+        height (`int`): height of the result in pixels.
+        width (`int`): width of the result in pixels.
+        start (`float`, *optional*): time in seconds from which frames are sampled; for files only.
+        end (`float`, *optional*): time in seconds before which frames are sampled; for files only.
 
     Returns:
-        8-bit RGB (F, height, width, 3).
-    """
+        `np.ndarray` of shape `(F, height, width, 3)`: 8-bit RGB.
 
-    def pick(length: int, number_at: Callable[[float], int]) -> Sequence[int]:
-        first = 0 if start is None else number_at(start)
-        last = None if end is None else number_at(end)
+    Raises:
+        FileNotFoundError, OSError: the file cannot be read; the message contains its name.
+        ValueError: there are no frames between `start` and `end`, or the video is not a file and they are given.
+    """
+    is_file = isinstance(video, (str, os.PathLike))
+    has_range = start is not None or end is not None
+    if not is_file and has_range:
+        raise ValueError(
+            "start and end are times in seconds of a file; of an array or a list of frames, pass the frames to use."
+        )
+
+    def select(length: int, index_at: Callable[[float], int]) -> Sequence[int]:
+        first = 0 if start is None else index_at(start)
+        last = None if end is None else index_at(end)
         try:
-            part_given = start is not None or end is not None
-            if part_given and (first >= length or (last is not None and last <= first)):
+            if has_range and (first >= length or (last is not None and last <= first)):
                 raise ValueError(
                     f"None of its {length} frames is shown between start={start} and end={end} (seconds). Give a start "
-                    "before its end, and an end after the start."
+                    "before the end of the video, and an end after the start."
                 )
-            return choose(length, first, last)
+            return sample(length, first, last)
         except ValueError as error:
-            name = video if isinstance(video, (str, os.PathLike)) else "The video"
-            raise ValueError(f"{name}: {error}") from error
+            raise ValueError(f"{video if is_file else 'The video'}: {error}") from error
 
-    if not isinstance(video, (str, os.PathLike)) and (start is not None or end is not None):
-        raise ValueError("start and end are seconds of a file; of an array or a list of frames, cut out the part.")
-    # One frame at a time, so that no more than one of full size is held.
-    frames: Iterable[np.ndarray]
-    if isinstance(video, (str, os.PathLike)):
-        frames = read_frames(video, pick)
-    else:
-        frames = given_frames(video, pick)
+    frames = read_frames(video, select) if is_file else _frames_in_memory(video, select)
+    # One frame at a time, so that at most one full-size frame of a file is in memory.
     return np.stack([resize_frame(frame, height, width) for frame in frames])
 
 
-def given_frames(video: Any, pick: Callable[..., Sequence[int]]) -> Iterable[np.ndarray]:
-    """The frames that are wanted of an array or of a list of frames, as 8-bit RGB (H, W, 3)."""
+def _frames_in_memory(video: Any, select: Callable[..., Sequence[int]]) -> Iterable[np.ndarray]:
+    """Selected frames of an array or of a list of frames, as 8-bit RGB of shape (H, W, 3)."""
 
-    def no_times(seconds: float) -> int:
-        raise ValueError("The video has no times.")
+    def no_timestamps(seconds: float) -> int:
+        raise ValueError("The video has no timestamps.")
 
-    if isinstance(video, _ARRAYS):
+    if isinstance(video, _ARRAY_TYPES):
         values = video.detach().cpu().numpy() if isinstance(video, torch.Tensor) else video
         if values.ndim != 4:
-            raise ValueError(f"A video has shape {tuple(values.shape)}; expected four dimensions, frames first.")
-        numbers = pick(len(values), no_times)
-        # Together, so that dark frames of a video in 0..255 are not taken for one in 0..1.
-        chosen = _stretch(values, numbers)
-        return [rgb_array(frame) for frame in chosen]
+            raise ValueError(f"Got a video of shape {tuple(values.shape)}; expected four dimensions, frames first.")
+        return [to_rgb_array(frame) for frame in _select_frames(values, select(len(values), no_timestamps))]
     if not isinstance(video, (list, tuple)) or not video:
         raise ValueError(
-            f"A video is given as {type(video).__name__}; expected a path, an array, or a list of at least one frame."
+            f"Got a video of type {type(video).__name__}; expected a path, an array, or a list of at least one frame."
         )
-    numbers = pick(len(video), no_times)
-    return (_rgb(video[number]) for number in numbers)
+    return (_to_frame(video[index]) for index in select(len(video), no_timestamps))
 
 
-def _stretch(values: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
-    """The chosen frames, floats in 0..255 rounded to 8 bits by the whole video's range."""
-    chosen = values[list(numbers)]
+def _select_frames(values: np.ndarray, indices: Sequence[int]) -> np.ndarray:
+    """Selected frames of an array; floats in 0..255 become 8-bit integers."""
+    frames = values[list(indices)]
+    # The range of the whole video decides: dark frames of a video in 0..255 must not be taken for frames in 0..1.
     if values.dtype.kind == "f" and 1 < values.max() <= 255 and values.min() >= 0:
-        chosen = chosen.astype(np.uint8)  # parity: the original cuts the fraction off
-    return chosen
+        frames = frames.astype(np.uint8)  # parity: the original truncates
+    return frames
 
 
-def _rgb(frame: Any) -> np.ndarray:
-    picture = open_picture(frame)
-    if isinstance(picture, PIL.Image.Image):
-        return np.array(to_rgb(upright(picture)))
-    return rgb_array(picture.detach().cpu().numpy() if isinstance(picture, torch.Tensor) else picture)
+def _to_frame(frame: Any) -> np.ndarray:
+    image = open_image(frame)
+    if isinstance(image, PIL.Image.Image):
+        return np.array(to_rgb(apply_exif_orientation(image)))
+    return to_rgb_array(image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else image)
 
 
 def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """8-bit RGB of any size to (height, width, 3), bicubic."""
+    """Resize an 8-bit RGB frame of shape (H, W, 3) to (height, width, 3), bicubic."""
     if frame.shape[:2] == (height, width):
         return frame
     return np.asarray(PIL.Image.fromarray(frame).resize((width, height), PIL.Image.Resampling.BICUBIC))
 
 
-def _sides(size: Any) -> dict[str, int]:
+def _height_and_width(size: Any) -> dict[str, int]:
     if isinstance(size, int):
         return {"height": size, "width": size}
     try:
@@ -275,12 +384,24 @@ def _sides(size: Any) -> dict[str, int]:
         raise ValueError(f"size is {size!r}; expected an int, or a dict with 'height' and 'width'.") from error
 
 
-def _one_each(value: Any, count: int, name: str) -> list[Any]:
+def _one_per_video(value: Any, count: int, name: str) -> list[Any]:
     if not isinstance(value, (list, tuple)):
         return [value] * count
     if len(value) != count:
-        raise ValueError(f"{len(value)} values of {name} are given for {count} videos; give one, or one for each.")
+        raise ValueError(f"Got {len(value)} values of {name} for {count} videos; expected one, or one per video.")
     return list(value)
 
 
-__all__ = ["LavisVideoProcessor", "given_frames", "list_of_videos", "resize_frame", "video_frames"]
+__all__ = [
+    "SAMPLINGS",
+    "LavisVideoProcessor",
+    "fit_count",
+    "headtail_indices",
+    "is_frame",
+    "list_of_videos",
+    "load_video_frames",
+    "random_indices",
+    "resize_frame",
+    "sample_frame_indices",
+    "uniform_indices",
+]

@@ -125,11 +125,11 @@ def test_classification(processor, root: Path) -> None:
     assert collate(rows)["labels"].tolist() == [2, 1, 0]
     with pytest.raises(ValueError, match="'cat' is none of"):
         collate([{**rows[0], "label": "cat"}])
-    pictures = [{"image": "coffee.png", "label": 5}, {"image": "rocket.jpg", "label": 3}]
-    batch = ClassificationCollator(processor, image_root=root, default_text="a picture")(pictures)
+    images = [{"image": "coffee.png", "label": 5}, {"image": "rocket.jpg", "label": 3}]
+    batch = ClassificationCollator(processor, image_root=root, default_text="a picture")(images)
     assert batch["labels"].tolist() == [5, 3] and batch["input_ids"].shape[0] == 2
     with pytest.raises(KeyError, match="'sentence'.*columns="):
-        collate(pictures)
+        collate(images)
     assert "labels" not in collate([{"image": "coffee.png", "sentence": "a cup"}])
 
 
@@ -154,6 +154,6 @@ def test_training_transform_and_workers(processor, root: Path) -> None:
     assert len(batches) == 2 and torch.isfinite(batches[0]).all() and not torch.equal(*batches)
 
 
-def test_a_missing_picture_is_named(processor, root: Path) -> None:
+def test_missing_image_is_named(processor, root: Path) -> None:
     with pytest.raises(FileNotFoundError, match="lost.png"):
         CaptioningCollator(processor, image_root=root)([{"image": "lost.png", "caption": "a"}])

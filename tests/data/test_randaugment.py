@@ -9,13 +9,13 @@ import torch
 from safetensors.numpy import load_file
 
 from modeling_lavis.data.randaugment import (
-    GREY,
+    GRAY,
     OPERATIONS,
     Operation,
     TorchDraws,
     apply_operation,
     apply_operations,
-    arguments_of,
+    draw_arguments,
     draw_operations,
     warp_affine,
 )
@@ -33,7 +33,7 @@ def test_every_recorded_operation(goldens: Path, recordings) -> None:
     for row in rows:
         result = apply_operation(recordings["input"], (row["op"], row["args"]))
         np.testing.assert_array_equal(result, recordings[row["tensor"]], err_msg=row["tensor"])
-        drawn = arguments_of(row["op"], row["level"], Fixed(0.75 if row["tensor"].endswith("plus") else 0.25))
+        drawn = draw_arguments(row["op"], row["level"], Fixed(0.75 if row["tensor"].endswith("plus") else 0.25))
         assert len(drawn) == len(row["args"])
         assert [abs(value) for value in drawn[:1]] == [abs(value) for value in row["args"][:1]]
     np.testing.assert_array_equal(recordings["input"], before)
@@ -53,32 +53,32 @@ class Fixed:
 
 
 def test_signs() -> None:
-    assert arguments_of("Rotate", 5, Fixed(0.4)) == (-15.0, GREY)
-    assert arguments_of("Rotate", 5, Fixed(0.6)) == (15.0, GREY)
-    assert arguments_of("ShearX", 5, Fixed(0.4)) == (0.15, GREY)
-    assert arguments_of("TranslateY", 5, Fixed(0.6)) == (-5.0, GREY)
+    assert draw_arguments("Rotate", 5, Fixed(0.4)) == (-15.0, GRAY)
+    assert draw_arguments("Rotate", 5, Fixed(0.6)) == (15.0, GRAY)
+    assert draw_arguments("ShearX", 5, Fixed(0.4)) == (0.15, GRAY)
+    assert draw_arguments("TranslateY", 5, Fixed(0.6)) == (-5.0, GRAY)
 
 
 def test_warps_by_whole_pixels_and_quarter_turns(recordings) -> None:
-    picture = recordings["input"][:41, :41]
-    moved = warp_affine(picture, np.array([[1, 0, 3], [0, 1, -2]]), (1, 2, 3))
-    np.testing.assert_array_equal(moved[:-2, 3:], picture[2:, :-3])
+    image = recordings["input"][:41, :41]
+    moved = warp_affine(image, np.array([[1, 0, 3], [0, 1, -2]]), (1, 2, 3))
+    np.testing.assert_array_equal(moved[:-2, 3:], image[2:, :-3])
     assert (moved[:, :3] == (1, 2, 3)).all() and (moved[-2:] == (1, 2, 3)).all()
     # column x becomes row 40 - x: a quarter turn about the middle
-    turned = warp_affine(picture, np.array([[0, 1, 0], [-1, 0, 40]]), GREY)
-    np.testing.assert_array_equal(turned, np.rot90(picture))
+    turned = warp_affine(image, np.array([[0, 1, 0], [-1, 0, 40]]), GRAY)
+    np.testing.assert_array_equal(turned, np.rot90(image))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (2, 5, 3), (1, 30, 3), (64, 3, 3)])
 def test_any_size(shape: tuple[int, int, int]) -> None:
-    picture = np.arange(np.prod(shape), dtype=np.int64).astype(np.uint8).reshape(shape)
+    image = np.arange(np.prod(shape), dtype=np.int64).astype(np.uint8).reshape(shape)
     for name in (*OPERATIONS, "Color", "Contrast", "Solarize", "Posterize"):
-        result = apply_operation(picture, Operation(name, arguments_of(name, 10, Fixed(0.6))))
+        result = apply_operation(image, Operation(name, draw_arguments(name, 10, Fixed(0.6))))
         assert result.shape == shape and result.dtype == np.uint8
 
 
 def test_level_five_leaves_brightness_and_sharpness_alone(recordings) -> None:
-    operations = [Operation(name, arguments_of(name, 5, Fixed(0))) for name in ("Brightness", "Sharpness")]
+    operations = [Operation(name, draw_arguments(name, 5, Fixed(0))) for name in ("Brightness", "Sharpness")]
     np.testing.assert_array_equal(apply_operations(recordings["input"], operations), recordings["input"])
 
 
@@ -96,20 +96,20 @@ def test_draws_follow_the_generator() -> None:
         torch.set_rng_state(state)
 
 
-def test_what_it_cannot_take_is_refused(recordings) -> None:
-    with pytest.raises(ValueError, match="'Blur'; known are Identity"):
+def test_invalid_arguments_raise(recordings) -> None:
+    with pytest.raises(ValueError, match="'Blur'; expected one of Identity"):
         apply_operation(recordings["input"], Operation("Blur"))
     with pytest.raises(ValueError, match="'Blur'"):
-        arguments_of("Blur", 5, Fixed(0))
+        draw_arguments("Blur", 5, Fixed(0))
     with pytest.raises(ValueError, match="float64"):
         apply_operation(recordings["input"] / 255, Operation("Identity"))
 
 
 def test_auto_contrast_whitens_a_channel_without_black() -> None:
-    """As the original does, by an overflow of a byte; the recorded picture has black in every channel."""
+    """As the original does, by an overflow of a byte; the recorded image has black in every channel."""
     ramp = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    picture = np.stack([ramp, ramp + 1, np.full_like(ramp, 7)], axis=-1)
-    made = apply_operation(picture, Operation("AutoContrast"))
+    image = np.stack([ramp, ramp + 1, np.full_like(ramp, 7)], axis=-1)
+    made = apply_operation(image, Operation("AutoContrast"))
     assert np.array_equal(made[..., 0], (ramp * (255 / 11)).astype(np.uint8))
     assert (made[..., 1] == 255).all()
     assert (made[..., 2] == 7).all()

@@ -70,9 +70,9 @@ def test_a_call_draws_and_applies(photos) -> None:
 def test_takes_what_the_image_processors_take(photos) -> None:
     transform = blip_image_train(24)
     draw = TrainDraw((3, 5, 100, 120), True, (Operation("Equalize"),))
-    picture = PIL.Image.open(photos["rocket"]).convert("RGB")
-    expected = transform.apply(picture, draw)
-    array = np.array(picture)
+    image = PIL.Image.open(photos["rocket"]).convert("RGB")
+    expected = transform.apply(image, draw)
+    array = np.array(image)
     for same in (photos["rocket"], str(photos["rocket"]), array, torch.tensor(array), array.transpose(2, 0, 1) / 255):
         assert torch.equal(transform.apply(same, draw), expected)
     with pytest.raises(FileNotFoundError, match="nothing.jpg"):
@@ -97,7 +97,7 @@ def test_timm_transform(photos) -> None:
     assert pixels.shape == (3, 32, 32) and pixels.dtype == torch.float32
 
 
-def test_impossible_settings_are_refused() -> None:
+def test_invalid_options_raise() -> None:
     with pytest.raises(ValueError, match="image_size is 0"):
         blip_image_train(0)
     with pytest.raises(ValueError, match="scale from 0.9 to 0.5"):

@@ -15,7 +15,7 @@ from modeling_lavis import (
     AlproProcessor,
     LavisVideoProcessor,
 )
-from modeling_lavis.data.collators import image_number
+from modeling_lavis.data.collators import id_to_int
 from modeling_lavis.data.video_collators import VideoQuestionAnsweringCollator, VideoTextCollator
 from modeling_lavis.data.video_transforms import alpro_video_train
 from modeling_lavis.models.tokenization_lavis import bert_tokenizer
@@ -65,7 +65,7 @@ def test_video_text(processor: AlproProcessor, folder: Path) -> None:
     late = processor.video_processor([folder / "b.mkv"], start=1.0, return_tensors="pt")["pixel_values_videos"]
     assert torch.equal(batch["pixel_values_videos"][2:], late)
     ids = VideoTextCollator(processor, image_root=folder, use_ids=True)(ROWS)["image_ids"]
-    assert ids.tolist() == [image_number("v1"), image_number("v2"), image_number("v2")]
+    assert ids.tolist() == [id_to_int("v1"), id_to_int("v2"), id_to_int("v2")]
 
 
 def test_question_answering(processor: AlproProcessor, folder: Path) -> None:

@@ -51,8 +51,8 @@ def test_seeds_give_the_recorded_draws(recordings) -> None:
 
 
 def test_contrast_of_a_channel_without_a_zero_is_that_of_the_original() -> None:
-    picture = np.stack([np.arange(64), np.arange(64) + 5, np.full(64, 9)], axis=-1).astype(np.uint8).reshape(8, 8, 3)
-    made = apply_operation(picture, ("AutoContrast", ()))
+    image = np.stack([np.arange(64), np.arange(64) + 5, np.full(64, 9)], axis=-1).astype(np.uint8).reshape(8, 8, 3)
+    made = apply_operation(image, ("AutoContrast", ()))
     assert made[..., 0].min() == 0 and made[..., 0].max() == 255
     assert (made[..., 1] == 255).all() and (made[..., 2] == 9).all()
 

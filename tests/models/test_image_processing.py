@@ -1,4 +1,4 @@
-"""The image processors: exact against the recordings, any kind of picture, broken files, saving."""
+"""The image processors: exact against the recordings, any kind of image, broken files, saving."""
 
 import base64
 import functools
@@ -25,8 +25,8 @@ SIZE = 48
 BOTH = [LavisImageProcessor, LavisImageProcessorTorchvision]
 
 
-def pixels(picture, processor_class=LavisImageProcessor, **options) -> torch.Tensor:
-    return processor_class(size=SIZE)(picture, return_tensors="pt", **options)["pixel_values"]
+def pixels(image, processor_class=LavisImageProcessor, **options) -> torch.Tensor:
+    return processor_class(size=SIZE)(image, return_tensors="pt", **options)["pixel_values"]
 
 
 @pytest.fixture(scope="module")
@@ -59,28 +59,28 @@ def test_default_is_384_px_float32(photos) -> None:
     assert values.shape == (1, 3, 384, 384) and values.dtype == torch.float32
 
 
-def in_mode(picture: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+def in_mode(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
     if mode == "LAB":
         profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-        return ImageCms.profileToProfile(picture, *profiles, outputMode="LAB")
+        return ImageCms.profileToProfile(image, *profiles, outputMode="LAB")
     if mode == "I;16":
-        return PIL.Image.fromarray(np.array(picture.convert("L")).astype(np.uint16) * 257)
+        return PIL.Image.fromarray(np.array(image.convert("L")).astype(np.uint16) * 257)
     if mode == "La":
-        return picture.convert("LA").convert("La")
+        return image.convert("LA").convert("La")
     if mode == "RGBa":
-        return picture.convert("RGBA").convert("RGBa")
+        return image.convert("RGBA").convert("RGBa")
     if mode == "PA":
-        return picture.convert("P").convert("PA")
-    return picture.convert(mode)
+        return image.convert("P").convert("PA")
+    return image.convert(mode)
 
 
 @pytest.mark.parametrize("processor_class", BOTH)
 @pytest.mark.parametrize("mode", ["L", "LA", "La", "I", "F", "I;16"])
-def test_grey_modes_give_the_grey_picture(cat, grey, mode: str, processor_class) -> None:
-    picture = in_mode(cat, mode)
-    assert picture.mode == mode
+def test_grayscale_modes_give_the_grayscale_image(cat, grey, mode: str, processor_class) -> None:
+    image = in_mode(cat, mode)
+    assert image.mode == mode
     torch.testing.assert_close(
-        pixels(picture, processor_class), pixels(grey.convert("RGB"), processor_class), rtol=0, atol=0
+        pixels(image, processor_class), pixels(grey.convert("RGB"), processor_class), rtol=0, atol=0
     )
 
 
@@ -90,16 +90,16 @@ def test_grey_modes_give_the_grey_picture(cat, grey, mode: str, processor_class)
     # a palette of 256 colours and conversions between colour spaces lose a little
     [("RGBA", 0), ("RGBa", 0), ("CMYK", 0), ("P", 0.1), ("PA", 0.1), ("YCbCr", 0.1), ("HSV", 0.1), ("LAB", 0.1)],
 )
-def test_colour_modes_give_the_same_picture(cat, mode: str, tolerance: float, processor_class) -> None:
-    picture = in_mode(cat, mode)
-    assert picture.mode == mode
-    torch.testing.assert_close(pixels(picture, processor_class), pixels(cat, processor_class), rtol=0, atol=tolerance)
+def test_color_modes_give_the_same_image(cat, mode: str, tolerance: float, processor_class) -> None:
+    image = in_mode(cat, mode)
+    assert image.mode == mode
+    torch.testing.assert_close(pixels(image, processor_class), pixels(cat, processor_class), rtol=0, atol=tolerance)
 
 
 def test_black_and_white(cat) -> None:
-    picture = cat.convert("1")
-    expected = PIL.Image.fromarray(np.array(picture).astype(np.uint8) * 255).convert("RGB")
-    assert torch.equal(pixels(picture), pixels(expected))
+    image = cat.convert("1")
+    expected = PIL.Image.fromarray(np.array(image).astype(np.uint8) * 255).convert("RGB")
+    assert torch.equal(pixels(image), pixels(expected))
 
 
 def test_transparency_is_dropped_as_the_original_does(cat, tmp_path: Path) -> None:
@@ -223,14 +223,14 @@ def test_a_broken_file_is_named(photos, tmp_path: Path, processor_class) -> None
 
 
 @pytest.mark.parametrize(
-    ("picture", "error", "message"),
+    ("image", "error", "message"),
     [
-        ([], ValueError, "at least one picture"),
+        ([], ValueError, "at least one image"),
         (None, TypeError, "NoneType"),
         ({"image": 1}, TypeError, r"row\['image'\]"),
         (np.zeros((5, 6, 7)), ValueError, r"\(5, 6, 7\).*channels"),
         (np.zeros((0, 5, 3)), ValueError, r"\(0, 5, 3\)"),
-        (np.full((5, 5, 3), -1.0), ValueError, "normalised already"),
+        (np.full((5, 5, 3), -1.0), ValueError, "already normalized"),
         (np.full((5, 5, 3), np.nan), ValueError, "nan"),
         (np.full((5, 5, 3), None), ValueError, "array of object"),
         (np.full((5, 5, 3), "a"), ValueError, "array of <U1"),
@@ -238,9 +238,9 @@ def test_a_broken_file_is_named(photos, tmp_path: Path, processor_class) -> None
         ([np.zeros((5, 5)), [np.zeros((5, 5))] * 2], ValueError, r"rows of \[1, 2\]"),
     ],
 )
-def test_what_is_no_picture_is_refused(picture, error, message: str) -> None:
+def test_invalid_images_raise(image, error, message: str) -> None:
     with pytest.raises(error, match=message):
-        pixels(picture)
+        pixels(image)
 
 
 def test_unknown_options_are_named(cat) -> None:

@@ -13,7 +13,7 @@ from modeling_lavis import LavisBlip2Processor, LavisImageProcessor
 from modeling_lavis.models.processing_lavis_blip_2 import qformer_tokenizer
 from tests.conversion.golden_sets import GOLDENS, TOKENIZER
 
-PICTURE = Image.new("RGB", (20, 30), (200, 10, 10))
+IMAGE = Image.new("RGB", (20, 30), (200, 10, 10))
 
 
 def processor(kind: str | None, **options: Any) -> LavisBlip2Processor:
@@ -25,14 +25,14 @@ def processor(kind: str | None, **options: Any) -> LavisBlip2Processor:
 
 @pytest.mark.parametrize(("kind", "side"), [("causal", "left"), ("seq2seq", "right")])
 def test_prompts_of_unequal_length(kind: str, side: str) -> None:
-    made = processor(kind)(images=[PICTURE] * 2, text=["a photo", "a photo of a red dog"], return_tensors="pt")
+    made = processor(kind)(images=[IMAGE] * 2, text=["a photo", "a photo of a red dog"], return_tensors="pt")
     assert made["pixel_values"].shape == (2, 3, 28, 28)
     column = 0 if side == "left" else -1
     assert made["attention_mask"][:, column].tolist() == [0, 1]
 
 
-def test_the_own_prompt_goes_to_every_picture() -> None:
-    made = processor("causal", prompt="a photo of")(images=[PICTURE] * 2, return_tensors="pt")
+def test_own_prompt_is_used_for_every_image() -> None:
+    made = processor("causal", prompt="a photo of")(images=[IMAGE] * 2, return_tensors="pt")
     again = processor("causal").prompt_inputs(["a photo of"] * 2)
     assert torch.equal(made["input_ids"], again["input_ids"])
 
@@ -90,14 +90,14 @@ def test_prompt_and_padding_are_taken_off() -> None:
 def test_placeholders_for_their_repositories() -> None:
     run = processor("causal", num_query_tokens=3)
     run.tokenizer.add_tokens(["<image>"], special_tokens=True)
-    made = run(images=PICTURE, text="a photo of", return_tensors="pt")
+    made = run(images=IMAGE, text="a photo of", return_tensors="pt")
     assert made["input_ids"][0, :3].tolist() == [run.image_token_id] * 3 and made["attention_mask"].all()
     assert run.post_process_captions(made["input_ids"], "a photo of") == [""]
 
 
 def test_the_qformers_texts() -> None:
     run = processor(None, max_text_length=8)
-    made = run(images=PICTURE, text="A Dog!", return_tensors="pt")
+    made = run(images=IMAGE, text="A Dog!", return_tensors="pt")
     assert made["input_ids"][0, 0] == run.tokenizer.cls_token_id
     assert run.prompt_inputs("a dog")["input_ids"][0, 0] == run.bos_token_id == len(run.tokenizer) - 1
     assert "[ENC]" not in run.tokenizer.get_vocab()

@@ -14,9 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_lavis.models import video_decoding_torchcodec, video_reading
-from modeling_lavis.models.video_decoding import VideoFile, upright_rgb
-from modeling_lavis.models.video_decoding_torchcodec import TorchcodecFile, torchcodec_decoder
+from modeling_lavis.models import video_decoding
+from modeling_lavis.models.video_decoding import (
+    PyAVReader,
+    TorchcodecReader,
+    frame_to_rgb_array,
+    read_frames,
+    torchcodec_decoder,
+)
 from tests.models.video_clips import WIDTH, number_of, turn_clip, write_clip
 
 UNEVEN = [100 * i // 10 + (7 if i % 3 == 1 else 0) + 13 * (i // 10) for i in range(30)]
@@ -60,12 +65,12 @@ needs_torchcodec = pytest.mark.skipif(
     torchcodec_decoder() is None,
     reason="torchcodec finds no FFmpeg here; test_torchcodec_with_the_libraries_of_pyav runs this with PyAV's",
 )
-DECODERS = [VideoFile, pytest.param(TorchcodecFile, marks=needs_torchcodec)]
+DECODERS = [PyAVReader, pytest.param(TorchcodecReader, marks=needs_torchcodec)]
 AT_WORK = [
     pytest.param(decoder, name, marks=marks, id=f"{decoder.__name__}-{name}")
-    for decoder, marks in ((VideoFile, ()), (TorchcodecFile, needs_torchcodec))
+    for decoder, marks in ((PyAVReader, ()), (TorchcodecReader, needs_torchcodec))
     for name in KINDS
-    if decoder is VideoFile or name not in NOT_TORCHCODECS
+    if decoder is PyAVReader or name not in NOT_TORCHCODECS
 ]
 
 
@@ -81,14 +86,14 @@ def test_frames_by_number(clips: dict[str, Path], decoder: Any, name: str, wante
 @needs_torchcodec
 @pytest.mark.parametrize("wanted", [list(range(30)), [4, 9, 17, 18]], ids=["all", "some"])
 @pytest.mark.parametrize("name", KINDS)
-def test_torchcodec_where_it_works_changes_nothing(
+def test_torchcodec_gives_the_same_frames_as_pyav(
     clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str, wanted: list[int]
 ) -> None:
     def both() -> Any:
-        return list(video_reading.read_frames(clips[name], lambda length, number_at: wanted))
+        return list(read_frames(clips[name], lambda length, index_at: wanted))
 
     frames = both()
-    monkeypatch.setattr(video_reading, "torchcodec_decoder", lambda: None)
+    monkeypatch.setattr(video_decoding, "torchcodec_decoder", lambda: None)
     for left, right in zip(frames, both(), strict=True):
         np.testing.assert_array_equal(left, right)
 
@@ -100,7 +105,7 @@ class OtherDecoder:
     asked: list[int]
 
     def __init__(self, name: str, num_ffmpeg_threads: int) -> None:
-        self.video = VideoFile(name)
+        self.video = PyAVReader(name)
 
     def __len__(self) -> int:
         return self.video.length + (self.fault == "count")
@@ -111,38 +116,37 @@ class OtherDecoder:
             raise RuntimeError("damaged")
         number += self.fault == "time" and number == 15
         (frame,) = self.video.frames([number])
-        return SimpleNamespace(data=torch.from_numpy(frame).permute(2, 0, 1), pts_seconds=self.video.shown_at(number))
+        return SimpleNamespace(data=torch.from_numpy(frame).permute(2, 0, 1), pts_seconds=self.video.seconds_at(number))
 
 
 @pytest.mark.parametrize(
     ("fault", "asked"),
     [("", [0, 7, 15, 22]), ("count", []), ("damage", [0, 7, 15]), ("time", [0, 7, 15]), ("absent", [])],
 )
-def test_where_torchcodec_gives_up_the_other_goes_on(
+def test_pyav_continues_where_torchcodec_fails(
     clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch, fault: str, asked: list[int]
 ) -> None:
     OtherDecoder.fault, OtherDecoder.asked = fault, []
-    for module in (video_reading, video_decoding_torchcodec):
-        monkeypatch.setattr(module, "torchcodec_decoder", lambda: None if fault == "absent" else OtherDecoder)
+    decoder = None if fault == "absent" else OtherDecoder
+    monkeypatch.setattr(video_decoding, "torchcodec_decoder", lambda: decoder)
     picked = []
 
-    def pick(length: int, number_at: Any) -> list[int]:
+    def pick(length: int, index_at: Any) -> list[int]:
         picked.append(length)
         return [0, 7, 15, 22]
 
-    frames = video_reading.read_frames(clips["uneven.mp4"], pick)
+    frames = read_frames(clips["uneven.mp4"], pick)
     assert [number_of(frame) for frame in frames] == [0, 7, 15, 22]
     assert picked == [30] and OtherDecoder.asked == asked
 
 
 @pytest.mark.parametrize("name", ["rgb.avi", "old_out_of_order.avi", "stream.mpg"])
-def test_torchcodec_is_left_alone_where_files_do_not_tell_times(
+def test_torchcodec_is_not_used_for_files_without_timestamps(
     clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     OtherDecoder.fault, OtherDecoder.asked = "", []
-    for module in (video_reading, video_decoding_torchcodec):
-        monkeypatch.setattr(module, "torchcodec_decoder", lambda: OtherDecoder)
-    frames = video_reading.read_frames(clips[name], lambda length, number_at: [number_at(0.4), length - 1])
+    monkeypatch.setattr(video_decoding, "torchcodec_decoder", lambda: OtherDecoder)
+    frames = read_frames(clips[name], lambda length, index_at: [index_at(0.4), length - 1])
     assert [number_of(frame) for frame in frames] == [10 if name == "stream.mpg" else 4, 29]
     assert OtherDecoder.asked == []
 
@@ -161,7 +165,7 @@ def test_torchcodec_without_libraries_is_not_used(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("name", ["plain.mp4", "no_count.mkv", "web.webm"])
 def test_times(clips: dict[str, Path], decoder: Any, name: str) -> None:
     with decoder(clips[name]) as video:
-        assert [video.number_at(seconds) for seconds in (0, 0.05, 1, 2.9, 99)] == [0, 1, 10, 29, 30]
+        assert [video.index_at(seconds) for seconds in (0, 0.05, 1, 2.9, 99)] == [0, 1, 10, 29, 30]
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -169,29 +173,29 @@ def test_times(clips: dict[str, Path], decoder: Any, name: str) -> None:
 def test_times_at_uneven_distances(clips: dict[str, Path], decoder: Any, name: str) -> None:
     with decoder(clips[name]) as video:
         for number, hundredths in enumerate(UNEVEN):
-            assert video.number_at(hundredths / 100) == number
-            assert video.number_at(hundredths / 100 + 0.005) == number + 1
+            assert video.index_at(hundredths / 100) == number
+            assert video.index_at(hundredths / 100 + 0.005) == number + 1
 
 
 @pytest.mark.parametrize("numbers", [[-1], [3, 30]])
-def test_numbers_that_are_not_there(clips: dict[str, Path], numbers: list[int]) -> None:
-    with VideoFile(clips["plain.mp4"]) as video, pytest.raises(OSError, match=f"Frame {numbers[-1]} of 30.*plain.mp4"):
+def test_indices_out_of_range(clips: dict[str, Path], numbers: list[int]) -> None:
+    with PyAVReader(clips["plain.mp4"]) as video, pytest.raises(OSError, match=f"Frame {numbers[-1]} of 30.*plain.mp4"):
         next(video.frames(numbers))
 
 
-def test_both_halves_of_interlaced_frames_are_converted_together(clips: dict[str, Path]) -> None:
+def test_interlaced_frames_are_converted_as_progressive(clips: dict[str, Path]) -> None:
     with av.open(str(clips["interlaced.mp4"])) as file:
         frame = next(file.decode(video=0))
     assert frame.interlaced_frame
     unmarked = av.VideoFrame.from_ndarray(frame.to_ndarray(), format="yuv420p")
-    np.testing.assert_array_equal(upright_rgb(frame), upright_rgb(unmarked))
+    np.testing.assert_array_equal(frame_to_rgb_array(frame), frame_to_rgb_array(unmarked))
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("quarters", [1, 2, 3])
 def test_rotation_flags(clips: dict[str, Path], tmp_path: Path, decoder: Any, quarters: int) -> None:
     turned = turn_clip(clips["plain.mp4"], tmp_path / "turned.mp4", quarters)
-    with VideoFile(clips["plain.mp4"]) as plain, decoder(turned) as video:
+    with PyAVReader(clips["plain.mp4"]) as plain, decoder(turned) as video:
         for left, right in zip(plain.frames([3, 20]), video.frames([3, 20]), strict=True):
             np.testing.assert_array_equal(np.rot90(left, -quarters), right)
 
@@ -228,10 +232,10 @@ def test_torchcodec_with_the_libraries_of_pyav(tmp_path: Path) -> None:
 
 PEAK = """
 import resource, sys
-from modeling_lavis.models import video_reading
+from modeling_lavis.models import video_decoding
 from modeling_lavis import LavisVideoProcessor
-if sys.argv[2] == "VideoFile":
-    video_reading.torchcodec_decoder = lambda: None
+if sys.argv[2] == "PyAVReader":
+    video_decoding.torchcodec_decoder = lambda: None
 processor = LavisVideoProcessor(size={"height": 64, "width": 96}, num_frames=8, do_normalize=False)
 clip = processor(sys.argv[1])["pixel_values_videos"][0]
 from tests.models.video_clips import number_of

@@ -1,4 +1,4 @@
-"""Clips whose frames say their own number, made by PyAV of a real picture."""
+"""Clips whose frames say their own number, made by PyAV of a real image."""
 
 import struct
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ import av
 import numpy as np
 import PIL.Image
 
-PICTURE = Path(__file__).parents[1] / "goldens" / "processors" / "images" / "coffee.png"
+IMAGE = Path(__file__).parents[1] / "goldens" / "processors" / "images" / "coffee.png"
 WIDTH, HEIGHT, BLOCK, BITS = 96, 64, 8, 12
 
 
 @cache
-def _picture() -> np.ndarray:
-    return np.asarray(PIL.Image.open(PICTURE).convert("RGB").resize((WIDTH, HEIGHT)))
+def _base_frame() -> np.ndarray:
+    return np.asarray(PIL.Image.open(IMAGE).convert("RGB").resize((WIDTH, HEIGHT)))
 
 
 def numbered_frame(number: int) -> np.ndarray:
-    """A picture (HEIGHT, WIDTH, 3) with the binary digits of a number as black and white blocks at its top."""
-    frame = _picture().copy()
+    """An image (HEIGHT, WIDTH, 3) with the binary digits of a number as black and white blocks at its top."""
+    frame = _base_frame().copy()
     for bit in range(BITS):
         frame[:BLOCK, bit * BLOCK : (bit + 1) * BLOCK] = 255 * (number >> bit & 1)
     return frame
@@ -33,11 +33,11 @@ def number_of(frame: np.ndarray) -> int:
     return sum(int(value > 127) << bit for bit, value in enumerate(blocks.mean(axis=(0, 2, 3))))
 
 
-def _as_frame(picture: np.ndarray, pixel_format: str) -> av.VideoFrame:
-    """A picture (H, W, 3) in a pixel format."""
+def _as_frame(image: np.ndarray, pixel_format: str) -> av.VideoFrame:
+    """An image (H, W, 3) in a pixel format."""
     if pixel_format != "pal8":  # nothing of FFmpeg makes a palette
-        return av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixel_format)
-    indexed = PIL.Image.fromarray(picture).quantize(256)
+        return av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixel_format)
+    indexed = PIL.Image.fromarray(image).quantize(256)
     colours = np.zeros((256, 4), np.uint8)  # alpha first
     found = np.array(indexed.getpalette(), np.uint8).reshape(-1, 3)
     colours[:, 0], colours[: len(found), 1:] = 255, found
@@ -75,8 +75,8 @@ def write_clip(
         if times is not None:
             stream.codec_context.time_base = stream.time_base = Fraction(1, 100)
         for number in range(frames):
-            picture = np.pad(numbered_frame(number), ((0, 0), (0, width - WIDTH), (0, 0)), mode="edge")
-            frame = _as_frame(picture, pixel_format)
+            image = np.pad(numbered_frame(number), ((0, 0), (0, width - WIDTH), (0, 0)), mode="edge")
+            frame = _as_frame(image, pixel_format)
             if times is not None:
                 frame.pts, frame.time_base = times[number], Fraction(1, 100)
             for packet in stream.encode(frame):
@@ -87,7 +87,7 @@ def write_clip(
 
 
 def turn_clip(source: Path, path: Path, quarters: int) -> Path:
-    """Copy an mp4 file and let its display matrix turn the pictures by quarters, clockwise, when they are shown."""
+    """Copy an mp4 file and let its display matrix turn the images by quarters, clockwise, when they are shown."""
     content = bytearray(source.read_bytes())
     plain = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
     place = content.index(plain, content.index(b"tkhd"))

@@ -16,9 +16,14 @@ from safetensors.torch import load_file
 from modeling_lavis.data.randaugment import Operation, apply_operation
 from modeling_lavis.data.transforms import ImageTrainTransform, TrainDraw, blip2_image_train, blip_image_train
 from modeling_lavis.models.image_processing_lavis import LavisImageProcessor
-from modeling_lavis.models.text_cleaning import clean_caption, clean_question
-from modeling_lavis.models.video_processing_lavis import LavisVideoProcessor
-from modeling_lavis.models.video_sampling import fit_count, frame_indices, headtail_indices, uniform_indices
+from modeling_lavis.models.tokenization_lavis import clean_caption, clean_question
+from modeling_lavis.models.video_processing_lavis import (
+    LavisVideoProcessor,
+    fit_count,
+    headtail_indices,
+    sample_frame_indices,
+    uniform_indices,
+)
 
 from .goldens import PROCESSORS, excess, goldens_root, read_json
 from .ledger import TOLERANCE
@@ -98,10 +103,10 @@ def tuplify(value: Any) -> Any:
 @pytest.mark.parametrize("row", rows("image_train"), ids=by_tensor)
 def test_image_train(row: dict[str, Any]) -> None:
     recorded, transform, draw = tensors("image_train"), train_transform(row), recorded_draw(row)
-    picture = IMAGES / row["image"]
-    assert close(transform.apply(picture, draw), recorded[row["tensor"]])
+    image = IMAGES / row["image"]
+    assert close(transform.apply(image, draw), recorded[row["tensor"]])
     if row["tensor"] + BEFORE in recorded:
-        assert np.array_equal(transform.crop_and_flip(picture, draw), recorded[row["tensor"] + BEFORE].numpy())
+        assert np.array_equal(transform.crop_and_flip(image, draw), recorded[row["tensor"] + BEFORE].numpy())
 
 
 @pytest.mark.parametrize("row", rows("image_train"), ids=by_tensor)
@@ -127,8 +132,8 @@ def test_text(row: dict[str, Any]) -> None:
 @pytest.mark.parametrize("row", rows("randaugment"), ids=by_tensor)
 def test_randaugment(row: dict[str, Any]) -> None:
     recorded = tensors("randaugment")
-    picture = apply_operation(recorded["input"].numpy(), Operation(row["op"], tuple(row["args"])))
-    assert np.array_equal(picture, recorded[row["tensor"]].numpy())
+    image = apply_operation(recorded["input"].numpy(), Operation(row["op"], tuple(row["args"])))
+    assert np.array_equal(image, recorded[row["tensor"]].numpy())
 
 
 @pytest.mark.parametrize("row", rows("video_eval"), ids=by_tensor)
@@ -157,5 +162,5 @@ def test_frame_picks(pick: dict[str, Any]) -> None:
     assert pick["clip_shape"][1] == len(indices)
     # What a model gets has always the number of frames that it was built for, also where the original takes none.
     rng = random.Random(pick.get("python_random_seed"))
-    own = frame_indices(length, wanted, pick["sampling"], rng)
+    own = sample_frame_indices(length, wanted, pick["sampling"], rng)
     assert own == fit_count(indices, wanted) if indices else len(own) == wanted

@@ -72,13 +72,13 @@ def captioner(goldens: Path):
 
 def test_prompts_in_a_batch_go_on_as_alone(captioner, photos) -> None:
     model, made = captioner
-    pictures, prompts = [photos["coffee"], photos["rocket"]], ["a photo of the big dog", "a cat"]
+    images, prompts = [photos["coffee"], photos["rocket"]], ["a photo of the big dog", "a cat"]
     for options in ({}, {"num_beams": 3}):
         together = model.generate(
-            **made(images=pictures, text=prompts, return_tensors="pt"), max_new_tokens=6, min_new_tokens=6, **options
+            **made(images=images, text=prompts, return_tensors="pt"), max_new_tokens=6, min_new_tokens=6, **options
         )
         for number in range(2):
-            inputs = made(images=pictures[number], text=prompts[number], return_tensors="pt")
+            inputs = made(images=images[number], text=prompts[number], return_tensors="pt")
             alone = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6, **options)
             assert together[number, -6:].tolist() == alone[0, -6:].tolist()
 
