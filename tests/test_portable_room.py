@@ -223,12 +223,12 @@ def test_installed_package_wins_over_attached_code(published: Path) -> None:
 
 def test_attached_files_are_the_packages_own(published: Path) -> None:
     attached = sorted(published.glob("*.py"))
-    assert {"modeling_lavis_blip_retrieval.py", "vision_vit.py"} <= {path.name for path in attached}
+    assert {"modeling_lavis_blip.py", "vision_vit.py"} <= {path.name for path in attached}
     assert "__init__.py" not in [path.name for path in attached]
     for path in attached:
         assert path.read_bytes() == (ROOM / path.name).read_bytes()
     config = json.loads((published / "config.json").read_text())
-    assert config["auto_map"]["AutoModel"] == "modeling_lavis_blip_retrieval.LavisBlipForImageTextRetrieval"
+    assert config["auto_map"]["AutoModel"] == "modeling_lavis_blip.LavisBlipForImageTextRetrieval"
     assert config["auto_map"]["AutoConfig"] == "configuration_lavis_blip.LavisBlipConfig"
     assert "AutoModelForPreTraining" not in config["auto_map"]
     assert [path.name for path in published.iterdir() if path.suffix == ".tmp"] == []

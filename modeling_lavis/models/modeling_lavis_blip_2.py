@@ -97,6 +97,7 @@ def retrieval_options(config: LavisBlip2Config) -> RetrievalOptions:
     """How the Q-Former's ITC and ITM training differs from ALBEF's (section 3.2)."""
     return RetrievalOptions(
         clamps_temperature=False,
+        encodes_images_first=True,  # parity: the order of the original, and of its dropout
         # parity: each direction of the contrastive loss trains through its own rows only
         candidates_receive_gradient=False,
         label_smoothing=config.label_smoothing,

@@ -14,10 +14,7 @@ from transformers.utils import ModelOutput
 
 from .transformers_compat import cache_field
 
-#: label of positions and rows that a loss ignores
-IGNORE_INDEX = -100
-
-# Label of the positions that no loss counts; the default `ignore_index` of PyTorch's cross-entropy.
+#: label of positions and rows that a loss ignores; the default `ignore_index` of torch's cross entropy
 IGNORE_INDEX = -100
 
 

@@ -46,6 +46,8 @@ class RetrievalOptions:
 
     Args:
         clamps_temperature (`bool`): whether a training step clamps the temperature.
+        encodes_images_first (`bool`): whether images are encoded before texts. The other order needs less memory: the
+            backward pass ends with the texts, when the much larger activations of the image encoder are freed already.
         candidates_receive_gradient (`bool`): whether in-batch candidates of the contrastive loss receive gradient.
         label_smoothing (`float`): label smoothing of the in-batch contrastive loss.
         negatives_from_online_features (`bool`): whether hard negatives are drawn by the online features, not by the
@@ -62,6 +64,7 @@ class RetrievalOptions:
     """
 
     clamps_temperature: bool = True
+    encodes_images_first: bool = False
     candidates_receive_gradient: bool = True
     label_smoothing: float = 0.0
     negatives_from_online_features: bool = False
@@ -211,10 +214,16 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         Returns:
             Logits `(B, 2)` and the output of the multimodal encoder.
         """
-        options = self.retrieval_options
-        kwargs[options.pooled_only_argument] = pooled_only
+        kwargs[self.retrieval_options.pooled_only_argument] = pooled_only
         output = self.fuse(image_embeds, input_ids, attention_mask, text_embeds=text_embeds, **kwargs)
-        return self.itm_head(output.last_hidden_state[:, : options.num_itm_tokens]).mean(dim=1), output
+        return self.itm_logits(output.last_hidden_state), output
+
+    def itm_logits(self, hidden_states: Tensor) -> Tensor:
+        """Matching logits `(B, 2)` of multimodal hidden states `(B, tokens, D)`."""
+        num_tokens = self.retrieval_options.num_itm_tokens
+        if num_tokens == 1:
+            return self.itm_head(hidden_states[:, 0])
+        return self.itm_head(hidden_states[:, :num_tokens]).mean(dim=1)
 
     @torch.no_grad()
     def score_pairs(
@@ -386,8 +395,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
             attention_mask = (input_ids != self.config.pad_token_id).long()
         if trim_padding:
             input_ids, attention_mask = trim_common_padding(input_ids, attention_mask)
-        # Memory: the momentum pass saves nothing for backward, so it comes first and makes room for the next; backward
-        # ends with the texts, when the much larger activations of the image encoder are freed already.
+        # The momentum pass saves nothing for the backward pass: run first, its memory is free for the next.
         momentum: dict[str, Tensor] = {}
         momentum_features = None
         if has_momentum:
@@ -399,14 +407,18 @@ class ImageTextRetrievalMixin(_RetrievalModel):
                     project_features(image_m[:, 0], self.vision_proj_m),
                     project_features(text_m[:, 0], self.text_proj_m),
                 )
-        text_embeds = self.encode_texts(input_ids, attention_mask)
+        if not self.retrieval_options.encodes_images_first:
+            text_embeds = self.encode_texts(input_ids, attention_mask)
         image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
+        image_features = self.project_images(image_embeds, **projection_kwargs)
+        if self.retrieval_options.encodes_images_first:
+            text_embeds = self.encode_texts(input_ids, attention_mask)
         return EncodedPairs(
             input_ids=input_ids,
             attention_mask=attention_mask,
             image_embeds=image_embeds,
             text_embeds=text_embeds,
-            image_features=self.project_images(image_embeds, **projection_kwargs),
+            image_features=image_features,
             text_features=self.project_texts(text_embeds),
             image_ids=None if image_ids is None else image_ids.reshape(-1),
             momentum=momentum,
@@ -549,15 +561,15 @@ class ImageTextRetrievalMixin(_RetrievalModel):
             rows = torch.cat([rows, extra_text_embeds])
             mask = torch.cat([mask, attention_mask])
             images = torch.cat([images, torch.arange(batch, device=images.device)])
-        all_logits, output = self.match(
+        hidden_states = self.fuse(
             image_embeds,
             input_ids[texts],
             mask,
             text_embeds=rows,
             encoder_index=images,
-            pooled_only=not keep and extra_text_embeds is None,
-        )
-        hidden_states, logits = output.last_hidden_state, all_logits[: labels.shape[0]]
+            **{options.pooled_only_argument: not keep and extra_text_embeds is None},
+        ).last_hidden_state
+        logits = self.itm_logits(hidden_states[: labels.shape[0]])
         loss = F.cross_entropy(logits.float(), labels)
         inputs: dict[str, Any] = {}
         if keep:

@@ -76,7 +76,7 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
         """Raise `ValueError` when the model gives no features by name."""
         super().check_model(model, task)
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        if not hasattr(inner, "read_images") and not type(inner).__name__.endswith("Model"):
+        if hasattr(inner, "query_images") and not type(inner).__name__.endswith("Model"):
             raise ValueError(
                 f"{task} cannot use {type(inner).__name__}; it needs features by name. Load the same checkpoint "
                 "as the feature extractor of its family, whose class ends in Model."
@@ -155,7 +155,7 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
                     results[row][name] = states[place, 0] if pool else states[place, :length]
 
         model, images, texts = self.model, batch["images"], batch["texts"]
-        if not hasattr(model, "read_images"):
+        if hasattr(model, "query_images"):
             return self._features_of_queries(batch, pool)
         image_embeds = model.encode_images(batch["pixel_values"]) if images else None
         if image_embeds is not None:
@@ -176,7 +176,7 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
         if joint and image_embeds is not None:
             chosen = torch.tensor([texts.index(row) for row in joint], device=ids.device)
             seen = torch.tensor([images.index(row) for row in joint], device=ids.device)
-            states = model.read_images(
+            states = model.fuse(
                 image_embeds[seen],
                 ids[chosen],
                 mask[chosen],

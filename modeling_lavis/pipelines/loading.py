@@ -13,7 +13,6 @@ _OURS_FOR = {
     "Blip2ForConditionalGeneration": "LavisBlip2ForConditionalGeneration",
     "Blip2ForImageTextRetrieval": "LavisBlip2ForImageTextRetrieval",
 }
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
 class CheckpointHead:
@@ -37,10 +36,11 @@ class CheckpointHead:
         from transformers import AutoModel, PreTrainedConfig
 
         import modeling_lavis
+        from modeling_lavis.models.modeling_base import HUB_OPTIONS
 
         if not os.path.exists(name) and not _may_be_on_the_hub(os.fspath(name)):
             raise OSError(f"There is no folder {os.fspath(name)}, and a repository's name looks like 'owner/name'.")
-        access = {option: kwargs[option] for option in _HUB_OPTIONS if kwargs.get(option) is not None}
+        access = {option: kwargs[option] for option in HUB_OPTIONS if kwargs.get(option) is not None}
         config, _ = PreTrainedConfig.get_config_dict(name, **access)
         if "model_type" not in config:
             raise OSError(

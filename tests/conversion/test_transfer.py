@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from modeling_lavis.hub.convert import convert
-from modeling_lavis.models.position_embeddings import resize_grid_positions
+from modeling_lavis.models.vision_vit import interpolate_grid_positions
 from tests.conversion.golden_sets import BLIP, GOLDENS, TOKENIZER, arguments, settings, weights
 from tests.conversion.test_convert import our_name
 
@@ -144,6 +144,6 @@ def test_a_published_type_sets_the_resolution_of_a_transfer(tmp_path: Path) -> N
 
 def test_positions_are_resized_only_when_asked() -> None:
     table = torch.randn(1, 17, 8)
-    assert resize_grid_positions(table, (4, 4)) is table
-    bigger = resize_grid_positions(table, (6, 6))
+    assert interpolate_grid_positions(table, (4, 4)) is table
+    bigger = interpolate_grid_positions(table, (6, 6))
     assert torch.equal(bigger[:, 0], table[:, 0]) and bigger.shape == (1, 37, 8)

@@ -264,11 +264,11 @@ class ForwardContract(Contract):
                     ({"input_ids": ids[0]}, "input_ids.*shape"),
                     (
                         {"input_ids": ids.repeat(1, 10), "attention_mask": None},
-                        "60 tokens.*40 positions|labels of shape",
+                        "60 tokens.*40 position embeddings|labels of shape",
                     ),
                     ({"attention_mask": call["attention_mask"][:, :-1]}, "attention_mask"),
                     ({"attention_mask": call["attention_mask"][:, None]}, "attention_mask"),
-                    ({"input_ids": ids.tolist()}, "input_ids as list"),
+                    ({"input_ids": ids.tolist()}, "input_ids of type list"),
                     ({"input_ids": ids[:0], "attention_mask": None}, "input_ids.*at least one|0 .*3|3 .*0"),
                 ]
             if images is not None and ids is not None and mode not in ("itc", "vtc", "decoder"):

@@ -6,7 +6,7 @@ import torch
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from modeling_lavis.models import contrastive, momentum_contrast
+from modeling_lavis.models import task_retrieval
 from modeling_lavis.models.distributed import gather, gather_ragged, gather_with_grad, rank, world_size
 from tests.models import alpro_cases, lavis_blip_cases
 
@@ -58,7 +58,7 @@ def main() -> None:
     number, store, output = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
-    contrastive.draw_negatives = momentum_contrast.draw_negatives = likeliest
+    task_retrieval.draw_negatives = likeliest
     results: dict[str, object] = {"world": world_size(), "gathering": gathering()}
     for label, name, options in RUNS:
         results[label] = training(name, options, slice(2 * number, 2 * number + 2), ddp=True)

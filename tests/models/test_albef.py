@@ -13,9 +13,9 @@ from modeling_lavis import (
     AlbefForQuestionAnswering,
     AlbefModel,
 )
-from modeling_lavis.models.configuration_text_bert import LavisBertConfig
-from modeling_lavis.models.masked_language import MaskDraws, draw_masks, mask_tokens
-from modeling_lavis.models.text_pairs import shared_image_projections
+from modeling_lavis.models.configuration_text import LavisBertConfig
+from modeling_lavis.models.losses import MaskDraws, draw_masks, mask_tokens
+from modeling_lavis.models.text_bert import shared_pair_projections
 from tests.models.albef_cases import MASK, albef_config
 from tests.models.lavis_blip_cases import CLS, PAD, SEP, VOCAB, one_image
 
@@ -130,7 +130,7 @@ def test_shares_of_hidden_words() -> None:
     assert torch.equal(drawn.chosen, again.chosen)
     shares = [part.float().mean().item() for part in (drawn.chosen, drawn.masked, drawn.replaced)]
     assert shares == pytest.approx([0.15, 0.8, 0.5], abs=0.02)
-    assert 0 <= int(drawn.words.min()) and int(drawn.words.max()) == VOCAB - 1
+    assert 0 <= int(drawn.random_ids.min()) and int(drawn.random_ids.max()) == VOCAB - 1
 
 
 def test_answers_have_a_decoder_of_their_own() -> None:
@@ -146,7 +146,7 @@ def test_answers_have_a_decoder_of_their_own() -> None:
 def test_pairs_of_layers_need_an_even_number() -> None:
     config = LavisBertConfig(num_hidden_layers=5, fusion_layer=2)
     with pytest.raises(ValueError, match="do not form pairs"):
-        shared_image_projections(config)
+        shared_pair_projections(config)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_pairs_of_layers_need_an_even_number() -> None:
 def test_a_model_for_two_images_is_no_other(head: type, tmp_path: Path) -> None:
     config = albef_config()
     AlbefForImagesAndTextClassification(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="two images .* reads one image"):
+    with pytest.raises(ValueError, match="two images .* takes one image"):
         head.from_pretrained(tmp_path)
     assert not config.text_config.pair_image_layers
     head(config)
@@ -183,9 +183,9 @@ def test_unknown_words_are_named(wrong: int) -> None:
     inputs["input_ids"][1, 1] = wrong
     calls = [CALLS, {"match_head": "itm"}, {"match_head": "itc"}]
     for call in calls:
-        with pytest.raises(ValueError, match=rf"the number {wrong}, but the model knows the words 0 to {VOCAB - 1}"):
+        with pytest.raises(ValueError, match=rf"token id {wrong} .* from 0 to {VOCAB - 1}"):
             model(**inputs, **call)
-    with pytest.raises(ValueError, match="the model knows the words"):
+    with pytest.raises(ValueError, match="the vocabulary of the model has ids"):
         model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
     model.resize_token_embeddings(VOCAB + 8)
     if wrong > 0:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modeling_lavis.models import answer_ranking
+from modeling_lavis.models import task_question_answering
 from tests.models.lavis_blip_cases import ANSWERING, DEC, PAD, SEP, VOCAB, pixels, texts
 
 
@@ -139,15 +139,15 @@ def test_groups_change_nothing(monkeypatch: pytest.MonkeyPatch, smallest: int, m
     call, answers = {"pixel_values": pixels(2), **texts(2)}, answer_list()
     with torch.no_grad():
         expected = model.rank_answers(**call, **answers, num_candidates=6)
-        monkeypatch.setattr(answer_ranking, "_SMALLEST_GROUP", smallest)
-        monkeypatch.setattr(answer_ranking, "_MOST_TOKENS", most_tokens)
+        monkeypatch.setattr(task_question_answering, "_MIN_GROUP", smallest)
+        monkeypatch.setattr(task_question_answering, "_MAX_TOKENS", most_tokens)
         output = model.rank_answers(**call, **answers, num_candidates=6)
     assert torch.equal(output.candidates, expected.candidates)
     assert torch.allclose(output.scores, expected.scores, atol=1e-5)
 
 
 def test_group_sizes() -> None:
-    group = answer_ranking._group_sizes
+    group = task_question_answering._group_sizes
     assert group([3] * 64 + [4] * 21 + [5] * 43, batch=2) == [64, 21, 43]
     assert group([3] * 20 + [4] * 3 + [5] * 20, batch=1) == [20, 23], "a few of one length join the next"
     assert group([3] * 20 + [4] * 3, batch=1) == [23], "and the last ones those before"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling_lavis.models.attention import attend, split_heads
-from modeling_lavis.models.configuration_text_bert import LavisBertConfig
+from modeling_lavis.models.configuration_text import LavisBertConfig
 from modeling_lavis.models.text_bert import LavisBertModel
 
 B, N_PER, H, T, N, D = 2, 3, 2, 4, 5, 8
@@ -87,7 +87,7 @@ def test_gradients_of_shared_keys_are_sums() -> None:
 
 def test_uneven_sharing_is_named() -> None:
     key = states(B, H, N, D // H)
-    with pytest.raises(ValueError, match="5 rows of text cannot share the states of 2 images"):
+    with pytest.raises(ValueError, match="5 text rows cannot share the hidden states of 2 images"):
         attend(Site("sdpa"), states(5, T, D), key, key, None, H)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from modeling_lavis.models import contrastive, momentum_contrast
+from modeling_lavis.models import task_retrieval
 from modeling_lavis.models.distributed import gather, gather_ragged, gather_with_grad, rank, world_size
 from tests.models.distributed_worker import RUNS, likeliest, training
 
@@ -62,7 +62,7 @@ def test_gathering(two: list[dict[str, Any]]) -> None:
 def test_equal_one_process_with_both_batches(
     two: list[dict[str, Any]], label: str, name: str, options: dict[str, Any], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(momentum_contrast, "draw_negatives", likeliest)
+    monkeypatch.setattr(task_retrieval, "draw_negatives", likeliest)
     first, second = (results[label] for results in two)
     assert first.keys() == second.keys()
     for key, value in first.items():  # both processes hold the same model and queue
@@ -94,7 +94,7 @@ def test_negatives_of_all_processes_differ_from_own_ones(two: list[dict[str, Any
 
 @pytest.mark.slow
 def test_videos_are_contrasted_with_those_of_all_processes(two: list[dict[str, Any]], monkeypatch: Any) -> None:
-    monkeypatch.setattr(contrastive, "draw_negatives", likeliest)
+    monkeypatch.setattr(task_retrieval, "draw_negatives", likeliest)
     first, second = (results["video"] for results in two)
     whole = training("AlproForVideoTextRetrieval", {}, slice(0, 4), ddp=False, learnt="loss_vtc")
     for key in ("0.loss_vtc", "1.loss_vtc"):

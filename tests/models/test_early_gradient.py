@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modeling_lavis import AlbefForImageTextRetrieval
-from modeling_lavis.models.early_gradient import with_early_gradient
+from modeling_lavis.models.memory import fused_loss_backward
 from tests.models.albef_cases import albef_config
 from tests.models.lavis_blip_cases import one_image
 
@@ -28,7 +28,7 @@ def test_gradients_are_the_same_and_the_bank_may_change() -> None:
     rows, scale, bank = inputs()
     direct = compare(rows, scale, bank)
     wanted = torch.autograd.grad(3 * direct.loss + rows.sum(), (rows, scale))
-    early = with_early_gradient(lambda r, s: compare(r, s, bank), (rows, scale))
+    early = fused_loss_backward(lambda r, s: compare(r, s, bank), (rows, scale))
     assert early.loss == direct.loss and torch.equal(early.scores, direct.scores)
     assert not early.scores.requires_grad
     bank.zero_()
@@ -40,18 +40,18 @@ def test_gradients_are_the_same_and_the_bank_may_change() -> None:
 
 def test_inputs_without_gradient() -> None:
     rows, scale, bank = inputs()
-    early = with_early_gradient(lambda r, s: compare(r, s, bank), (rows, scale.detach()))
+    early = fused_loss_backward(lambda r, s: compare(r, s, bank), (rows, scale.detach()))
     early.loss.backward()
     assert rows.grad is not None
     with torch.no_grad():
-        assert not with_early_gradient(lambda r, s: compare(r, s, bank), (rows, scale)).loss.requires_grad
-    frozen = with_early_gradient(lambda r, s: compare(r, s, bank), (rows.detach(), scale.detach()))
+        assert not fused_loss_backward(lambda r, s: compare(r, s, bank), (rows, scale)).loss.requires_grad
+    frozen = fused_loss_backward(lambda r, s: compare(r, s, bank), (rows.detach(), scale.detach()))
     assert not frozen.loss.requires_grad
 
 
 def test_second_derivatives_are_refused() -> None:
     rows, scale, bank = inputs()
-    early = with_early_gradient(lambda r, s: compare(r, s, bank), (rows, scale))
+    early = fused_loss_backward(lambda r, s: compare(r, s, bank), (rows, scale))
     with pytest.raises(RuntimeError, match="create_graph"):
         torch.autograd.grad(early.loss, rows, create_graph=True)
 
@@ -71,7 +71,7 @@ def test_a_step_keeps_nothing_as_long_as_the_queue(update_state: bool, monkeypat
 
     assert largest() < queue
     monkeypatch.setattr(
-        "modeling_lavis.models.momentum_contrast.with_early_gradient", lambda function, inputs: function(*inputs)
+        "modeling_lavis.models.task_retrieval.fused_loss_backward", lambda function, inputs: function(*inputs)
     )
     if not update_state:  # a queue that moves would break the backward pass
         assert largest() >= queue
@@ -99,7 +99,7 @@ def test_mixed_precision_leaves_it_alone() -> None:
     """The gradient exists before a loss scaler could have lifted it out of what half precision cannot hold."""
     left, right = torch.randn(4, 8, requires_grad=True), torch.randn(8, 4)
     with torch.autocast("cpu", torch.bfloat16):
-        result = with_early_gradient(lambda tensor: SimpleNamespace(loss=(tensor @ right).square().mean()), (left,))
+        result = fused_loss_backward(lambda tensor: SimpleNamespace(loss=(tensor @ right).square().mean()), (left,))
     result.loss.backward()
     expected = torch.autograd.grad((left @ right).square().mean(), left)[0]
     assert torch.equal(left.grad, expected)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_lavis.models.few_rows import FewRowsLinear
+from modeling_lavis.models.memory import SkinnyLinear
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -11,7 +11,7 @@ from modeling_lavis.models.few_rows import FewRowsLinear
 @pytest.mark.parametrize("outputs", [18, 64, 75])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_same_as_linear(shape: tuple[int, ...], bias: bool, outputs: int, dtype: torch.dtype) -> None:
-    linear = FewRowsLinear(24, outputs, bias=bias, dtype=dtype)
+    linear = SkinnyLinear(24, outputs, bias=bias, dtype=dtype)
     inputs = torch.randn(*shape, 24, dtype=dtype)
     with torch.no_grad():
         found = linear(inputs)
@@ -22,13 +22,13 @@ def test_same_as_linear(shape: tuple[int, ...], bias: bool, outputs: int, dtype:
 
 
 def test_gradients_flow() -> None:
-    linear = FewRowsLinear(6, 5)
+    linear = SkinnyLinear(6, 5)
     inputs = torch.randn(12, 6, requires_grad=True)
     linear(inputs).sum().backward()
     assert torch.allclose(inputs.grad, linear.weight.sum(dim=0).expand(12, 6))
 
 
 def test_autocast_decides_the_dtype() -> None:
-    linear = FewRowsLinear(6, 5)
+    linear = SkinnyLinear(6, 5)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert linear(torch.randn(12, 6)).dtype == torch.bfloat16

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
-from modeling_lavis.models.generation import as_prompt, with_first_token
+from modeling_lavis.models.generation import as_prompt
+from modeling_lavis.models.modeling_base import set_first_token
 from tests.models.contract import Case, assert_same_state, shake
 from tests.models.contract_training import Rows
 from tests.models.lavis_blip_cases import ANSWERING, CAPTIONING, CLS, DEC, PAD, PRETRAINING, SEP, pixels, texts
@@ -170,7 +171,7 @@ def test_prompts_are_left_as_they_are() -> None:
     assert ids.tolist() == [[DEC, 10, 11]] and mask is None
     empty, _ = as_prompt(torch.tensor([[PAD, PAD], [CLS, SEP]]), None, DEC, SEP, PAD)
     assert empty.tolist() == [[DEC], [DEC]]
-    assert with_first_token(prompts, None) is prompts
+    assert set_first_token(prompts, None) is prompts
 
 
 def test_questions_of_unequal_length() -> None:

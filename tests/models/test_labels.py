@@ -27,5 +27,5 @@ def test_labels(case: Case) -> None:
     for bad in (1000, -1):
         wrong = labels.clone()
         wrong.view(-1)[-1] = bad
-        with pytest.raises(ValueError, match=f"label {bad}, but there are the classes or words 0 to"):
+        with pytest.raises(ValueError, match=f"label {bad}, but there are the classes or token ids 0 to"):
             run(model, {**call, "labels": wrong})

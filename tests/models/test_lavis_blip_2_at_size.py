@@ -12,7 +12,7 @@ from torch import nn
 
 from modeling_lavis import LavisBlip2Config, LavisBlip2ForConditionalGeneration
 from modeling_lavis.models.configuration_lavis_blip_2 import LORA_TARGET_MODULES, MODULES_NOT_TO_QUANTIZE
-from modeling_lavis.models.few_rows import FewRowsLinear
+from modeling_lavis.models.memory import SkinnyLinear
 from tests.models.lavis_blip_2_cases import LANGUAGE_MODELS, blip_2_config, pixels, prompts, second_stage
 from tests.models.test_lavis_blip_2_frozen import trainable
 
@@ -184,7 +184,7 @@ def test_quantised(kind: str, name: str, tmp_path: Path) -> None:
         tmp_path, quantization_config=method, dtype=torch.bfloat16, device_map="cpu"
     )
     maps = {path: module for path, module in small.named_modules() if isinstance(module, nn.Linear)}
-    own = (nn.Linear, FewRowsLinear)
+    own = (nn.Linear, SkinnyLinear)
     plain = {path for path, module in maps.items() if type(module.weight) is nn.Parameter and type(module) in own}
     parts = {path.partition(".")[0] for path in set(maps) - plain}
     assert parts == {"vision_model", "language_model"}
@@ -224,7 +224,7 @@ def test_quantised_comes_back(kind: str, name: str, tmp_path: Path) -> None:
     expected = logits(small, kind)
     for other in (again, apart):
         assert torch.equal(logits(other, kind), expected)
-    with pytest.raises(ValueError, match="quantised model cannot leave out"):
+    with pytest.raises(ValueError, match="quantized model cannot leave out"):
         small.save_pretrained(tmp_path / "nothing", frozen_parts=frozen)
 
 

@@ -67,13 +67,13 @@ def test_an_image_is_needed_and_has_queries() -> None:
         model(pixel_values=pixels(2), return_loss=True)
     with pytest.raises(ValueError, match="no query_embeds"):
         model.qformer(**texts(1), encoder_hidden_states=torch.zeros(1, 5, 24))
-    with pytest.raises(ValueError, match="no image states"):
+    with pytest.raises(ValueError, match="no encoder_hidden_states"):
         model.qformer(query_embeds=torch.zeros(1, QUERIES, 16))
     with pytest.raises(StrictDataclassClassValidationError, match="num_query_tokens is 0; expected at least 1"):
         blip_2_config({"num_query_tokens": 0})
     with pytest.raises(ValueError, match="2 images and 3 texts"):
         model(pixel_values=pixels(2), **texts(3), return_loss=True)
-    with pytest.raises(ValueError, match="45 tokens, but the model knows 40 positions"):
+    with pytest.raises(ValueError, match="45 tokens, but the model has 40 position embeddings"):
         model(pixel_values=pixels(1), input_ids=torch.full((1, 45), 7))
 
 
@@ -90,7 +90,7 @@ def test_texts_that_come_again_are_read_once_before_the_image() -> None:
         torch.testing.assert_close(found, expected)
         torch.testing.assert_close(other.last_hidden_state, output.last_hidden_state)
     assert seen == [3, 3]
-    with pytest.raises(ValueError, match="text_index is for queries and texts"):
+    with pytest.raises(ValueError, match="text_index needs query_embeds and input_ids"):
         model.qformer(**words, text_index=index)
 
 
@@ -128,7 +128,7 @@ def test_any_language_model(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["opt", "llama", "gpt2", "bart"])
 def test_prompts_longer_than_the_positions(kind: str) -> None:
     model = with_language_model(kind)
-    with pytest.raises(ValueError, match="60 tokens, 64 with the queries, but the language model knows 40 positions"):
+    with pytest.raises(ValueError, match="60 tokens, 64 with the query tokens, .* 40 position"):
         model.generate(pixel_values=pixels(1), input_ids=torch.full((1, 60), 7))
 
 
@@ -166,7 +166,7 @@ def test_relative_positions_have_no_end() -> None:
 
 def test_a_text_without_pictures_is_no_input() -> None:
     model = with_language_model("opt")
-    with pytest.raises(ValueError, match="pixel_values are missing"):
+    with pytest.raises(ValueError, match="pixel_values is missing"):
         model(**prompts(1))
     with pytest.raises(ValueError, match="expected one of lavis_eva, lavis_clip_vision"):
         LavisBlip2Config(vision_config={"model_type": "resnet"})

@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from modeling_lavis.models.momentum import (
-    freeze_twins,
-    initialise_twins,
-    push_to_queue,
+    enqueue,
+    init_momentum_modules,
     queue_slots,
-    update_twins,
+    update_momentum_modules,
 )
 from tests.models.lavis_blip_cases import PRETRAINING, RETRIEVAL
 
@@ -27,7 +26,7 @@ def test_moving_average() -> None:
     before = {name: value.clone() for name, value in twin.state_dict().items()}
     frozen = {name: value.clone() for name, value in online.state_dict().items()}
     for step in range(1, 4):
-        update_twins([(online, twin)], 0.9)
+        update_momentum_modules([(online, twin)], 0.9)
         for name, value in twin.state_dict().items():
             wanted = 0.9**step * before[name] + (1 - 0.9**step) * frozen[name]
             torch.testing.assert_close(value, wanted)
@@ -37,23 +36,23 @@ def test_moving_average() -> None:
 def test_extreme_momentum() -> None:
     online, twin = pair()
     before = twin.weight.clone()
-    update_twins([(online, twin)], 1.0)
+    update_momentum_modules([(online, twin)], 1.0)
     assert torch.equal(twin.weight, before)
-    update_twins([(online, twin)], 0.0)
+    update_momentum_modules([(online, twin)], 0.0)
     assert torch.equal(twin.weight, online.weight)
 
 
 def test_shared_weight_moves_once() -> None:
     online, twin = nn.ModuleList([nn.Linear(2, 2)]), nn.ModuleList([nn.Linear(2, 2)])
     before = twin[0].weight.clone()
-    update_twins([(online, twin), (online[0], twin[0])], 0.5)
+    update_momentum_modules([(online, twin), (online[0], twin[0])], 0.5)
     torch.testing.assert_close(twin[0].weight, (before + online[0].weight) / 2)
 
 
 def test_update_without_gradient() -> None:
     online, twin = pair()
-    freeze_twins([(online, twin)])
-    update_twins([(online, twin)], 0.5)
+    twin.requires_grad_(False)
+    update_momentum_modules([(online, twin)], 0.5)
     assert not twin.weight.requires_grad and twin.weight.grad_fn is None
     assert online.weight.requires_grad
 
@@ -62,7 +61,7 @@ def test_initialisation_leaves_loaded_weights() -> None:
     online, twin = pair()
     kept = twin.weight.clone()
     twin.weight._is_hf_initialized = True
-    initialise_twins([(online, twin)])
+    init_momentum_modules([(online, twin)])
     assert torch.equal(twin.weight, kept) and torch.equal(twin.bias, online.bias)
 
 
@@ -73,7 +72,7 @@ def test_queue_is_a_ring(size: int, batch: int) -> None:
     for step in range(7):
         new = torch.arange(step * batch, (step + 1) * batch)
         history += new.tolist()
-        push_to_queue([(features, torch.stack([new, -new]).float()), (ids, new[None])], pointer)
+        enqueue([(features, torch.stack([new, -new]).float()), (ids, new[None])], pointer)
         assert pointer.item() == len(history) % size
         wanted = torch.full((size,), -100)
         for place, value in enumerate(history):  # one by one, the newest stays

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling_lavis import LavisViTConfig, LavisViTModel
-from modeling_lavis.models.recompute import recomputed
+from modeling_lavis.models.memory import selective_recompute
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -31,8 +31,8 @@ def test_gradients_of_the_tower_do_not_change(
 
     lean = gradients()
     monkeypatch.setattr(
-        "modeling_lavis.models.vision_vit.recomputed",
-        lambda value, again, enabled=True: recomputed(value, again, False),
+        "modeling_lavis.models.vision_vit.selective_recompute",
+        lambda value, again, enabled=True: selective_recompute(value, again, False),
     )
     for one, other in zip(lean, gradients(), strict=True):
         assert torch.equal(one, other)
@@ -49,7 +49,7 @@ def test_the_value_is_kept_only_when_it_is_switched_off(enabled: bool) -> None:
         calls.append(1)
         return torch.nn.functional.gelu(inner)
 
-    with recomputed(outer, again, enabled):
+    with selective_recompute(outer, again, enabled):
         result = linear(outer)
     del outer
     (gradient,) = torch.autograd.grad(result.sum(), linear.weight)
@@ -60,7 +60,7 @@ def test_the_value_is_kept_only_when_it_is_switched_off(enabled: bool) -> None:
 def test_the_graph_does_not_keep_the_value() -> None:
     linear, inner = nn.Linear(8, 4), torch.randn(5, 8, requires_grad=True)
     outer = nn.functional.gelu(inner)
-    with recomputed(outer, lambda: nn.functional.gelu(inner)):
+    with selective_recompute(outer, lambda: nn.functional.gelu(inner)):
         result = linear(outer)
     gone = weakref.ref(outer)
     del outer
@@ -73,7 +73,7 @@ def test_only_the_whole_value_is_replaced() -> None:
     """Parts of it, and its elements in another order, are kept as they are."""
     inner = torch.randn(4, 4, requires_grad=True)
     outer = inner.exp()
-    with recomputed(outer, lambda: torch.full_like(outer, torch.nan)):
+    with selective_recompute(outer, lambda: torch.full_like(outer, torch.nan)):
         half, turned = outer[:2].square(), outer.T.square()
     (half.sum() + turned.sum()).backward()
     assert bool(inner.grad.isfinite().all())
@@ -81,7 +81,7 @@ def test_only_the_whole_value_is_replaced() -> None:
 
 def block(norm: nn.Module, linear: nn.Module, states: Tensor) -> Tensor:
     normed = norm(states)
-    with recomputed(normed, lambda: norm(states)):
+    with selective_recompute(normed, lambda: norm(states)):
         return linear(normed).tanh()
 
 
@@ -112,7 +112,7 @@ def test_mixed_precision_gives_the_same_gradients(monkeypatch: pytest.MonkeyPatc
 
     lean = gradients()
     monkeypatch.setattr(
-        "modeling_lavis.models.vision_vit.recomputed",
-        lambda value, again, enabled=True: recomputed(value, again, False),
+        "modeling_lavis.models.vision_vit.selective_recompute",
+        lambda value, again, enabled=True: selective_recompute(value, again, False),
     )
     assert all(torch.equal(one, other) for one, other in zip(lean, gradients(), strict=True))

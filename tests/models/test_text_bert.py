@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
 
-from modeling_lavis.models.configuration_text_bert import LavisBertConfig
+from modeling_lavis.models.configuration_text import LavisBertConfig
 from modeling_lavis.models.text_bert import LavisBertLMHeadModel, LavisBertModel
 
 SETTINGS: dict[str, Any] = {
@@ -265,15 +265,15 @@ def test_bad_input_is_named() -> None:
         model(call["input_ids"], inputs_embeds=torch.randn(4, 6, 24))
     with pytest.raises(ValueError, match="mode is 'both'"):
         model(**call, mode="both")
-    with pytest.raises(ValueError, match="20 tokens.*16 positions"):
+    with pytest.raises(ValueError, match="20 tokens.*16 position embeddings"):
         model(torch.ones(1, 20, dtype=torch.long))
     with pytest.raises(ValueError, match="input_ids.*dtype torch.float32"):
         model(call["input_ids"].float())
     with pytest.raises(ValueError, match="attention_mask of shape"):
         model(call["input_ids"], attention_mask=call["attention_mask"][:, 1:])
-    with pytest.raises(ValueError, match="4 rows of text cannot share the states of 3"):
+    with pytest.raises(ValueError, match="4 text rows cannot share the hidden states of 3"):
         model(**call, encoder_hidden_states=torch.randn(3, 5, 24))
-    with pytest.raises(StrictDataclassClassValidationError, match="fusion_layer 5 is outside"):
+    with pytest.raises(StrictDataclassClassValidationError, match="fusion_layer 5 is out of range"):
         LavisBertConfig(**SETTINGS, fusion_layer=5)
     with pytest.raises(StrictDataclassClassValidationError, match="does not divide into 5 attention heads"):
         LavisBertConfig(**{**SETTINGS, "num_attention_heads": 5})

@@ -1,6 +1,5 @@
 """TimeSformer: against transformers' own, the folded maps, other sizes, stochastic depth."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from transformers import TimesformerConfig, TimesformerModel
 from benchmarks import weights
 from benchmarks.workloads.video import FROM_OURS, FROM_TRANSFORMERS
 from modeling_lavis import LavisTimesformerConfig, LavisTimesformerModel
+from modeling_lavis.models.vision_timesformer import fold_linears
 
 FRAMES, SIZE, WIDTH = 4, 32, 32
 
@@ -49,20 +49,23 @@ def test_equals_transformers(implementation: str, with_gradient: bool) -> None:
         torch.testing.assert_close(ours(clips()).last_hidden_state, pooled, atol=1e-5, rtol=1e-4)
 
 
-def test_folded_maps_follow_the_weights() -> None:
-    model = tower()
+def test_folded_linears_follow_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after writes through `.data`, which change neither address nor version of a weight."""
+    folds: list[nn.Linear] = []
+    monkeypatch.setattr(
+        "modeling_lavis.models.vision_timesformer.fold_linears",
+        lambda first, second: folds.append(second) or fold_linears(first, second),
+    )
+    model, many = tower(), torch.cat([clips()] * 4)
     with torch.no_grad():
-        model(clips())  # folds
+        model(many)
+        assert len(folds) == len(model.blocks)
         for block in model.blocks:
-            block.temporal_fc.weight.mul_(2)
-            block.temporal_attn.proj.bias.add_(1)
-        folded = model(clips()).last_hidden_state
-    assert model.blocks[0].temporal_attn._folded.folded is not None
-    torch.testing.assert_close(folded, model(clips()).last_hidden_state.detach(), atol=1e-5, rtol=1e-4)
-    twin = copy.deepcopy(model)
-    twin.load_state_dict(tower().state_dict())
-    with torch.no_grad():
-        torch.testing.assert_close(twin(clips()).last_hidden_state, tower()(clips()).last_hidden_state)
+            block.temporal_fc.weight.data.mul_(2)
+            block.temporal_attn.proj.bias.data.add_(1)
+        folded = model(many).last_hidden_state
+    assert len(folds) == 2 * len(model.blocks)
+    torch.testing.assert_close(folded, model(many).last_hidden_state.detach(), atol=1e-5, rtol=1e-4)
 
 
 def test_maps_that_are_more_than_maps_are_called() -> None:
@@ -127,9 +130,9 @@ def test_stochastic_depth_drops_time_by_place_and_space_by_frame() -> None:
     states = torch.randn(2, 5, FRAMES, WIDTH)
     block.temporal_fc.bias.data.zero_()
     torch.manual_seed(0)
-    over_time = block._over_time(states).detach()
+    over_time = block._attend_over_time(states, inplace=False).detach()
     kept = over_time.abs().sum(-1) > 0  # (B, N, F)
     assert bool((kept.any(-1) == kept.all(-1)).all()) and 0 < kept[:, 1:].float().mean() < 1
-    over_space = block._over_space(states).detach()[:, 1:]
+    over_space = block._attend_over_space(states, inplace=False).detach()[:, 1:]
     kept = over_space.abs().sum(-1) > 0
     assert bool((kept.any(1) == kept.all(1)).all()) and 0 < kept.float().mean() < 1

@@ -5,9 +5,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch import nn
 
-from modeling_lavis.models.configuration_vision_vit import LavisViTConfig
-from modeling_lavis.models.position_embeddings import resize_grid_positions
-from modeling_lavis.models.vision_vit import DropPath, LavisViTModel
+from modeling_lavis.models.configuration_vision import LavisViTConfig
+from modeling_lavis.models.vision_vit import DropPath, LavisViTModel, interpolate_grid_positions
 
 
 def tower(**options: object) -> LavisViTModel:
@@ -77,28 +76,28 @@ def test_initial_values() -> None:
 
 def test_interpolation_equals_bicubic_on_the_grid() -> None:
     positions = torch.randn(1, 17, 6)
-    resized = resize_grid_positions(positions, (6, 3))
+    resized = interpolate_grid_positions(positions, (6, 3))
     assert torch.equal(resized[:, :1], positions[:, :1])
     grid = positions[0, 1:].T.reshape(6, 4, 4)
     wanted = nn.functional.interpolate(grid[None], (6, 3), mode="bicubic", align_corners=False)[0]
     for row in range(6):
         for column in range(3):
             torch.testing.assert_close(resized[0, 1 + row * 3 + column], wanted[:, row, column])
-    assert resize_grid_positions(positions, (4, 4)) is positions
-    with pytest.raises(ValueError, match="no square grid"):
-        resize_grid_positions(positions[:, 1:], (6, 3))
+    assert interpolate_grid_positions(positions, (4, 4)) is positions
+    with pytest.raises(ValueError, match="not a square grid"):
+        interpolate_grid_positions(positions[:, 1:], (6, 3))
 
 
 def test_half_precision_positions_keep_their_dtype() -> None:
     positions = torch.randn(1, 17, 6).bfloat16()
-    assert resize_grid_positions(positions, (2, 2)).dtype == torch.bfloat16
+    assert interpolate_grid_positions(positions, (2, 2)).dtype == torch.bfloat16
 
 
 def test_other_resolution_equals_a_tower_built_for_it() -> None:
     small = tower()
     large = tower(image_size=48)
     state = small.state_dict()
-    state["pos_embed"] = resize_grid_positions(state["pos_embed"], (6, 6))
+    state["pos_embed"] = interpolate_grid_positions(state["pos_embed"], (6, 6))
     large.load_state_dict(state)
     pixel_values = torch.randn(2, 3, 48, 48)
     torch.testing.assert_close(
@@ -130,5 +129,5 @@ def test_stochastic_depth() -> None:
 def test_settings_that_do_not_divide_are_named() -> None:
     with pytest.raises(StrictDataclassClassValidationError, match="image_size 30 is not a multiple of patch_size 8"):
         tower(image_size=30)
-    with pytest.raises(StrictDataclassClassValidationError, match="hidden_size 24 does not divide into 5"):
+    with pytest.raises(StrictDataclassClassValidationError, match="hidden_size 24 is not divisible"):
         tower(num_attention_heads=5)

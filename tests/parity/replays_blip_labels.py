@@ -30,7 +30,7 @@ def _replay(run: Converted, batch: dict[str, torch.Tensor], epochs: int) -> None
         ledger.compare("image_embeds", output.image_embeds)
 
     def forward(model: nn.Module) -> ModelOutput:
-        if not model.distils:
+        if not hasattr(model, "vision_model_m"):
             return model(**batch, labels=labels)
         return model(**batch, labels=labels, alpha=golden.alpha(epochs), update_state=True, output_intermediates=True)
 

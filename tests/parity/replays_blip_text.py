@@ -147,7 +147,7 @@ def _learnt(run: Converted, inputs: dict[str, torch.Tensor]) -> None:
     )
 
     def forward(model: nn.Module) -> ModelOutput:
-        if not model.distils:
+        if not hasattr(model, "vision_model_m"):
             return model(**inputs, **labels, output_intermediates=True)
         alpha = run.golden.alpha(epochs=1)
         return model(**inputs, **labels, alpha=alpha, update_state=True, output_intermediates=True)

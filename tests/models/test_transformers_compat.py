@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicCache
 
-from modeling_lavis.models.cache_names import CACHE_NAME, CACHE_NAMES
-from modeling_lavis.models.configuration_text_bert import LavisBertConfig
+from modeling_lavis.models.configuration_text import LavisBertConfig
 from modeling_lavis.models.outputs import LavisGenerationOutput, LavisPreTrainingOutput
 from modeling_lavis.models.text_bert import LavisBertModel
+from modeling_lavis.models.transformers_compat import CACHE_NAME, CACHE_NAMES
 
 
 def tiny_model() -> LavisBertModel:

@@ -10,8 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modeling_lavis.models.contrastive import contrastive_loss, draw_negatives, negative_weights, same_ids
-from modeling_lavis.models.momentum_contrast import matching_rows
+from modeling_lavis.models.itm_batching import itm_rows
+from modeling_lavis.models.losses import (
+    draw_negatives,
+    in_batch_contrastive_loss,
+    match_ids,
+    negative_weights,
+    queue_contrastive_loss,
+)
 from tests.models.contract import state_copy
 from tests.models.lavis_blip_cases import PRETRAINING, RETRIEVAL
 
@@ -45,18 +51,14 @@ def test_loss_equals_loops(alpha: float | None) -> None:
     image, text = unit(4, 5, dim=1, seed=1), unit(4, 5, dim=1, seed=2)
     image_bank, text_bank = unit(5, 9, dim=0, seed=3), unit(5, 9, dim=0, seed=4)
     twins = None if alpha is None else (unit(4, 5, dim=1, seed=5), unit(4, 5, dim=1, seed=6))
-    positives = same_ids(torch.tensor([7, 8, 7, 9]), torch.tensor([7, 8, 7, 9, 9, 1, 2, 7, 3]))
+    positives = match_ids(torch.tensor([7, 8, 7, 9]), torch.tensor([7, 8, 7, 9, 9, 1, 2, 7, 3]))
     assert positives.sum(1).tolist() == [3, 1, 3, 2]
-    output = contrastive_loss(
-        image,
-        text,
-        image_bank.split([4, 5], dim=1),
-        (text_bank,),
-        torch.tensor(0.07),
-        positives,
-        twins,
-        0.0 if alpha is None else alpha,
-    )
+    temperature = torch.tensor(0.07)
+    if twins is None or alpha is None:
+        output = in_batch_contrastive_loss(image @ text_bank / temperature, text @ image_bank / temperature, positives)
+    else:
+        banks = (image_bank.split([4, 5], dim=1), (text_bank,))
+        output = queue_contrastive_loss(image, text, *banks, temperature, positives, twins, alpha)
     i2t = loss_by_loops(image, text_bank, 0.07, positives, None if twins is None else twins[0], alpha or 0.0)
     t2i = loss_by_loops(text, image_bank, 0.07, positives, None if twins is None else twins[1], alpha or 0.0)
     assert output.loss.item() == pytest.approx((i2t + t2i) / 2, rel=1e-5)
@@ -69,7 +71,7 @@ def test_targets_carry_no_gradient() -> None:
     temperature = torch.tensor(0.07, requires_grad=True)
     bank = unit(5, 6, dim=0, seed=3)
     positives = torch.eye(3, 6, dtype=torch.bool)
-    output = contrastive_loss(image, text, (bank,), (bank,), temperature, positives, (image, text), 0.4)
+    output = queue_contrastive_loss(image, text, (bank,), (bank,), temperature, positives, (image, text), 0.4)
     assert not output.sim_i2t_targets.requires_grad
     output.loss.backward()
     probabilities = (image @ bank / temperature).softmax(1)
@@ -84,7 +86,7 @@ def test_targets_carry_no_gradient() -> None:
 def test_negative_weights() -> None:
     similarity = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
     excluded = torch.tensor([[False, False, True], [True, False, False]])
-    weights = negative_weights(similarity, excluded, offset=0.1)
+    weights = negative_weights(similarity, excluded, floor=0.1)
     wanted = similarity.softmax(1) + 0.1
     wanted[0, 2] = wanted[1, 0] = 0
     torch.testing.assert_close(weights, wanted)
@@ -110,8 +112,8 @@ def test_no_negative_left_is_named() -> None:
         draw_negatives(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
 
 
-def test_matching_rows() -> None:
-    images, texts, labels = matching_rows(torch.tensor([2, 0, 1]), torch.tensor([1, 2, 0]))
+def test_itm_rows() -> None:
+    images, texts, labels = itm_rows(torch.tensor([2, 0, 1]), torch.tensor([1, 2, 0]))
     assert images.tolist() == [0, 1, 2, 2, 0, 1, 0, 1, 2]
     assert texts.tolist() == [0, 1, 2, 0, 1, 2, 1, 2, 0]
     assert labels.tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0]
@@ -138,7 +140,7 @@ def test_pairs_of_one_image_are_no_negatives(case, monkeypatch: Any) -> None:
     call = {**case.inputs(4), **case.training(4), "image_ids": torch.tensor([5, 6, 5, 7])}
     _, seen = training_pass(model, call, monkeypatch)
     assert len(seen) == 2
-    same = same_ids(call["image_ids"], call["image_ids"])
+    same = match_ids(call["image_ids"], call["image_ids"])
     for weights in seen:
         assert torch.equal(weights == 0, same)
 
@@ -162,7 +164,7 @@ def test_losses_equal_loops(case, monkeypatch: Any) -> None:
     text_m = F.normalize(model.text_proj_m(kept["text_embeds_m"][:, 0]), dim=-1)
     positives = torch.eye(4, 14, dtype=torch.bool)
     if hasattr(model, "idx_queue"):
-        positives = same_ids(call["image_ids"], torch.cat([call["image_ids"], model.idx_queue[0]]))
+        positives = match_ids(call["image_ids"], torch.cat([call["image_ids"], model.idx_queue[0]]))
         assert int(positives.sum()) == 4 + 2 + 1 + 2
     banks = [
         torch.cat([features.T, queue], 1)
@@ -212,7 +214,7 @@ def test_within_batch_without_momentum(case, monkeypatch: Any) -> None:
     before = state_copy(model)
     output, _ = training_pass(model.train(), call, monkeypatch)
     image, text = output.image_features.detach(), output.text_features.detach()
-    positives = same_ids(call["image_ids"], call["image_ids"])
+    positives = match_ids(call["image_ids"], call["image_ids"])
     i2t = loss_by_loops(image, text.T, before["temp"].item(), positives, None, 0.0)
     t2i = loss_by_loops(text, image.T, before["temp"].item(), positives, None, 0.0)
     assert output.loss_itc.item() == pytest.approx((i2t + t2i) / 2, rel=1e-4)

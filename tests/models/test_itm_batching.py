@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modeling_lavis.models.pair_scoring import check_pairs, chunk_images
+from modeling_lavis.models.itm_batching import check_pairs, iter_image_chunks
 from tests.models.lavis_blip_2_cases import PRETRAINING as BLIP_2_PRETRAINING
 from tests.models.lavis_blip_2_cases import RETRIEVAL as BLIP_2
 from tests.models.lavis_blip_cases import PRETRAINING, RETRIEVAL, pixels, texts
@@ -102,17 +102,17 @@ def test_texts_of_some_images_are_cut_by_length(max_rows: int, max_images: int) 
     lengths = torch.randint(3, 12, (9,), generator=generator)
     answered: list[int] = []
     images: list[int] = []
-    for chunk in chunk_images(pairs, lengths, max_rows, max_images):
+    for chunk in iter_image_chunks(pairs, lengths, max_rows, max_images):
         images += chunk.images.tolist()
-        rows = sum(len(part.texts) for part in chunk.parts)
+        rows = sum(len(part.texts) for part in chunk.batches)
         assert rows <= max_rows or len(chunk.images) == 1
-        assert len(chunk.images) <= max_images or len(chunk.parts) == 1
+        assert len(chunk.images) <= max_images or len(chunk.batches) == 1
         before = 0
-        for part in chunk.parts:
+        for part in chunk.batches:
             assert 0 < len(part.texts) <= max(max_rows // 4, 1)
             assert before <= int(lengths[part.texts].min())
             before = int(lengths[part.texts].max())
-            assert torch.equal(pairs[part.pairs], torch.stack([chunk.images[part.index], part.texts], 1))
+            assert torch.equal(pairs[part.pairs], torch.stack([chunk.images[part.image_index], part.texts], 1))
             answered += part.pairs.tolist()
     assert sorted(answered) == list(range(40))
     assert images == sorted(set(pairs[:, 0].tolist()))
