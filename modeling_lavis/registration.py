@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registration with transformers' Auto classes at the moment they are imported, and not before.
+"""Registration with transformers' Auto classes when they are imported, and not before.
 
-transformers has no plugin mechanism: a class is known to an Auto class once somebody calls its `register`, and that
-needs the Auto class (and torch) to be imported. Doing it on `import modeling_lavis` would make that import several
-times as slow as `import transformers`. So `install` puts a finder on `sys.meta_path` which finds nothing by itself. It
-lets the ordinary finders do their work and counts how deep this thread is inside imports of transformers and of this
-package. When the outermost of them is done, every step of `STEPS` whose trigger has been imported is run, once.
+transformers has no plugin mechanism: a class is known to an Auto class after a call of its `register`, which needs the
+Auto class, and with it torch, to be imported. On `import modeling_lavis` that would take four times as long as `import
+transformers`. So `install` adds a finder to `sys.meta_path` that finds nothing itself. It delegates to the other finders
+and counts how deep the current thread is inside imports of transformers and of this package. When the outermost of them
+has finished, every step of `STEPS` whose trigger has been imported runs, once. When no step is left, the finder removes
+itself.
 
-Why the outermost: the Auto classes are imported in the middle of other modules of transformers, and our models import
-those modules in turn. Run earlier, a step would see them half made.
+Steps wait for the outermost import because the Auto classes are imported in the middle of other modules of transformers,
+which the models import in turn; an earlier step would see them partially initialized.
 
-When nothing is left to do, the finder removes itself.
+A plainer way was looked for and not found. The lazy mappings behind the Auto classes hold names instead of classes, but
+they resolve a name only inside `transformers.models`, so this package would have to pose as submodules of transformers;
+the tables of names have no public interface and differ from Auto class to Auto class; and they are reached only by
+importing the modules that import torch, so that a hook on imports would be needed all the same.
 """
 
 import contextlib
@@ -26,7 +30,7 @@ _AUTO = "transformers.models.auto"
 
 
 class Step(NamedTuple):
-    """One piece of registration: call `module.function` once any of `triggers` has been imported."""
+    """A registration step: call `module.function` after one of `triggers` has been imported."""
 
     triggers: tuple[str, ...]
     module: str
@@ -48,11 +52,12 @@ STEPS: tuple[Step, ...] = (
 
 
 class PostImportFinder:
-    """A `sys.meta_path` finder that runs `steps` after the modules they wait for have been imported.
+    """
+    A `sys.meta_path` finder that runs steps after the modules that they wait for have been imported.
 
     Args:
-        steps: what to run, in order.
-        packages: top-level packages whose imports are counted; the triggers must lie in them.
+        steps (sequence of [`Step`]): steps, in the order in which they run.
+        packages (sequence of `str`): top-level packages whose imports are counted; they contain the triggers.
     """
 
     def __init__(self, steps: Sequence[Step], packages: Sequence[str]) -> None:
@@ -77,15 +82,15 @@ class PostImportFinder:
         return None
 
     def _watch(self, spec: importlib.machinery.ModuleSpec) -> None:
-        """Have the loader of `spec` report the start and the end of the module's execution."""
+        """Wrap the loader of `spec` so that the execution of the module is counted."""
         loader: Any = spec.loader
-        # A loader that is a class (built-in and frozen modules) is shared by many modules and must not be changed.
+        # a loader that is a class (built-in and frozen modules) is shared by many modules and must not be changed
         if loader is None or isinstance(loader, type) or not hasattr(loader, "exec_module"):
             return
         execute = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            # The loader stays on the module for good; it is given back as it was before the module can look at it.
+            # the module keeps its loader, so it is restored before the module can see it
             vars(loader).pop("exec_module", None)
             with self._counted():
                 execute(module)
@@ -106,14 +111,16 @@ class PostImportFinder:
             self._thread.depth -= 1
 
     def run_ready(self, finished: str | None = None) -> None:
-        """Run each pending step that has a trigger which is imported to its end.
+        """
+        Run each pending step with a trigger that is completely imported.
 
         Args:
-            finished: module that has just been executed, though the import system still marks it as under way.
+            finished (`str`, *optional*): module that was just executed, though the import system still marks it as
+                being initialized.
         """
         while (step := self._take_ready(finished)) is not None:
             try:
-                with self._counted():  # what a step imports must not start the next step inside this one
+                with self._counted():  # imports of a step must not start the next step inside it
                     step.run()
             except BaseException:
                 with self._claim:
@@ -123,7 +130,7 @@ class PostImportFinder:
             sys.meta_path.remove(self)  # type: ignore[arg-type]
 
     def _take_ready(self, finished: str | None) -> Step | None:
-        # Only the choice is locked, never the run: a step imports modules, and another thread may hold their locks.
+        # Only the choice is locked, not the run: a step imports modules, whose locks another thread may hold.
         with self._claim:
             for index, step in enumerate(self._pending):
                 if any(name == finished or _is_imported(name) for name in step.triggers):
@@ -142,7 +149,7 @@ _finder = PostImportFinder(STEPS, packages=("transformers", "modeling_lavis"))
 
 
 def install() -> None:
-    """Start waiting for the Auto classes; those that are imported already are filled in at once. Safe to repeat."""
+    """Wait for the Auto classes to be imported; register at once with those that are. May be called repeatedly."""
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)  # type: ignore[arg-type]
     _finder.run_ready()

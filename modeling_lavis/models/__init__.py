@@ -29,6 +29,8 @@ def register_models() -> None:
 
     `AutoModel` gets all heads of a family, so that it returns the one that a checkpoint was saved from.
     """
+    from typing import Any
+
     from transformers.models.auto import modeling_auto as auto
 
     from .auto_lavis import AutoModelForImageAndTextClassification as AutoForImageAndText
@@ -104,7 +106,7 @@ def register_models() -> None:
         AutoModelForImageTextRetrieval: LavisBlip2ForImageTextRetrieval,
         auto.AutoModelForImageTextToText: (LavisBlip2ForConditionalGeneration, LavisBlip2ForPreTraining),
     }
-    families = (
+    families: tuple[tuple[Any, Any, dict[Any, Any]], ...] = (
         (AlbefConfig, AlbefModel, albef),
         (AlproConfig, AlproModel, alpro),
         (LavisBlipConfig, LavisBlipModel, blip),

@@ -75,7 +75,8 @@ def attend(
     group = rows // batch
     head_dim = width // num_heads
     query = query.reshape(batch, group * num_tokens, num_heads, head_dim).transpose(1, 2)
-    function = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention_forward)
+    config: Any = module.config
+    function = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention_forward)
     # is_causal is always passed: sdpa turns causal by itself when the mask is trivial and therefore left out.
     context, weights = function(
         module,

@@ -214,7 +214,7 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
         result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        cache = model_kwargs.get(CACHE_NAME)
+        cache: Any = model_kwargs.get(CACHE_NAME)
         if type(cache) is EncoderDecoderCache:
             model_kwargs[CACHE_NAME] = SharedCrossAttentionCache(
                 cache.self_attention_cache, cache.cross_attention_cache
@@ -231,7 +231,7 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
     ) -> Any:
         """Run each prompt once: beams and returned sequences start with the same prompt, so its cache is repeated."""
         copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
-        cache = model_kwargs.get(CACHE_NAME)
+        cache: Any = model_kwargs.get(CACHE_NAME)
         can_share = (
             copies > 1
             and input_ids.shape[0] % copies == 0

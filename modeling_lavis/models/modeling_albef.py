@@ -195,11 +195,15 @@ class AlbefForPreTraining(ImageTextRetrievalMixin, MomentumDistillationMixin, Al
         loss_mlm = masked_lm_loss(
             self.mlm_head, hidden_states, labels, momentum_head, momentum_states, self.soft_target_weight(alpha)
         )
-        fields["loss"] = fields["loss"] + loss_mlm
+        fields = {**fields, "loss": fields["loss"] + loss_mlm}
         if fields["intermediates"] is not None:
-            fields["intermediates"].update(
-                mlm_input_ids=masked_ids, mlm_labels=labels, mlm_embeds=hidden_states, mlm_embeds_m=momentum_states
-            )
+            fields["intermediates"] = {
+                **fields["intermediates"],
+                "mlm_input_ids": masked_ids,
+                "mlm_labels": labels,
+                "mlm_embeds": hidden_states,
+                "mlm_embeds_m": momentum_states,
+            }
         return LavisPreTrainingOutput(loss_mlm=loss_mlm, **fields)
 
 

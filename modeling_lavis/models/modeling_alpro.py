@@ -51,9 +51,9 @@ class AlproPreTrainedModel(ImageTextPreTrainedModel):
         """Hidden states of the video encoder: `(videos, F, C, H, W)` to `(videos, N, D)`."""
         return self.encode_images(pixel_values_videos, interpolate_pos_encoding, **kwargs)
 
-    def fuse(
+    def fuse(  # type: ignore[override]
         self,
-        image_embeds: Tensor | tuple[Tensor, Tensor],
+        image_embeds: Tensor,
         input_ids: Tensor | None,
         attention_mask: Tensor | None = None,
         text_embeds: Tensor | None = None,

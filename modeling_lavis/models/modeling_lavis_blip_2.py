@@ -220,7 +220,7 @@ class LavisBlip2ForPreTraining(ImageTextPreTrainingMixin, LavisBlip2PreTrainedMo
         """The language modeling head."""
         return self.cls.predictions.decoder
 
-    def set_output_embeddings(self, value: nn.Module) -> None:
+    def set_output_embeddings(self, value: Any) -> None:
         """Replace the language modeling head and its bias."""
         self.cls.predictions.decoder = value
         self.cls.predictions.bias = value.bias

@@ -46,8 +46,10 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
     _keys_to_ignore_on_load_unexpected = [r"position_ids"]
     needed_parameters = ("query_tokens",)
 
-    #: texts are fused together with the query tokens, not from their hidden states
-    fuses_text_states = False
+    @property
+    def fuses_text_states(self) -> bool:
+        """`False`: texts are encoded together with the query tokens, not from their hidden states."""
+        return False
 
     def build_encoders(self, config: LavisBlip2Config) -> None:
         """Create image encoder, layer norm, query tokens and Q-Former."""

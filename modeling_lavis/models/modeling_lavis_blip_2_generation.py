@@ -236,7 +236,8 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         else:
             if labels is not None and labels.shape != prompt.input_ids.shape:
                 raise ValueError(
-                    f"Got labels of shape {tuple(labels.shape)} for input_ids of shape {tuple(input_ids.shape)}; "
+                    f"Got labels of shape {tuple(labels.shape)} for input_ids of shape "
+                    f"{tuple(prompt.input_ids.shape)}; "
                     f"a causal language model needs one label per token, {IGNORE_INDEX} at positions to ignore."
                 )
             if labels is not None and prompt.has_prefix:

@@ -142,7 +142,7 @@ class MomentumDistillationMixin(_Model):
 # ---- feature queue ----
 
 
-def register_feature_queue(head: nn.Module, size: int, dim: int, with_ids: bool) -> None:
+def register_feature_queue(head: Any, size: int, dim: int, with_ids: bool) -> None:
     """Give a head the buffers of a queue of Q image and text features, and of image ids if `with_ids`."""
     head.register_buffer("image_queue", torch.zeros(dim, size))
     head.register_buffer("text_queue", torch.zeros(dim, size))
@@ -152,7 +152,7 @@ def register_feature_queue(head: nn.Module, size: int, dim: int, with_ids: bool)
 
 
 @torch.no_grad()
-def init_feature_queue(head: nn.Module) -> None:
+def init_feature_queue(head: Any) -> None:
     """Fill the queue with random unit vectors and no ids, where a checkpoint has not filled it."""
     for name in ("image_queue", "text_queue"):
         queue = head.get_buffer(name)
@@ -186,7 +186,7 @@ def enqueue(queues: list[tuple[Tensor, Tensor]], pointer: Tensor) -> None:
     pointer.copy_((pointer + count) % size)
 
 
-def update_feature_queue(head: nn.Module, image_features: Tensor, text_features: Tensor, ids: Tensor | None) -> None:
+def update_feature_queue(head: Any, image_features: Tensor, text_features: Tensor, ids: Tensor | None) -> None:
     """
     Add the momentum features of all processes to the queue of a head.
 

@@ -48,15 +48,14 @@ class ImageTextModel(Protocol):
     def compare_features(self, image_features: Tensor, text_features: Tensor) -> Tensor:
         """Cosine similarities `(images, texts)`."""
 
-    def fuse(
-        self,
-        image_embeds: Tensor | tuple[Tensor, Tensor],
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None = None,
-        text_embeds: Tensor | None = None,
-        **kwargs: Any,
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
+    def fuse(self, *args: Any, **kwargs: Any) -> Any:
         """Output of the multimodal encoder for texts and their images."""
+
+    def build_encoders(self, *args: Any, **kwargs: Any) -> None:
+        """Create the encoders."""
+
+    def build_projections(self, *args: Any, **kwargs: Any) -> None:
+        """Create the projections into the shared embedding space."""
 
 
 class ImageTextPreTrainedModel(LavisPreTrainedModel):

@@ -115,7 +115,7 @@ class PairLoss(NamedTuple):
     """
 
     fields: dict[str, Any]
-    extra_hidden_states: Tensor | None
+    extra_hidden_states: Any
 
 
 class _Negatives(NamedTuple):
@@ -142,8 +142,6 @@ if TYPE_CHECKING:
         idx_queue: Tensor
         queue_ptr: Tensor
 
-        def build_encoders(self, config: PreTrainedConfig, momentum: bool) -> None: ...
-        def build_projections(self, config: PreTrainedConfig, momentum: bool) -> None: ...
         def encode_for_itc(
             self, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor | None, **kwargs: Any
         ) -> tuple[Tensor, Tensor, Any]: ...
@@ -182,8 +180,9 @@ class ImageTextRetrievalMixin(_RetrievalModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # type: ignore[misc]
-        if module is self and hasattr(self, "queue_ptr"):
-            init_feature_queue(self)
+        head: Any = self
+        if module is head and hasattr(head, "queue_ptr"):
+            init_feature_queue(head)
 
     def draw_negatives(self, weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw a hard negative per row of weights `(B, K)`: int64 `(B,)`."""

@@ -133,14 +133,13 @@ class BertCrossAttention(nn.Module):
 
     def project(self, encoder_hidden_states: Tensor, cache: Cache | None = None) -> tuple[Tensor, Tensor]:
         """Keys and values `(B, heads, N, head_dim)`; from the cache after the first time."""
-        cross = cache.cross_attention_cache if isinstance(cache, EncoderDecoderCache) else None
-        if cross is not None and cache.is_updated.get(self.layer_idx):
-            layer = cross.layers[self.layer_idx]
+        if isinstance(cache, EncoderDecoderCache) and cache.is_updated.get(self.layer_idx):
+            layer = cache.cross_attention_cache.layers[self.layer_idx]
             return layer.keys, layer.values
         key = split_heads(self.key(encoder_hidden_states), self.num_heads)
         value = split_heads(self.value(encoder_hidden_states), self.num_heads)
-        if cross is not None:
-            key, value = cross.update(key, value, self.layer_idx)
+        if isinstance(cache, EncoderDecoderCache):
+            key, value = cache.cross_attention_cache.update(key, value, self.layer_idx)
             cache.is_updated[self.layer_idx] = True
         return key, value
 

@@ -275,5 +275,5 @@ def test_bad_input_is_named() -> None:
         model(**call, encoder_hidden_states=torch.randn(3, 5, 24))
     with pytest.raises(StrictDataclassClassValidationError, match="fusion_layer 5 is out of range"):
         LavisBertConfig(**SETTINGS, fusion_layer=5)
-    with pytest.raises(StrictDataclassClassValidationError, match="does not divide into 5 attention heads"):
+    with pytest.raises(StrictDataclassClassValidationError, match="is not divisible by num_attention_heads 5"):
         LavisBertConfig(**{**SETTINGS, "num_attention_heads": 5})
