@@ -1,18 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
 """ALBEF, ALPRO, BLIP and BLIP-2 of LAVIS as ordinary transformers models.
 
-Importing this package makes transformers' Auto classes and `pipeline` know its models. It does so without importing
-torch or transformers: `registration` waits for the Auto classes to be imported and fills them in then.
+Importing this package registers its models with transformers' Auto classes and its pipelines with `pipeline`. Torch and
+transformers are not imported for that: `registration` registers when the Auto classes are imported.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modeling_lavis import registration
 
+if TYPE_CHECKING:
+    from modeling_lavis.models.auto_lavis import (
+        AutoModelForImageAndTextClassification,
+        AutoModelForImagesAndTextClassification,
+        AutoModelForImageTextRetrieval,
+        AutoModelForVideoQuestionAnswering,
+        AutoModelForVideoTextRetrieval,
+    )
+    from modeling_lavis.models.configuration_albef import AlbefConfig
+    from modeling_lavis.models.configuration_alpro import AlproConfig
+    from modeling_lavis.models.configuration_lavis_blip import LavisBlipConfig
+    from modeling_lavis.models.configuration_lavis_blip_2 import LavisBlip2Config
+    from modeling_lavis.models.configuration_text import LavisBertConfig, LavisQFormerConfig
+    from modeling_lavis.models.configuration_vision import (
+        LavisClipVisionConfig,
+        LavisEvaConfig,
+        LavisTimesformerConfig,
+        LavisViTConfig,
+    )
+    from modeling_lavis.models.image_processing_lavis import LavisImageProcessor, LavisImageProcessorTorchvision
+    from modeling_lavis.models.modeling_albef import (
+        AlbefForImageAndTextClassification,
+        AlbefForImagesAndTextClassification,
+        AlbefForImageTextRetrieval,
+        AlbefForPreTraining,
+        AlbefForQuestionAnswering,
+        AlbefModel,
+    )
+    from modeling_lavis.models.modeling_alpro import (
+        AlproForVideoQuestionAnswering,
+        AlproForVideoTextRetrieval,
+        AlproModel,
+    )
+    from modeling_lavis.models.modeling_lavis_blip import (
+        LavisBlipForConditionalGeneration,
+        LavisBlipForImageAndTextClassification,
+        LavisBlipForImagesAndTextClassification,
+        LavisBlipForImageTextRetrieval,
+        LavisBlipForPreTraining,
+        LavisBlipForQuestionAnswering,
+        LavisBlipModel,
+    )
+    from modeling_lavis.models.modeling_lavis_blip_2 import (
+        LavisBlip2ForConditionalGeneration,
+        LavisBlip2ForImageTextRetrieval,
+        LavisBlip2ForPreTraining,
+        LavisBlip2Model,
+    )
+    from modeling_lavis.models.processing_albef import AlbefProcessor
+    from modeling_lavis.models.processing_alpro import AlproProcessor
+    from modeling_lavis.models.processing_lavis_blip import LavisBlipProcessor
+    from modeling_lavis.models.processing_lavis_blip_2 import LavisBlip2Processor
+    from modeling_lavis.models.qformer import LavisQFormerModel
+    from modeling_lavis.models.video_processing_lavis import LavisVideoProcessor
+    from modeling_lavis.models.vision_timesformer import LavisTimesformerModel
+    from modeling_lavis.models.vision_vit import LavisClipVisionModel, LavisEvaModel, LavisViTModel
+
 __version__ = "0.1.0.dev0"
 
-# Public name -> the module that defines it. A name is imported when it is first asked for.
+# Public names with the modules that define them; a name is imported on first access.
 _HOME_OF: dict[str, str] = {
     name: f"modeling_lavis.{module}"
     for module, names in {
@@ -71,16 +128,67 @@ _HOME_OF: dict[str, str] = {
     for name in names
 }
 
-__all__ = ["__version__", *_HOME_OF]
+__all__ = [
+    "AlbefConfig",
+    "AlbefForImageAndTextClassification",
+    "AlbefForImageTextRetrieval",
+    "AlbefForImagesAndTextClassification",
+    "AlbefForPreTraining",
+    "AlbefForQuestionAnswering",
+    "AlbefModel",
+    "AlbefProcessor",
+    "AlproConfig",
+    "AlproForVideoQuestionAnswering",
+    "AlproForVideoTextRetrieval",
+    "AlproModel",
+    "AlproProcessor",
+    "AutoModelForImageAndTextClassification",
+    "AutoModelForImageTextRetrieval",
+    "AutoModelForImagesAndTextClassification",
+    "AutoModelForVideoQuestionAnswering",
+    "AutoModelForVideoTextRetrieval",
+    "LavisBertConfig",
+    "LavisBlip2Config",
+    "LavisBlip2ForConditionalGeneration",
+    "LavisBlip2ForImageTextRetrieval",
+    "LavisBlip2ForPreTraining",
+    "LavisBlip2Model",
+    "LavisBlip2Processor",
+    "LavisBlipConfig",
+    "LavisBlipForConditionalGeneration",
+    "LavisBlipForImageAndTextClassification",
+    "LavisBlipForImageTextRetrieval",
+    "LavisBlipForImagesAndTextClassification",
+    "LavisBlipForPreTraining",
+    "LavisBlipForQuestionAnswering",
+    "LavisBlipModel",
+    "LavisBlipProcessor",
+    "LavisClipVisionConfig",
+    "LavisClipVisionModel",
+    "LavisEvaConfig",
+    "LavisEvaModel",
+    "LavisImageProcessor",
+    "LavisImageProcessorTorchvision",
+    "LavisQFormerConfig",
+    "LavisQFormerModel",
+    "LavisTimesformerConfig",
+    "LavisTimesformerModel",
+    "LavisViTConfig",
+    "LavisViTModel",
+    "LavisVideoProcessor",
+    "__version__",
+]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public class on first use, and keep it as a plain attribute from then on."""
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker would accept any name
+
+    def __getattr__(name: str) -> Any:
+        """Import a public class on first access and keep it as a module attribute."""
+        if name not in _HOME_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOME_OF[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

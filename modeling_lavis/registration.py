@@ -3,13 +3,13 @@
 
 transformers has no plugin mechanism: a class is known to an Auto class after a call of its `register`, which needs the
 Auto class, and with it torch, to be imported. On `import modeling_lavis` that would take four times as long as `import
-transformers`. So `install` adds a finder to `sys.meta_path` that finds nothing itself. It delegates to the other finders
-and counts how deep the current thread is inside imports of transformers and of this package. When the outermost of them
-has finished, every step of `STEPS` whose trigger has been imported runs, once. When no step is left, the finder removes
-itself.
+transformers`. So `install` adds a finder to `sys.meta_path` that finds nothing itself. It delegates to the other
+finders and counts how deep the current thread is inside imports of transformers and of this package. When the outermost
+of them has finished, every step of `STEPS` whose trigger has been imported runs, once. When no step is left, the finder
+removes itself.
 
-Steps wait for the outermost import because the Auto classes are imported in the middle of other modules of transformers,
-which the models import in turn; an earlier step would see them partially initialized.
+Steps wait for the outermost import because the Auto classes are imported in the middle of other modules of
+transformers, which the models import in turn; an earlier step would see them partially initialized.
 
 A plainer way was looked for and not found. The lazy mappings behind the Auto classes hold names instead of classes, but
 they resolve a name only inside `transformers.models`, so this package would have to pose as submodules of transformers;
