@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
@@ -112,10 +113,8 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
     computed once. By default `input_ids` are prompts; question answering overrides `generate` to encode questions.
     """
 
-    @property
-    def num_prefix_tokens(self) -> int:
-        """Cache entries before the prompt that are not text."""
-        return 0
+    #: number of cache entries before the prompt that are not text
+    num_prefix_tokens = 0
 
     @classmethod
     def can_generate(cls) -> bool:
@@ -162,7 +161,9 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
             Token ids that begin with the prompt, or an output object with `return_dict_in_generate=True`.
         """
         if encoder_outputs is None:
-            pixel_values = self.required_pixel_values(inputs, pixel_values)
+            pixel_values = pixel_values if inputs is None else inputs
+            if pixel_values is None:
+                raise ValueError("generate needs pixel_values; the processor makes them from images.")
             states = self.encode_images(pixel_values, interpolate_pos_encoding)
             encoder_outputs = BaseModelOutput(last_hidden_state=states)
         if input_ids is None:
@@ -175,17 +176,8 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
             )
             kwargs["decoder_input_ids"] = input_ids
             if mask is not None:
-                ones = mask.new_ones(mask.shape[0], self.num_prefix_tokens)
-                kwargs["decoder_attention_mask"] = torch.cat([ones, mask], dim=1)
+                kwargs["decoder_attention_mask"] = F.pad(mask, (self.num_prefix_tokens, 0), value=1)
         return self.generate_from_encoder_outputs(encoder_outputs, **kwargs)
-
-    @staticmethod
-    def required_pixel_values(inputs: Tensor | None, pixel_values: Tensor | None) -> Tensor:
-        """Images by either name; `ValueError` if there are none."""
-        pixel_values = pixel_values if inputs is None else inputs
-        if pixel_values is None:
-            raise ValueError("generate needs pixel_values; the processor makes them from images.")
-        return pixel_values
 
     def generate_from_encoder_outputs(self, encoder_outputs: BaseModelOutput, **kwargs: Any) -> Any:
         """transformers' `generate` from encoder hidden states, which it would otherwise repeat for each beam."""

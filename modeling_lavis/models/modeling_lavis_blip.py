@@ -40,7 +40,6 @@ class LavisBlipPreTrainedModel(ImageTextPreTrainedModel):
 
     config: LavisBlipConfig
 
-    @accepts_cache
     def decode_captions(
         self,
         decoder_input_ids: Tensor,
@@ -172,6 +171,7 @@ class LavisBlipForPreTraining(ImageTextPreTrainingMixin, MomentumDistillationMix
         """parity: every hard negative gets a minimum probability."""
         return RetrievalOptions(negative_floor=1e-4)
 
+    @accepts_cache
     @can_return_tuple
     @add_shared_arguments
     def forward(

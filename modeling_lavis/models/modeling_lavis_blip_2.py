@@ -225,6 +225,7 @@ class LavisBlip2ForPreTraining(ImageTextPreTrainingMixin, LavisBlip2PreTrainedMo
         self.cls.predictions.decoder = value
         self.cls.predictions.bias = value.bias
 
+    @accepts_cache
     @can_return_tuple
     @add_shared_arguments
     def forward(  # type: ignore[override]
@@ -306,7 +307,6 @@ class LavisBlip2ForPreTraining(ImageTextPreTrainingMixin, LavisBlip2PreTrainedMo
 
     # ---- captions of the Q-Former ----
 
-    @accepts_cache
     def decode_captions(
         self,
         decoder_input_ids: Tensor,
@@ -355,8 +355,8 @@ class LavisBlip2ForPreTraining(ImageTextPreTrainingMixin, LavisBlip2PreTrainedMo
         )
 
     @property
-    def num_prefix_tokens(self) -> int:
-        """The query tokens, which are in the cache before the prompt."""
+    def num_prefix_tokens(self) -> int:  # type: ignore[override]
+        """Number of query tokens, which are in the cache before the prompt."""
         return self.config.num_query_tokens
 
     def _cache_query_tokens(self, cache: Cache, image_embeds: Tensor, rows: int) -> None:

@@ -186,21 +186,6 @@ def enqueue(queues: list[tuple[Tensor, Tensor]], pointer: Tensor) -> None:
     pointer.copy_((pointer + count) % size)
 
 
-def update_feature_queue(head: Any, image_features: Tensor, text_features: Tensor, ids: Tensor | None) -> None:
-    """
-    Add the momentum features of all processes to the queue of a head.
-
-    Args:
-        head (`nn.Module`): owner of the queue.
-        image_features, text_features (`Tensor` of shape `(B, P)`): features of all processes.
-        ids (`Tensor` of shape `(B,)`, *optional*): image ids, if the queue has ids.
-    """
-    queues = [(head.get_buffer("image_queue"), image_features.T), (head.get_buffer("text_queue"), text_features.T)]
-    if ids is not None:
-        queues.append((head.get_buffer("idx_queue"), ids[None]))
-    enqueue(queues, head.get_buffer("queue_ptr"))
-
-
 __all__ = [
     "ModulePairs",
     "MomentumDistillationMixin",
@@ -210,6 +195,5 @@ __all__ = [
     "queue_slots",
     "register_feature_queue",
     "resize_momentum_modules",
-    "update_feature_queue",
     "update_momentum_modules",
 ]

@@ -118,9 +118,10 @@ class QuestionAnsweringMixin(GroundedGenerationMixin, _AnsweringModel):
             Token ids of the answers, or an output object with `return_dict_in_generate=True`.
         """
         if encoder_outputs is None:
-            pixel_values = self.required_pixel_values(inputs, pixel_values)
-            if input_ids is None:
-                raise ValueError("Question answering needs questions as input_ids; the processor makes them from text.")
+            pixel_values = pixel_values if inputs is None else inputs
+            if pixel_values is None or input_ids is None:
+                missing = "pixel_values" if pixel_values is None else "questions as input_ids"
+                raise ValueError(f"generate needs {missing}; the processor makes both from images and questions.")
             states = self.encode_questions(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
             encoder_outputs = BaseModelOutput(last_hidden_state=states)
             if attention_mask is not None and not self.attends_question_padding:

@@ -31,7 +31,7 @@ from .losses import (
 )
 from .memory import fused_loss_backward
 from .modeling_base import check_input_ids, project_features, require_image_and_text, set_first_token
-from .momentum import init_feature_queue, register_feature_queue, update_feature_queue
+from .momentum import enqueue, init_feature_queue, register_feature_queue
 from .outputs import IGNORE_INDEX, LavisImageTextRetrievalOutput, PairScores
 from .task_base import ImageTextModel, get_image_features, get_text_features
 
@@ -446,7 +446,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         loss_itm, logits, itm_inputs, extra = self._itm_loss(pairs, negatives, output_intermediates, extra_text_embeds)
         update_state = self.training if update_state is None else update_state
         if update_state and pairs.momentum_features is not None:
-            self._enqueue(pairs.momentum_features, pairs.image_ids)
+            self._update_queue(pairs.momentum_features, pairs.image_ids)
         intermediates = None
         if output_intermediates:
             intermediates = {**vars(itc), **pairs.momentum, **itm_inputs}
@@ -580,14 +580,14 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         extra = hidden_states[labels.shape[0] :] if extra_text_embeds is not None else None
         return loss, logits[:batch], inputs, extra
 
-    def _enqueue(self, momentum_features: tuple[Tensor, Tensor], image_ids: Tensor | None) -> None:
-        images, texts = (gather(features) for features in momentum_features)
-        ids = None
+    def _update_queue(self, momentum_features: tuple[Tensor, Tensor], image_ids: Tensor | None) -> None:
+        """Add the momentum features of all processes to the queue."""
+        queues = [(queue, gather(new).T) for queue, new in zip((self.image_queue, self.text_queue), momentum_features)]
         if hasattr(self, "idx_queue"):
             batch = momentum_features[0].shape[0]
-            ids = torch.full((batch,), IGNORE_INDEX, device=images.device) if image_ids is None else image_ids
-            ids = gather(ids)
-        update_feature_queue(self, images, texts, ids)
+            no_ids = torch.full((batch,), IGNORE_INDEX, device=self.idx_queue.device)
+            queues.append((self.idx_queue, gather(no_ids if image_ids is None else image_ids)[None]))
+        enqueue(queues, self.queue_ptr)
 
     # ---- forward of retrieval heads ----
 
