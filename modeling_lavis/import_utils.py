@@ -3,6 +3,7 @@
 
 import importlib
 import importlib.util
+import logging
 from types import ModuleType
 
 _INSTALL_ALL = 'pip install "modeling-lavis[all]"'
@@ -43,3 +44,14 @@ def require(module: str, *, extra: str, purpose: str | None = None) -> ModuleTyp
             name=top,
         )
     return importlib.import_module(module)
+
+
+def silence_developer_logs() -> None:
+    """
+    Silence what torch and torchao log about each other's deprecations when both are installed.
+
+    For commands only: a library leaves the loggers of other libraries alone.
+    """
+    # Loggers of their own, not parents: importing torch sets the levels of its top-level loggers.
+    for name in ("torch.utils._pytree", "torchao"):
+        logging.getLogger(name).setLevel(logging.ERROR)

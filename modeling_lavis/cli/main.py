@@ -10,6 +10,7 @@ import modeling_lavis
 from modeling_lavis.cli import answer, caption, convert, demo, embed, match
 from modeling_lavis.cli.options import first_line
 from modeling_lavis.cli.output import UsageError, warn
+from modeling_lavis.import_utils import silence_developer_logs
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         `int`: The exit status: 0 for success, 1 if something failed, 2 for invalid arguments, 130 after an interrupt.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    silence_developer_logs()
     parser = build_parser(argv[0] if argv else None)
     try:
         args = parser.parse_args(argv)

@@ -5,11 +5,13 @@ import argparse
 import json
 import sys
 
-from modeling_lavis.hub.convert import DTYPES, convert
+from modeling_lavis.import_utils import silence_developer_logs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the conversion command to `parser`."""
+    from modeling_lavis.hub.convert import DTYPES
+
     parser.add_argument("architecture", metavar="ARCHITECTURE", help="LAVIS name of the model, e.g. blip_caption")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="original checkpoint, a file or URL")
     parser.add_argument("output", metavar="OUTPUT", help="folder of the repository to write")
@@ -32,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, print the report and return the exit status, which is 1 after an error."""
+    from modeling_lavis.hub.convert import convert
+
     try:
         report = convert(
             args.architecture,
@@ -68,6 +72,7 @@ def run_script(description: str, prefix: str, family: str, arguments: list[str] 
     Raises:
         SystemExit: If the arguments are invalid, or the architecture is of another family.
     """
+    silence_developer_logs()
     parser = argparse.ArgumentParser(description=description)
     add_arguments(parser)
     args = parser.parse_args(arguments)
