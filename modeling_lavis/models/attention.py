@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import is_flash_attention_requested
 
 
 def eager_attention_forward(
@@ -28,8 +30,84 @@ def eager_attention_forward(
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = scores.softmax(dim=-1)
-    context = nn.functional.dropout(weights, p=dropout, training=module.training) @ value
+    context = F.dropout(weights, p=dropout, training=module.training) @ value
     return context.transpose(1, 2).contiguous(), weights
+
+
+# ---- flash attention ----
+
+
+def _flash_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    is_causal: bool = False,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Flash attention, or sdpa where the kernels cannot compute a call; arguments as for the other implementations."""
+    device = query.device.type
+    has_no_kernel = query.dtype == torch.float32 and device != "cpu" and not torch.is_autocast_enabled(device)
+    if attention_mask is not None and attention_mask.ndim == 4:
+        function, is_causal = ALL_ATTENTION_FUNCTIONS["sdpa"], False
+    elif has_no_kernel:
+        function = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        if attention_mask is not None:  # a static cache is longer than the text
+            key, value = key[:, :, : attention_mask.shape[1]], value[:, :, : attention_mask.shape[1]]
+        attention_mask = _mask_for_sdpa(attention_mask, query, key, is_causal)
+        is_causal = False
+    else:
+        config: Any = module.config
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention_forward)
+        if attention_mask is not None and not is_causal:
+            return _flash_with_padded_keys(function, module, query, key, value, attention_mask, **kwargs)
+    return function(module, query, key, value, attention_mask, is_causal=is_causal, **kwargs)
+
+
+def _mask_for_sdpa(attention_mask: Tensor | None, query: Tensor, key: Tensor, is_causal: bool) -> Tensor | None:
+    """Boolean mask for sdpa from a padding mask `(B, N)`; if causal, the last query is aligned with the last key."""
+    num_queries, num_keys = query.shape[2], key.shape[2]
+    allowed = None
+    if is_causal and num_queries > 1:
+        allowed = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query.device).tril(num_keys - num_queries)
+    if attention_mask is None:
+        return allowed
+    keys = attention_mask[:, None, None, :].bool()
+    return keys if allowed is None else keys & allowed
+
+
+def _flash_with_padded_keys(
+    function: Any, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """
+    Bidirectional flash attention of all queries to the keys that are not padding.
+
+    transformers also removes queries, by the end of the key mask if there are fewer queries than keys. That is right
+    for self-attention with left padding only; in cross-attention it would drop queries.
+    """
+    rows, _, num_queries, _ = query.shape
+    keep = attention_mask.bool()
+    lengths = keep.sum(dim=1, dtype=torch.int32)
+    key, value = (states.transpose(1, 2)[keep].transpose(0, 1)[None] for states in (key, value))  # (1, H, tokens, d)
+    query = query.transpose(1, 2).flatten(0, 1).transpose(0, 1)[None]  # (1, H, B * T, d)
+    context, _ = function(
+        module,
+        query,
+        key,
+        value,
+        None,
+        is_causal=False,
+        cu_seq_lens_q=torch.arange(rows + 1, dtype=torch.int32, device=query.device) * num_queries,
+        cu_seq_lens_k=F.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0)),
+        max_length_q=num_queries,
+        max_length_k=int(lengths.max()),
+        **kwargs,
+    )
+    return context[0].unflatten(0, (rows, num_queries)), None
+
+
+# ---- attention of grouped rows ----
 
 
 def attend(
@@ -76,7 +154,10 @@ def attend(
     head_dim = width // num_heads
     query = query.reshape(batch, group * num_tokens, num_heads, head_dim).transpose(1, 2)
     config: Any = module.config
-    function = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention_forward)
+    if is_flash_attention_requested(config):
+        function = _flash_forward
+    else:
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention_forward)
     # is_causal is always passed: sdpa turns causal by itself when the mask is trivial and therefore left out.
     context, weights = function(
         module,

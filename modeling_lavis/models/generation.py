@@ -51,6 +51,21 @@ def shared_cross_attention_cache(config: Any) -> SharedCrossAttentionCache:
     return SharedCrossAttentionCache(DynamicCache(config=config), DynamicCache(config=config))
 
 
+def move_padding_to_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    Move padding, wherever it is, to the left; the order of the tokens is kept.
+
+    Args:
+        input_ids (`Tensor` of shape `(B, T)`): token ids.
+        attention_mask (`Tensor` of shape `(B, T)`): 0 or `False` for padding.
+
+    Returns:
+        Ids and mask, `(B, T)` each.
+    """
+    order = attention_mask.to(torch.uint8).argsort(dim=1, stable=True)
+    return input_ids.gather(1, order), attention_mask.gather(1, order)
+
+
 def as_prompt(
     input_ids: Tensor, attention_mask: Tensor | None, start_token_id: int, end_token_id: int, pad_token_id: int
 ) -> tuple[Tensor, Tensor | None]:
@@ -71,10 +86,10 @@ def as_prompt(
     # an empty prompt consists of the start token
     empty = ~keep.any(dim=1)
     keep[:, 0] |= empty
-    order = keep.to(torch.uint8).argsort(dim=1, stable=True)
+    ids, mask = move_padding_to_left(input_ids, keep)
     length = int(keep.sum(dim=1).max())
-    mask = keep.gather(1, order)[:, -length:]
-    ids = input_ids.gather(1, order)[:, -length:].masked_fill(~mask, pad_token_id)
+    ids, mask = ids[:, -length:], mask[:, -length:]
+    ids = ids.masked_fill(~mask, pad_token_id)
     first = mask & (mask.cumsum(dim=1) == 1)
     ids = ids.masked_fill(first, start_token_id)
     return ids, None if bool(mask.all()) else mask.to(input_ids.dtype)
@@ -259,6 +274,7 @@ __all__ = [
     "GroundedGenerationMixin",
     "SharedCrossAttentionCache",
     "as_prompt",
+    "move_padding_to_left",
     "pad_after_end",
     "shared_cross_attention_cache",
 ]

@@ -26,7 +26,7 @@ from transformers.utils import can_return_tuple
 from .beam_search import with_original_beam_search
 from .configuration_lavis_blip_2 import LavisBlip2Config
 from .docstrings import add_shared_arguments
-from .generation import pad_after_end
+from .generation import move_padding_to_left, pad_after_end
 from .losses import causal_lm_loss
 from .modeling_base import check_input_ids
 from .modeling_lavis_blip_2_base import LavisBlip2PreTrainedModel
@@ -129,7 +129,7 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             pixel_values (`Tensor` of shape `(B, num_channels, height, width)`): normalized images.
             input_ids (`Tensor` of shape `(R, T)`, *optional*): prompts, `R / B` for each image; by default the language
                 model's first token.
-            attention_mask (`Tensor` of shape `(R, T)`, *optional*): 1 for tokens, 0 for padding.
+            attention_mask (`Tensor` of shape `(R, T)`, *optional*): 1 for tokens, 0 for padding; see [`generate`].
         """
         states = self.encode_images(pixel_values, interpolate_pos_encoding)
         image_embeds = self.query_images(states).last_hidden_state
@@ -137,7 +137,7 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             input_ids, attention_mask = self._first_token(image_embeds), None
         check_input_ids(input_ids, attention_mask, getattr(self.get_input_embeddings(), "num_embeddings", None))
         if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
+            attention_mask = self._prompt_mask(input_ids)
         batch, rows = image_embeds.shape[0], input_ids.shape[0]
         if rows % batch:
             raise ValueError(
@@ -164,6 +164,17 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             has_prefix = True
         self._check_length(input_ids.shape[1], embeds.shape[1])
         return Prompt(embeds, attention_mask, input_ids, image_embeds, has_prefix)
+
+    def _prompt_mask(self, input_ids: Tensor) -> Tensor:
+        """
+        Padding mask of prompts without one: by the pad token, unless it is also the first or the last token of texts
+        (as in GPT-2), where it cannot be told from them.
+        """
+        config = self.config.text_config
+        pad, ends = config.pad_token_id, config.eos_token_id
+        if pad is None or pad == config.bos_token_id or pad in (ends if isinstance(ends, list) else [ends]):
+            return torch.ones_like(input_ids)
+        return (input_ids != pad).to(input_ids.dtype)
 
     def _first_token(self, image_embeds: Tensor) -> Tensor:
         config = self.config.text_config
@@ -202,7 +213,7 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             input_ids (`Tensor` of shape `(R, T)`, *optional*):
                 Prompts, a multiple of the images; for a causal language model in training, followed by the targets.
             attention_mask (`Tensor` of shape `(R, T)`, *optional*):
-                1 for tokens, 0 for padding.
+                1 for tokens, 0 for padding; see [`generate`].
             labels (`Tensor`, *optional*):
                 Token ids with -100 at positions that the loss ignores: of the shape of `input_ids` for a causal
                 language model, `(R, U)` for a sequence-to-sequence one.
@@ -277,8 +288,9 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         Args:
             inputs (`Tensor` of shape `(B, num_channels, height, width)`, *optional*): images, the same as
                 `pixel_values`.
-            input_ids, attention_mask (`Tensor` of shape `(R, T)`, *optional*): prompts; left-padded for a causal
-                language model, as the processor does.
+            input_ids, attention_mask (`Tensor` of shape `(R, T)`, *optional*): prompts. For a causal language model
+                padding is moved to the left, where the processor puts it. Without a mask, pad tokens are padding,
+                unless the language model's pad token is also its first or last token.
             pixel_values (`Tensor` of shape `(B, num_channels, height, width)`, *optional*): images.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): accept images of another size by
                 interpolating the position embeddings.
@@ -295,6 +307,11 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         pixel_values = pixel_values if inputs is None else inputs
         if pixel_values is None:
             raise ValueError("generate needs pixel_values; the processor makes them from images.")
+        if input_ids is not None and not self.config.is_encoder_decoder:
+            check_input_ids(input_ids, attention_mask)
+            # with padding on the right, the text would continue after the padding
+            attention_mask = self._prompt_mask(input_ids) if attention_mask is None else attention_mask
+            input_ids, attention_mask = move_padding_to_left(input_ids, attention_mask)
         prompt = self.build_prompt(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
         kwargs["inputs_embeds"], kwargs["attention_mask"] = prompt.inputs_embeds, prompt.attention_mask
         config = copy.deepcopy(generation_config or self.generation_config)

@@ -5,6 +5,7 @@ Shapes: R rows, B images (R is a multiple of B, with the rows of one image next 
 tokens, N image tokens, D hidden size, E hidden size of the image encoder.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.generic import is_flash_attention_requested, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import RowGroups, group_rows
@@ -314,13 +315,12 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
             return create_bidirectional_mask(self.config, hidden_states, attention_mask)
         if not num_query_tokens:
             return create_causal_mask(self.config, hidden_states, attention_mask, past_key_values)
-        if "flash" in self.config._attn_implementation:
-            raise ValueError(
-                "Flash attention has no mask with bidirectional query tokens and causal text. Run the query tokens "
-                "first with a cache, or use attn_implementation='sdpa'."
-            )
+        config = self.config
+        if is_flash_attention_requested(config):  # its kernels have no such mask, so attend uses sdpa
+            config = copy.copy(config)
+            config._attn_implementation = "sdpa"
         return create_causal_mask(
-            self.config,
+            config,
             hidden_states,
             attention_mask,
             past_key_values,
