@@ -88,9 +88,9 @@ def find_model_inputs(pipe: Any, args: argparse.Namespace) -> list[InputFile]:
 
 def takes_videos(pipe: Any) -> bool:
     """Return whether the model of a pipeline takes videos."""
-    from modeling_lavis.pipelines.loading import looks_at
+    from modeling_lavis.pipelines.loading import input_modality
 
-    return looks_at(pipe.model) == "video"
+    return input_modality(pipe.model) == "video"
 
 
 def open_pipeline(task: str | Mapping[str, str], args: argparse.Namespace) -> Any:

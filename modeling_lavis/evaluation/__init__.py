@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring models."""
+"""Evaluation: two-stage retrieval, and recall at K."""

@@ -1,22 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two-stage retrieval: compare everything by cosine, then let the matching head re-rank the best.
+"""Two-stage image-text retrieval: select candidates by feature similarity, then re-rank them with the matching head.
 
-Letters: I images, S texts (sentences), k candidates, P width of the common space.
+Each stage is a function of its own, and the retrieval and matching pipelines call the same ones.
+
+Shapes: I images, S texts, N image tokens, T text tokens, D hidden size, P projection dimension, K pairs to score,
+k candidates per row.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-#: score of what was not re-ranked
+from modeling_lavis.models.task_retrieval import trim_common_padding
+
+#: score of a pair that is not re-ranked
 NOT_RANKED = -100.0
+#: texts that are encoded at once
+TEXT_BATCH_SIZE = 256
+#: images whose hidden states are on the model's device at once
+IMAGE_CHUNK_SIZE = 32
 
 
 class RetrievalModel(Protocol):
-    """What a model must offer to be searched with."""
+    """What retrieval needs of a model; every head with `score_pairs` has it."""
 
     @property
     def fuses_text_states(self) -> bool: ...
@@ -34,9 +43,9 @@ class SimilarityMatrices:
     Scores for ranking in both directions.
 
     Args:
-        i2t (`Tensor` of shape `(I, S)`): for each image, the scores of its k best texts, -100 elsewhere.
-        t2i (`Tensor` of shape `(S, I)`): for each text, the scores of its k best images, -100 elsewhere.
-        cosine (`Tensor` of shape `(I, S)`): cosine similarity of all pairs.
+        i2t (`Tensor` of shape `(I, S)`): scores of the k best texts of each image, -100 elsewhere.
+        t2i (`Tensor` of shape `(S, I)`): scores of the k best images of each text, -100 elsewhere.
+        cosine (`Tensor` of shape `(I, S)`): cosine similarities of all pairs.
     """
 
     i2t: Tensor
@@ -44,9 +53,123 @@ class SimilarityMatrices:
     cosine: Tensor
 
 
-def _batches(count: int, size: int) -> Iterator[slice]:
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
+class EncodedTexts(NamedTuple):
+    """
+    Texts after the text encoder.
+
+    Args:
+        features (`Tensor` of shape `(S, P)`): normalized features.
+        inputs (`dict[str, Tensor]`): `input_ids` and `attention_mask` of shape `(S, T)` and, if the model fuses text
+            hidden states, `text_embeds` of shape `(S, T, D)`; what `score_pairs` takes.
+    """
+
+    features: Tensor
+    inputs: dict[str, Tensor]
+
+
+class RankedCandidates(NamedTuple):
+    """
+    Candidates of each row, best first.
+
+    Args:
+        indices (`Tensor` of shape `(rows, k)`): columns of the candidates.
+        scores (`Tensor` of shape `(rows, k)`): scores that they are ranked by.
+        similarities (`Tensor` of shape `(rows, k)`): cosine similarities.
+    """
+
+    indices: Tensor
+    scores: Tensor
+    similarities: Tensor
+
+
+def encode_texts(model: RetrievalModel, texts: Mapping[str, Tensor], batch_size: int = TEXT_BATCH_SIZE) -> EncodedTexts:
+    """
+    Encode texts in batches, each text once.
+
+    Args:
+        model: a retrieval head.
+        texts (mapping with `input_ids` and `attention_mask` of shape `(S, T)`): texts on the model's device. Columns
+            that are padding in every row are removed.
+        batch_size (`int`, *optional*, defaults to 256): texts that are encoded at once.
+
+    Returns:
+        [`EncodedTexts`].
+    """
+    input_ids, attention_mask = trim_common_padding(texts["input_ids"], texts["attention_mask"])
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    features, hidden_states = [], []
+    for ids, mask in zip(input_ids.split(batch_size), attention_mask.split(batch_size), strict=True):
+        text_embeds = model.encode_texts(ids, mask)
+        features.append(model.project_texts(text_embeds))
+        if model.fuses_text_states:
+            hidden_states.append(text_embeds)
+    if hidden_states:
+        inputs["text_embeds"] = torch.cat(hidden_states)
+    return EncodedTexts(torch.cat(features), inputs)
+
+
+def select_candidates(similarity: Tensor, k: int) -> Tensor:
+    """Columns of the k best similarities `(rows, columns)` of each row, or of all columns if there are fewer."""
+    return similarity.topk(min(k, similarity.shape[1]), dim=1).indices
+
+
+def matching_logits(
+    model: RetrievalModel,
+    image_embeds: Tensor | Callable[[list[int]], Tensor],
+    texts: Mapping[str, Tensor],
+    pairs: Tensor,
+) -> Tensor:
+    """
+    Score pairs of an image and a text with the matching head.
+
+    Args:
+        model: a retrieval head.
+        image_embeds (`Tensor` of shape `(I, N, D)` or `Callable`): hidden states of the images on the model's device,
+            or a function that loads them there for a list of at most 32 image rows. Each image is loaded once.
+        texts (mapping): texts as in [`EncodedTexts`].
+        pairs (`Tensor` of shape `(K, 2)`): image row and text row of each pair.
+
+    Returns:
+        `Tensor` of shape `(K, 2)`: logits of "no match" and "match", in the order of `pairs`.
+    """
+    if isinstance(image_embeds, Tensor):
+        return model.score_pairs(image_embeds, texts, pairs).logits
+    order = pairs[:, 0].argsort(stable=True)
+    images, counts = pairs[order, 0].unique_consecutive(return_counts=True)
+    sizes = [int(chunk.sum()) for chunk in counts.split(IMAGE_CHUNK_SIZE)]
+    chunks = []
+    for rows, selected in zip(images.split(IMAGE_CHUNK_SIZE), order.split(sizes), strict=True):
+        chunk_pairs = torch.stack([torch.searchsorted(rows, pairs[selected, 0]), pairs[selected, 1]], dim=1)
+        chunks.append(model.score_pairs(image_embeds(rows.tolist()), texts, chunk_pairs).logits)
+    logits = torch.cat(chunks)
+    return torch.empty_like(logits).index_copy_(0, order, logits)
+
+
+def combine_scores(similarity: Tensor, logits: Tensor) -> Tensor:
+    """Score of each pair: its cosine similarity `(K,)` plus the "match" logit of `(K, 2)` (ALBEF, section 4)."""
+    return similarity + logits[..., 1].to(similarity.dtype)
+
+
+def rank_candidates(
+    candidates: Tensor, similarity: Tensor, logits: Tensor | None = None, top_k: int | None = None
+) -> RankedCandidates:
+    """
+    Sort the candidates of each row by score.
+
+    Args:
+        candidates (`Tensor` of shape `(rows, k)`): columns of the candidates, from [`select_candidates`].
+        similarity (`Tensor` of shape `(rows, columns)`): cosine similarities.
+        logits (`Tensor` of shape `(rows, k, 2)`, *optional*): matching logits of the candidates; without them the
+            score is the similarity.
+        top_k (`int`, *optional*): number of candidates to return; all by default.
+
+    Returns:
+        [`RankedCandidates`].
+    """
+    similarities = similarity.gather(1, candidates)
+    scores = similarities if logits is None else combine_scores(similarities, logits)
+    order = scores.argsort(dim=1, descending=True, stable=True)[:, :top_k]
+    return RankedCandidates(candidates.gather(1, order), scores.gather(1, order), similarities.gather(1, order))
 
 
 @torch.no_grad()
@@ -56,81 +179,114 @@ def similarity_matrices(
     texts: Mapping[str, Tensor],
     k: int,
     batch_size: int = 32,
-    text_batch_size: int = 256,
+    text_batch_size: int = TEXT_BATCH_SIZE,
 ) -> SimilarityMatrices:
     """
-    Rank all texts for each image and all images for each text (ALBEF, section 4; the score of a candidate is its
-    matching logit plus its cosine).
+    Rank the texts of each image and the images of each text (ALBEF, section 4, https://arxiv.org/abs/2107.07651). The
+    score of a candidate is its cosine similarity plus its matching logit.
 
-    Every image and every text (padded on the right) is encoded once. The pairs that either direction wants are
-    collected first and each is scored once; all texts of an image share its keys and values.
+    Each image and each text is encoded once. A pair that is a candidate in both directions is scored once, and all
+    texts of an image share its keys and values. The hidden states of the images are kept in CPU memory; those of the
+    texts stay on the model's device.
 
     Args:
         model: a retrieval head.
-        pixel_values (`Tensor` of shape `(I, channels, height, width)`, or batches of it): images.
-        texts (mapping with `input_ids`, `attention_mask` of shape `(S, T)`): texts.
-        k (`int`): candidates that are re-ranked per row; clipped to what there is.
-        batch_size (`int`, *optional*, defaults to 32): images that are encoded at once.
+        pixel_values (`Tensor` of shape `(I, num_channels, height, width)`, or an iterable of batches of it): images on
+            the model's device; clips with a dimension of frames for video heads.
+        texts (mapping with `input_ids` and `attention_mask` of shape `(S, T)`): texts on the model's device.
+        k (`int`): candidates per image and per text; all if there are fewer.
+        batch_size (`int`, *optional*, defaults to 32): images that are encoded at once, if `pixel_values` is a tensor.
         text_batch_size (`int`, *optional*, defaults to 256): texts that are encoded at once.
 
     Returns:
         [`SimilarityMatrices`].
+
+    Raises:
+        ValueError: If `k` is less than 1, or there are no images.
     """
     if k < 1:
-        raise ValueError(f"k is {k}; re-rank at least one candidate per row.")
-    if isinstance(pixel_values, Tensor):
-        pixel_values = pixel_values.split(batch_size)
-    images = torch.cat([model.encode_images(batch) for batch in pixel_values])
-    image_features = model.project_images(images)
-    longest = max(int(texts["attention_mask"].sum(dim=1).max()), 1)
-    texts = {name: texts[name][:, :longest] for name in ("input_ids", "attention_mask")}
-    features, text_states = [], []
-    for part in _batches(len(texts["input_ids"]), text_batch_size):
-        embeds = model.encode_texts(texts["input_ids"][part], texts["attention_mask"][part])
-        features.append(model.project_texts(embeds))
-        if model.fuses_text_states:
-            text_states.append(embeds)
-    if text_states:
-        texts["text_embeds"] = torch.cat(text_states)
-    cosine = model.compare_features(image_features, torch.cat(features))
-    num_images, num_texts = cosine.shape
-    wanted_i2t = torch.zeros_like(cosine, dtype=torch.bool)
-    wanted_t2i = torch.zeros_like(wanted_i2t)
-    wanted_i2t.scatter_(1, cosine.topk(min(k, num_texts), dim=1).indices, True)
-    wanted_t2i.scatter_(0, cosine.topk(min(k, num_images), dim=0).indices, True)
-    pairs = (wanted_i2t | wanted_t2i).nonzero()
-    matching = torch.zeros_like(cosine)
-    scores = model.score_pairs(images, texts, pairs).logits[:, 1].to(cosine.dtype)
-    matching[pairs[:, 0], pairs[:, 1]] = scores
-    total = matching + cosine
+        raise ValueError(f"k is {k}; expected at least one candidate per row.")
+    batches = pixel_values.split(batch_size) if isinstance(pixel_values, Tensor) else pixel_values
+    encoded = encode_texts(model, texts, text_batch_size)
+    similarities: list[Tensor] = []
+    hidden_states: list[Tensor] = []
+    for batch in batches:
+        image_embeds = model.encode_images(batch)
+        similarities.append(model.compare_features(model.project_images(image_embeds), encoded.features))
+        hidden_states.extend(image_embeds.cpu())
+    if not hidden_states:
+        raise ValueError("pixel_values has no images; expected a tensor or an iterable of batches that is not used up.")
+    cosine = torch.cat(similarities)
+
+    def load(images: list[int]) -> Tensor:
+        return torch.stack([hidden_states[image] for image in images]).to(cosine.device)
+
+    candidates_i2t = _candidate_mask(cosine, k)
+    candidates_t2i = _candidate_mask(cosine.T, k)
+    pairs = (candidates_i2t | candidates_t2i.T).nonzero()
+    images, columns = pairs.unbind(dim=1)
+    scores = torch.zeros_like(cosine)
+    scores[images, columns] = combine_scores(
+        cosine[images, columns], matching_logits(model, load, encoded.inputs, pairs)
+    )
     return SimilarityMatrices(
-        i2t=total.masked_fill(~wanted_i2t, NOT_RANKED),
-        t2i=total.masked_fill(~wanted_t2i, NOT_RANKED).T.contiguous(),
+        i2t=scores.masked_fill(~candidates_i2t, NOT_RANKED),
+        t2i=scores.T.masked_fill(~candidates_t2i, NOT_RANKED).contiguous(),
         cosine=cosine,
     )
 
 
+def _candidate_mask(similarity: Tensor, k: int) -> Tensor:
+    """Boolean `(rows, columns)`: the candidates of each row."""
+    mask = torch.zeros_like(similarity, dtype=torch.bool)
+    return mask.scatter_(1, select_candidates(similarity, k), True)
+
+
 def recall(scores: Tensor, relevant: Sequence[Iterable[int]], ranks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
     """
-    Share of rows with a relevant column among the best, in percent.
+    Recall at K: percentage of rows with a relevant column among the K best.
+
+    Columns that are no candidates in [`SimilarityMatrices`] have equal scores and rank in the order of the columns, so
+    K should not exceed the number of candidates.
 
     Args:
-        scores (`Tensor` of shape `(rows, columns)`): higher is better.
-        relevant (sequence of iterables of `int`): the columns that are right for each row.
-        ranks (sequence of `int`, *optional*, defaults to `(1, 5, 10)`): how many of the best count.
+        scores (`Tensor` of shape `(rows, columns)`): scores, higher is better. The first of equal scores ranks first.
+        relevant (sequence of iterables of `int`): relevant columns of each row.
+        ranks (sequence of `int`, *optional*, defaults to `(1, 5, 10)`): values of K.
 
     Returns:
-        `{"R@1": ..., "R@5": ..., "R@10": ..., "R@mean": ...}`.
+        `dict[str, float]`: `{"R@1": ..., "R@5": ..., "R@10": ..., "R@mean": ...}`.
+
+    Raises:
+        ValueError: If `relevant` has another number of rows than `scores`, or a row without columns.
     """
     if len(relevant) != scores.shape[0]:
-        raise ValueError(f"There are {scores.shape[0]} rows of scores, but answers for {len(relevant)} rows.")
+        raise ValueError(f"Got {scores.shape[0]} rows of scores, but relevant columns for {len(relevant)} rows.")
     order = scores.argsort(dim=1, descending=True, stable=True)
-    place = torch.empty_like(order)
-    place.scatter_(1, order, torch.arange(scores.shape[1], device=order.device).expand_as(order))
-    best = torch.stack([place[row, list(columns)].min() for row, columns in enumerate(relevant)])
+    positions = torch.empty_like(order)
+    positions.scatter_(1, order, torch.arange(scores.shape[1], device=order.device).expand_as(order))
+    columns = [list(row) for row in relevant]
+    if not all(columns):
+        raise ValueError(f"Row {columns.index([])} has no relevant column; expected at least one for each row.")
+    best = torch.stack([positions[row, indices].min() for row, indices in enumerate(columns)])
     result = {f"R@{rank}": 100.0 * float((best < rank).float().mean()) for rank in ranks}
     result["R@mean"] = sum(result.values()) / len(ranks)
     return result
 
 
-__all__ = ["NOT_RANKED", "RetrievalModel", "SimilarityMatrices", "recall", "similarity_matrices"]
+__all__ = [
+    "IMAGE_CHUNK_SIZE",
+    "NOT_RANKED",
+    "TEXT_BATCH_SIZE",
+    "EncodedTexts",
+    "RankedCandidates",
+    "RetrievalModel",
+    "SimilarityMatrices",
+    "combine_scores",
+    "encode_texts",
+    "matching_logits",
+    "rank_candidates",
+    "recall",
+    "select_candidates",
+    "similarity_matrices",
+]

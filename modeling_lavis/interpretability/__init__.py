@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a model looks."""
+"""Interpretability: Grad-CAM maps of cross-attention."""
 
 from modeling_lavis.interpretability.gradcam import GradCamOutput, gradcam
 

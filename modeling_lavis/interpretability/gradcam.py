@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradient-weighted maps of what each word reads in an image.
+"""Grad-CAM maps of the cross-attention from text tokens to image patches.
 
-Letters: B pairs, T text tokens, P patches, h rows and w columns of the patch grid.
+Shapes: B pairs, T text tokens, P patches, H rows and W columns of the patch grid.
 """
 
 import math
@@ -18,11 +18,11 @@ from transformers import PreTrainedModel
 @dataclass
 class GradCamOutput:
     """
-    Maps and the logits that they explain.
+    Maps, and the logits that they explain.
 
     Args:
-        maps (`list[Tensor]`, each of shape `(T + 1, h, w)`): per pair, slot 0, the mean over the words, then every
-            token from slot 1 on; padding gives zeros.
+        maps (`list[Tensor]`, each of shape `(T + 1, H, W)`): one entry per pair: the map of `[CLS]`, then the mean of
+            the maps between `[CLS]` and `[SEP]`, then the maps of all further tokens. Maps of padding are zero.
         logits (`Tensor` of shape `(B, 2)`): matching logits.
     """
 
@@ -31,14 +31,14 @@ class GradCamOutput:
 
 
 @contextmanager
-def _eager(model: PreTrainedModel) -> Iterator[None]:
-    """Attention weights exist in eager attention alone."""
-    before = model.config._attn_implementation
+def _eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Switch to eager attention, the only implementation that returns attention weights."""
+    implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        model.set_attn_implementation(implementation)
 
 
 def gradcam(
@@ -50,37 +50,45 @@ def gradcam(
     **kwargs: Any,
 ) -> GradCamOutput:
     """
-    Grad-CAM of cross-attention (Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391; ALBEF, section 6.3): the
-    attention of one layer, weighted by the positive part of the gradient of the matching logit, averaged over heads.
+    Grad-CAM of cross-attention (https://arxiv.org/abs/1610.02391; ALBEF, section 6.3,
+    https://arxiv.org/abs/2107.07651): the attention weights of one layer, times the positive part of the gradient of
+    the "match" logit, averaged over heads.
+
+    Gradients of parameters are not touched, and the attention implementation is restored, also after an error.
 
     Args:
-        model ([`PreTrainedModel`]): a retrieval head with `text_encoder`, whose forward takes `match_head="itm"`.
-        pixel_values (`Tensor` of shape `(B, channels, height, width)`): images.
-        input_ids, attention_mask (`Tensor` of shape `(B, T)`): texts.
-        layer (`int`, *optional*, defaults to 6): layer of the text encoder to look at.
-        kwargs: passed to the model's forward.
+        model ([`PreTrainedModel`]): a retrieval head whose `text_encoder` cross-attends to images.
+        pixel_values (`Tensor` of shape `(B, num_channels, height, width)`): images.
+        input_ids, attention_mask (`Tensor` of shape `(B, T)`): texts, padded on the right.
+        layer (`int`, *optional*, defaults to 6): index of the text encoder layer. In the last layer only `[CLS]` has a
+            gradient, so that the maps of the other tokens are zero.
+        kwargs: further arguments of the model's `forward`, such as `interpolate_pos_encoding`.
 
     Returns:
         [`GradCamOutput`].
 
     Raises:
-        ValueError: the layer does not exist or has no cross-attention.
+        ValueError: If the model has no such layer, the layer has no cross-attention, all parameters that the attention
+            depends on are frozen, or the patches do not form the grid of the image size.
     """
+    if not hasattr(model, "text_encoder"):
+        raise ValueError(
+            f"{type(model).__name__} has no text encoder; Grad-CAM expects a retrieval head of ALBEF or BLIP."
+        )
     layers = model.text_encoder.encoder.layer
     if not 0 <= layer < len(layers) or not hasattr(layers[layer], "crossattention"):
-        attending = [i for i, block in enumerate(layers) if hasattr(block, "crossattention")]
-        raise ValueError(f"Layer {layer} has no cross-attention to look at; these layers have: {attending}.")
+        available = [index for index, block in enumerate(layers) if hasattr(block, "crossattention")]
+        raise ValueError(f"Layer {layer} has no cross-attention; choose one of the layers {available}.")
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
     weights: list[Tensor] = []
 
-    def keep(module: torch.nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
+    def record(module: torch.nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
         weights.append(output[1])
 
-    # Looking must not depend on the images being trainable, nor leave gradients behind.
-    hook = layers[layer].crossattention.self.register_forward_hook(keep)
+    hook = layers[layer].crossattention.self.register_forward_hook(record)
     try:
-        with _eager(model), torch.enable_grad():
+        with _eager_attention(model.text_encoder), torch.enable_grad():
             logits = model(
                 pixel_values=pixel_values,
                 input_ids=input_ids,
@@ -90,21 +98,25 @@ def gradcam(
             ).logits
             attention = weights[-1]
             if not attention.requires_grad:
-                raise ValueError("Grad-CAM needs gradients, but all parameters of the text encoder are frozen.")
+                raise ValueError(
+                    "Grad-CAM needs gradients, but all parameters that the attention depends on are frozen; call "
+                    "requires_grad_() on the text encoder."
+                )
+            # autograd.grad leaves the gradients of parameters alone, unlike backward
             (gradient,) = torch.autograd.grad(logits[:, 1].sum(), attention)
     finally:
         hook.remove()
 
-    patch = model.config.vision_config.patch_size
-    grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
+    patch_size = model.config.vision_config.patch_size
+    grid = (pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size)
     if math.prod(grid) != attention.shape[-1] - 1:
         raise ValueError(f"{attention.shape[-1] - 1} patches do not form a grid of {grid[0]} x {grid[1]}.")
     weighted = attention.detach()[..., 1:] * gradient[..., 1:].clamp(min=0)  # (B, heads, T, P)
     per_token = weighted.mean(dim=1) * attention_mask[:, :, None].to(weighted.dtype)
     maps = []
     for tokens, mask in zip(per_token.unflatten(-1, grid), attention_mask, strict=True):
-        words = max(int(mask.sum()) - 2, 1)
-        mean = tokens[1 : words + 1].sum(dim=0, keepdim=True) / words
+        length = max(int(mask.sum()) - 2, 1)  # without [CLS] and [SEP]
+        mean = tokens[1 : length + 1].sum(dim=0, keepdim=True) / length
         maps.append(torch.cat([tokens[:1], mean, tokens[1:]]))
     return GradCamOutput(maps, logits.detach())
 

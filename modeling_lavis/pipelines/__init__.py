@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks for `transformers.pipeline`: captions, answers, matches, searches, labels and features of pictures, videos and
-texts.
+"""Tasks of `transformers.pipeline`: captioning, question answering, matching, retrieval, classification and feature
+extraction for images, videos and texts.
 
-`register` puts them into transformers' registry; `modeling_lavis.registration` calls it when that is imported.
+`modeling_lavis.registration` calls `register` when `transformers.pipelines` is imported.
 """
 
 import importlib
 
-#: task -> (module of this folder, class)
+#: task -> (module of this package, class)
 TASKS: dict[str, tuple[str, str]] = {
     "image-captioning": ("captioning", "ImageCaptioningPipeline"),
     "image-question-answering": ("question_answering", "ImageQuestionAnsweringPipeline"),
@@ -23,7 +23,7 @@ TASKS: dict[str, tuple[str, str]] = {
 
 
 def register() -> None:
-    """Make `transformers.pipeline` know the tasks; may be called any number of times."""
+    """Add the tasks to the registry of transformers. A second call has no effect."""
     from transformers.pipelines import PIPELINE_REGISTRY
 
     from modeling_lavis.pipelines.loading import CheckpointHead

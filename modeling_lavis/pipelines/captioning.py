@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`image-captioning`: a picture in, a sentence out.
+"""Pipeline `image-captioning`.
 
-Letters: B rows of a batch, n captions per picture, T tokens.
+Shapes: B rows of a batch, R returned sequences per image, T tokens.
 """
 
 from typing import Any
 
 from transformers import GenerationConfig
 
-from modeling_lavis.pipelines.base import LavisPipeline, one_picture_per_row
+from modeling_lavis.pipelines.base import LavisPipeline, stack_pixel_values
 
 
 class ImageCaptioningPipeline(LavisPipeline):
     """
-    Captions pictures by the model's `generate`.
+    Image captioning with the model's `generate`.
 
-    Lengths, beams and the like come from the call, then from the model's generation configuration, then from the
-    published defaults (three beams, at most 30 new tokens).
+    Generation options come from the call, then from the model's generation config, then from the published defaults
+    (three beams, at most 30 new tokens).
 
     Example:
 
@@ -28,8 +28,8 @@ class ImageCaptioningPipeline(LavisPipeline):
     ```
     """
 
-    heads = ("ForConditionalGeneration", "ForPreTraining")
-    must_generate = True
+    model_suffixes = ("ForConditionalGeneration", "ForPreTraining")
+    requires_generation = True
     preprocess_options = ("prompt",)
     postprocess_options = ("return_full_text",)
     _pipeline_calls_generate = True
@@ -38,28 +38,28 @@ class ImageCaptioningPipeline(LavisPipeline):
     def __call__(self, images: Any, prompt: str | list[str] | None = None, **kwargs: Any) -> Any:
         """
         Args:
-            images: a picture (path, URL, PIL image, array), a row `{"image": ..., "prompt": ...}`, or a list, a data
-                set or a generator of them.
-            prompt (`str` or `list[str]`, *optional*): what captions go on from, one for all or one each; the
-                processor's own by default.
+            images: an image (path, URL, PIL image, array), a row `{"image": ..., "prompt": ...}`, or a list, a dataset
+                or a generator of them.
+            prompt (`str` or `list[str]`, *optional*): beginning of the captions, one for all images or one per image;
+                the prompt of the processor by default.
             kwargs: options of `generate` (`num_beams`, `max_new_tokens`, `num_return_sequences`, ...) by name, in
-                `generate_kwargs=` or as `generation_config=`; `return_full_text=True` keeps the prompt in the text
-                (default False); `batch_size`, `num_workers`, `on_error` (see [`LavisPipeline`]).
+                `generate_kwargs` or as `generation_config`; `return_full_text` (`bool`, defaults to `False`) keeps the
+                prompt in the text; `batch_size`, `num_workers` and `on_error`, see [`LavisPipeline`].
 
         Returns:
-            For each picture a list of `{"generated_text": str}`, one per returned sequence.
+            For each image a list of `{"generated_text": str}`, one per returned sequence.
         """
         options = {"prompt": prompt, **kwargs}
-        return self._run(self._deal(images, options, "prompt"), **options)
+        return self._run(self._parse_inputs(images, options, "prompt"), **options)
 
     def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
         prompt = row.get("prompt")
-        prompt = self.processor.prompt if prompt is None else self.text(row, "prompt")
-        return {"pixel_values": self.pixels(row), "prompt": prompt}
+        prompt = self.processor.prompt if prompt is None else self.get_text(row, "prompt")
+        return {"pixel_values": self.get_pixel_values(row), "prompt": prompt}
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         prompts = [row["prompt"] for row in rows]
-        batch: dict[str, Any] = {"inputs": {"pixel_values": one_picture_per_row(rows)}, "prompts": prompts}
+        batch: dict[str, Any] = {"inputs": {"pixel_values": stack_pixel_values(rows)}, "prompts": prompts}
         if any(prompts):
             batch["inputs"].update(self.processor.prompt_inputs(prompts, return_tensors="pt"))
         return batch
@@ -67,10 +67,10 @@ class ImageCaptioningPipeline(LavisPipeline):
     def _forward(self, batch: dict[str, Any], generate_kwargs: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         prompt_length = batch["inputs"]["input_ids"].shape[1] if "input_ids" in batch["inputs"] else 1
         if getattr(self.processor, "language_model", None) == "seq2seq":
-            prompt_length = 1  # the prompt is read, not gone on from
+            prompt_length = 1  # the encoder takes the prompt; the decoder starts with one token
         options = self.generation_options(generate_kwargs, prompt_length)
         ids = self.model.generate(**batch["inputs"], **options)
-        sequences = ids.view(len(batch["prompts"]), -1, ids.shape[-1])  # (B, n, T)
+        sequences = ids.view(len(batch["prompts"]), -1, ids.shape[-1])  # (B, R, T)
         return [{"ids": row, "prompt": prompt} for row, prompt in zip(sequences, batch["prompts"])]
 
     def postprocess(self, output: dict[str, Any], return_full_text: bool = False) -> list[dict[str, str]]:

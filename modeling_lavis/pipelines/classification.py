@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`image-text-classification`: a label for a text about a picture, such as visual entailment.
-
-Letters: B rows of a batch.
-"""
+"""Pipeline `image-text-classification`, for example for visual entailment."""
 
 from typing import Any
 
 from torch import Tensor
 
-from modeling_lavis.pipelines.base import LavisPipeline, one_picture_per_row
+from modeling_lavis.pipelines.base import LavisPipeline, stack_pixel_values
 
 
 class ImageTextClassificationPipeline(LavisPipeline):
     """
-    Labels texts about pictures.
+    Classification of a text and an image.
 
     Example:
 
@@ -25,35 +22,36 @@ class ImageTextClassificationPipeline(LavisPipeline):
     ```
     """
 
-    heads = ("ForImageAndTextClassification",)
+    model_suffixes = ("ForImageAndTextClassification",)
     preprocess_options = ("text",)
     postprocess_options = ("top_k",)
 
     def __call__(self, images: Any, text: str | list[str] | None = None, **kwargs: Any) -> Any:
         """
         Args:
-            images: a picture (path, URL, PIL image, array), a row `{"image": ..., "text": ...}`, or a list, a data set
-                or a generator of them.
-            text (`str` or `list[str]`, *optional*): one text for all, or one each; several for one picture.
-            kwargs: `top_k` (labels that come back, all by default), `batch_size`, `num_workers`, `on_error` (see
-                [`LavisPipeline`]).
+            images: an image (path, URL, PIL image, array), a row `{"image": ..., "text": ...}`, or a list, a dataset or
+                a generator of them.
+            text (`str` or `list[str]`, *optional*): one text for all images or one per image; or several texts for one
+                image.
+            kwargs: `top_k` (number of labels to return, all by default), `batch_size`, `num_workers` and `on_error`,
+                see [`LavisPipeline`].
 
         Returns:
-            For each row a list of `{"label": str, "score": probability}`, best first.
+            For each row a list of `{"label": str, "score": float}` with the probabilities of the labels, best first.
         """
         options = {"text": text, **kwargs}
-        return self._run(self._deal(images, options, "text"), **options)
+        return self._run(self._parse_inputs(images, options, "text"), **options)
 
     def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"text": self.text(row, "text"), "pixel_values": self.pixels(row)}
+        return {"text": self.get_text(row, "text"), "pixel_values": self.get_pixel_values(row)}
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"pixel_values": one_picture_per_row(rows), **self.tokens([row["text"] for row in rows])}
+        return {"pixel_values": stack_pixel_values(rows), **self.tokenize([row["text"] for row in rows])}
 
     def _forward(self, batch: dict[str, Any]) -> list[Tensor]:
         return list(self.model(**batch).logits.split(1))
 
     def postprocess(self, output: Tensor, top_k: int | None = None) -> list[dict[str, Any]]:
         if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k is {top_k}; expected at least 1, or None for all labels.")
+            raise ValueError(f"top_k is {top_k}; expected a positive integer, or None for all labels.")
         return self.processor.post_process_classification(output, self.model.config.id2label, top_k)[0]

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the name of a repository to a model and a processor that fit each other."""
+"""Load a model and its processor from a folder or a Hub repository."""
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-# Heads that exist in transformers' own BLIP and BLIP-2 formats, and ours that read them.
-_OURS_FOR = {
+# Classes of transformers' BLIP and BLIP-2 checkpoints, and the classes of this package that load them.
+_LAVIS_CLASSES = {
     "BlipForConditionalGeneration": "LavisBlipForConditionalGeneration",
     "BlipForQuestionAnswering": "LavisBlipForQuestionAnswering",
     "BlipForImageTextRetrieval": "LavisBlipForImageTextRetrieval",
@@ -17,49 +17,51 @@ _OURS_FOR = {
 
 class CheckpointHead:
     """
-    Stands where `transformers.pipeline` expects an Auto class: loads the head that a checkpoint was saved from, not the
-    one that a task usually has, so that no head is filled with weights that were never trained for it. Repositories in
-    transformers' own BLIP format are read into this package's classes.
+    Loads models for `transformers.pipeline`, in the place of an Auto class. The class is the one that the checkpoint
+    was saved from, not the usual class of a task, so that no head is left with untrained weights. Checkpoints of
+    transformers' own BLIP and BLIP-2 are loaded into the classes of this package.
     """
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """Load the model in a folder or a Hub repository.
+        """
+        Load the model of a folder or a Hub repository.
 
         Args:
-            name: folder or Hub id.
+            name (`str` or `os.PathLike`): folder or Hub id.
             kwargs: options of `from_pretrained` (`dtype`, `revision`, `device_map`, ...).
 
         Raises:
-            OSError: there is no such repository, or no model in it. ValueError: its model is none of this package's.
+            OSError: If there is no such repository, or it contains no model.
+            ValueError: If no class of this package can load the model.
         """
         from transformers import AutoModel, PreTrainedConfig
 
         import modeling_lavis
         from modeling_lavis.models.modeling_base import HUB_OPTIONS
 
-        if not os.path.exists(name) and not _may_be_on_the_hub(os.fspath(name)):
-            raise OSError(f"There is no folder {os.fspath(name)}, and a repository's name looks like 'owner/name'.")
-        access = {option: kwargs[option] for option in HUB_OPTIONS if kwargs.get(option) is not None}
-        config, _ = PreTrainedConfig.get_config_dict(name, **access)
+        if not os.path.exists(name) and not _is_repository_id(os.fspath(name)):
+            raise OSError(f"There is no folder {os.fspath(name)}, and a Hub id has the form 'owner/name'.")
+        hub_options = {option: kwargs[option] for option in HUB_OPTIONS if kwargs.get(option) is not None}
+        config, _ = PreTrainedConfig.get_config_dict(name, **hub_options)
         if "model_type" not in config:
             raise OSError(
-                f"{name} has no config.json that says what model it holds; expected a folder or a Hub id that was "
-                "written by save_pretrained or by `modeling-lavis convert`."
+                f"{name} has no config.json with a model_type; expected a folder or a Hub id that was written by "
+                "save_pretrained or by `modeling-lavis convert`."
             )
         if config["model_type"] not in ("blip", "blip-2"):
             return AutoModel.from_pretrained(name, **kwargs)
-        theirs = (config.get("architectures") or ["?"])[0]
-        if theirs not in _OURS_FOR:
+        architecture = (config.get("architectures") or ["?"])[0]
+        if architecture not in _LAVIS_CLASSES:
             raise ValueError(
-                f"{name} holds transformers' {theirs}, which none of this package's heads can read; expected one of "
-                f"{', '.join(sorted(_OURS_FOR))}."
+                f"{name} is a checkpoint of transformers' {architecture}, which no class of this package can load; "
+                f"expected one of {', '.join(sorted(_LAVIS_CLASSES))}."
             )
         kwargs.pop("code_revision", None)
-        return getattr(modeling_lavis, _OURS_FOR[theirs]).from_pretrained(name, **kwargs)
+        return getattr(modeling_lavis, _LAVIS_CLASSES[architecture]).from_pretrained(name, **kwargs)
 
 
-def _may_be_on_the_hub(name: str) -> bool:
+def _is_repository_id(name: str) -> bool:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -70,33 +72,38 @@ def _may_be_on_the_hub(name: str) -> bool:
     return True
 
 
-def is_own_processor(processor: Any) -> bool:
-    """Tell whether a processor is one of this package (also as a copy that came with a repository)."""
+def is_lavis_processor(processor: Any) -> bool:
+    """Whether a processor has the interface of this package, also as code that was loaded with a repository."""
     return any(base.__name__ == "LavisProcessorMixin" for base in type(processor).__mro__)
 
 
-def own_processor(model: Any) -> Any:
-    """Load the processor that belongs to a model's class, from the repository that the model was loaded from.
+def load_processor(model: Any) -> Any:
+    """
+    Load the processor of a model from the repository that the model was loaded from.
 
     Raises:
-        ValueError: the model was not loaded from a repository, or its family has no processor here.
+        ValueError: If the model was not loaded from a repository, or there is no processor for its class.
     """
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     name = getattr(model, "name_or_path", "")
     if not name or type(model.config) not in PROCESSOR_MAPPING:
         raise ValueError(
-            f"A pipeline with {type(model).__name__} needs a processor of this package; pass processor=, made by "
-            "AutoProcessor.from_pretrained of a repository that was saved with one."
+            f"A pipeline with {type(model).__name__} needs a processor of this package; pass processor=, loaded by "
+            "AutoProcessor.from_pretrained from a repository with a processor."
         )
     processor_class = PROCESSOR_MAPPING[type(model.config)]
     return processor_class.from_pretrained(name, revision=getattr(model.config, "_commit_hash", None) or "main")
 
 
-def looks_at(model: Any) -> str:
-    """What a model reads beside texts: "image" or "video"."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "video" if "video" in getattr(inner, "input_modalities", ()) else "image"
+def unwrap_adapters(model: Any) -> Any:
+    """Return the model inside a PEFT model; other models unchanged."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def input_modality(model: Any) -> Literal["image", "video"]:
+    """Return the modality that a model takes in addition to text: `"image"` or `"video"`."""
+    return "video" if "video" in getattr(unwrap_adapters(model), "input_modalities", ()) else "image"
 
 
 def load(
@@ -106,14 +113,21 @@ def load(
     dtype: Any = "auto",
     batch_size: int = 1,
 ) -> Any:
-    """Build the pipeline of a task, as `transformers.pipeline` does, with errors of one line.
+    """
+    Build the pipeline of a task, as `transformers.pipeline` does.
 
     Args:
-        task: a name in `modeling_lavis.pipelines.TASKS`; or names by what the model looks at, "image" and "video".
-        model: folder or Hub id of the model and its processor.
-        device: for example `"cpu"` or `"cuda:0"`; an accelerator where there is one by default.
-        dtype: of the weights, for example `torch.bfloat16`; as stored by default.
-        batch_size: rows that are run at once.
+        task (`str` or `Mapping[str, str]`): a task of `modeling_lavis.pipelines.TASKS`, or the tasks for models of an
+            `"image"` and of a `"video"`.
+        model (`str` or `os.PathLike`): folder or Hub id of the model and its processor.
+        device (*optional*): for example `"cpu"` or `"cuda:0"`; defaults to an accelerator if available.
+        dtype (*optional*, defaults to `"auto"`): dtype of the weights, for example `torch.bfloat16`; as stored by
+            default.
+        batch_size (`int`, *optional*, defaults to 1): rows per batch.
+
+    Raises:
+        OSError: If there is no such repository, or it contains no model.
+        ValueError: If the task is unknown, or the model does not support it.
     """
     from transformers.pipelines import PIPELINE_REGISTRY, check_task
 
@@ -126,9 +140,9 @@ def load(
             register()
     loaded = CheckpointHead.from_pretrained(os.fspath(model), dtype=dtype)
     if not isinstance(task, str):
-        task = task[looks_at(loaded)]
+        task = task[input_modality(loaded)]
     pipeline_class = check_task(task)[1]["impl"]
     pipeline_class.check_model(loaded, task)
     return pipeline_class(
-        model=loaded, processor=own_processor(loaded), task=task, device=device, batch_size=batch_size
+        model=loaded, processor=load_processor(loaded), task=task, device=device, batch_size=batch_size
     )

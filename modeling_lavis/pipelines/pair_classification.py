@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`image-pair-classification`: a label for a text about two pictures, as in NLVR2.
+"""Pipeline `image-pair-classification`, for example for NLVR2.
 
-Letters: B rows of a batch, C channels, H height, W width.
+Shapes: C channels, H height, W width.
 """
 
 from collections.abc import Mapping
@@ -12,42 +12,43 @@ import torch
 from torch import Tensor
 
 from modeling_lavis.pipelines.classification import ImageTextClassificationPipeline
-from modeling_lavis.pipelines.inputs import Inputs, is_picture, sort_inputs, spread
+from modeling_lavis.pipelines.inputs import Inputs, add_values, is_image, parse_inputs
 
 
 class ImagePairClassificationPipeline(ImageTextClassificationPipeline):
     """
-    Labels texts about pairs of pictures.
+    Classification of a text and a pair of images.
 
     Example:
 
     ```python
-    >>> judge = pipeline("image-pair-classification", model="my-nlvr-model")  # doctest: +SKIP
-    >>> judge(["left.jpg", "right.jpg"], text="both pictures show a dog", top_k=1)  # doctest: +SKIP
+    >>> classifier = pipeline("image-pair-classification", model="my-nlvr-model")  # doctest: +SKIP
+    >>> classifier(["left.jpg", "right.jpg"], text="both images show a dog", top_k=1)  # doctest: +SKIP
     [{'label': 'True', 'score': 0.93}]
 
     ```
     """
 
-    heads = ("ForImagesAndTextClassification",)
+    model_suffixes = ("ForImagesAndTextClassification",)
     input_name = "images"
 
     def __call__(self, images: Any, text: str | list[str] | None = None, **kwargs: Any) -> Any:
         """
         Args:
-            images: a pair of pictures (a list or tuple of two, or an array with four dimensions), a row
-                `{"images": [left, right], "text": ...}`, or a list, a data set or a generator of them.
-            text (`str` or `list[str]`, *optional*): one text for all, or one each; several for one pair.
-            kwargs: `top_k` (labels that come back, all by default), `batch_size`, `num_workers`, `on_error` (see
-                [`LavisPipeline`]).
+            images: a pair of images (a list or tuple of two images, or an array with four dimensions), a row
+                `{"images": [left, right], "text": ...}`, or a list, a dataset or a generator of them.
+            text (`str` or `list[str]`, *optional*): one text for all pairs or one per pair; or several texts for one
+                pair.
+            kwargs: `top_k` (number of labels to return, all by default), `batch_size`, `num_workers` and `on_error`,
+                see [`LavisPipeline`].
 
         Returns:
-            For each row a list of `{"label": str, "score": probability}`, best first.
+            For each row a list of `{"label": str, "score": float}` with the probabilities of the labels, best first.
         """
         options = {"text": text, **kwargs}
-        inputs = Inputs([images], single=True, lazy=False) if _is_pair(images) else sort_inputs(images)
+        inputs = Inputs([images], single=True, lazy=False) if _is_pair(images) else parse_inputs(images)
         if isinstance(text, (list, tuple)):
-            inputs = spread(inputs, "text", options.pop("text"), self.input_name)
+            inputs = add_values(inputs, "text", options.pop("text"), self.input_name)
         elif text is None:
             options.pop("text")
         return self._run(inputs, **options)
@@ -56,17 +57,17 @@ class ImagePairClassificationPipeline(ImageTextClassificationPipeline):
         pair: Any = row.get("images", row.get("image"))
         if not _is_pair(pair):
             raise ValueError(
-                f"{self.task or type(self).__name__} needs pairs of pictures, for example [left, right] or rows "
-                f"{{'images': [left, right], 'text': ...}}; got {_describe(pair)}."
+                f"{self.task or type(self).__name__} needs pairs of images, for example [left, right] or rows "
+                f"{{'images': [left, right], 'text': ...}}, but got {_describe(pair)}."
             )
-        pixels = [self.pixels({"image": picture}) for picture in pair]
-        return {"text": self.text(row, "text"), "pixel_values": torch.stack(pixels, dim=1)}  # (1, 2, C, H, W)
+        pixels = [self.get_pixel_values({"image": image}) for image in pair]
+        return {"text": self.get_text(row, "text"), "pixel_values": torch.stack(pixels, dim=1)}  # (1, 2, C, H, W)
 
 
 def _is_pair(value: Any) -> bool:
     if isinstance(value, (np.ndarray, Tensor)):
         return value.ndim == 4 and len(value) == 2
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_picture, value))
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_image, value))
 
 
 def _describe(value: Any) -> str:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`image-question-answering`: a picture and a question in, answers out, free or from a list.
+"""Pipeline `image-question-answering`.
 
-Letters: B questions of a batch, A answers in the list, k candidates, n answers per question, L tokens.
+Shapes: B questions of a batch, R returned sequences per question, T tokens.
 """
 
 from collections.abc import Sequence
@@ -9,15 +9,16 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from modeling_lavis.pipelines.base import LavisPipeline, one_picture_per_row
+from modeling_lavis.pipelines.base import LavisPipeline, stack_pixel_values
+from modeling_lavis.pipelines.loading import unwrap_adapters
 
 
 class ImageQuestionAnsweringPipeline(LavisPipeline):
     """
-    Answers questions about pictures: freely by `generate`, or by ranking a closed list with `rank_answers`.
+    Visual question answering: generates answers, or ranks a list of answers with `rank_answers`.
 
-    An answer does not depend on the other questions of its batch: padding is masked also where the model's own
-    `generate` attends to it (`attend_question_padding`).
+    An answer does not depend on the other questions of its batch: padding is masked even if the model's `generate`
+    attends to it (`attend_question_padding`).
 
     Example:
 
@@ -31,8 +32,8 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
     ```
     """
 
-    heads = ("ForQuestionAnswering", "ForConditionalGeneration")
-    methods = ("encode_images",)
+    model_suffixes = ("ForQuestionAnswering", "ForConditionalGeneration")
+    required_attributes = ("encode_images",)
     preprocess_options = ("question",)
     forward_options = ("answers", "num_candidates")
     postprocess_options = ("top_k",)
@@ -49,33 +50,34 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
     ) -> Any:
         """
         Args:
-            images: a picture (path, URL, PIL image, array), a row `{"image": ..., "question": ...}`, or a list, a
-                data set or a generator of them.
-            question (`str` or `list[str]`, *optional*): one question for all, or one each; several for one picture.
-            answers (`list[str]`, *optional*): rank these instead of answering freely.
-            kwargs: for a list of answers, `top_k` (how many come back, default 5) and `num_candidates` (how many are
-                scored whole after a first look at their first token, default 128). Otherwise options of `generate`
-                (`num_beams`, `max_new_tokens`, ...); its own `top_k` goes in `generate_kwargs=`. `batch_size`,
-                `num_workers`, `on_error` (see [`LavisPipeline`]).
+            images: an image (path, URL, PIL image, array), a row `{"image": ..., "question": ...}`, or a list, a
+                dataset or a generator of them.
+            question (`str` or `list[str]`, *optional*): one question for all images or one per image; or several
+                questions for one image.
+            answers (`list[str]`, *optional*): answers to rank, instead of generating one.
+            kwargs: with `answers`, `top_k` (number of answers to return, defaults to 5) and `num_candidates` (number of
+                answers whose log-likelihood is computed, selected by their first token, defaults to 128). Without,
+                options of `generate` (`num_beams`, `max_new_tokens`, ...), whose own `top_k` goes into
+                `generate_kwargs`. `batch_size`, `num_workers` and `on_error`, see [`LavisPipeline`].
 
         Returns:
-            For each question a list of `{"answer": str}`, or for ranked answers of `{"answer": str, "score": float}`,
-            best first; a score is a log-likelihood, so 0 would be certain.
+            For each question a list of `{"answer": str}`, or with `answers` a list of `{"answer": str, "score": float}`
+            with the log-likelihoods of the answers, best first.
         """
         options = {"question": question, **kwargs}
         if answers is not None:
             options["answers"] = answers
-        return self._run(self._deal(images, options, "question"), **options)
+        return self._run(self._parse_inputs(images, options, "question"), **options)
 
     @classmethod
     def check_model(cls, model: Any, task: str) -> None:
-        """Raise `ValueError` when the model has no head for answers."""
+        """Raise `ValueError` if the model does not answer questions."""
         super().check_model(model, task)
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner = unwrap_adapters(model)
         if not (hasattr(inner, "rank_answers") or getattr(inner, "answers_prompts", False)):
             raise ValueError(
                 f"{task} cannot use {type(inner).__name__}; it needs a model that ranks answers or takes questions as "
-                "prompts. Give a checkpoint that was trained for questions, or one with a language model."
+                "prompts. Load a checkpoint for question answering, or one with a language model."
             )
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -88,15 +90,15 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
         return preprocess, forward, postprocess
 
     def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"question": self.text(row, "question"), "pixel_values": self.pixels(row)}
+        return {"question": self.get_text(row, "question"), "pixel_values": self.get_pixel_values(row)}
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         questions = [row["question"] for row in rows]
         if getattr(self.model, "answers_prompts", False):
             tokens = dict(self.processor.question_inputs(questions, return_tensors="pt"))
         else:
-            tokens = self.tokens(questions, cleaning="question")
-        return {"pixel_values": one_picture_per_row(rows), **tokens}
+            tokens = self.tokenize(questions, cleaning="question")
+        return {"pixel_values": stack_pixel_values(rows), **tokens}
 
     def _forward(
         self,
@@ -106,22 +108,22 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
         generate_kwargs: dict[str, Any] | None = None,
     ) -> list[Any]:
         if answers is not None and not hasattr(self.model, "rank_answers"):
-            raise ValueError(f"{type(self.model).__name__} answers freely and ranks no list; leave answers= out.")
+            raise ValueError(f"{type(self.model).__name__} only generates answers and cannot rank them; omit answers=.")
         if answers is not None:
-            listed = self._ensure_tensor_on_device(self.processor.answer_candidates(answers), self.device)
-            output = self.model.rank_answers(**batch, **listed, num_candidates=num_candidates)
+            candidates = self._ensure_tensor_on_device(self.processor.answer_candidates(answers), self.device)
+            output = self.model.rank_answers(**batch, **candidates, num_candidates=num_candidates)
             return list(zip(output.candidates, output.scores))
         if not self.model.can_generate():
-            raise ValueError(f"{type(self.model).__name__} only ranks answers; give a list as answers=.")
+            raise ValueError(f"{type(self.model).__name__} only ranks answers; pass a list of them as answers=.")
         if getattr(self.model, "answers_prompts", False):
-            # What goes on from the prompt begins with it.
+            # decoder-only models return the prompt before the answer
             prompt = 0 if self.model.config.is_encoder_decoder else batch["input_ids"].shape[1]
             ids = self.model.generate(**batch, **self.generation_options(generate_kwargs, prompt or 1))[:, prompt:]
             return list(ids.view(len(batch["pixel_values"]), -1, ids.shape[-1]))
         options = self.generation_options(generate_kwargs)
-        # Given here, the mask holds whatever attend_question_padding says.
+        # an explicit mask overrides attend_question_padding
         ids = self.model.generate(**batch, encoder_attention_mask=batch["attention_mask"], **options)
-        return list(ids.view(len(batch["pixel_values"]), -1, ids.shape[-1]))  # (B, n, L)
+        return list(ids.view(len(batch["pixel_values"]), -1, ids.shape[-1]))  # (B, R, T)
 
     def postprocess(self, output: Any, answers: list[str] | None = None, top_k: int | None = 5) -> list[dict[str, Any]]:
         if answers is None:

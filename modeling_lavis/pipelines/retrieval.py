@@ -1,44 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`image-text-retrieval`: find pictures by a text, or texts by a picture.
+"""Pipeline `image-text-retrieval`.
 
-As in the published evaluation, all of the collection is compared by cosine first, then the best are read together with
-the query and ranked by matching logit plus cosine.
+As in the published evaluation, candidates are selected by the cosine similarity of the features, and re-ranked by
+cosine similarity plus matching logit (`modeling_lavis.evaluation.retrieval`).
 
-Letters: B queries of a batch, I items of the collection, k candidates, N image tokens, T text tokens, D width,
-P common width.
+Shapes: B queries of a batch, I items of the collection, k candidates, N image tokens, T text tokens, D hidden size,
+P projection dimension, Q query tokens.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader
 
-from modeling_lavis.pipelines.base import LavisPipeline, one_picture_per_row
-from modeling_lavis.pipelines.inputs import Failure, PreparedRows, PreparedStream, sort_inputs
-from modeling_lavis.pipelines.matching import TEXTS_AT_ONCE, read_texts
+from modeling_lavis.evaluation.retrieval import (
+    TEXT_BATCH_SIZE,
+    encode_texts,
+    matching_logits,
+    rank_candidates,
+    select_candidates,
+)
+from modeling_lavis.pipelines.base import LavisPipeline, stack_pixel_values
+from modeling_lavis.pipelines.inputs import Failure, parse_inputs, run_batches
 
 Kind = Literal["image", "video", "text"]
-PICTURES_AT_ONCE = 32
 
 
 @dataclass
 class RetrievalIndex:
     """
-    An encoded collection, made by [`ImageTextRetrievalPipeline.index`] or from stored features.
+    An encoded collection, from [`ImageTextRetrievalPipeline.index`] or from stored features.
 
     Args:
         kind (`str`): `"image"`, `"video"` or `"text"`.
-        items (`list`): the pictures (as they were given) or texts, one per row of the features.
-        features (`Tensor` of shape `(I, P)`, or `(I, Q, P)` for pictures with Q features each): projected and
-            normalised.
-        states (`list[Tensor]`, *optional*): states (N, D) of each picture, or (T, D) of each text where matching
-            begins with them. Without them the candidates of each query are encoded again when they are re-ranked, for
-            which pictures are opened again.
-        failures (`list`): `(item, message)` of what could not be read, with `on_error="return"`.
+        items (`list`): the images (as they were passed), videos or texts, one per row of the features.
+        features (`Tensor` of shape `(I, P)`, or `(I, Q, P)` for image features of a Q-Former): projected and
+            normalized features.
+        states (`list[Tensor]`, *optional*): hidden states `(N, D)` of each image or, if the model fuses text hidden
+            states, `(T, D)` of each text. Without them the candidates of each query are encoded again for re-ranking,
+            and images are loaded again.
+        failures (`list`): `(item, message)` of the items that could not be loaded, with `on_error="return"`.
     """
 
     kind: Kind
@@ -49,7 +54,7 @@ class RetrievalIndex:
 
     def __post_init__(self) -> None:
         if self.kind not in ("image", "video", "text"):
-            raise ValueError(f"The kind of an index is {self.kind!r}; expected 'image', 'video' or 'text'.")
+            raise ValueError(f"kind is {self.kind!r}; expected 'image', 'video' or 'text'.")
         self.features = torch.as_tensor(self.features)
         if self.features.ndim not in (2, 3) or len(self.features) != len(self.items):
             raise ValueError(
@@ -61,30 +66,44 @@ class RetrievalIndex:
         return len(self.items)
 
 
+class _Encoded(NamedTuple):
+    """
+    Queries or items after the encoders.
+
+    Args:
+        kind (`str`): `"image"`, `"video"` or `"text"`.
+        features (`Tensor` of shape `(B, P)` or `(B, Q, P)`): normalized features, in float32.
+        inputs (`Tensor` of shape `(B, N, D)` or `dict[str, Tensor]`): what `score_pairs` takes: hidden states of
+            images, or the tokens of texts with their hidden states, if the model fuses them.
+    """
+
+    kind: Kind
+    features: Tensor
+    inputs: Tensor | dict[str, Tensor]
+
+
 class ImageTextRetrievalPipeline(LavisPipeline):
     """
-    Searches a collection of pictures with texts, or a collection of texts with pictures.
+    Retrieves images by text, or texts by image.
 
     Example:
 
     ```python
-    >>> searcher = pipeline("image-text-retrieval", model="my-matcher")  # doctest: +SKIP
-    >>> photos = searcher.index(images=["beach.jpg", "forest.jpg"])  # doctest: +SKIP
-    >>> searcher("a dog", index=photos, top_k=1)  # doctest: +SKIP
+    >>> retriever = pipeline("image-text-retrieval", model="my-matcher")  # doctest: +SKIP
+    >>> photos = retriever.index(images=["beach.jpg", "forest.jpg"])  # doctest: +SKIP
+    >>> retriever("a dog", index=photos, top_k=1)  # doctest: +SKIP
     [{'index': 0, 'image': 'beach.jpg', 'score': 4.2, 'similarity': 0.41}]
-    >>> searcher("beach.jpg", texts=["a dog", "a cat"], top_k=1)  # doctest: +SKIP
+    >>> retriever("beach.jpg", texts=["a dog", "a cat"], top_k=1)  # doctest: +SKIP
     [{'index': 0, 'text': 'a dog', 'score': 4.2, 'similarity': 0.41}]
 
     ```
     """
 
-    heads: tuple[str, ...] = ("ForImageTextRetrieval", "ForPreTraining")
-    methods = ("encode_images", "project_images", "get_text_features", "score_pairs")
+    model_suffixes: tuple[str, ...] = ("ForImageTextRetrieval", "ForPreTraining")
+    required_attributes = ("encode_images", "project_images", "encode_texts", "score_pairs")
     preprocess_options = ("query_type",)
     forward_options = ("index", "num_candidates", "rerank", "top_k")
     input_name = "query"
-    #: what the collection holds beside texts
-    seen: Kind = "image"
 
     def index(
         self,
@@ -96,18 +115,18 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         on_error: str = "raise",
     ) -> RetrievalIndex:
         """
-        Encode a collection once, to be searched many times.
+        Encode a collection of images or of texts once, for many queries.
 
         Args:
-            images: a list, a data set or a generator of pictures (paths, URLs, PIL images, arrays) or of rows
+            images (*optional*): a list, a dataset or a generator of images (paths, URLs, PIL images, arrays) or of rows
                 `{"image": ...}`.
-            texts: or a list of strings.
-            batch_size, num_workers (`int`, *optional*): as for the pipeline.
-            keep_states (`bool`, *optional*, defaults to `True`): keep what re-ranking reads of each picture, about
-                1.8 MB for a ViT-B at 384 px in float32, or of each text, 3 kB per token. `False` keeps the features
-                only, 1 kB.
-            on_error (`str`, *optional*, defaults to `"raise"`): `"return"` leaves unreadable pictures out and lists
-                them in `failures`.
+            texts (`list[str]`, *optional*): texts, instead of images.
+            batch_size, num_workers (`int`, *optional*): see [`LavisPipeline`].
+            keep_states (`bool`, *optional*, defaults to `True`): keep the hidden states for re-ranking: about 1.8 MB
+                per image for a ViT-B at 384 pixels in float32, or 3 kB per token of a text. With `False` only the
+                features are kept, about 1 kB per item.
+            on_error (`str`, *optional*, defaults to `"raise"`): with `"return"`, images that cannot be loaded are left
+                out and listed in `failures`.
 
         Returns:
             [`RetrievalIndex`].
@@ -124,28 +143,37 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         on_error: str = "raise",
     ) -> RetrievalIndex:
         if (images is None) == (texts is None):
-            raise ValueError(f"A collection is made of {self.seen}s= or of texts=; give one of them.")
+            raise ValueError(f"An index needs either {self.modality}s= or texts=.")
+        self._sanitize_parameters(on_error=on_error)
+        kind: Kind = self.modality if texts is None else "text"
+        prepare: Callable[[Any], Any]
         if texts is not None:
-            texts = [texts] if isinstance(texts, str) else list(texts)
-            if not texts or not all(isinstance(text, str) for text in texts):
+            entries = [texts] if isinstance(texts, str) else list(texts)
+            if not entries or not all(isinstance(text, str) for text in entries):
                 raise ValueError(f"texts is {texts!r}; expected a list of at least one string.")
-            return RetrievalIndex("text", texts, *self._read_collection(texts, keep_states))
-        items, states, features, failures = [], [], [], []
-        for entry, result in self._encoded(images, batch_size, num_workers, on_error):
+            prepare, batch_size, num_workers = _prepare_text, TEXT_BATCH_SIZE, 0
+        else:
+            entries = parse_inputs(images, self.is_single_input).entries
+            prepare = functools.partial(self._prepare_item, on_error=on_error)
+            batch_size, num_workers = self._loader_options(batch_size, num_workers)
+        items, features, states, failures = [], [], [], []
+        encode = functools.partial(self._encode_items, keep_states=keep_states)
+        for result in run_batches(entries, prepare, encode, batch_size, num_workers):
             if isinstance(result, Failure):
-                failures.append((entry, result.message))
+                failures.append((result.item, result.message))
                 continue
-            items.append(entry)
-            features.append(result[1])
-            if keep_states:
-                states.append(result[0])
+            item, item_features, item_states = result
+            items.append(item)
+            features.append(item_features)
+            if item_states is not None:
+                states.append(item_states)
         if not items:
             raise ValueError(
-                f"The collection has no {self.seen} that can be read"
+                f"The collection has no {kind} that can be loaded"
                 + "".join(f"\n{message}" for _, message in failures[:5])
                 + ("" if failures else "; it is empty.")
             )
-        return RetrievalIndex(self.seen, items, torch.stack(features), states if keep_states else None, failures)
+        return RetrievalIndex(kind, items, torch.stack(features), states or None, failures)
 
     def __call__(
         self,
@@ -157,39 +185,41 @@ class ImageTextRetrievalPipeline(LavisPipeline):
     ) -> Any:
         """
         Args:
-            query: a text (to find pictures) or a picture (to find texts), or a list, a data set or a generator of
-                them. A string is a text when pictures are searched and an address when texts are; `query_type`
-                (`"text"` or `"image"`) says otherwise, and then like is compared with like, by cosine alone.
-            index ([`RetrievalIndex`], *optional*): the collection.
-            images, texts (*optional*): or the collection as [`index`] takes it, encoded for this call.
-            kwargs: `top_k` (how many are found, default 5), `num_candidates` (how many are re-ranked, default 16, and
-                at least `top_k`), `rerank` (default True; with False the score is the cosine), `batch_size`,
-                `num_workers`, `on_error` (see [`LavisPipeline`]; a collection given here leaves out what it cannot
-                read, and does not count it).
+            query: a text (to retrieve images) or an image (to retrieve texts), or a list, a dataset or a generator of
+                them. A string is a text if the collection has images, and the path or URL of an image if it has texts,
+                unless `query_type` (`"text"` or `"image"`) is given. A query of the kind of the collection is ranked by
+                cosine similarity only.
+            index ([`RetrievalIndex`], *optional*): the encoded collection.
+            images, texts (*optional*): a collection as in [`index`], which is encoded for this call only.
+            kwargs: `top_k` (number of results, defaults to 5), `num_candidates` (number of candidates to re-rank,
+                defaults to 16, and at least `top_k`), `rerank` (defaults to `True`; otherwise the score is the cosine
+                similarity), `batch_size`, `num_workers` and `on_error`, see [`LavisPipeline`]. With
+                `on_error="return"`, the images of a collection that cannot be loaded are left out, and are not counted
+                in `"index"`.
 
         Returns:
-            For each query a list, best first, of `"index"` (place in the collection), `"image"` or `"text"` (the item),
-            `"score"` (matching logit plus cosine) and `"similarity"` (cosine).
+            For each query a list, best first, of `"index"` (index in the collection), `"image"` or `"text"` (the item),
+            `"score"` (cosine similarity plus matching logit) and `"similarity"` (cosine similarity).
         """
         if sum(collection is not None for collection in (index, images, texts)) != 1:
-            raise ValueError(f"Give one collection to search: index=, {self.seen}s= or texts=.")
+            raise ValueError(f"Pass one collection: index=, {self.modality}s= or texts=.")
         if index is None:
-            sizes = {name: kwargs[name] for name in ("batch_size", "num_workers", "on_error") if name in kwargs}
-            index = self._make_index(images, texts, **sizes)
-        kwargs.setdefault("query_type", self.seen if index.kind == "text" else "text")
-        if kwargs["query_type"] not in ("text", self.seen):
-            raise ValueError(f"query_type is {kwargs['query_type']!r}; expected 'text' or {self.seen!r}.")
-        return self._run(sort_inputs(query, self.is_one), index=index, **kwargs)
+            options = {name: kwargs[name] for name in ("batch_size", "num_workers", "on_error") if name in kwargs}
+            index = self._make_index(images, texts, **options)
+        kwargs.setdefault("query_type", self.modality if index.kind == "text" else "text")
+        if kwargs["query_type"] not in ("text", self.modality):
+            raise ValueError(f"query_type is {kwargs['query_type']!r}; expected 'text' or {self.modality!r}.")
+        return self._run(parse_inputs(query, self.is_single_input), index=index, **kwargs)
 
     def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
         if row["query_type"] == "text":
-            return {"text": self.text(row, "query")}
-        return {"pixel_values": self.pixels(row, self.seen if self.seen in row else "query")}
+            return {"text": self.get_text(row, "query")}
+        return {"pixel_values": self.get_pixel_values(row, self.modality if self.modality in row else "query")}
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         if "text" in rows[0]:
-            return {"tokens": self.tokens([row["text"] for row in rows])}
-        return {"pixel_values": one_picture_per_row(rows)}
+            return {"tokens": self.tokenize([row["text"] for row in rows])}
+        return {"pixel_values": stack_pixel_values(rows)}
 
     def _forward(
         self,
@@ -200,133 +230,104 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         top_k: int = 5,
     ) -> list[dict[str, Any]]:
         if top_k < 1 or num_candidates < 1:
-            raise ValueError(f"top_k is {top_k} and num_candidates {num_candidates}; expected at least 1.")
-        states = None
-        if "tokens" in batch:
-            kind = "text"
-            features, batch["tokens"] = read_texts(self.model, batch["tokens"])
-        else:
-            states = self.model.encode_images(batch["pixel_values"])
-            kind, features = self.seen, self.model.project_images(states).float()
-        cosine = self._cosine(kind, features, index)  # (B, I)
-        rerank = rerank and kind != index.kind
-        wanted = max(num_candidates, top_k) if rerank else top_k
-        similarity, candidates = cosine.topk(min(wanted, len(index)), dim=1)  # (B, k)
-        scores = similarity
-        if rerank:
-            if states is None:
-                logits = self._match_images(batch["tokens"], candidates, index)
-            else:
-                logits = self._match_texts(states, candidates, index)
-            scores = similarity + logits
-        order = scores.argsort(dim=1, descending=True, stable=True)[:, :top_k]
-        columns = (candidates.gather(1, order), scores.gather(1, order), similarity.gather(1, order))
+            raise ValueError(f"top_k is {top_k} and num_candidates is {num_candidates}; expected positive integers.")
+        queries = self._encode(batch)
+        similarity = self._compare(queries, index)
+        rerank = rerank and queries.kind != index.kind
+        candidates = select_candidates(similarity, max(num_candidates, top_k) if rerank else top_k)
+        logits = self._match(queries, candidates, index) if rerank else None
+        ranked = rank_candidates(candidates, similarity, logits, top_k)
         return [
-            {"index": row[0], "scores": row[1], "similarities": row[2], "items": index.items, "kind": index.kind}
-            for row in zip(*columns)
+            {
+                "indices": indices,
+                "scores": scores,
+                "similarities": similarities,
+                "items": [index.items[row] for row in indices.tolist()],
+                "kind": index.kind,
+            }
+            for indices, scores, similarities in zip(*ranked)
         ]
 
     def postprocess(self, output: dict[str, Any]) -> list[dict[str, Any]]:
-        columns = (output[name].tolist() for name in ("index", "scores", "similarities"))
+        columns = (output[name].tolist() for name in ("indices", "scores", "similarities"))
         return [
-            {"index": place, output["kind"]: output["items"][place], "score": score, "similarity": similarity}
-            for place, score, similarity in zip(*columns)
+            {"index": row, output["kind"]: item, "score": score, "similarity": similarity}
+            for item, row, score, similarity in zip(output["items"], *columns)
         ]
 
-    # ---- parts ----
+    # ---- encoding and ranking ----
 
-    def _match_texts(self, states: Tensor, candidates: Tensor, index: RetrievalIndex) -> Tensor:
-        """Matching logits (B, k) of pictures with states (B, N, D) and their candidate texts."""
-        needed, place = candidates.unique(return_inverse=True)
-        tokens = self._on_device(self.tokens([index.items[item] for item in needed.tolist()]))
-        if index.states is not None:
-            embeds = [index.states[item] for item in needed.tolist()]
-            tokens["text_embeds"] = pad_sequence(embeds, batch_first=True).to(self.device)
-        rows = torch.arange(len(candidates), device=place.device)[:, None].expand_as(place)
-        pairs = torch.stack([rows.flatten(), place.flatten()], dim=1)
-        return self.model.score_pairs(states, tokens, pairs).logits[:, 1].float().view_as(place)
+    def _encode(self, batch: dict[str, Any]) -> _Encoded:
+        """Encode a batch of queries or of items."""
+        if "tokens" in batch:
+            features, inputs = encode_texts(self.model, batch["tokens"])
+            return _Encoded("text", features.float(), inputs)
+        image_embeds = self.model.encode_images(batch["pixel_values"])
+        return _Encoded(self.modality, self.model.project_images(image_embeds).float(), image_embeds)
 
-    def _match_images(self, tokens: dict[str, Tensor], candidates: Tensor, index: RetrievalIndex) -> Tensor:
-        """Matching logits (B, k) of texts and their candidate pictures, a few dozen pictures at a time."""
-        logits = torch.empty(candidates.shape, device=candidates.device)
-        for needed in candidates.unique().split(PICTURES_AT_ONCE):
-            row, column = torch.isin(candidates, needed).nonzero(as_tuple=True)
-            pairs = torch.stack([torch.searchsorted(needed, candidates[row, column]), row], dim=1)
-            states = self._states_of(index, needed.tolist())
-            logits[row, column] = self.model.score_pairs(states, tokens, pairs).logits[:, 1].float()
-        return logits
+    def _prepare_item(self, entry: Any, on_error: str) -> Any:
+        """Preprocess an image of a collection; the result includes the image as it was passed."""
+        item = entry[self.modality] if isinstance(entry, Mapping) and self.modality in entry else entry
+        row = self._prepare({self.modality: item}, on_error, query_type=self.modality)
+        return row._replace(item=item) if isinstance(row, Failure) else {**row, "item": item}
 
-    def _states_of(self, index: RetrievalIndex, items: list[int]) -> Tensor:
-        """States (n, N, D) of some pictures of an index."""
-        if index.states is not None:
-            return torch.stack([index.states[item] for item in items]).to(self.device)
-        rows = [{"pixel_values": self.pixels({self.seen: index.items[item]}, self.seen)} for item in items]
-        return self.model.encode_images(one_picture_per_row(rows).to(self.device))
+    def _encode_items(self, rows: list[dict[str, Any]], keep_states: bool) -> list[tuple[Any, Tensor, Tensor | None]]:
+        """Encode items of a collection: for each the item, its features and, if they are kept, its hidden states."""
+        with self.device_placement(), torch.no_grad():
+            encoded = self._encode(self._ensure_tensor_on_device(self.collate(rows), device=self.device))
+        inputs = encoded.inputs
+        states: list[Any] = [None] * len(rows)
+        if keep_states and isinstance(inputs, Tensor):
+            states = list(inputs.cpu())
+        elif keep_states and not isinstance(inputs, Tensor) and "text_embeds" in inputs:
+            lengths = inputs["attention_mask"].sum(dim=1).tolist()
+            # copies, since views would keep the padding in memory
+            states = [row[:length].clone() for row, length in zip(inputs["text_embeds"].cpu(), lengths)]
+        return list(zip([row["item"] for row in rows], encoded.features.cpu(), states))
 
-    def _cosine(self, kind: str, features: Tensor, index: RetrievalIndex) -> Tensor:
-        """Cosine (B, I) of the features of queries with those of an index."""
-        indexed = index.features.to(features)
-        if kind == "text" != index.kind:
-            return self.model.compare_features(indexed, features).T
-        if kind != index.kind:
-            return self.model.compare_features(features, indexed)
+    def _compare(self, queries: _Encoded, index: RetrievalIndex) -> Tensor:
+        """Cosine similarities `(B, I)` of queries with the items of an index."""
+        features = index.features.to(queries.features)
+        if queries.kind != index.kind:
+            if queries.kind == "text":
+                return self.model.compare_features(features, queries.features).T
+            return self.model.compare_features(queries.features, features)
         if features.ndim != 2:
             raise ValueError(
-                f"{type(self.model).__name__} has several features for each picture and compares pictures with texts "
-                "only. Search pictures by texts, or texts by pictures."
+                f"{type(self.model).__name__} has several features per image and compares images with texts only. "
+                "Retrieve images by text, or texts by image."
             )
-        return features @ indexed.T
+        return queries.features @ features.T
 
-    def _read_collection(self, texts: list[str], keep_states: bool) -> tuple[Tensor, list[Tensor] | None]:
-        """Features (I, P) of texts and, where matching begins with them, the states (T, D) of each."""
-        features: list[Tensor] = []
-        states: list[Tensor] = []
-        with self.device_placement(), torch.no_grad():
-            for start in range(0, len(texts), TEXTS_AT_ONCE):
-                tokens = self._on_device(self.tokens(texts[start : start + TEXTS_AT_ONCE]))
-                found, tokens = read_texts(self.model, tokens)
-                features.append(found.cpu())
-                if keep_states and "text_embeds" in tokens:
-                    lengths = tokens["attention_mask"].sum(dim=1).tolist()
-                    # cloned, so that padding is not kept
-                    states += [row[:length].cpu().clone() for row, length in zip(tokens["text_embeds"], lengths)]
-        return torch.cat(features), states or None
+    def _match(self, queries: _Encoded, candidates: Tensor, index: RetrievalIndex) -> Tensor:
+        """Matching logits `(B, k, 2)` of queries and their candidates `(B, k)`."""
+        rows = torch.arange(len(candidates), device=candidates.device)[:, None].expand_as(candidates)
+        if isinstance(queries.inputs, Tensor):
+            items, columns = candidates.unique(return_inverse=True)
+            pairs = torch.stack([rows.flatten(), columns.flatten()], dim=1)
+            logits = matching_logits(self.model, queries.inputs, self._load_texts(index, items.tolist()), pairs)
+        else:
+            pairs = torch.stack([candidates.flatten(), rows.flatten()], dim=1)
+            load = functools.partial(self._load_images, index)
+            logits = matching_logits(self.model, load, queries.inputs, pairs)
+        return logits.view(*candidates.shape, 2)
 
-    def _encoded(
-        self, images: Any, batch_size: int | None, num_workers: int | None, on_error: str
-    ) -> Iterator[tuple[Any, Any]]:
-        """Each picture with its states (N, D) and features (P,), or with a [`Failure`]."""
-        self._sanitize_parameters(on_error=on_error)
+    def _load_images(self, index: RetrievalIndex, rows: list[int]) -> Tensor:
+        """Hidden states `(images, N, D)` of images of an index, computed again if they were not kept."""
+        if index.states is not None:
+            return torch.stack([index.states[row] for row in rows]).to(self.device)
+        prepared = [
+            {"pixel_values": self.get_pixel_values({self.modality: index.items[row]}, self.modality)} for row in rows
+        ]
+        return self.model.encode_images(stack_pixel_values(prepared).to(self.device))
 
-        def prepare(entry: Any) -> tuple[Any, Any]:
-            picture = entry[self.seen] if isinstance(entry, dict) and self.seen in entry else entry
-            try:
-                return picture, self.pixels({self.seen: picture}, self.seen)
-            except (OSError, ValueError, TypeError) as error:
-                if on_error == "raise":
-                    raise
-                return picture, Failure(str(error))
-
-        found = sort_inputs(images, self.is_one)
-        stream = found.lazy and not hasattr(found.entries, "__getitem__")
-        rows: Any = PreparedStream(found.entries, prepare) if stream else PreparedRows(found.entries, prepare)
-        workers = num_workers or self._num_workers or 0
-        loader = DataLoader(
-            rows,
-            batch_size=batch_size or self._batch_size or 1,
-            num_workers=min(workers, 1) if stream else workers,
-            collate_fn=list,
-        )
-        for batch in loader:
-            good = [{"pixel_values": pixels} for _, pixels in batch if not isinstance(pixels, Failure)]
-            results: Iterator[Any] = iter(())
-            if good:
-                with self.device_placement(), torch.no_grad():
-                    states = self.model.encode_images(one_picture_per_row(good).to(self.device))
-                    features = self.model.project_images(states).float()
-                results = iter(zip(states.cpu(), features.cpu()))
-            for picture, pixels in batch:
-                yield picture, pixels if isinstance(pixels, Failure) else next(results)
-
-    def _on_device(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _load_texts(self, index: RetrievalIndex, rows: list[int]) -> dict[str, Tensor]:
+        """The inputs of `score_pairs` for texts of an index, with their hidden states if they were kept."""
+        tokens = self.tokenize([index.items[row] for row in rows])
+        if index.states is not None:
+            tokens["text_embeds"] = pad_sequence([index.states[row] for row in rows], batch_first=True)
         return {name: values.to(self.device) for name, values in tokens.items()}
+
+
+def _prepare_text(text: str) -> dict[str, str]:
+    return {"text": text, "item": text}

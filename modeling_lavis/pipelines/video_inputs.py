@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Videos as inputs of pipelines.
 
-Letters: F frames, C channels, H height, W width.
+Shapes: F frames, C channels, H height, W width.
 """
 
 import os
@@ -13,25 +13,26 @@ from modeling_lavis.pipelines.base import LavisPipeline
 from modeling_lavis.pipelines.inputs import is_video
 
 
-def video_pixels(pipe: LavisPipeline, row: dict[str, Any], name: str = "video") -> Tensor:
-    """The clip (1, F, C, H, W) of the video in a row, between its `start` and `end` if it has them."""
+def get_video_pixel_values(pipe: LavisPipeline, row: dict[str, Any], name: str = "video") -> Tensor:
+    """Pixel values `(1, F, C, H, W)` of the video in a row, in the time range of its `start` and `end`, if any."""
     if row.get(name) is None:
         raise ValueError(
-            f"{pipe.task or type(pipe).__name__} got no video; a row needs '{name}', it has "
-            f"{', '.join(sorted(row)) or 'nothing'}."
+            f"{pipe.task or type(pipe).__name__} got no video; expected '{name}' in the row, but it has "
+            f"{', '.join(sorted(row)) or 'no keys'}."
         )
-    part = {side: row[side] for side in ("start", "end") if row.get(side) is not None}
+    time_range = {key: row[key] for key in ("start", "end") if row.get(key) is not None}
     video = row[name]
-    if not isinstance(video, (str, os.PathLike, list, tuple)) and video.ndim == 3:
-        video = list(video)  # grey frames; a processor would take the array for one picture
-    return pipe.processor.video_processor([video], return_tensors="pt", **part)["pixel_values_videos"]
+    if not isinstance(video, (str, os.PathLike, list, tuple)) and getattr(video, "ndim", None) == 3:
+        video = list(video)  # grayscale frames; the processor would take the array for a single image
+    return pipe.processor.video_processor([video], return_tensors="pt", **time_range)["pixel_values_videos"]
 
 
 class VideoInputMixin(LavisPipeline):
     """Inputs are videos: paths, URLs, arrays (F, H, W, C), (F, C, H, W) or (F, H, W), or lists of frames."""
 
-    is_one = staticmethod(is_video)
+    modality = "video"
+    is_single_input = staticmethod(is_video)
 
-    def pixels(self, row: dict[str, Any], name: str = "video") -> Tensor:
-        """The clip (1, F, C, H, W) of the video in a row, between its `start` and `end` if it has them."""
-        return video_pixels(self, row, name)
+    def get_pixel_values(self, row: dict[str, Any], name: str = "video") -> Tensor:
+        """Pixel values `(1, F, C, H, W)` of the video in a row, in the time range of its `start` and `end`, if any."""
+        return get_video_pixel_values(self, row, name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`video-text-matching`: how well each of some texts describes a video, as `image-text-matching` does for pictures."""
+"""Pipeline `video-text-matching`, the counterpart of `image-text-matching` for videos."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from modeling_lavis.pipelines.video_inputs import VideoInputMixin
 
 class VideoTextMatchingPipeline(VideoInputMixin, ImageTextMatchingPipeline):
     """
-    Scores texts against videos: by the matching head, which reads text and video together, and by the cosine of their
-    features.
+    Scores how well texts match videos: the probability of a match by the matching head, and the cosine similarity of
+    the features.
 
     Example:
 
@@ -22,7 +22,7 @@ class VideoTextMatchingPipeline(VideoInputMixin, ImageTextMatchingPipeline):
     ```
     """
 
-    heads: tuple[str, ...] = ("ForVideoTextRetrieval",)
+    model_suffixes: tuple[str, ...] = ("ForVideoTextRetrieval",)
     preprocess_options: tuple[str, ...] = ("text", "start", "end")
     input_name = "video"
 
@@ -32,13 +32,13 @@ class VideoTextMatchingPipeline(VideoInputMixin, ImageTextMatchingPipeline):
         """
         Args:
             videos: a video (path, URL, array, list of frames), a row `{"video": ..., "text": str or list}`, or a list,
-                a data set or a generator of them.
-            text (`str` or `list[str]`, *optional*): texts that every video is compared with. For pairs give rows.
-            kwargs: `start` and `end` (seconds of the part that is looked at, also in rows), `batch_size` (videos run at
-                once), `num_workers`, `on_error` (see [`LavisPipeline`]).
+                a dataset or a generator of them.
+            text (`str` or `list[str]`, *optional*): texts to match with every video. For pairs, pass rows.
+            kwargs: `start` and `end` (time range in seconds; also as keys of rows), `batch_size` (videos per batch),
+                `num_workers` and `on_error`, see [`LavisPipeline`].
 
         Returns:
-            For each video a list with one entry per text, in their order: `"text"`, `"score"` (probability of a match
-            by the matching head, VTM) and `"similarity"` (cosine of the features, VTC).
+            For each video a list with one entry per text, in the order of the texts: `"text"`, `"score"` (probability
+            of a match, VTM) and `"similarity"` (cosine similarity of the features, VTC).
         """
         return super().__call__(videos, text=text, **kwargs)

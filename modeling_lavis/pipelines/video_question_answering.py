@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`video-question-answering`: a video and a question in, answers of the model's list out.
-
-Letters: B rows of a batch.
-"""
+"""Pipeline `video-question-answering`."""
 
 from typing import Any
 
 from torch import Tensor
 
-from modeling_lavis.pipelines.base import one_picture_per_row
+from modeling_lavis.pipelines.base import stack_pixel_values
 from modeling_lavis.pipelines.video_inputs import VideoInputMixin
 
 
 class VideoQuestionAnsweringPipeline(VideoInputMixin):
     """
-    Answers questions about videos from the list that the model was trained on (`config.id2label`).
+    Video question answering with a classifier over the answers of the checkpoint (`config.id2label`).
 
     Example:
 
@@ -26,7 +23,7 @@ class VideoQuestionAnsweringPipeline(VideoInputMixin):
     ```
     """
 
-    heads = ("ForVideoQuestionAnswering",)
+    model_suffixes = ("ForVideoQuestionAnswering",)
     preprocess_options = ("question", "start", "end")
     postprocess_options = ("top_k",)
     input_name = "video"
@@ -35,23 +32,25 @@ class VideoQuestionAnsweringPipeline(VideoInputMixin):
         """
         Args:
             videos: a video (path, URL, array, list of frames), a row `{"video": ..., "question": ...}`, or a list, a
-                data set or a generator of them.
-            question (`str` or `list[str]`, *optional*): one question for all, or one each; several for one video.
-            kwargs: `top_k` (how many answers come back, default 5), `start` and `end` (seconds of the part that is
-                looked at, also in rows), `batch_size`, `num_workers`, `on_error` (see [`LavisPipeline`]).
+                dataset or a generator of them.
+            question (`str` or `list[str]`, *optional*): one question for all videos or one per video; or several
+                questions for one video.
+            kwargs: `top_k` (number of answers to return, defaults to 5), `start` and `end` (time range in seconds; also
+                as keys of rows), `batch_size`, `num_workers` and `on_error`, see [`LavisPipeline`].
 
         Returns:
-            For each question a list of `{"answer": str, "score": probability}`, best first.
+            For each question a list of `{"answer": str, "score": float}` with the probabilities of the answers, best
+            first.
         """
         options = {"question": question, **kwargs}
-        return self._run(self._deal(videos, options, "question", "start", "end"), **options)
+        return self._run(self._parse_inputs(videos, options, "question", "start", "end"), **options)
 
     def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"question": self.text(row, "question"), "pixel_values": self.pixels(row)}
+        return {"question": self.get_text(row, "question"), "pixel_values": self.get_pixel_values(row)}
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        tokens = self.tokens([row["question"] for row in rows], cleaning="question")
-        return {"pixel_values_videos": one_picture_per_row(rows), **tokens}
+        tokens = self.tokenize([row["question"] for row in rows], cleaning="question")
+        return {"pixel_values_videos": stack_pixel_values(rows), **tokens}
 
     def _forward(self, batch: dict[str, Any]) -> list[Tensor]:
         return list(self.model(**batch, first_token_only=True).logits)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`video-text-retrieval`: find videos by a text, or texts by a video, as `image-text-retrieval` does for pictures."""
+"""Pipeline `video-text-retrieval`, the counterpart of `image-text-retrieval` for videos."""
 
 from typing import Any
 
@@ -9,31 +9,33 @@ from modeling_lavis.pipelines.video_inputs import VideoInputMixin
 
 class VideoTextRetrievalPipeline(VideoInputMixin, ImageTextRetrievalPipeline):
     """
-    Searches a collection of videos with texts, or a collection of texts with videos.
+    Retrieves videos by text, or texts by video.
 
     Example:
 
     ```python
-    >>> searcher = pipeline("video-text-retrieval", model="my-video-matcher")  # doctest: +SKIP
-    >>> clips = searcher.index(videos=["beach.mp4", "forest.mp4"])  # doctest: +SKIP
-    >>> searcher("a dog", index=clips, top_k=1)  # doctest: +SKIP
+    >>> retriever = pipeline("video-text-retrieval", model="my-video-matcher")  # doctest: +SKIP
+    >>> clips = retriever.index(videos=["beach.mp4", "forest.mp4"])  # doctest: +SKIP
+    >>> retriever("a dog", index=clips, top_k=1)  # doctest: +SKIP
     [{'index': 0, 'video': 'beach.mp4', 'score': 4.2, 'similarity': 0.41}]
 
     ```
     """
 
-    heads: tuple[str, ...] = ("ForVideoTextRetrieval",)
-    seen = "video"
+    model_suffixes: tuple[str, ...] = ("ForVideoTextRetrieval",)
 
     def index(self, videos: Any = None, texts: Any = None, **kwargs: Any) -> RetrievalIndex:  # type: ignore[override]
         """
-        Encode a collection once, to be searched many times.
+        Encode a collection of videos or of texts once, for many queries.
 
         Args:
-            videos: a list, a data set or a generator of videos (paths, URLs, arrays, lists of frames) or of rows
-                `{"video": ...}`.
-            texts: or a list of strings.
+            videos (*optional*): a list, a dataset or a generator of videos (paths, URLs, arrays, lists of frames) or of
+                rows `{"video": ...}`.
+            texts (`list[str]`, *optional*): texts, instead of videos.
             kwargs: as for [`ImageTextRetrievalPipeline.index`].
+
+        Returns:
+            [`RetrievalIndex`].
         """
         return self._make_index(videos, texts, **kwargs)
 
@@ -42,13 +44,14 @@ class VideoTextRetrievalPipeline(VideoInputMixin, ImageTextRetrievalPipeline):
     ) -> Any:
         """
         Args:
-            query: a text (to find videos) or a video (to find texts), or a list, a data set or a generator of them.
-            index ([`RetrievalIndex`], *optional*): the collection.
-            videos, texts (*optional*): or the collection as [`index`] takes it, encoded for this call.
+            query: a text (to retrieve videos) or a video (to retrieve texts), or a list, a dataset or a generator of
+                them.
+            index ([`RetrievalIndex`], *optional*): the encoded collection.
+            videos, texts (*optional*): a collection as in [`index`], which is encoded for this call only.
             kwargs: as for [`ImageTextRetrievalPipeline`]; `query_type` is `"text"` or `"video"`.
 
         Returns:
-            For each query a list, best first, of `"index"` (place in the collection), `"video"` or `"text"` (the item),
-            `"score"` (matching logit plus cosine) and `"similarity"` (cosine).
+            For each query a list, best first, of `"index"` (index in the collection), `"video"` or `"text"` (the item),
+            `"score"` (cosine similarity plus matching logit) and `"similarity"` (cosine similarity).
         """
         return super().__call__(query, index=index, images=videos, texts=texts, **kwargs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training needs beside the models and transformers' Trainer."""
+"""Training: callbacks for transformers' Trainer."""
 
 from modeling_lavis.training.distillation import DistillationRamp
 

@@ -18,7 +18,7 @@ from PIL import Image
 from modeling_lavis.cli.main import main
 from modeling_lavis.pipelines.loading import load
 from tests.cli.conftest import Ran
-from tests.pipelines.tiny_models import save_broken_pictures, save_pictures_of_every_mode
+from tests.pipelines.tiny_models import save_corrupt_images, save_images_of_every_mode
 
 Run = Callable[..., Ran]
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ class TestEveryVerb:
     def test_broken_files_do_not_stop_the_others(
         self, run: Run, photos: dict[str, Path], tmp_path: Path, verb: str
     ) -> None:
-        bad = save_broken_pictures(tmp_path, photos["astronaut"])
+        bad = save_corrupt_images(tmp_path, photos["astronaut"])
         inputs = [bad[0], photos["coffee"], bad[1], bad[2], photos["rocket"], bad[3]]
         ran = run(verb, "--json", "--batch-size", 2, *inputs, *ARGUMENTS[verb])
         assert ran.status == 1
@@ -84,7 +84,7 @@ class TestEveryVerb:
         ]
 
     def test_pictures_of_every_mode(self, run: Run, tmp_path: Path, verb: str) -> None:
-        paths = save_pictures_of_every_mode(tmp_path)
+        paths = save_images_of_every_mode(tmp_path)
         ran = run(verb, "--json", tmp_path, *ARGUMENTS[verb])
         assert ran.status == 0 and ran.err == ""
         assert sorted(record["file"] for record in ran.records) == sorted(map(str, paths))

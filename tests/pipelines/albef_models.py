@@ -1,4 +1,4 @@
-"""ALBEF repositories made of recorded checkpoints, for the tests of pipelines and of the command."""
+"""Repositories converted from recorded checkpoints."""
 
 import io
 from contextlib import redirect_stdout
@@ -8,7 +8,7 @@ from modeling_lavis.cli.main import main
 
 
 def convert_recorded(goldens: Path, architecture: str, output: Path) -> str:
-    """Convert a golden set's checkpoint by the command; returns the repository's folder."""
+    """Convert the checkpoint of a golden set with `modeling-lavis convert`, and return the output folder."""
     source = goldens / architecture
     options = ["--config", source / "config.json", "--tokenizer", goldens / "tokenizer"]
     with redirect_stdout(io.StringIO()):

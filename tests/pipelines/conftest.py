@@ -1,4 +1,4 @@
-"""Models and pipelines that the tests of this folder share."""
+"""Fixtures of the pipeline tests: tiny models, pipelines and image files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ HEADS = {
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> Callable[..., str]:
-    """Folder of a tiny model by the name of its head; made once."""
+    """Function that returns the folder of a tiny model, by the suffix of its class. Each is saved once."""
     made: dict[str, str] = {}
 
     def make(head: str, prompt: str = "") -> str:
@@ -39,7 +39,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> Calla
 
 @pytest.fixture(scope="session")
 def pipe(repository: Callable[..., str]) -> Callable[..., Any]:
-    """Pipeline of a task on its usual head; made once."""
+    """Function that returns the pipeline of a task, by default with its usual head. Each is built once."""
     made: dict[tuple[str, str], Any] = {}
 
     def make(task: str, head: str | None = None, prompt: str = "") -> Any:

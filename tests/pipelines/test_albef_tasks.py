@@ -1,4 +1,4 @@
-"""The tasks on every ALBEF head: converted by the command, opened by pipeline(), equal to the model itself."""
+"""Tasks on converted ALBEF checkpoints: pipelines return what the model returns."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +12,14 @@ import modeling_lavis  # noqa: F401  (registers the tasks)
 from modeling_lavis.evaluation.retrieval import similarity_matrices
 from tests.pipelines.albef_models import convert_recorded
 
-Open = Callable[[str, str], Any]
+OpenTask = Callable[[str, str], Any]
 TEXTS = ["a dog", "the man in the red house", "a woman"]
 QUESTIONS = ["what is this", "who is the man in the red house?"]
 
 
 @pytest.fixture(scope="module")
-def open_task(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> Open:
-    """Pipeline of a task on a converted architecture; each made once."""
+def open_task(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> OpenTask:
+    """Function that returns the pipeline of a task on a converted architecture. Each is converted once."""
     folders: dict[str, str] = {}
 
     def make(task: str, architecture: str) -> Any:
@@ -31,7 +31,7 @@ def open_task(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> Open:
     return make
 
 
-def test_ranked_answers_with_scores(open_task: Open, files: list[str]) -> None:
+def test_ranked_answers(open_task: OpenTask, files: list[str]) -> None:
     run = open_task("image-question-answering", "albef_vqa")
     answers = ["dog", "a red house", "man", "yes", "no"]
     result = run(files[:2], question=QUESTIONS, answers=answers, top_k=3, batch_size=2)
@@ -42,7 +42,7 @@ def test_ranked_answers_with_scores(open_task: Open, files: list[str]) -> None:
         assert [row["score"] for row in rows] == pytest.approx(expected.scores[0, :3].tolist(), abs=1e-4)
 
 
-def test_open_answers(open_task: Open, files: list[str]) -> None:
+def test_generated_answers(open_task: OpenTask, files: list[str]) -> None:
     run = open_task("image-question-answering", "albef_vqa")
     batched = run(files[:2], question=QUESTIONS, batch_size=2, max_new_tokens=3)
     assert batched == [run(file, question=q, max_new_tokens=3) for file, q in zip(files, QUESTIONS)]
@@ -50,23 +50,23 @@ def test_open_answers(open_task: Open, files: list[str]) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["albef_retrieval", "albef_pretrain"])
-def test_matching(open_task: Open, files: list[str], architecture: str) -> None:
+def test_matching(open_task: OpenTask, files: list[str], architecture: str) -> None:
     run = open_task("image-text-matching", architecture)
     inputs = run.processor(images=files[:2], text=TEXTS, return_tensors="pt")
     result = run(files[:2], text=TEXTS, batch_size=2)
     with torch.no_grad():
         for image, rows in enumerate(result):
-            for place, row in enumerate(rows):
-                text = {name: inputs[name][place : place + 1] for name in ("input_ids", "attention_mask")}
+            for text_index, row in enumerate(rows):
+                text = {name: inputs[name][text_index : text_index + 1] for name in ("input_ids", "attention_mask")}
                 output = run.model(pixel_values=inputs["pixel_values"][image, None], **text, match_head="both")
-                assert row["text"] == TEXTS[place]
+                assert row["text"] == TEXTS[text_index]
                 assert row["score"] == pytest.approx(output.logits.softmax(-1)[0, 1].item(), abs=1e-4)
                 cosine = (output.image_features @ output.text_features.T).item()
                 assert row["similarity"] == pytest.approx(cosine, abs=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["albef_retrieval", "albef_pretrain"])
-def test_retrieval(open_task: Open, files: list[str], architecture: str) -> None:
+def test_retrieval(open_task: OpenTask, files: list[str], architecture: str) -> None:
     run = open_task("image-text-retrieval", architecture)
     inputs = run.processor(images=files, text=TEXTS, return_tensors="pt")
     matrices = similarity_matrices(run.model, inputs["pixel_values"], inputs, k=len(files))
@@ -76,7 +76,7 @@ def test_retrieval(open_task: Open, files: list[str], architecture: str) -> None
         assert [row["score"] for row in rows] == pytest.approx(best.values.tolist(), abs=1e-4)
 
 
-def test_entailment_has_names(open_task: Open, files: list[str]) -> None:
+def test_visual_entailment(open_task: OpenTask, files: list[str]) -> None:
     run = open_task("image-text-classification", "albef_classification")
     labels = run.model.config.id2label
     assert list(labels.values()) == ["contradiction", "neutral", "entailment"]
@@ -84,11 +84,11 @@ def test_entailment_has_names(open_task: Open, files: list[str]) -> None:
     with torch.no_grad():
         probabilities = run.model(**inputs).logits.softmax(-1)
     for rows, row in zip(run(files[:2], text=TEXTS[:2]), probabilities):
-        expected = {labels[place]: score for place, score in enumerate(row.tolist())}
+        expected = {labels[index]: score for index, score in enumerate(row.tolist())}
         assert {entry["label"]: entry["score"] for entry in rows} == pytest.approx(expected, abs=1e-4)
 
 
-def test_pairs_of_images_are_true_or_false(open_task: Open, files: list[str]) -> None:
+def test_image_pair_classification(open_task: OpenTask, files: list[str]) -> None:
     run = open_task("image-pair-classification", "albef_nlvr")
     pairs = [[files[0], files[1]], [files[1], files[0]]]
     inputs = run.processor(images=pairs, text=TEXTS[:2], return_tensors="pt")
@@ -100,7 +100,7 @@ def test_pairs_of_images_are_true_or_false(open_task: Open, files: list[str]) ->
 
 
 @pytest.mark.parametrize("architecture", ["albef_feature_extractor", "albef_pretrain", "albef_retrieval"])
-def test_features(open_task: Open, files: list[str], architecture: str) -> None:
+def test_features(open_task: OpenTask, files: list[str], architecture: str) -> None:
     run = open_task("multimodal-feature-extraction", architecture)
     result = run(files[0], text=TEXTS[0], return_tensors="pt")
     inputs = run.processor(images=files[0], text=TEXTS[0], return_tensors="pt")
@@ -116,7 +116,7 @@ def test_features(open_task: Open, files: list[str], architecture: str) -> None:
     torch.testing.assert_close(result["text_features"], text[0], atol=1e-4, rtol=1e-4)
 
 
-def test_zero_shot_classes_of_transformers(open_task: Open, files: list[str]) -> None:
+def test_zero_shot_image_classification_of_transformers(open_task: OpenTask, files: list[str]) -> None:
     run = open_task("zero-shot-image-classification", "albef_retrieval")
     result = run(files[0], candidate_labels=["dog", "man"], hypothesis_template="a {}")
     assert {row["label"] for row in result} == {"dog", "man"}

@@ -1,4 +1,4 @@
-"""transformers' own pipelines on our models, and ours on repositories in transformers' format."""
+"""Pipelines of transformers on models of this package, and pipelines of this package on checkpoints of transformers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,13 +19,13 @@ Repository = Callable[..., str]
 def test_image_text_to_text(repository: Repository, files: list[str]) -> None:
     run = pipeline("image-text-to-text", model=repository("ForConditionalGeneration"), device="cpu")
     ours = pipeline("image-captioning", model=repository("ForConditionalGeneration"), device="cpu")
-    theirs = run(images=files, text=["a dog", "a", "", "the man in"], max_new_tokens=4)
+    transformers_repository = run(images=files, text=["a dog", "a", "", "the man in"], max_new_tokens=4)
     captions = ours(
         files, prompt=["a dog", "a", "", "the man in"], max_new_tokens=4, num_beams=1, return_full_text=True
     )
-    assert [row[0]["generated_text"] if isinstance(row, list) else row["generated_text"] for row in theirs] == [
-        row[0]["generated_text"] for row in captions
-    ]
+    assert [
+        row[0]["generated_text"] if isinstance(row, list) else row["generated_text"] for row in transformers_repository
+    ] == [row[0]["generated_text"] for row in captions]
     single = run(files[0], text="a dog", max_new_tokens=4)
     assert single[0]["generated_text"] == captions[0][0]["generated_text"]
 
@@ -50,16 +50,16 @@ def test_image_feature_extraction(repository: Repository, files: list[str], tmp_
     expected = ours(files[0], features="image_embeds", pool=False, return_tensors="pt")["image_embeds"]
     torch.testing.assert_close(run(files[0], return_tensors=True)[0], expected)
     assert len(run(files, batch_size=2)) == len(files)
-    tower = tmp_path / "tower"
-    ours.model.vision_model.save_pretrained(tower)
-    ours.processor.image_processor.save_pretrained(tower)
-    alone = pipeline("image-feature-extraction", model=str(tower), device="cpu")
-    assert isinstance(alone.model, LavisViTModel)
-    torch.testing.assert_close(alone(files[0], return_tensors=True)[0], expected)
+    folder = tmp_path / "vision"
+    ours.model.vision_model.save_pretrained(folder)
+    ours.processor.image_processor.save_pretrained(folder)
+    vision = pipeline("image-feature-extraction", model=str(folder), device="cpu")
+    assert isinstance(vision.model, LavisViTModel)
+    torch.testing.assert_close(vision(files[0], return_tensors=True)[0], expected)
 
 
 @pytest.mark.parametrize("head", ["ForImageTextRetrieval", "ForPreTraining"])
-def test_image_feature_extraction_by_heads_that_compare(repository: Repository, files: list[str], head: str) -> None:
+def test_image_feature_extraction_with_retrieval_heads(repository: Repository, files: list[str], head: str) -> None:
     run = pipeline("image-feature-extraction", model=repository(head), device="cpu")
     pixels = run.image_processor(images=files[:2], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
@@ -69,14 +69,14 @@ def test_image_feature_extraction_by_heads_that_compare(repository: Repository, 
 
 
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> Callable[[str], str]:
-    """A random model of transformers' own BLIP, saved with its own processor."""
-    width = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.3}
+def transformers_repository(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> Callable[[str], str]:
+    """Function that saves a random BLIP model of transformers with its processor, and returns the folder."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.3}
     tokens = {"vocab_size": 602, "bos_token_id": 600, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
     config = transformers.BlipConfig(
-        vision_config={**width, "intermediate_size": 128, "image_size": SIZE, "patch_size": 16},
+        vision_config={**sizes, "intermediate_size": 128, "image_size": SIZE, "patch_size": 16},
         text_config={
-            **width,
+            **sizes,
             **tokens,
             "intermediate_size": 48,
             "max_position_embeddings": 64,
@@ -86,7 +86,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> Callable[
     )
 
     def make(head: str) -> str:
-        folder = tmp_path_factory.mktemp("theirs")
+        folder = tmp_path_factory.mktemp("transformers_repository")
         torch.manual_seed(0)
         getattr(transformers, head)(config).save_pretrained(folder)
         images = transformers.BlipImageProcessor(size={"height": SIZE, "width": SIZE})
@@ -105,10 +105,10 @@ def theirs(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> Callable[
         ("BlipForImageTextRetrieval", "image-text-matching", {"text": ["a dog", "a man"]}),
     ],
 )
-def test_repositories_in_transformers_format(
-    theirs: Callable[[str], str], files: list[str], head: str, task: str, options: dict[str, Any]
+def test_checkpoints_of_transformers(
+    transformers_repository: Callable[[str], str], files: list[str], head: str, task: str, options: dict[str, Any]
 ) -> None:
-    folder = theirs(head)
+    folder = transformers_repository(head)
     run = pipeline(task, model=folder, device="cpu")
     assert type(run.model).__name__ == f"Lavis{head}"
     assert type(run.processor).__name__ == "LavisBlipProcessor"
@@ -117,13 +117,13 @@ def test_repositories_in_transformers_format(
     assert str(load(task, folder, device="cpu")(files, batch_size=2, **options)) == str(result)
 
 
-def test_features_of_a_foreign_feature_model_are_refused(theirs: Callable[[str], str]) -> None:
-    with pytest.raises(ValueError, match="transformers' BlipModel, which none of this package's heads can read"):
-        load("multimodal-feature-extraction", theirs("BlipModel"))
+def test_unsupported_checkpoint_of_transformers(transformers_repository: Callable[[str], str]) -> None:
+    with pytest.raises(ValueError, match="transformers' BlipModel, which no class of this package can load"):
+        load("multimodal-feature-extraction", transformers_repository("BlipModel"))
 
 
-def test_model_objects_of_transformers_are_refused(theirs: Callable[[str], str]) -> None:
-    folder = theirs("BlipForConditionalGeneration")
+def test_model_object_of_transformers(transformers_repository: Callable[[str], str]) -> None:
+    folder = transformers_repository("BlipForConditionalGeneration")
     model = transformers.BlipForConditionalGeneration.from_pretrained(folder)
     with pytest.raises(ValueError, match="BlipForConditionalGeneration of transformers; it needs a model of"):
         pipeline("image-captioning", model=model, processor=transformers.AutoProcessor.from_pretrained(folder))

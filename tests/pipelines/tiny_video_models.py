@@ -1,4 +1,4 @@
-"""Tiny random ALPRO models with a real processor, saved as repositories."""
+"""Tiny random ALPRO models with a processor, saved as repositories."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ ANSWERS = {0: "run", 1: "jump", 2: "sleep"}
 
 
 def save_video_model(folder: Path, head: str, tokenizer: Path) -> Path:
-    """Save a random model of the class `Alpro<head>` and its processor; returns the folder."""
-    width = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.3}
+    """Save a random model of the class `Alpro<head>` and its processor, and return the folder."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.3}
     config = AlproConfig(
-        vision_config={**width, "image_size": SIZE, "num_frames": FRAMES},
-        text_config={**width, "vocab_size": 600, "intermediate_size": 48, "max_position_embeddings": 64},
+        vision_config={**sizes, "image_size": SIZE, "num_frames": FRAMES},
+        text_config={**sizes, "vocab_size": 600, "intermediate_size": 48, "max_position_embeddings": 64},
         projection_dim=16,
         cls_token_id=2,
         eos_token_id=3,

@@ -1,4 +1,4 @@
-"""The ramp of soft targets under a real Trainer."""
+"""The ramp of the momentum distillation weight under a Trainer."""
 
 import pytest
 import torch
@@ -10,7 +10,9 @@ from tests.models.albef_cases import albef_config
 from tests.models.lavis_blip_cases import one_image
 
 
-class Rows(torch.utils.data.Dataset):
+class ClassificationDataset(torch.utils.data.Dataset):
+    """Eight rows with labels of three classes."""
+
     def __len__(self) -> int:
         return 8
 
@@ -19,9 +21,11 @@ class Rows(torch.utils.data.Dataset):
         return {name: tensor[index] for name, tensor in inputs.items()} | {"labels": torch.tensor(index % 3)}
 
 
-class Recorder(AlbefForImageAndTextClassification):
+class RecordingModel(AlbefForImageAndTextClassification):
+    """Records `distill_alpha` at each step."""
+
     def forward(self, *args, **kwargs):
-        self.__dict__.setdefault("seen", []).append(self.distill_alpha)
+        self.__dict__.setdefault("recorded_alphas", []).append(self.distill_alpha)
         return super().forward(*args, **kwargs)
 
 
@@ -37,24 +41,30 @@ def arguments(tmp_path, **options) -> TrainingArguments:
     )
 
 
-def test_ramp_follows_progress(tmp_path) -> None:
-    model = Recorder(albef_config(num_labels=3, alpha=0.4))
+def test_weight_follows_the_progress_of_training(tmp_path) -> None:
+    model = RecordingModel(albef_config(num_labels=3, alpha=0.4))
     Trainer(
-        model, arguments(tmp_path, num_train_epochs=3), train_dataset=Rows(), callbacks=[DistillationRamp(epochs=2)]
+        model,
+        arguments(tmp_path, num_train_epochs=3),
+        train_dataset=ClassificationDataset(),
+        callbacks=[DistillationRamp(epochs=2)],
     ).train()
     expected = [0.4 * min(1, step / 8) for step in range(12)]  # four steps per epoch
-    assert model.seen == pytest.approx(expected)
+    assert model.recorded_alphas == pytest.approx(expected)
     assert model.distill_alpha is None
 
 
-def test_ramp_refuses_models_that_do_not_distil(tmp_path) -> None:
+def test_models_without_momentum_distillation(tmp_path) -> None:
     trainer = Trainer(
-        AlbefModel(albef_config()), arguments(tmp_path), train_dataset=Rows(), callbacks=[DistillationRamp()]
+        AlbefModel(albef_config()),
+        arguments(tmp_path),
+        train_dataset=ClassificationDataset(),
+        callbacks=[DistillationRamp()],
     )
     with pytest.raises(ValueError, match="no momentum distillation"):
         trainer.train()
 
 
-def test_a_ramp_needs_a_length() -> None:
-    with pytest.raises(ValueError, match="positive"):
+def test_number_of_epochs_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="epochs is 0; expected a positive number"):
         DistillationRamp(epochs=0)
