@@ -122,7 +122,9 @@ def test_gradients(case: Case, side: str) -> None:
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            gradients[1][name], gradient, atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @by_implementation
@@ -156,9 +158,11 @@ def test_grouped_rows(case: Case, side: str, implementation: Callable[[Any], Any
         compute = lambda: model.score_pairs(call[case.pixels], texts, pairs).logits  # noqa: E731
     elif hasattr(model, "rank_answers"):
         answers = torch.tensor([[2, 9, 3, 0], [2, 10, 11, 3], [2, 12, 3, 0], [2, 13, 14, 3]])
-        compute = lambda: model.rank_answers(  # noqa: E731
-            **call, answer_input_ids=answers, answer_attention_mask=(answers != 0).long(), num_candidates=3
-        ).scores
+        compute = lambda: (
+            model.rank_answers(
+                **call, answer_input_ids=answers, answer_attention_mask=(answers != 0).long(), num_candidates=3
+            ).scores
+        )
     else:
         pytest.skip("the head has no grouped rows")
     expected = compute()
