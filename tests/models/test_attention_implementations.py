@@ -158,11 +158,11 @@ def test_grouped_rows(case: Case, side: str, implementation: Callable[[Any], Any
         compute = lambda: model.score_pairs(call[case.pixels], texts, pairs).logits  # noqa: E731
     elif hasattr(model, "rank_answers"):
         answers = torch.tensor([[2, 9, 3, 0], [2, 10, 11, 3], [2, 12, 3, 0], [2, 13, 14, 3]])
-        compute = lambda: (
-            model.rank_answers(
+
+        def compute():
+            return model.rank_answers(
                 **call, answer_input_ids=answers, answer_attention_mask=(answers != 0).long(), num_candidates=3
             ).scores
-        )
     else:
         pytest.skip("the head has no grouped rows")
     expected = compute()
