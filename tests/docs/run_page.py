@@ -9,6 +9,7 @@ if there is such a module. It may define
 """
 
 import importlib.util
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def setup_of(page: Path) -> Any:
 def commands_of(example: Example) -> list[list[str]]:
     """Commands of a shell example, as lists of words without comments and continuation lines."""
     lines = example.code.replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := line.split("#")[0].split()) and words[0] == "modeling-lavis"]
+    return [words for line in lines if (words := shlex.split(line, comments=True)) and words[0] == "modeling-lavis"]
 
 
 def run_page(page: Path) -> None:

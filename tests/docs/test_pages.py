@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs import checkpoint_table
 from tests.docs.examples import Example, WrongOutput, find_examples, run_example, shown_outputs
-from tests.docs.run_page import setup_of
+from tests.docs.run_page import commands_of, setup_of
 
 TOP = Path(__file__).resolve().parents[2]
 #: pages with Python examples, and the optional packages that they need
 PAGES: dict[str, tuple[str, ...]] = {
-    "README.md": (),
+    "README.md": ("av",),
     "docs/albef.md": ("accelerate",),
     "docs/alpro.md": ("accelerate", "av"),
     "docs/blip.md": ("accelerate", "datasets", "peft"),
@@ -86,7 +87,8 @@ def test_comments_below_other_statements_are_prose() -> None:
 def test_errors_name_the_line_of_the_page(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         run_example(example("x = 1\n\nx / 0\n"), tmp_path / "page.md", {})
-    assert (caught.traceback[-1].path.name, caught.traceback[-1].lineno + 1) == ("page.md", 12)
+    last = caught.traceback[-1]
+    assert (Path(str(last.path)).name, last.lineno + 1) == ("page.md", 12)
 
 
 def test_blocks_are_found_with_their_headings(tmp_path: Path) -> None:
@@ -99,6 +101,20 @@ def test_blocks_are_found_with_their_headings(tmp_path: Path) -> None:
     page.write_text("```python\nx = 1\n")
     with pytest.raises(ValueError, match="has no end"):
         find_examples(page)
+
+
+# ---- facts ----
+
+
+def test_table_of_architectures_is_up_to_date() -> None:
+    assert checkpoint_table.current() == checkpoint_table.table(), "run python -m tests.docs.checkpoint_table"
+
+
+def test_commands_are_those_of_the_command_line() -> None:
+    """Pages show commands; each is run, so each has to be one that a preparation knows how to run."""
+    for path in [TOP / "README.md", *TOP.glob("docs/*.md")]:
+        commands = [words for part in find_examples(path) if part.language == "bash" for words in commands_of(part)]
+        assert not commands or hasattr(setup_of(path), "commands"), path
 
 
 # ---- links ----
