@@ -1,4 +1,4 @@
-"""The README's first example prints what the README says, and is short. Its other examples run in `tests/docs`."""
+"""The README's first example prints what the README says, and is short; `tests/documentation` runs the others."""
 
 import contextlib
 import io

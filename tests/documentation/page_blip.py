@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tests.docs.materials import place, with_sizes
+from tests.documentation.materials import place, with_sizes
 
 CONFIGURATIONS = {
     "blip_coco_caption_base.pth": "blip_caption/config.json",

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.docs.materials import GOLDENS, TOKENIZER, caption_rows, changed, convert_recorded, photos, place
+from tests.documentation.materials import GOLDENS, TOKENIZER, caption_rows, changed, convert_recorded, photos, place
 
 
 def prepare(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The README's table of architectures, made from the code and the facts about published checkpoints.
 
-`python -m tests.docs.checkpoint_table` writes it into the README.
+`python -m tests.documentation.checkpoint_table` writes it into the README.
 """
 
 from collections.abc import Iterator
@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-START, END = "<!-- table of architectures: made by tests/docs/checkpoint_table.py -->\n", "<!-- end of the table -->"
+START, END = (
+    "<!-- table of architectures: made by tests/documentation/checkpoint_table.py -->\n",
+    "<!-- end of the table -->",
+)
 #: metrics that stand in the table, the first group that a score has
 _HEADLINES = (("CIDEr",), ("TR@1", "IR@1"), ("TR@1", "VR@1"), ("accuracy",))
 _LICENCES = {"bsd-3-clause": "BSD-3-Clause", "opt-license": "OPT licence, for research"}

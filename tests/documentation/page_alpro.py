@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.docs.materials import TOKENIZER, changed, place, with_sizes
+from tests.documentation.materials import TOKENIZER, changed, place, with_sizes
 
 CAPTIONS = ["a dog", "the man in a red house", "a ball"]
 QUESTIONS = {"run": "what is it doing?", "sleep": "what does the dog do?", "fly": "what now?"}

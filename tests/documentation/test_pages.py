@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs import checkpoint_table
-from tests.docs.examples import Example, WrongOutput, find_examples, run_example, shown_outputs
-from tests.docs.run_page import commands_of, setup_of
+from tests.documentation import checkpoint_table
+from tests.documentation.examples import Example, WrongOutput, find_examples, run_example, shown_outputs
+from tests.documentation.run_page import commands_of, setup_of
 
 TOP = Path(__file__).resolve().parents[2]
 #: pages with Python examples, and the optional packages that they need
@@ -24,11 +24,11 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/processors.md": (),
     "docs/retrieval.md": (),
 }
-SLOW = {"docs/albef.md", "docs/alpro.md", "docs/blip.md", "docs/blip2.md", "docs/pipelines.md"}
 TEXTS = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *sorted(TOP.glob("docs/**/*.md"))]
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in PAGES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
 def test_examples_run(name: str, tmp_path: Path, goldens: Path) -> None:
     """One fresh process per page, without network and accelerators."""
     for package in PAGES[name]:
@@ -44,7 +44,7 @@ def test_examples_run(name: str, tmp_path: Path, goldens: Path) -> None:
     }
     work = tmp_path / "work"
     work.mkdir()
-    command = [sys.executable, "-m", "tests.docs.run_page", str(TOP / name)]
+    command = [sys.executable, "-m", "tests.documentation.run_page", str(TOP / name)]
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-6000:]
 
@@ -107,7 +107,7 @@ def test_blocks_are_found_with_their_headings(tmp_path: Path) -> None:
 
 
 def test_table_of_architectures_is_up_to_date() -> None:
-    assert checkpoint_table.current() == checkpoint_table.table(), "run python -m tests.docs.checkpoint_table"
+    assert checkpoint_table.current() == checkpoint_table.table(), "run python -m tests.documentation.checkpoint_table"
 
 
 def test_commands_are_those_of_the_command_line() -> None:
@@ -115,6 +115,15 @@ def test_commands_are_those_of_the_command_line() -> None:
     for path in [TOP / "README.md", *TOP.glob("docs/*.md")]:
         commands = [words for part in find_examples(path) if part.language == "bash" for words in commands_of(part)]
         assert not commands or hasattr(setup_of(path), "commands"), path
+
+
+def test_contributing_names_every_file_of_the_models() -> None:
+    text = (TOP / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.split("### The files of")[1].split("\n### ")[0]
+    files = {path.stem for path in (TOP / "modeling_lavis" / "models").glob("*.py")}
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    listed = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(listed) == sorted(files)
 
 
 # ---- links ----

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tests.docs.materials import TOKENIZER
+from tests.documentation.materials import TOKENIZER
 
 
 def prepare(folder: Path) -> dict[str, Any]:
@@ -26,8 +26,8 @@ def prepare(folder: Path) -> dict[str, Any]:
 def check_every_task(names: dict[str, Any]) -> None:
     """Every registered task stands in the table and has a section with an example."""
     from modeling_lavis.pipelines import TASKS
-    from tests.docs.examples import find_examples
-    from tests.docs.materials import TESTS
+    from tests.documentation.examples import find_examples
+    from tests.documentation.materials import TESTS
 
     page = TESTS.parent / "docs" / "pipelines.md"
     headings = {example.heading for example in find_examples(page)}

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tests.docs.materials import caption_rows, changed, convert_recorded, place, with_sizes
+from tests.documentation.materials import caption_rows, changed, convert_recorded, place, with_sizes
 
 CONFIGURATIONS = {
     "albef_coco_retrieval_lavis.pt": "albef_retrieval/config.json",

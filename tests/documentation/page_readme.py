@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.docs.materials import TOKENIZER, photos, place, with_sizes
+from tests.documentation.materials import TOKENIZER, photos, place, with_sizes
 
 CONFIGURATIONS = dict.fromkeys(("blip_coco_caption_base.pth", "model_base_caption.pth"), "blip_caption/config.json")
 

@@ -1,7 +1,7 @@
-"""Run all examples of a page in this process: `python -m tests.docs.run_page PAGE`, in an empty working directory.
+"""Run all examples of a page in this process, in an empty working directory.
 
-What a page assumes its reader to have (a fine-tuned model, videos, a data set) is prepared by `tests.docs.page_<name>`,
-if there is such a module. It may define
+`python -m tests.documentation.run_page PAGE`. What a page assumes its reader to have (a model, videos, a data
+set) is prepared by `tests.documentation.page_<name>`, if there is such a module. It may define
 
     prepare(page_folder) -> names that the examples use
     commands(words) -> words of a `modeling-lavis` command as it is run here, or None to leave it out
@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.docs.examples import Example, find_examples, run_example
+from tests.documentation.examples import Example, find_examples, run_example
 
 
 def setup_of(page: Path) -> Any:
     """The module that prepares a page, or None."""
-    name = f"tests.docs.page_{page.stem.lower()}"
+    name = f"tests.documentation.page_{page.stem.lower()}"
     return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
 
