@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-START, END = (
-    "<!-- table of architectures: made by tests/documentation/checkpoint_table.py -->\n",
-    "<!-- end of the table -->",
-)
+START = "<!-- table of architectures: made by tests/documentation/checkpoint_table.py -->\n\n"
+END = "\n<!-- end of the table -->"
 #: metrics that stand in the table, the first group that a score has
 _HEADLINES = (("CIDEr",), ("TR@1", "IR@1"), ("TR@1", "VR@1"), ("accuracy",))
 _LICENCES = {"bsd-3-clause": "BSD-3-Clause", "opt-license": "OPT licence, for research"}
