@@ -1,4 +1,4 @@
-"""The README's example prints what the README says."""
+"""The README's first example prints what the README says, and is short; `tests/documentation` runs the others."""
 
 import contextlib
 import io
@@ -33,17 +33,11 @@ def test_example_is_short_and_on_the_first_screen() -> None:
     assert README.read_text(encoding="utf-8").index("```python") < 500
 
 
-def test_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8"))
-    assert links
-    assert [link for link in links if not (README.parent / link).exists()] == []
-
-
 def test_no_name_is_missing_from_the_table_of_heads() -> None:
-    """Every model class that is exported stands in the table of what is ready."""
+    """Every model class that is exported stands in the table."""
     import modeling_lavis
 
     text = README.read_text(encoding="utf-8")
-    heads = [name for name in modeling_lavis.__all__ if re.match(r"(LavisBlip|Albef)(For\w+|Model)$", name)]
-    assert len(heads) >= 7
+    heads = [name for name in modeling_lavis.__all__ if re.match(r"(LavisBlip2?|Albef|Alpro)(For\w+|Model)$", name)]
+    assert len(heads) >= 20
     assert [head for head in heads if f"`{head}`" not in text] == []
