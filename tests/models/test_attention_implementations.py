@@ -42,11 +42,6 @@ FLEX = (
     "AlproForVideoTextRetrieval",
     "LavisBlip2ForPreTraining",
 )
-    "LavisBlipForQuestionAnswering",
-    "AlbefForPreTraining",
-    "AlproForVideoTextRetrieval",
-    "LavisBlip2ForPreTraining",
-)
 COMBINATIONS = [
     *(
         pytest.param(case, side, flash_attention, id=f"{case.name}-{side}-flash")
