@@ -74,7 +74,7 @@ def build_ours(size: Size, dtype: torch.dtype, device: torch.device) -> Run:
     from modeling_lavis import LavisBlip2Config, LavisBlip2ForConditionalGeneration
 
     config = LavisBlip2Config(
-        vision_config={**_tower(size), "mlp_ratio": size.tower_feed_forward / size.tower_width},
+        vision_config={**_tower(size), "intermediate_size": size.tower_feed_forward},
         qformer_config={**_qformer(size), "num_query_tokens": size.queries},
         text_config=_opt(size).to_dict(),
     )

@@ -16,6 +16,7 @@ from modeling_lavis.hub.checkpoints import Checkpoint, read_checkpoint
 from modeling_lavis.hub.families import Family, family_of, module_of
 from modeling_lavis.hub.portable import attach_code
 from modeling_lavis.hub.report import ConversionReport
+from modeling_lavis.hub.setting_checks import check_settings
 from modeling_lavis.hub.writing import WrittenWeights, atomic_folder, check_output, write_shards
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -163,6 +164,7 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 def _read_settings(config: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
     if config is None or isinstance(config, Mapping):
+        check_settings(config or {})
         return dict(config or {})
     try:
         settings = json.loads(Path(config).expanduser().read_text(encoding="utf-8"))
@@ -172,6 +174,7 @@ def _read_settings(config: str | Path | Mapping[str, Any] | None) -> dict[str, A
         raise OSError(f"The configuration {config} cannot be read: {error.strerror}. Check the path.") from error
     if not isinstance(settings, dict):
         raise ValueError(f"The configuration {config} contains a {type(settings).__name__}, expected a JSON object.")
+    check_settings(settings, str(config))
     return settings
 
 
