@@ -263,9 +263,11 @@ class ImagePairCrossAttentionBlock(nn.Module):
         self.self1 = BertCrossAttention(config, layer_idx)
         self.output = ImagePairCrossOutput(config, merge=layer_idx >= config.merge_from_layer)
 
-    def forward(self, hidden_states: Tensor, encoder_hidden_states: tuple[Tensor, Tensor], **kwargs: Any) -> Tensor:
-        first, _ = self.self0(hidden_states, encoder_hidden_states[0], **kwargs)
-        second, _ = self.self1(hidden_states, encoder_hidden_states[1], **kwargs)
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, second_encoder_hidden_states: Tensor, **kwargs: Any
+    ) -> Tensor:
+        first, _ = self.self0(hidden_states, encoder_hidden_states, **kwargs)
+        second, _ = self.self1(hidden_states, second_encoder_hidden_states, **kwargs)
         return self.output((first, second), hidden_states)
 
 
@@ -286,7 +288,8 @@ class BertLayer(GradientCheckpointingLayer):
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | tuple[Tensor, Tensor] | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        second_encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         encoder_index: RowGroups | None = None,
         past_key_values: Cache | None = None,
@@ -303,9 +306,11 @@ class BertLayer(GradientCheckpointingLayer):
             **kwargs,
         )
         if encoder_hidden_states is not None and hasattr(self, "crossattention"):
+            second = () if second_encoder_hidden_states is None else (second_encoder_hidden_states,)
             hidden_states = self.crossattention(
                 hidden_states,
                 encoder_hidden_states,
+                *second,
                 encoder_attention_mask=encoder_attention_mask,
                 encoder_index=encoder_index,
                 past_key_values=past_key_values,
@@ -488,10 +493,11 @@ class LavisBertModel(LavisBertPreTrainedModel):
         skip_rest = first_token_only and (mask is None or torch.is_tensor(mask)) and first < last
         for index in range(first, last):
             layer = self.encoder.layer[index]
+            # Reentrant activation checkpointing passes gradient through positional arguments only.
             hidden_states = layer(
                 hidden_states,
-                attention_mask=mask,
-                encoder_hidden_states=self._encoder_states_of_layer(encoder_hidden_states, index),
+                mask,
+                *self._encoder_states_of_layer(encoder_hidden_states, index),
                 encoder_attention_mask=cross_mask,
                 encoder_index=groups,
                 past_key_values=cache_of_layer(layer, past_key_values),
@@ -507,11 +513,14 @@ class LavisBertModel(LavisBertPreTrainedModel):
 
     def _encoder_states_of_layer(
         self, encoder_hidden_states: Tensor | tuple[Tensor, Tensor] | None, layer: int
-    ) -> Tensor | tuple[Tensor, Tensor] | None:
-        """With a pair of images and one image stream, fusion layers attend to the images in turn (ALBEF on NLVR2)."""
-        if isinstance(encoder_hidden_states, (tuple, list)) and self.config.num_image_streams == 1:
-            return encoder_hidden_states[(layer - (self.config.fusion_layer or 0)) % len(encoder_hidden_states)]
-        return encoder_hidden_states
+    ) -> tuple[Tensor | None, ...]:
+        """One or two encoder hidden states that a layer attends to. With a pair of images and one image stream, fusion
+        layers attend to the images in turn (ALBEF on NLVR2)."""
+        if not isinstance(encoder_hidden_states, (tuple, list)):
+            return (encoder_hidden_states,)
+        if self.config.num_image_streams == 1:
+            return (encoder_hidden_states[(layer - (self.config.fusion_layer or 0)) % len(encoder_hidden_states)],)
+        return tuple(encoder_hidden_states)
 
     def _cross_mask(
         self,
