@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.utils.generic import is_flash_attention_requested, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import RowGroups, group_rows
+from .attention import RowCopies, RowGroups, group_rows
 from .checkpoint_formats import QFORMER_KEYS, register_keys
 from .configuration_text import LavisQFormerConfig
 from .modeling_base import check_input_ids
@@ -75,7 +75,7 @@ class QFormerLayer(GradientCheckpointingLayer):
         encoder_hidden_states: Tensor | None = None,
         num_query_tokens: int = 0,
         attention_mask: Tensor | None = None,
-        encoder_index: RowGroups | None = None,
+        encoder_index: RowGroups | RowCopies | None = None,
         past_key_values: Cache | None = None,
         is_causal: bool = False,
         num_queries: int | None = None,

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import RowGroups, attend, group_rows, split_heads
+from .attention import RowCopies, RowGroups, attend, group_rows, split_heads
 from .configuration_text import LavisBertConfig
 from .memory import SkinnyLinear
 from .modeling_base import LavisPreTrainedModel, check_input_ids
@@ -148,7 +148,7 @@ class BertCrossAttention(nn.Module):
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None = None,
-        encoder_index: Tensor | RowGroups | None = None,
+        encoder_index: Tensor | RowGroups | RowCopies | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
@@ -157,7 +157,7 @@ class BertCrossAttention(nn.Module):
         # There are few query tokens and many image tokens, so queries are scattered to the keys, not keys repeated.
         groups = group_rows(encoder_index, key.shape[0]) if isinstance(encoder_index, Tensor) else encoder_index
         if groups is not None:
-            query = groups.scatter(query)
+            query, key, value = groups.scatter(query), groups.select(key), groups.select(value)
         context, weights = attend(
             self,
             query,
@@ -291,7 +291,7 @@ class BertLayer(GradientCheckpointingLayer):
         encoder_hidden_states: Tensor | None = None,
         second_encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
-        encoder_index: RowGroups | None = None,
+        encoder_index: RowGroups | RowCopies | None = None,
         past_key_values: Cache | None = None,
         is_causal: bool = False,
         num_queries: int | None = None,
@@ -527,14 +527,15 @@ class LavisBertModel(LavisBertPreTrainedModel):
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | tuple[Tensor, Tensor] | None,
         encoder_attention_mask: Tensor | None,
-        groups: RowGroups | None,
+        groups: RowGroups | RowCopies | None,
     ) -> Tensor | None:
         """Mask of the encoder tokens for the grouped queries of each encoder row; `None` without padding."""
         if encoder_attention_mask is None or encoder_hidden_states is None:
             return None
-        rows, batch = hidden_states.shape[0], encoder_attention_mask.shape[0]
+        rows = hidden_states.shape[0]
         if groups is not None:
-            rows = batch * groups.size
+            rows, encoder_attention_mask = groups.num_rows, groups.select(encoder_attention_mask)
+        batch = encoder_attention_mask.shape[0]
         if rows % batch:
             raise ValueError(
                 f"{rows} texts cannot share {batch} rows of encoder hidden states evenly; give the same number of "

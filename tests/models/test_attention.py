@@ -142,3 +142,30 @@ def test_implementations_agree_in_the_text_transformer(
         if causal:  # what comes later has no influence on what came before
             earlier = model(**changed).last_hidden_state[:, :3]
             torch.testing.assert_close(earlier, results["eager"][:, :3], atol=2e-5, rtol=1e-4)
+
+
+def test_a_compiled_graph_computes_as_many_rows_as_there_are() -> None:
+    """Under a compiler the largest group is unknown; rows stay linear in their number all the same."""
+    model = tiny_bert()
+    rows, images = 12, 4
+    ids = torch.randint(1, 40, (rows, 6), generator=torch.Generator().manual_seed(0))
+    call = {
+        "input_ids": ids,
+        "encoder_hidden_states": torch.randn(images, 7, 32),
+        "encoder_attention_mask": torch.ones(images, 7, dtype=torch.long).tril(4),
+        "encoder_index": torch.arange(rows) % 3,  # the last image has no text
+    }
+    shapes: list[tuple[int, ...]] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> object:
+        for node in graph.graph.nodes:
+            if node.target is torch.nn.functional.scaled_dot_product_attention:
+                shapes.append(tuple(node.args[0].meta["example_value"].shape))
+        return graph.forward
+
+    with torch.no_grad():
+        expected = model(**call).last_hidden_state
+        torch.compiler.reset()
+        actual = torch.compile(model, backend=backend, fullgraph=True)(**call).last_hidden_state
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-4)
+    assert len(shapes) == 4 and {shape[0] for shape in shapes} == {rows}
