@@ -6,7 +6,7 @@ Letters: B rows, T text tokens.
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modeling_lavis import (
     LavisBlip2Config,
@@ -146,6 +146,11 @@ def second_stage(kind: str, wide: bool = False, **options: Any) -> LavisBlip2For
     return model
 
 
+def trainable_modules(model: nn.Module) -> set[str]:
+    """Names of the top-level modules with trainable parameters."""
+    return {name.partition(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def pixels(batch: int, seed: int = 0) -> Tensor:
     """Normal noise of `(batch, 3, SIZE, SIZE)`."""
     return torch.randn(batch, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
@@ -264,4 +269,5 @@ __all__ = [
     "prompts",
     "second_stage",
     "texts",
+    "trainable_modules",
 ]

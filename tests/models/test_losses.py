@@ -12,14 +12,18 @@ from torch.nn import functional as F
 
 from modeling_lavis.models.itm_batching import itm_rows
 from modeling_lavis.models.losses import (
+    MaskDraws,
+    draw_masks,
     draw_negatives,
     in_batch_contrastive_loss,
+    mask_tokens,
     match_ids,
     negative_weights,
     queue_contrastive_loss,
 )
+from tests.models.albef_cases import MASK
 from tests.models.contract import state_copy
-from tests.models.lavis_blip_cases import PRETRAINING, RETRIEVAL
+from tests.models.lavis_blip_cases import CLS, PAD, PRETRAINING, RETRIEVAL, SEP, VOCAB
 
 BOTH = pytest.mark.parametrize("case", [RETRIEVAL, PRETRAINING], ids=lambda case: case.name)
 
@@ -117,6 +121,37 @@ def test_itm_rows() -> None:
     assert images.tolist() == [0, 1, 2, 2, 0, 1, 0, 1, 2]
     assert texts.tolist() == [0, 1, 2, 0, 1, 2, 1, 2, 0]
     assert labels.tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0]
+
+
+# ---- masked language modeling ----
+
+
+def draws(chosen: Tensor, masked: Tensor, replaced: Tensor) -> MaskDraws:
+    return MaskDraws(chosen, masked, replaced, torch.full(chosen.shape, 9))
+
+
+def test_special_tokens_stay() -> None:
+    ids = torch.tensor([[CLS, 10, 11, 12, SEP, PAD]])
+    everything = torch.ones_like(ids, dtype=torch.bool)
+    nothing = torch.zeros_like(everything)
+    hidden, labels = mask_tokens(ids, draws(everything, everything, nothing), MASK, PAD, CLS)
+    assert hidden.tolist() == [[CLS, MASK, MASK, MASK, MASK, PAD]]
+    assert labels.tolist() == [[-100, 10, 11, 12, SEP, -100]]
+    hidden, _ = mask_tokens(ids, draws(everything, nothing, everything), MASK, PAD, CLS)
+    assert hidden.tolist() == [[CLS, 9, 9, 9, 9, PAD]]
+    hidden, labels = mask_tokens(ids, draws(everything, nothing, nothing), MASK, PAD, CLS)
+    assert torch.equal(hidden, ids)
+    assert labels.tolist() == [[-100, 10, 11, 12, SEP, -100]]
+
+
+def test_shares_of_hidden_words() -> None:
+    ids = torch.full((200, 100), 7)
+    drawn = draw_masks(ids, 0.15, VOCAB, torch.Generator().manual_seed(0))
+    again = draw_masks(ids, 0.15, VOCAB, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn.chosen, again.chosen)
+    shares = [part.float().mean().item() for part in (drawn.chosen, drawn.masked, drawn.replaced)]
+    assert shares == pytest.approx([0.15, 0.8, 0.5], abs=0.02)
+    assert 0 <= int(drawn.random_ids.min()) and int(drawn.random_ids.max()) == VOCAB - 1
 
 
 # ---- whole heads ----

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
 
 from modeling_lavis.models.configuration_text import LavisBertConfig
-from modeling_lavis.models.text_bert import LavisBertLMHeadModel, LavisBertModel
+from modeling_lavis.models.text_bert import LavisBertLMHeadModel, LavisBertModel, shared_pair_projections
 
 SETTINGS: dict[str, Any] = {
     "vocab_size": 50,
@@ -277,3 +277,9 @@ def test_bad_input_is_named() -> None:
         LavisBertConfig(**SETTINGS, fusion_layer=5)
     with pytest.raises(StrictDataclassClassValidationError, match="is not divisible by num_attention_heads 5"):
         LavisBertConfig(**{**SETTINGS, "num_attention_heads": 5})
+
+
+def test_pairs_of_layers_need_an_even_number() -> None:
+    config = LavisBertConfig(num_hidden_layers=5, fusion_layer=2)
+    with pytest.raises(ValueError, match="do not form pairs"):
+        shared_pair_projections(config)

@@ -13,8 +13,14 @@ from torch import nn
 from modeling_lavis import LavisBlip2Config, LavisBlip2ForConditionalGeneration
 from modeling_lavis.models.configuration_lavis_blip_2 import LORA_TARGET_MODULES, MODULES_NOT_TO_QUANTIZE
 from modeling_lavis.models.memory import SkinnyLinear
-from tests.models.lavis_blip_2_cases import LANGUAGE_MODELS, blip_2_config, pixels, prompts, second_stage
-from tests.models.test_lavis_blip_2_frozen import trainable
+from tests.models.lavis_blip_2_cases import (
+    LANGUAGE_MODELS,
+    blip_2_config,
+    pixels,
+    prompts,
+    second_stage,
+    trainable_modules,
+)
 
 KINDS = pytest.mark.parametrize("kind", ["opt", "t5"])
 WHOLE = {"EvaBlock", "QFormerLayer", "OPTDecoderLayer", "T5Block"}
@@ -219,7 +225,7 @@ def test_quantised_comes_back(kind: str, name: str, tmp_path: Path) -> None:
         tmp_path / "small", device_map="cpu", output_loading_info=True
     )
     assert not any(info.values()), info
-    assert trainable(again) == trainable(model)
+    assert trainable_modules(again) == trainable_modules(model)
     apart = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / "apart", **options)
     expected = logits(small, kind)
     for other in (again, apart):
@@ -283,4 +289,4 @@ def test_only_what_is_trained_goes_into_the_optimiser() -> None:
     groups = trainer.create_optimizer().param_groups
     held = {id(value) for group in groups for value in group["params"]}
     names = {name.partition(".")[0] for name, value in model.named_parameters() if id(value) in held}
-    assert names == trainable(model) == {"query_tokens", "ln_vision", "qformer", "language_projection"}
+    assert names == trainable_modules(model) == {"query_tokens", "ln_vision", "qformer", "language_projection"}

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from modeling_lavis import (
     AlbefForImagesAndTextClassification,
@@ -13,11 +12,8 @@ from modeling_lavis import (
     AlbefForQuestionAnswering,
     AlbefModel,
 )
-from modeling_lavis.models.configuration_text import LavisBertConfig
-from modeling_lavis.models.losses import MaskDraws, draw_masks, mask_tokens
-from modeling_lavis.models.text_bert import shared_pair_projections
-from tests.models.albef_cases import MASK, albef_config
-from tests.models.lavis_blip_cases import CLS, PAD, SEP, VOCAB, one_image
+from tests.models.albef_cases import albef_config
+from tests.models.lavis_blip_cases import CLS, PAD, VOCAB, one_image
 
 CALLS = {"return_loss": True, "alpha": 0.3}
 
@@ -105,34 +101,6 @@ def test_batches_without_negatives_are_refused(head: type) -> None:
         model(**one_image(3), image_ids=torch.zeros(3, dtype=torch.long), **CALLS)
 
 
-def draws(chosen: Tensor, masked: Tensor, replaced: Tensor) -> MaskDraws:
-    return MaskDraws(chosen, masked, replaced, torch.full(chosen.shape, 9))
-
-
-def test_special_tokens_stay() -> None:
-    ids = torch.tensor([[CLS, 10, 11, 12, SEP, PAD]])
-    everything = torch.ones_like(ids, dtype=torch.bool)
-    nothing = torch.zeros_like(everything)
-    hidden, labels = mask_tokens(ids, draws(everything, everything, nothing), MASK, PAD, CLS)
-    assert hidden.tolist() == [[CLS, MASK, MASK, MASK, MASK, PAD]]
-    assert labels.tolist() == [[-100, 10, 11, 12, SEP, -100]]
-    hidden, _ = mask_tokens(ids, draws(everything, nothing, everything), MASK, PAD, CLS)
-    assert hidden.tolist() == [[CLS, 9, 9, 9, 9, PAD]]
-    hidden, labels = mask_tokens(ids, draws(everything, nothing, nothing), MASK, PAD, CLS)
-    assert torch.equal(hidden, ids)
-    assert labels.tolist() == [[-100, 10, 11, 12, SEP, -100]]
-
-
-def test_shares_of_hidden_words() -> None:
-    ids = torch.full((200, 100), 7)
-    drawn = draw_masks(ids, 0.15, VOCAB, torch.Generator().manual_seed(0))
-    again = draw_masks(ids, 0.15, VOCAB, torch.Generator().manual_seed(0))
-    assert torch.equal(drawn.chosen, again.chosen)
-    shares = [part.float().mean().item() for part in (drawn.chosen, drawn.masked, drawn.replaced)]
-    assert shares == pytest.approx([0.15, 0.8, 0.5], abs=0.02)
-    assert 0 <= int(drawn.random_ids.min()) and int(drawn.random_ids.max()) == VOCAB - 1
-
-
 def test_answers_have_a_decoder_of_their_own() -> None:
     model = AlbefForQuestionAnswering(albef_config(text={"num_hidden_layers": 5, "fusion_layer": 2}))
     decoder = model.config.get_text_config(decoder=True)
@@ -141,12 +109,6 @@ def test_answers_have_a_decoder_of_their_own() -> None:
     assert model.config.get_text_config() is model.config.text_config
     answers = model.eval().generate(**one_image(2), num_beams=2, max_new_tokens=3)
     assert (answers[:, 0] == CLS).all()
-
-
-def test_pairs_of_layers_need_an_even_number() -> None:
-    config = LavisBertConfig(num_hidden_layers=5, fusion_layer=2)
-    with pytest.raises(ValueError, match="do not form pairs"):
-        shared_pair_projections(config)
 
 
 @pytest.mark.parametrize(
