@@ -19,7 +19,7 @@ from modeling_lavis.data.video_transforms import (
     alpro_video_train,
     draw_frame_operations,
 )
-from tests.models.video_clips import number_of, write_clip
+from tests.models.video_clips import frame_number, write_clip
 
 RECORDINGS = Path(__file__).parent / "recordings"
 
@@ -77,10 +77,10 @@ def test_from_file_to_clip(tmp_path: Path) -> None:
     frames = VideoTrainTransform(96, 6).read(path, torch.Generator().manual_seed(0))
     assert frames.shape == (6, 96, 96, 3)
     whole = [np.asarray(PIL.Image.fromarray(frame).resize((96, 64))) for frame in frames]
-    shown = [number_of(frame) for frame in whole]
+    shown = [frame_number(frame) for frame in whole]
     assert shown == sorted(set(shown)) and sum(number < 10 for number in shown) == 3
     late = VideoTrainTransform(96, 3).read(path, start=1.0)
-    assert min(number_of(np.asarray(PIL.Image.fromarray(frame).resize((96, 64)))) for frame in late) >= 10
+    assert min(frame_number(np.asarray(PIL.Image.fromarray(frame).resize((96, 64)))) for frame in late) >= 10
 
 
 def test_global_seed_decides_where_no_generator_is_given() -> None:

@@ -1,4 +1,4 @@
-"""What is frozen in BLIP-2 stays so; repositories may leave it out; half precision keeps what is trained exact."""
+"""Frozen parts of BLIP-2: training, half precision, and repositories that leave them out."""
 
 import json
 from pathlib import Path
@@ -20,15 +20,15 @@ from tests.models.lavis_blip_2_cases import (
 )
 
 
-def test_frozen_through_loading_training_and_saving(tmp_path: Path) -> None:
+def test_frozen_after_loading_and_training(tmp_path: Path) -> None:
     model = second_stage("opt")
-    wanted = {"query_tokens", "ln_vision", "qformer", "language_projection"}
-    assert trainable_modules(model) == wanted
+    expected = {"query_tokens", "ln_vision", "qformer", "language_projection"}
+    assert trainable_modules(model) == expected
     model.save_pretrained(tmp_path)
     model = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path)
-    assert trainable_modules(model) == wanted
+    assert trainable_modules(model) == expected
     model.train()
-    assert trainable_modules(model) == wanted
+    assert trainable_modules(model) == expected
     assert model.training and model.qformer.training and not model.vision_model.training
     loss = model(**one_image(2), labels=one_image(2)["input_ids"]).loss
     loss.backward()
@@ -36,13 +36,13 @@ def test_frozen_through_loading_training_and_saving(tmp_path: Path) -> None:
     assert model.query_tokens.grad.abs().sum() > 0
 
 
-def test_everything_can_be_trained() -> None:
+def test_freezing_can_be_switched_off() -> None:
     model = second_stage("opt", freeze_vision=False, freeze_language_model=False).train()
     assert {"vision_model", "language_model"} <= trainable_modules(model) and model.vision_model.training
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_trained_parts_stay_exact(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_trained_parts_stay_in_float32(dtype: torch.dtype, tmp_path: Path) -> None:
     second_stage("opt").save_pretrained(tmp_path)
     model = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype)
     for name, parameter in model.named_parameters():
@@ -50,7 +50,7 @@ def test_trained_parts_stay_exact(dtype: torch.dtype, tmp_path: Path) -> None:
         assert parameter.dtype is (dtype if half else torch.float32), name
     assert model.dtype is dtype
     model.save_pretrained(tmp_path / "half")
-    again = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / "half")  # without being told
+    again = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / "half")  # dtype from the checkpoint
     assert [p.dtype for p in again.parameters()] == [p.dtype for p in model.parameters()]
     if dtype is torch.bfloat16:
         output = model(**one_image(2), labels=one_image(2)["input_ids"])
@@ -61,13 +61,13 @@ def test_trained_parts_stay_exact(dtype: torch.dtype, tmp_path: Path) -> None:
         assert model.generate(pixel_values=pixels(2), **prompts(2), max_new_tokens=3).shape == (2, 8)
 
 
-def test_a_repository_without_the_frozen_parts(tmp_path: Path) -> None:
+def test_repository_without_frozen_parts(tmp_path: Path) -> None:
     model = second_stage("opt")
-    tower, language = tmp_path / "tower", tmp_path / "opt"
-    model.vision_model.save_pretrained(tower)
+    vision, language = tmp_path / "vision", tmp_path / "opt"
+    model.vision_model.save_pretrained(vision)
     model.language_model.save_pretrained(language)
     model.save_pretrained(tmp_path / "whole", max_shard_size="20KB")
-    model.save_pretrained(tmp_path / "small", frozen_parts={"vision_model": tower, "language_model": str(language)})
+    model.save_pretrained(tmp_path / "small", frozen_parts={"vision_model": vision, "language_model": str(language)})
     size = {name: sum(f.stat().st_size for f in (tmp_path / name).glob("*.safetensors")) for name in ("whole", "small")}
     assert size["small"] < size["whole"] and len(list((tmp_path / "whole").glob("*.safetensors"))) > 2
     for name in ("whole", "small"):
@@ -77,13 +77,13 @@ def test_a_repository_without_the_frozen_parts(tmp_path: Path) -> None:
             assert torch.equal(loaded.state_dict()[key], value), (name, key)
         assert trainable_modules(loaded) == trainable_modules(model)
     assert model.config.frozen_parts is None
-    # and once more, whole
+    # saved again with all parts
     loaded.save_pretrained(tmp_path / "again")
     again = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / "again")
     assert torch.equal(again.vision_model.cls_token, model.vision_model.cls_token)
 
 
-def test_a_missing_part_is_named(tmp_path: Path) -> None:
+def test_missing_frozen_part_raises(tmp_path: Path) -> None:
     model = second_stage("opt")
     model.save_pretrained(tmp_path / "small", frozen_parts={"language_model": str(tmp_path / "nowhere")})
     with pytest.raises(OSError, match="leaves out its language_model.*nowhere"):
@@ -91,7 +91,7 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["vision_model", "language_model", "query_tokens"])
-def test_what_a_repository_lacks_is_named(part: str, tmp_path: Path) -> None:
+def test_missing_weights_raise(part: str, tmp_path: Path) -> None:
     model = second_stage("opt")
     kept = {name: value for name, value in model.state_dict().items() if not name.startswith(part)}
     model.save_pretrained(tmp_path, state_dict=kept)
@@ -99,7 +99,7 @@ def test_what_a_repository_lacks_is_named(part: str, tmp_path: Path) -> None:
         LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path)
 
 
-def test_a_trained_tower_may_start_anew(tmp_path: Path) -> None:
+def test_missing_weights_of_a_trained_part_are_initialized(tmp_path: Path) -> None:
     model = second_stage("opt", freeze_vision=False)
     kept = {name: value for name, value in model.state_dict().items() if not name.startswith("vision_model")}
     model.save_pretrained(tmp_path, state_dict=kept)
@@ -108,7 +108,7 @@ def test_a_trained_tower_may_start_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["vision_config", "qformer_config", "text_config"])
-def test_widths_that_do_not_fit_are_an_error(part: str, tmp_path: Path) -> None:
+def test_mismatched_hidden_sizes_raise(part: str, tmp_path: Path) -> None:
     second_stage("opt").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config[part]["hidden_size"] *= 2
@@ -117,26 +117,26 @@ def test_widths_that_do_not_fit_are_an_error(part: str, tmp_path: Path) -> None:
         LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path)
 
 
-def test_trained_parts_cannot_be_left_out(tmp_path: Path) -> None:
+def test_leaving_out_trained_parts_raises(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="vision_model cannot be left out"):
         second_stage("opt", freeze_vision=False).save_pretrained(tmp_path, frozen_parts={"vision_model": "elsewhere"})
     with pytest.raises(ValueError, match="language_model cannot be left out"):
         LavisBlip2ForPreTraining(blip_2_config()).save_pretrained(tmp_path, frozen_parts={"language_model": "x"})
 
 
-def test_parts_that_are_not_quantised_exist() -> None:
+def test_modules_not_to_quantize_exist() -> None:
     names = {name for name, _ in second_stage("opt").named_modules()}
     parts = {"qformer", "ln_vision", "language_projection", "language_model.lm_head"}
     assert parts <= names & set(MODULES_NOT_TO_QUANTIZE)
 
 
-def test_parts_of_other_widths_are_named(tmp_path: Path) -> None:
+def test_frozen_parts_of_other_hidden_sizes_raise(tmp_path: Path) -> None:
     model = second_stage("opt")
-    LavisBlip2Model(blip_2_config(vision={"hidden_size": 32})).vision_model.save_pretrained(tmp_path / "tower")
+    LavisBlip2Model(blip_2_config(vision={"hidden_size": 32})).vision_model.save_pretrained(tmp_path / "vision")
     sizes = {**LANGUAGE_MODELS["opt"], "hidden_size": 32, "word_embed_proj_dim": 32}
     del sizes["model_type"]
     OPTForCausalLM(OPTConfig(**sizes)).save_pretrained(tmp_path / "opt")
-    for name, folder in (("vision_model", "tower"), ("language_model", "opt")):
+    for name, folder in (("vision_model", "vision"), ("language_model", "opt")):
         model.save_pretrained(tmp_path / name, frozen_parts={name: str(tmp_path / folder)})
         with pytest.raises(ValueError, match=f"{name} .*{folder}.*does not fit.*trained with"):
             LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / name)

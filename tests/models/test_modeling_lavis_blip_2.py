@@ -1,4 +1,4 @@
-"""Both stages in the cases that a user meets: one pair alone, other language models, parts that do not fit."""
+"""BLIP-2's first stage: batches of one, captioning with the Q-Former, invalid inputs, repeated texts."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from modeling_lavis import LavisBlip2ForImageTextRetrieval, LavisBlip2ForPreTraining
-from tests.models.contract import shake
+from tests.models.contract import perturb
 from tests.models.lavis_blip_2_cases import QUERIES, blip_2_config, one_image, pixels, texts
 
 
 @pytest.mark.parametrize("objective", ["main", "1.0.2"])
 @pytest.mark.parametrize("head", [LavisBlip2ForPreTraining, LavisBlip2ForImageTextRetrieval])
-def test_one_pair_alone_learns(head: Any, objective: str) -> None:
-    """No process group, no negatives: contrast has nothing to tell apart, the pair still learns that it matches."""
+def test_batch_of_one_in_training(head: Any, objective: str) -> None:
+    """Without negatives, the ITC loss is zero and the ITM loss sees the positive pair."""
     assert not torch.distributed.is_initialized()
     torch.manual_seed(0)
     model = head(blip_2_config(objective=objective)).train()
@@ -28,23 +28,25 @@ def test_one_pair_alone_learns(head: Any, objective: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_return_sequences": 2, "num_beams": 2}])
-def test_the_qformer_captions_with_prompts_of_several_lengths(options: dict[str, Any]) -> None:
+def test_qformer_generation_rows_are_independent(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = LavisBlip2ForPreTraining(blip_2_config()).eval()
-    shake(model)
-    rows = texts(2)  # the second one is shorter
+    perturb(model)
+    rows = texts(2)  # the second row is shorter
     for seed in range(3):
         images = pixels(2, seed)
         whole = model.generate(images, **rows, max_new_tokens=5, **options)
-        each = len(whole) // 2
+        num_sequences = len(whole) // 2
         for row in range(2):
             own = {name: value[row : row + 1, : int(rows["attention_mask"][row].sum())] for name, value in rows.items()}
             alone = model.generate(images[row : row + 1], **own, max_new_tokens=5, **options)
-            for one, other in zip(whole[row * each : (row + 1) * each].tolist(), alone.tolist(), strict=True):
-                assert [word for word in one if word] == [word for word in other if word]
+            for one, other in zip(
+                whole[row * num_sequences : (row + 1) * num_sequences].tolist(), alone.tolist(), strict=True
+            ):
+                assert [token for token in one if token] == [token for token in other if token]
 
 
-def test_an_image_is_needed_and_has_queries() -> None:
+def test_missing_and_mismatched_inputs_raise() -> None:
     model = LavisBlip2ForPreTraining(blip_2_config())
     with pytest.raises(ValueError, match="pixel_values is missing"):
         model(**texts(2), return_loss=True)
@@ -62,18 +64,18 @@ def test_an_image_is_needed_and_has_queries() -> None:
         model(pixel_values=pixels(1), input_ids=torch.full((1, 45), 7))
 
 
-def test_texts_that_come_again_are_read_once_before_the_image() -> None:
+def test_repeated_texts_run_once_below_cross_attention() -> None:
     model = LavisBlip2ForImageTextRetrieval(blip_2_config()).eval()
-    states, words, index = model.encode_images(pixels(2)), texts(3), torch.tensor([2, 0, 1, 2, 0, 0])
-    rows = {name: value[index] for name, value in words.items()}
+    states, text_inputs, index = model.encode_images(pixels(2)), texts(3), torch.tensor([2, 0, 1, 2, 0, 0])
+    rows = {name: value[index] for name, value in text_inputs.items()}
     expected, output = model.match(states, **rows, queries_only=False)
     seen: list[int] = []
     model.qformer.encoder.layer[0].attention.register_forward_hook(lambda m, args, out: seen.append(out.shape[0]))
     for implementation in ("sdpa", "eager"):
         model.set_attn_implementation(implementation)
-        found, other = model.match(states, **words, text_index=index, queries_only=False)
+        found, other = model.match(states, **text_inputs, text_index=index, queries_only=False)
         torch.testing.assert_close(found, expected)
         torch.testing.assert_close(other.last_hidden_state, output.last_hidden_state)
     assert seen == [3, 3]
     with pytest.raises(ValueError, match="text_index needs query_embeds and input_ids"):
-        model.qformer(**words, text_index=index)
+        model.qformer(**text_inputs, text_index=index)

@@ -16,7 +16,7 @@ def tiny_model() -> LavisBertModel:
 
 
 @pytest.mark.parametrize("name", CACHE_NAMES)
-def test_a_model_takes_it_by_either_name_and_returns_it(name: str) -> None:
+def test_model_accepts_both_cache_names(name: str) -> None:
     model = tiny_model().eval()
     ids = torch.tensor([[2, 5, 6, 7]])
     cache = DynamicCache(config=model.config)
@@ -27,7 +27,7 @@ def test_a_model_takes_it_by_either_name_and_returns_it(name: str) -> None:
     assert output[CACHE_NAME] is cache
 
 
-def test_two_caches_are_refused() -> None:
+def test_two_caches_raise() -> None:
     model = tiny_model()
     caches = {name: DynamicCache(config=model.config) for name in CACHE_NAMES}
     with pytest.raises(TypeError, match="two names of one argument"):
@@ -35,7 +35,7 @@ def test_two_caches_are_refused() -> None:
 
 
 @pytest.mark.parametrize("output_class", [LavisGenerationOutput, LavisPreTrainingOutput])
-def test_outputs_have_the_field_and_begin_with_the_loss(output_class: type) -> None:
+def test_outputs_with_cache_field(output_class: type) -> None:
     cache = DynamicCache()
     output = output_class(loss=torch.zeros(()), **{CACHE_NAME: cache})
     assert list(output) == ["loss", CACHE_NAME]
@@ -43,7 +43,7 @@ def test_outputs_have_the_field_and_begin_with_the_loss(output_class: type) -> N
     assert output_class().to_tuple() == ()
 
 
-def test_layers_that_are_recomputed_leave_it_empty() -> None:
+def test_activation_checkpointing_does_not_fill_the_cache() -> None:
     model = tiny_model().train()
     model.gradient_checkpointing_enable()
     cache = DynamicCache(config=model.config)

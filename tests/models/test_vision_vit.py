@@ -9,10 +9,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from modeling_lavis import LavisClipVisionConfig, LavisClipVisionModel, LavisEvaConfig, LavisEvaModel
 from modeling_lavis.models.configuration_vision import LavisViTConfig
 from modeling_lavis.models.vision_vit import DropPath, LavisViTModel, interpolate_grid_positions
-from tests.models.contract import shake
+from tests.models.contract import perturb
 
 
-def tower(**options: object) -> LavisViTModel:
+def tiny_vit(**options: object) -> LavisViTModel:
     torch.manual_seed(0)
     settings = {
         "image_size": 32,
@@ -26,7 +26,7 @@ def tower(**options: object) -> LavisViTModel:
     return LavisViTModel(LavisViTConfig(**settings)).eval()
 
 
-def twin_in_timm(model: LavisViTModel, image_size: int = 32) -> nn.Module:
+def timm_equivalent(model: LavisViTModel, image_size: int = 32) -> nn.Module:
     """timm's vision transformer with the same weights."""
     timm = pytest.importorskip("timm")
     config = model.config
@@ -45,19 +45,19 @@ def twin_in_timm(model: LavisViTModel, image_size: int = 32) -> nn.Module:
     return made
 
 
-def test_equals_timm() -> None:
-    model = tower()
+def test_vit_equals_timm() -> None:
+    model = tiny_vit()
     pixel_values = torch.randn(2, 3, 32, 32)
     output = model(pixel_values)
-    expected = twin_in_timm(model)(pixel_values)
+    expected = timm_equivalent(model)(pixel_values)
     assert expected.std() > 0.1
     torch.testing.assert_close(output.last_hidden_state, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(output.pooler_output, expected[:, 0], atol=1e-5, rtol=1e-4)
 
 
-def test_gradients_equal_timm() -> None:
-    model = tower()
-    other = twin_in_timm(model)
+def test_vit_gradients_equal_timm() -> None:
+    model = tiny_vit()
+    other = timm_equivalent(model)
     pixel_values = torch.randn(2, 3, 32, 32)
     for made in (lambda: model(pixel_values).last_hidden_state, lambda: other(pixel_values)):
         made().square().mean().backward()
@@ -66,8 +66,8 @@ def test_gradients_equal_timm() -> None:
         torch.testing.assert_close(parameter.grad, theirs[name].grad, atol=1e-5, rtol=1e-3)
 
 
-def test_initial_values() -> None:
-    model = tower(initializer_range=0.02)
+def test_initialization() -> None:
+    model = tiny_vit(initializer_range=0.02)
     for name, value in model.state_dict().items():
         if "norm" in name and name.endswith("weight"):
             assert bool((value == 1).all()), name
@@ -77,28 +77,28 @@ def test_initial_values() -> None:
             assert 0.01 < value.std() < 0.03, name
 
 
-def test_interpolation_equals_bicubic_on_the_grid() -> None:
+def test_interpolated_positions_equal_bicubic_interpolation() -> None:
     positions = torch.randn(1, 17, 6)
     resized = interpolate_grid_positions(positions, (6, 3))
     assert torch.equal(resized[:, :1], positions[:, :1])
     grid = positions[0, 1:].T.reshape(6, 4, 4)
-    wanted = nn.functional.interpolate(grid[None], (6, 3), mode="bicubic", align_corners=False)[0]
+    expected_grid = nn.functional.interpolate(grid[None], (6, 3), mode="bicubic", align_corners=False)[0]
     for row in range(6):
         for column in range(3):
-            torch.testing.assert_close(resized[0, 1 + row * 3 + column], wanted[:, row, column])
+            torch.testing.assert_close(resized[0, 1 + row * 3 + column], expected_grid[:, row, column])
     assert interpolate_grid_positions(positions, (4, 4)) is positions
     with pytest.raises(ValueError, match="not a square grid"):
         interpolate_grid_positions(positions[:, 1:], (6, 3))
 
 
-def test_half_precision_positions_keep_their_dtype() -> None:
+def test_interpolated_positions_keep_their_dtype() -> None:
     positions = torch.randn(1, 17, 6).bfloat16()
     assert interpolate_grid_positions(positions, (2, 2)).dtype == torch.bfloat16
 
 
-def test_other_resolution_equals_a_tower_built_for_it() -> None:
-    small = tower()
-    large = tower(image_size=48)
+def test_other_resolution_equals_a_model_of_that_resolution() -> None:
+    small = tiny_vit()
+    large = tiny_vit(image_size=48)
     state = small.state_dict()
     state["pos_embed"] = interpolate_grid_positions(state["pos_embed"], (6, 6))
     large.load_state_dict(state)
@@ -107,33 +107,33 @@ def test_other_resolution_equals_a_tower_built_for_it() -> None:
         small(pixel_values, interpolate_pos_encoding=True).last_hidden_state, large(pixel_values).last_hidden_state
     )
     torch.testing.assert_close(
-        twin_in_timm(large, 48)(pixel_values), large(pixel_values).last_hidden_state, atol=1e-5, rtol=1e-4
+        timm_equivalent(large, 48)(pixel_values), large(pixel_values).last_hidden_state, atol=1e-5, rtol=1e-4
     )
 
 
-def test_own_resolution_is_not_changed_by_the_flag() -> None:
-    model = tower()
+def test_interpolate_pos_encoding_at_the_trained_resolution() -> None:
+    model = tiny_vit()
     pixel_values = torch.randn(1, 3, 32, 32)
     assert torch.equal(model(pixel_values, interpolate_pos_encoding=True)[0], model(pixel_values)[0])
 
 
 def test_stochastic_depth() -> None:
-    path = DropPath(0.25).train()
+    drop_path = DropPath(0.25).train()
     torch.manual_seed(0)
-    rows = path(torch.ones(2000, 3, 2))
+    rows = drop_path(torch.ones(2000, 3, 2))
     kept = rows[:, 0, 0] != 0
     assert torch.equal(rows[kept], torch.full((int(kept.sum()), 3, 2), 1 / 0.75))
     assert not rows[~kept].any() and 0.7 < kept.float().mean() < 0.8
-    assert torch.equal(path.eval()(rows), rows)
-    rates = [block.drop_path.rate for block in tower(drop_path_rate=0.2).blocks]
+    assert torch.equal(drop_path.eval()(rows), rows)
+    rates = [block.drop_path.rate for block in tiny_vit(drop_path_rate=0.2).blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2])
 
 
-def test_settings_that_do_not_divide_are_named() -> None:
+def test_indivisible_sizes_raise() -> None:
     with pytest.raises(StrictDataclassClassValidationError, match="image_size 30 is not a multiple of patch_size 8"):
-        tower(image_size=30)
+        tiny_vit(image_size=30)
     with pytest.raises(StrictDataclassClassValidationError, match="hidden_size 24 is not divisible"):
-        tower(num_attention_heads=5)
+        tiny_vit(num_attention_heads=5)
 
 
 # ---- EVA and CLIP ----
@@ -145,16 +145,16 @@ def pixels(side: int = 28) -> Tensor:
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
-def eva(**options: object) -> LavisEvaModel:
+def tiny_eva(**options: object) -> LavisEvaModel:
     torch.manual_seed(0)
     model = LavisEvaModel(LavisEvaConfig(**{**SIZES, "mlp_ratio": 2.5, **options})).eval()
-    shake(model)
+    perturb(model)
     return model
 
 
-def test_eva_equals_timms() -> None:
+def test_eva_equals_timm() -> None:
     timm = pytest.importorskip("timm")
-    ours = eva()
+    ours = tiny_eva()
     theirs = timm.create_model(
         "eva_giant_patch14_224", img_size=28, embed_dim=32, depth=4, num_heads=2, mlp_ratio=2.5, num_classes=0
     ).eval()
@@ -165,7 +165,7 @@ def test_eva_equals_timms() -> None:
     with torch.no_grad():
         tokens = theirs.patch_embed(pixels())
         states = torch.cat([theirs.cls_token.expand(2, -1, -1), tokens.flatten(1, -2)], dim=1) + theirs.pos_embed
-        for block in theirs.blocks[:3]:  # the last one is left out, as in BLIP-2
+        for block in theirs.blocks[:3]:  # BLIP-2 leaves out the last block
             states = block(states)
         torch.testing.assert_close(ours(pixels()).last_hidden_state, states, atol=2e-5, rtol=1e-4)
 
@@ -173,7 +173,7 @@ def test_eva_equals_timms() -> None:
 def test_clip_equals_transformers() -> None:
     torch.manual_seed(0)
     ours = LavisClipVisionModel(LavisClipVisionConfig(**SIZES)).eval()
-    shake(ours)
+    perturb(ours)
     theirs = CLIPVisionModel(CLIPVisionConfig(**{**SIZES, "intermediate_size": 128, "num_hidden_layers": 4})).eval()
     names = {"norm1": "layer_norm1", "norm2": "layer_norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
     with torch.no_grad():
@@ -197,20 +197,20 @@ def test_clip_equals_transformers() -> None:
         torch.testing.assert_close(ours(pixels()).last_hidden_state, states, atol=2e-5, rtol=1e-4)
 
 
-def test_keys_have_no_bias() -> None:
-    assert {name for name, _ in eva().named_parameters() if "bias" in name and "attn" in name} == {
+def test_eva_keys_have_no_bias() -> None:
+    assert {name for name, _ in tiny_eva().named_parameters() if "bias" in name and "attn" in name} == {
         f"blocks.{block}.attn.{name}" for block in range(3) for name in ("q_bias", "v_bias", "proj.bias")
     }
 
 
-@pytest.mark.parametrize("tower", ["eva", "clip"])
-def test_other_resolutions_on_request(tower: str) -> None:
-    model = eva() if tower == "eva" else LavisClipVisionModel(LavisClipVisionConfig(**SIZES)).eval()
+@pytest.mark.parametrize("name", ["eva", "clip"])
+def test_interpolate_pos_encoding(name: str) -> None:
+    model = tiny_eva() if name == "eva" else LavisClipVisionModel(LavisClipVisionConfig(**SIZES)).eval()
     with pytest.raises(ValueError, match="built for 28"):
         model(pixels(42))
     assert model(pixels(42), interpolate_pos_encoding=True).last_hidden_state.shape == (2, 10, 32)
 
 
-def test_no_norm_after_the_last_block() -> None:
-    output = eva()(pixels(), output_hidden_states=True)
+def test_eva_has_no_final_norm() -> None:
+    output = tiny_eva()(pixels(), output_hidden_states=True)
     assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
