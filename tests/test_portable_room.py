@@ -98,10 +98,6 @@ def test_writes_nothing_and_reads_no_environment(path: Path) -> None:
             assert (node.value.id, node.attr) not in {("os", "environ"), ("torch", "manual_seed")}, where
 
 
-def test_size_of_files() -> None:
-    assert {path.name: n for path in FILES if (n := len(path.read_text(encoding="utf-8").splitlines())) > 800} == {}
-
-
 def tiny_config() -> "modeling_lavis.LavisBlipConfig":
     return modeling_lavis.LavisBlipConfig(
         vision_config={
