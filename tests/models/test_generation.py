@@ -99,8 +99,8 @@ def test_first_returned_sequence_is_the_best(case: Case) -> None:
     model, call = perturbed_model(case), inputs(case)
     one = model.generate(**call, num_beams=4, max_length=8)
     several = model.generate(**call, num_beams=4, num_return_sequences=3, max_length=8)
-    width = min(one.shape[1], several.shape[1])
-    assert torch.equal(several[::3, :width], one[:, :width])
+    length = min(one.shape[1], several.shape[1])
+    assert torch.equal(several[::3, :length], one[:, :length])
 
 
 @GENERATORS
@@ -289,5 +289,5 @@ def test_seq2seq_trainer_with_predict_with_generate(case: Case, tmp_path: Path) 
         num_beams=2,
         max_length=7,
     )
-    width = min(expected.shape[1], result.predictions.shape[1])
-    assert torch.equal(torch.as_tensor(result.predictions[:3, :width]), expected[:, :width])
+    length = min(expected.shape[1], result.predictions.shape[1])
+    assert torch.equal(torch.as_tensor(result.predictions[:3, :length]), expected[:, :length])

@@ -137,8 +137,8 @@ def test_image_pairs(processor, photos) -> None:
 
 def test_prompts(captioner, photos) -> None:
     batch = captioner(images=[photos["coffee"], photos["rocket"]], return_tensors="pt")
-    words = captioner.tokenizer("a picture of", add_special_tokens=False)["input_ids"]
-    assert batch["input_ids"].tolist() == [[DEC, *words]] * 2
+    prompt_ids = captioner.tokenizer("a picture of", add_special_tokens=False)["input_ids"]
+    assert batch["input_ids"].tolist() == [[DEC, *prompt_ids]] * 2
     assert SEP not in batch["input_ids"] and batch["attention_mask"].all()
     own = captioner(images=[photos["coffee"], photos["rocket"]], text="a photo of", return_tensors="pt")
     assert own["input_ids"].shape == (2, 4)
@@ -220,8 +220,8 @@ def test_answer_counts_and_weights(processor) -> None:
     batch = processor.answer_labels([["yes"] * 7 + ["no"] * 3, "red", ["no", "yes"]])
     assert batch["answer_counts"].tolist() == [2, 1, 2]
     torch.testing.assert_close(batch["answer_weights"], torch.tensor([0.7, 0.3, 1.0, 0.5, 0.5]))
-    words = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
-    assert words == [f"[DEC] {word} [SEP]" for word in ("yes", "no", "red", "no", "yes")]
+    decoded = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
+    assert decoded == [f"[DEC] {answer} [SEP]" for answer in ("yes", "no", "red", "no", "yes")]
     assert torch.equal(processor(answers=[["yes"], ["no"]], return_tensors="pt")["labels"][0], batch["labels"][0][:3])
 
 
