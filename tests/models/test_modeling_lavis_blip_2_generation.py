@@ -9,7 +9,7 @@ from transformers.modeling_utils import load_state_dict
 from modeling_lavis import LavisBlip2Config, LavisBlip2ForConditionalGeneration, LavisBlip2ForPreTraining
 from modeling_lavis.hub.convert import convert
 from tests.conversion.golden_sets import GOLDENS
-from tests.conversion.test_blip_2_parts import parts
+from tests.conversion.test_blip_2 import conversion_arguments
 from tests.models.contract import perturb
 from tests.models.lavis_blip_2_cases import LANGUAGE_MODELS, QUERIES, blip_2_config, pixels, prompts, second_stage
 
@@ -151,7 +151,7 @@ def test_missing_language_model_raises() -> None:
 
 def test_converted_flan_t5_has_an_untied_head_and_exact_gelu(tmp_path: Path) -> None:
     """transformers would tie the head to the embeddings; parity: the original runs T5 with the exact GELU."""
-    convert(**parts("blip2_t5", tmp_path / "out"))
+    convert(**conversion_arguments("blip2_t5", tmp_path / "out"))
     model = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / "out", dtype=torch.float32)
     language_model = model.language_model
     assert language_model.config.dense_act_fn == "gelu"
