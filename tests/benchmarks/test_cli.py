@@ -106,7 +106,7 @@ def test_training_workloads_set_glibc_tunables(
         (["vqa_rank", "--peer", "transformers"], "can be compared with lavis"),
         (["caption", "--size", "huge"], "has the sizes full, tiny"),
         (["caption", "--repeats", "0"], "not a positive number"),
-        (["caption", "--device", "cuda"], "on devices there is blip2_generate"),
+        (["caption", "--device", "cuda"], "workloads for other devices: blip2_generate"),
         (["unknown"], "invalid choice"),
     ],
 )
@@ -139,7 +139,7 @@ def test_workloads_are_complete(workload) -> None:
 
 def test_caption_flops_are_mostly_those_of_the_image_encoder() -> None:
     size = CAPTION.sizes["full"]
-    encoder_flops = size.images * flops.vit(size.image_size, size.width, size.layers)
+    encoder_flops = size.images * flops.vit(size.image_size, size.hidden_size, size.layers)
     # published: 55.5 billion multiply-adds per image for ViT-B at 384 px
     assert encoder_flops / size.images / 2 == pytest.approx(55.5e9, rel=0.02)
     assert 0.7 < encoder_flops / CAPTION.count_flops(size) < 0.95
@@ -215,7 +215,7 @@ class TestReport:
             self.result(OURS, [2.0, 9.0, 1.0], [1, 2], 0.5),
             self.result("transformers", [4.0, 5.0, 6.0], [1, 3], 0.25),
         ]
-        summary = report.summarise(CAPTION, "tiny", 1, results)
+        summary = report.summarize(CAPTION, "tiny", 1, results)
         ours, theirs = summary["peers"]
         assert summary["floor_seconds"] == pytest.approx(1.0)
         assert (ours["median_seconds"], ours["times_floor"]) == (2.0, pytest.approx(2.0))
@@ -230,7 +230,7 @@ class TestReport:
         assert found == {"ids": "shapes (2,) and (3,)"}
 
     def test_table_without_floor(self) -> None:
-        summary = report.summarise(CAPTION, "full", 2, [self.result(OURS, [1.5], [1], 0.0)])
+        summary = report.summarize(CAPTION, "full", 2, [self.result(OURS, [1.5], [1], 0.0)])
         table = report.as_table(summary)
         assert "Floor" not in table
         assert "| modeling_lavis | float32 | 1.500 | 3.000 | 1500 |" in table
