@@ -35,7 +35,7 @@ def test_file_stems(emoji: str, stem: str) -> None:
     [("emoji_0023_20e3", "train"), ("flag_lt", "train"), ("emoji_1f468_200d_1f3a8", "val"), ("emoji_2764", "val")],
 )
 def test_split_depends_on_the_stem(stem: str, part: str) -> None:
-    assert build_emoji.part_of(stem) == part
+    assert build_emoji.split_of(stem) == part
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_existing_folder_raises(tmp_path: Path) -> None:
 
 
 def test_embedded_images_belong_to_the_val_split() -> None:
-    assert {build_emoji.part_of(image.path.stem) for image in embedded_images()} == {"val"}
+    assert {build_emoji.split_of(image.path.stem) for image in embedded_images()} == {"val"}
 
 
 @pytest.mark.skipif(not FONT_IS_INSTALLED, reason="needs the font of Debian's package fonts-noto-color-emoji")
@@ -89,7 +89,7 @@ def test_build(tmp_path: Path) -> None:
     for part, entries in {"train": train, "val": val}.items():
         for entry in entries:
             path = tmp_path / "set" / entry["image"]
-            assert build_emoji.part_of(path.stem) == part
+            assert build_emoji.split_of(path.stem) == part
             with Image.open(path) as image:
                 assert image.size == (128, 128)
                 assert len(set(image.convert("RGB").get_flattened_data())) > 2

@@ -77,7 +77,7 @@ def test_augmented_clips_have_matching_answers(scripts: dict[str, ModuleType], d
         torch.manual_seed(0)
         for _ in range(4):
             for index in range(len(drawn)):
-                for row in (drawn[index], train_motion.backwards(drawn[index])):
+                for row in (drawn[index], train_motion.reverse_in_time(drawn[index])):
                     assert shows(row["video"], row["answer"]), row["answer"]
                     seen.add((index, row["answer"]))
     assert max(sum(number == index for number, _ in seen) for index in range(len(drawn))) == 2
@@ -117,7 +117,7 @@ def test_metrics(scripts: dict[str, ModuleType], data: Path) -> None:
 def test_trained_model_depends_on_the_order_of_frames(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     scripts["render_clips"].render(tmp_path / "clips", train=SHORT_RUN["clips"], val=96)
     figures = scripts["train_motion"].train(
-        tmp_path / "clips", tmp_path / "model", epochs=SHORT_RUN["epochs"], width=64, layers=2, learning_rate=2e-3
+        tmp_path / "clips", tmp_path / "model", epochs=SHORT_RUN["epochs"], hidden_size=64, layers=2, learning_rate=2e-3
     )
     assert figures == json.loads((tmp_path / "model" / "figures.json").read_text())
     order = figures["needs the order"]

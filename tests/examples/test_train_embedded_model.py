@@ -66,10 +66,10 @@ def test_missing_dataset_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "model").exists()
 
 
-def test_bend_moves_pixels_and_keeps_colors() -> None:
+def test_random_affine_moves_pixels_and_keeps_colors() -> None:
     image = Image.new("RGB", (128, 128), "white")
     image.paste((200, 30, 30), (32, 32, 96, 96))
-    bent = np.asarray(training.bend(image, random.Random(0)))
+    bent = np.asarray(training.random_affine(image, random.Random(0)))
     before = np.asarray(image)
     assert (bent != before).any()
     assert tuple(bent[64, 64]) == (200, 30, 30) and tuple(bent[0, 0]) == (255, 255, 255)
@@ -77,7 +77,7 @@ def test_bend_moves_pixels_and_keeps_colors() -> None:
     assert 0.6 < colored < 1.6
 
 
-def test_bend_uses_its_random_numbers() -> None:
+def test_random_affine_uses_its_random_numbers() -> None:
     class Middle(random.Random):
         """Draws the middle of the first three intervals and the upper ends of the others."""
 
@@ -89,7 +89,7 @@ def test_bend_uses_its_random_numbers() -> None:
 
     image = Image.new("RGB", (100, 100), "white")
     image.paste((0, 0, 0), (40, 40, 60, 60))
-    rows, columns = np.nonzero(np.asarray(training.bend(image, Middle()))[..., 0] < 128)
+    rows, columns = np.nonzero(np.asarray(training.random_affine(image, Middle()))[..., 0] < 128)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (45, 64, 45, 64)
 
 
