@@ -87,7 +87,7 @@ def test_grayscale_modes(cat, grey, mode: str, processor_class) -> None:
 @pytest.mark.parametrize("processor_class", PROCESSOR_CLASSES)
 @pytest.mark.parametrize(
     ("mode", "tolerance"),
-    # a palette of 256 colours and conversions between colour spaces lose a little
+    # a palette of 256 colors and conversions between color spaces lose a little
     [("RGBA", 0), ("RGBa", 0), ("CMYK", 0), ("P", 0.1), ("PA", 0.1), ("YCbCr", 0.1), ("HSV", 0.1), ("LAB", 0.1)],
 )
 def test_color_modes(cat, mode: str, tolerance: float, processor_class) -> None:
