@@ -1,6 +1,7 @@
 """BLIP-2's second stage: prompts, language models of several architectures, generation, bad input."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -163,3 +164,30 @@ def test_converted_flan_t5_has_an_untied_head_and_exact_gelu(tmp_path: Path) -> 
     again = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / "again", dtype=torch.float32)
     assert torch.equal(again.language_model.lm_head.weight, head), "the head was tied when saving"
     assert again.language_model.config.dense_act_fn == "gelu"
+
+
+@pytest.mark.parametrize("kind", ["opt", "llama", "gpt2"])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+def test_padding_on_the_right_and_pad_tokens_without_a_mask(kind: str, options: dict[str, Any]) -> None:
+    """The text continues after the last token of each prompt, wherever the padding is and whoever masks it."""
+    model = second_stage(kind)
+    pad = model.config.text_config.pad_token_id
+    left, right = prompts(3, side="left", pad=pad), prompts(3, side="right", pad=pad)
+    for row in (1,):  # the same tokens on both sides
+        right["input_ids"][row, :3] = left["input_ids"][row, 2:]
+    pixel_values = pixels(3)
+    expected = model.generate(pixel_values=pixel_values, **left, max_new_tokens=5, **options)
+    for call in (right, {"input_ids": right["input_ids"]}, {"input_ids": left["input_ids"]}):
+        actual = model.generate(pixel_values=pixel_values, **call, max_new_tokens=5, **options)
+        assert actual.tolist() == expected.tolist()
+    logits = model(pixel_values=pixel_values, **left).logits
+    torch.testing.assert_close(model(pixel_values=pixel_values, input_ids=left["input_ids"]).logits, logits)
+
+
+def test_a_pad_token_that_is_the_last_token_of_texts_is_a_token_without_a_mask() -> None:
+    """As in GPT-2, where one token has both roles."""
+    model = second_stage("gpt2")
+    model.config.text_config.pad_token_id = model.config.text_config.eos_token_id
+    ids = torch.tensor([[2, 7, 8], [9, 10, 2]])
+    expected = model(pixel_values=pixels(2), input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    torch.testing.assert_close(model(pixel_values=pixels(2), input_ids=ids).logits, expected)
