@@ -172,7 +172,7 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         """
         config = self.config.text_config
         pad, ends = config.pad_token_id, config.eos_token_id
-        if pad is None or pad == config.bos_token_id or pad in (ends if isinstance(ends, list) else [ends]):
+        if pad is None or pad == getattr(config, "bos_token_id", None) or pad in (ends if isinstance(ends, list) else [ends]):
             return torch.ones_like(input_ids)
         return (input_ids != pad).to(input_ids.dtype)
 
@@ -289,7 +289,7 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             inputs (`Tensor` of shape `(B, num_channels, height, width)`, *optional*): images, the same as
                 `pixel_values`.
             input_ids, attention_mask (`Tensor` of shape `(R, T)`, *optional*): prompts. For a causal language model
-                padding is moved to the left, where the processor puts it. Without a mask, pad tokens are padding,
+                padding on the right is moved to the left, where the processor puts it. Without a mask, pad tokens are padding,
                 unless the language model's pad token is also its first or last token.
             pixel_values (`Tensor` of shape `(B, num_channels, height, width)`, *optional*): images.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): accept images of another size by
@@ -309,9 +309,12 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             raise ValueError("generate needs pixel_values; the processor makes them from images.")
         if input_ids is not None and not self.config.is_encoder_decoder:
             check_input_ids(input_ids, attention_mask)
-            # with padding on the right, the text would continue after the padding
             attention_mask = self._prompt_mask(input_ids) if attention_mask is None else attention_mask
-            input_ids, attention_mask = move_padding_to_left(input_ids, attention_mask)
+            # with padding on the right, the text would continue after the padding
+            is_kept = attention_mask[:, -1:].bool()
+            moved_ids, moved_mask = move_padding_to_left(input_ids, attention_mask)
+            input_ids = torch.where(is_kept, input_ids, moved_ids)
+            attention_mask = torch.where(is_kept, attention_mask, moved_mask)
         prompt = self.build_prompt(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
         kwargs["inputs_embeds"], kwargs["attention_mask"] = prompt.inputs_embeds, prompt.attention_mask
         config = copy.deepcopy(generation_config or self.generation_config)

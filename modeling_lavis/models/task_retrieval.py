@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers.utils import can_return_tuple
 
-from .distributed import gather, gather_ragged, gather_with_grad, rank
+from .distributed import count_rows, first_row, gather, gather_ragged, gather_with_grad
 from .docstrings import add_shared_arguments
 from .itm_batching import check_pairs, cross_attention_cache, iter_image_chunks, itm_rows
 from .losses import (
@@ -92,6 +92,7 @@ class EncodedPairs:
         image_ids (`Tensor` of shape `(B,)`, *optional*): rows with equal ids belong to the same image.
         momentum (`dict`): hidden states of the momentum encoders, `image_embeds_m` and `text_embeds_m`.
         momentum_features (pair of `Tensor`s of shape `(B, P)`, *optional*): features of the momentum encoders.
+        counts (`tuple[int, ...]`): number of pairs of each process.
     """
 
     input_ids: Tensor
@@ -103,6 +104,7 @@ class EncodedPairs:
     image_ids: Tensor | None
     momentum: dict[str, Tensor]
     momentum_features: tuple[Tensor, Tensor] | None
+    counts: tuple[int, ...]
 
 
 class PairLoss(NamedTuple):
@@ -422,6 +424,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
             image_ids=None if image_ids is None else image_ids.reshape(-1),
             momentum=momentum,
             momentum_features=momentum_features,
+            counts=count_rows(input_ids),
         )
 
     def itc_itm_loss(
@@ -446,7 +449,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         loss_itm, logits, itm_inputs, extra = self._itm_loss(pairs, negatives, output_intermediates, extra_text_embeds)
         update_state = self.training if update_state is None else update_state
         if update_state and pairs.momentum_features is not None:
-            self._update_queue(pairs.momentum_features, pairs.image_ids)
+            self._update_queue(pairs.momentum_features, pairs)
         intermediates = None
         if output_intermediates:
             intermediates = {**vars(itc), **pairs.momentum, **itm_inputs}
@@ -492,12 +495,13 @@ class ImageTextRetrievalMixin(_RetrievalModel):
     def _in_batch_itc_loss(self, pairs: EncodedPairs) -> ContrastiveOutput:
         options = self.retrieval_options
         gather_candidates = gather_with_grad if options.candidates_receive_gradient else gather
-        images, texts = gather_candidates(pairs.image_features), gather_candidates(pairs.text_features)
+        images = gather_candidates(pairs.image_features, pairs.counts)
+        texts = gather_candidates(pairs.text_features, pairs.counts)
         if not options.candidates_receive_gradient:
             images, texts = images.detach(), texts.detach()
         sim_i2t = self.compare_features(pairs.image_features, texts) / self.temp
         sim_t2i = self.compare_features(images, pairs.text_features).T / self.temp
-        positives = _same_image(pairs.image_ids, sim_i2t.shape, all_processes=True, device=sim_i2t.device)
+        positives = _same_image(pairs, all_processes=True)
         return in_batch_contrastive_loss(sim_i2t, sim_t2i, positives, options.label_smoothing)
 
     @torch.no_grad()
@@ -509,7 +513,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
             # parity: by the online features, not by those of the momentum encoders
             images, texts = pairs.image_features, pairs.text_features
             if everywhere:
-                images, texts = gather(images), gather(texts)
+                images, texts = gather(images, pairs.counts), gather(texts, pairs.counts)
             sim_i2t = pairs.image_features @ texts.T / self.temp
             sim_t2i = pairs.text_features @ images.T / self.temp
         else:
@@ -517,10 +521,9 @@ class ImageTextRetrievalMixin(_RetrievalModel):
             # first
             sim_i2t, sim_t2i = itc.sim_i2t.detach(), itc.sim_t2i.detach()
             if not everywhere:
-                start = 0 if pairs.momentum_features is not None else rank() * batch
+                start = 0 if pairs.momentum_features is not None else first_row(pairs.counts)
                 sim_i2t, sim_t2i = sim_i2t[:, start : start + batch], sim_t2i[:, start : start + batch]
-        excluded = _same_image(pairs.image_ids, sim_i2t.shape, everywhere, sim_i2t.device)
-        return _Negatives(sim_i2t, sim_t2i, excluded)
+        return _Negatives(sim_i2t, sim_t2i, _same_image(pairs, everywhere))
 
     def _itm_loss(
         self, pairs: EncodedPairs, negatives: _Negatives, keep: bool, extra_text_embeds: Tensor | None
@@ -547,13 +550,13 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         if options.negatives_from_all_processes:
             if text_embeds is not None:
                 raise ValueError("Negatives of other processes need texts as ids, but this model fuses hidden states.")
-            image_embeds = gather_with_grad(image_embeds)
-            input_ids = gather_ragged(input_ids, self.config.pad_token_id)
-            attention_mask = gather_ragged(attention_mask)
+            input_ids = gather_ragged(input_ids, pairs.counts, self.config.pad_token_id)
+            attention_mask = gather_ragged(attention_mask, pairs.counts)
             # negatives are numbered over all processes, the rows of this one only within it
-            offset = rank() * batch
+            offset = first_row(pairs.counts)
             images = torch.cat([images[:batch] + offset, images[batch : 2 * batch], images[2 * batch :] + offset])
             texts = torch.cat([texts[: 2 * batch] + offset, texts[2 * batch :]])
+            image_embeds, images = self._images_of_all_processes(image_embeds, images, pairs.counts)
         mask = attention_mask[texts]
         rows = None if text_embeds is None else text_embeds[texts]
         if rows is not None and extra_text_embeds is not None:
@@ -580,13 +583,27 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         extra = hidden_states[labels.shape[0] :] if extra_text_embeds is not None else None
         return loss, logits[:batch], inputs, extra
 
-    def _update_queue(self, momentum_features: tuple[Tensor, Tensor], image_ids: Tensor | None) -> None:
+    @staticmethod
+    def _images_of_all_processes(
+        image_embeds: Tensor, images: Tensor, counts: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states of the images that the rows `images` of all processes name, each once, and its new number."""
+        gathered = gather_with_grad(image_embeds, counts)
+        if len(counts) == 1 or torch.compiler.is_compiling():
+            return gathered, images
+        # Keys and values are computed for every image that is passed on, so only those that are used are.
+        used, images = images.unique(return_inverse=True)
+        return gathered[used], images
+
+    def _update_queue(self, momentum_features: tuple[Tensor, Tensor], pairs: EncodedPairs) -> None:
         """Add the momentum features of all processes to the queue."""
-        queues = [(queue, gather(new).T) for queue, new in zip((self.image_queue, self.text_queue), momentum_features)]
+        own_queues = zip((self.image_queue, self.text_queue), momentum_features, strict=True)
+        queues = [(queue, gather(new, pairs.counts).T) for queue, new in own_queues]
         if hasattr(self, "idx_queue"):
-            batch = momentum_features[0].shape[0]
-            no_ids = torch.full((batch,), IGNORE_INDEX, device=self.idx_queue.device)
-            queues.append((self.idx_queue, gather(no_ids if image_ids is None else image_ids)[None]))
+            ids = pairs.image_ids
+            if ids is None:
+                ids = torch.full((momentum_features[0].shape[0],), IGNORE_INDEX, device=self.idx_queue.device)
+            queues.append((self.idx_queue, gather(ids, pairs.counts)[None]))
         enqueue(queues, self.queue_ptr)
 
     # ---- forward of retrieval heads ----
@@ -634,13 +651,15 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         )
 
 
-def _same_image(ids: Tensor | None, shape: torch.Size, all_processes: bool, device: torch.device) -> Tensor:
+def _same_image(pairs: EncodedPairs, all_processes: bool) -> Tensor:
     """Boolean `(B, W)`, or `(B, B)` within this process: candidates that belong to the image of a row."""
-    batch, total = shape
+    ids, batch = pairs.image_ids, pairs.input_ids.shape[0]
     if ids is not None:
-        return match_ids(ids, gather(ids) if all_processes else ids)
-    own = torch.arange(batch, device=device) + (rank() * batch if all_processes else 0)
-    return match_ids(own, torch.arange(total, device=device))
+        return match_ids(ids, gather(ids, pairs.counts) if all_processes else ids)
+    own = torch.arange(batch, device=pairs.image_embeds.device)
+    if not all_processes:
+        return match_ids(own, own)
+    return match_ids(own + first_row(pairs.counts), torch.arange(sum(pairs.counts), device=own.device))
 
 
 def trim_common_padding(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -200,8 +200,8 @@ def cache_output(cache: Cache | None) -> dict[str, Cache | None]:
 
 
 def cache_of_layer(layer: nn.Module, cache: Cache | None) -> Cache | None:
-    """`cache`, or `None` for a layer under activation checkpointing, whose second run would fill it twice."""
-    recomputed = layer.training and getattr(layer, "gradient_checkpointing", False)
+    """`cache`, or `None` for a layer that the backward pass runs again, which would fill it twice."""
+    recomputed = layer.training and torch.is_grad_enabled() and getattr(layer, "gradient_checkpointing", False)
     return None if recomputed else cache
 
 

@@ -166,7 +166,7 @@ def test_grouped_rows(case: Case, side: str, implementation: Callable[[Any], Any
         if side == "left":
             pytest.skip("score_pairs takes texts padded on the right")
         pairs = torch.tensor([[0, 2], [1, 1], [0, 0], [2, 1], [0, 1]])
-        compute = lambda: model.score_pairs(call[case.pixels], texts, pairs).logits  # noqa: E731
+        compute = lambda: model.score_pairs(call[case.pixel_name], texts, pairs).logits  # noqa: E731
     elif hasattr(model, "rank_answers"):
         answers = torch.tensor([[2, 9, 3, 0], [2, 10, 11, 3], [2, 12, 3, 0], [2, 13, 14, 3]])
 

@@ -1,7 +1,4 @@
-"""Momentum twins and the queue of past features.
-
-Letters: P width of a feature, Q length of the queue, B new entries.
-"""
+"""Momentum update of encoders, and the feature queue."""
 
 import pytest
 import torch
@@ -21,52 +18,52 @@ def pair() -> tuple[nn.Linear, nn.Linear]:
     return nn.Linear(3, 2), nn.Linear(3, 2)
 
 
-def test_moving_average() -> None:
-    online, twin = pair()
-    before = {name: value.clone() for name, value in twin.state_dict().items()}
+def test_update_is_an_exponential_moving_average() -> None:
+    online, momentum = pair()
+    before = {name: value.clone() for name, value in momentum.state_dict().items()}
     frozen = {name: value.clone() for name, value in online.state_dict().items()}
     for step in range(1, 4):
-        update_momentum_modules([(online, twin)], 0.9)
-        for name, value in twin.state_dict().items():
-            wanted = 0.9**step * before[name] + (1 - 0.9**step) * frozen[name]
-            torch.testing.assert_close(value, wanted)
+        update_momentum_modules([(online, momentum)], 0.9)
+        for name, value in momentum.state_dict().items():
+            expected = 0.9**step * before[name] + (1 - 0.9**step) * frozen[name]
+            torch.testing.assert_close(value, expected)
     assert all(torch.equal(value, frozen[name]) for name, value in online.state_dict().items())
 
 
-def test_extreme_momentum() -> None:
-    online, twin = pair()
-    before = twin.weight.clone()
-    update_momentum_modules([(online, twin)], 1.0)
-    assert torch.equal(twin.weight, before)
-    update_momentum_modules([(online, twin)], 0.0)
-    assert torch.equal(twin.weight, online.weight)
+def test_momentum_of_zero_and_one() -> None:
+    online, momentum = pair()
+    before = momentum.weight.clone()
+    update_momentum_modules([(online, momentum)], 1.0)
+    assert torch.equal(momentum.weight, before)
+    update_momentum_modules([(online, momentum)], 0.0)
+    assert torch.equal(momentum.weight, online.weight)
 
 
-def test_shared_weight_moves_once() -> None:
-    online, twin = nn.ModuleList([nn.Linear(2, 2)]), nn.ModuleList([nn.Linear(2, 2)])
-    before = twin[0].weight.clone()
-    update_momentum_modules([(online, twin), (online[0], twin[0])], 0.5)
-    torch.testing.assert_close(twin[0].weight, (before + online[0].weight) / 2)
+def test_shared_weight_is_updated_once() -> None:
+    online, momentum = nn.ModuleList([nn.Linear(2, 2)]), nn.ModuleList([nn.Linear(2, 2)])
+    before = momentum[0].weight.clone()
+    update_momentum_modules([(online, momentum), (online[0], momentum[0])], 0.5)
+    torch.testing.assert_close(momentum[0].weight, (before + online[0].weight) / 2)
 
 
-def test_update_without_gradient() -> None:
-    online, twin = pair()
-    twin.requires_grad_(False)
-    update_momentum_modules([(online, twin)], 0.5)
-    assert not twin.weight.requires_grad and twin.weight.grad_fn is None
+def test_update_records_no_gradient() -> None:
+    online, momentum = pair()
+    momentum.requires_grad_(False)
+    update_momentum_modules([(online, momentum)], 0.5)
+    assert not momentum.weight.requires_grad and momentum.weight.grad_fn is None
     assert online.weight.requires_grad
 
 
-def test_initialisation_leaves_loaded_weights() -> None:
-    online, twin = pair()
-    kept = twin.weight.clone()
-    twin.weight._is_hf_initialized = True
-    init_momentum_modules([(online, twin)])
-    assert torch.equal(twin.weight, kept) and torch.equal(twin.bias, online.bias)
+def test_initialization_keeps_loaded_weights() -> None:
+    online, momentum = pair()
+    loaded = momentum.weight.clone()
+    momentum.weight._is_hf_initialized = True
+    init_momentum_modules([(online, momentum)])
+    assert torch.equal(momentum.weight, loaded) and torch.equal(momentum.bias, online.bias)
 
 
 @pytest.mark.parametrize(("size", "batch"), [(8, 4), (10, 4), (7, 7), (3, 4), (3, 9), (5, 1)])
-def test_queue_is_a_ring(size: int, batch: int) -> None:
+def test_enqueue_wraps_around(size: int, batch: int) -> None:
     features, ids, pointer = torch.zeros(2, size), torch.full((1, size), -100), torch.zeros(1, dtype=torch.long)
     history: list[int] = []
     for step in range(7):
@@ -74,21 +71,21 @@ def test_queue_is_a_ring(size: int, batch: int) -> None:
         history += new.tolist()
         enqueue([(features, torch.stack([new, -new]).float()), (ids, new[None])], pointer)
         assert pointer.item() == len(history) % size
-        wanted = torch.full((size,), -100)
-        for place, value in enumerate(history):  # one by one, the newest stays
-            wanted[place % size] = value
-        assert torch.equal(ids[0], wanted)
-        seen = wanted != -100
-        assert torch.equal(features[0, seen], wanted[seen].float())
-        assert torch.equal(features[1, seen], -wanted[seen].float())
+        expected = torch.full((size,), -100)
+        for slot, value in enumerate(history):  # one entry at a time, so that the newest one stays
+            expected[slot % size] = value
+        assert torch.equal(ids[0], expected)
+        seen = expected != -100
+        assert torch.equal(features[0, seen], expected[seen].float())
+        assert torch.equal(features[1, seen], -expected[seen].float())
 
 
-def test_slots_wrap() -> None:
+def test_queue_slots_wrap_around() -> None:
     assert queue_slots(torch.tensor([3]), 4, 5).tolist() == [3, 4, 0, 1]
 
 
 @pytest.mark.parametrize("case", [RETRIEVAL, PRETRAINING], ids=lambda case: case.name)
-def test_queue_of_a_head_wraps(case) -> None:
+def test_queue_of_a_head_wraps_around(case) -> None:
     model = case.model(queue_size=4).train()
     for step in range(3):
         call = {**case.inputs(3), **case.training(3)}
@@ -96,16 +93,16 @@ def test_queue_of_a_head_wraps(case) -> None:
         assert bool(model(**call).loss.isfinite())
     assert model.queue_ptr.item() == 9 % 4
     if hasattr(model, "idx_queue"):
-        assert model.idx_queue[0].tolist() == ring_of([3, 3, 3], 4)
+        assert model.idx_queue[0].tolist() == expected_queue([3, 3, 3], 4)
 
 
-def ring_of(batches: list[int], size: int) -> list[int]:
-    ring, place = [-100] * size, 0
+def expected_queue(batches: list[int], size: int) -> list[int]:
+    queue, slot = [-100] * size, 0
     for step, batch in enumerate(batches):
         for row in range(batch):
-            ring[place % size] = 10 * step + row
-            place += 1
-    return ring
+            queue[slot % size] = 10 * step + row
+            slot += 1
+    return queue
 
 
 @pytest.mark.parametrize("case", [RETRIEVAL, PRETRAINING], ids=lambda case: case.name)

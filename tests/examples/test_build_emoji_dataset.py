@@ -1,4 +1,4 @@
-"""The script that rebuilds the emoji set: stems, parts and names; the drawing itself where the font is installed."""
+"""The script that builds the emoji dataset: file names, splits, captions; rendering where the font is installed."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from .example_scripts import load_script
 
 build_emoji = load_script("build_emoji_dataset")
 
-FONT_IS_THERE = os.path.isfile(build_emoji.DEFAULT_FONT) and features.check("raqm")
+FONT_IS_INSTALLED = os.path.isfile(build_emoji.DEFAULT_FONT) and features.check("raqm")
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ FONT_IS_THERE = os.path.isfile(build_emoji.DEFAULT_FONT) and features.check("raq
         ("\U0001f1f1\U0001f1f9", "flag_lt"),
     ],
 )
-def test_stems(emoji: str, stem: str) -> None:
+def test_file_stems(emoji: str, stem: str) -> None:
     assert build_emoji.stem_of(emoji) == stem
 
 
@@ -34,8 +34,8 @@ def test_stems(emoji: str, stem: str) -> None:
     ("stem", "part"),
     [("emoji_0023_20e3", "train"), ("flag_lt", "train"), ("emoji_1f468_200d_1f3a8", "val"), ("emoji_2764", "val")],
 )
-def test_parts_follow_from_the_stem(stem: str, part: str) -> None:
-    assert build_emoji.part_of(stem) == part
+def test_split_depends_on_the_stem(stem: str, part: str) -> None:
+    assert build_emoji.split_of(stem) == part
 
 
 @pytest.mark.parametrize(
@@ -57,29 +57,29 @@ def test_parts_follow_from_the_stem(stem: str, part: str) -> None:
         (":Japanese_free_of_charge_button:", "emoji_1f21a", "Japanese “free of charge” button"),
     ],
 )
-def test_names_take_the_wording_of_cldr(name: str, stem: str, caption: str) -> None:
+def test_captions_are_cldr_names(name: str, stem: str, caption: str) -> None:
     assert build_emoji.caption_of(name, stem) == caption
 
 
-def test_missing_font_is_named(tmp_path: Path) -> None:
+def test_missing_font_raises(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="fonts-noto-color-emoji"):
         build_emoji.build(tmp_path / "set", font_path=str(tmp_path / "no.ttf"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_exists_is_left_alone(tmp_path: Path) -> None:
+def test_existing_folder_raises(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("mine")
     with pytest.raises(OSError, match="exists already"):
         build_emoji.build(tmp_path)
     assert (tmp_path / "kept").read_text() == "mine"
 
 
-def test_carried_pictures_belong_to_the_val_part() -> None:
-    assert {build_emoji.part_of(image.path.stem) for image in embedded_images()} == {"val"}
+def test_embedded_images_belong_to_the_val_split() -> None:
+    assert {build_emoji.split_of(image.path.stem) for image in embedded_images()} == {"val"}
 
 
-@pytest.mark.skipif(not FONT_IS_THERE, reason="needs the font of Debian's package fonts-noto-color-emoji")
-def test_pictures_are_drawn_and_listed(tmp_path: Path) -> None:
+@pytest.mark.skipif(not FONT_IS_INSTALLED, reason="needs the font of Debian's package fonts-noto-color-emoji")
+def test_build(tmp_path: Path) -> None:
     pytest.importorskip("emoji", reason="the names come from the package emoji")
     counts = build_emoji.build(tmp_path / "set", limit=30)
     train = json.loads((tmp_path / "set" / "train.json").read_text(encoding="utf-8"))
@@ -89,14 +89,14 @@ def test_pictures_are_drawn_and_listed(tmp_path: Path) -> None:
     for part, entries in {"train": train, "val": val}.items():
         for entry in entries:
             path = tmp_path / "set" / entry["image"]
-            assert build_emoji.part_of(path.stem) == part
-            with Image.open(path) as picture:
-                assert picture.size == (128, 128)
-                assert len(set(picture.convert("RGB").get_flattened_data())) > 2
+            assert build_emoji.split_of(path.stem) == part
+            with Image.open(path) as image:
+                assert image.size == (128, 128)
+                assert len(set(image.convert("RGB").get_flattened_data())) > 2
 
 
-@pytest.mark.skipif(not FONT_IS_THERE, reason="needs the font of Debian's package fonts-noto-color-emoji")
-def test_what_the_font_lacks_is_not_drawn() -> None:
+@pytest.mark.skipif(not FONT_IS_INSTALLED, reason="needs the font of Debian's package fonts-noto-color-emoji")
+def test_missing_glyphs_are_not_rendered() -> None:
     font = build_emoji.load_font(build_emoji.DEFAULT_FONT)
     assert build_emoji.render("\U0010fffd", font) is None
     assert build_emoji.render("\N{GRINNING FACE}\N{RED APPLE}", font) is None

@@ -1,4 +1,4 @@
-"""Parts of the command by themselves: progress, wrapping of names on the sheet, files written whole."""
+"""Output of commands: progress bar, results, contact sheet, atomic files; and how inputs are found."""
 
 import io
 from pathlib import Path
@@ -27,7 +27,7 @@ class Terminal(io.StringIO):
 def test_progress(
     monkeypatch: pytest.MonkeyPatch, count: int, err: type[io.StringIO], out: type[io.StringIO], shown: bool
 ) -> None:
-    """A bar needs many inputs and a terminal."""
+    """The progress bar is shown for many inputs on a terminal."""
     streams = err(), out()
     monkeypatch.setattr("sys.stderr", streams[0])
     monkeypatch.setattr("sys.stdout", streams[1])
@@ -36,8 +36,8 @@ def test_progress(
     assert streams[1].getvalue() == ""
 
 
-def test_lines_stand_beside_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On one terminal, each result has a line of its own, and the bar is lifted for it."""
+def test_progress_bar_is_cleared_for_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If stdout and stderr are one terminal, each result is on a line of its own."""
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setattr("sys.stdout", terminal)
@@ -49,7 +49,7 @@ def test_lines_stand_beside_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found and before.endswith("\r") and after.startswith("\n")
 
 
-def test_order_of_failures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_errors_are_reported_in_order(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     files = find_inputs([f"{tmp_path}/*.gif", f"{tmp_path}/a.png", "https://example.org/*.png"])
     assert [file.error is None for file in files] == [False, True, True]
@@ -65,7 +65,7 @@ def test_order_of_failures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     ]
 
 
-def test_file_names_with_glob_characters_are_files_first(tmp_path: Path) -> None:
+def test_existing_files_take_precedence_over_glob_patterns(tmp_path: Path) -> None:
     (tmp_path / "photo[1].png").touch()
     (tmp_path / "photo1.png").touch()
     assert [Path(p.name).name for p in find_inputs([f"{tmp_path}/photo[1].png"])] == ["photo[1].png"]
@@ -81,12 +81,12 @@ def test_wrap() -> None:
     assert wrap("", 8, len) == [""]
 
 
-def test_a_sheet_needs_pictures() -> None:
+def test_contact_sheet_without_images_raises() -> None:
     with pytest.raises(ValueError, match="at least one image"):
         draw([])
 
 
-def test_whole_file(tmp_path: Path) -> None:
+def test_atomic_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with output.atomic_file(path) as file:
         file.write(b"new")

@@ -1,4 +1,4 @@
-"""The answers that ALPRO chooses among: named by a list, counted in the checkpoint, or as many as were published."""
+"""Classes of a converted ALPRO question answering head: from a list, from the checkpoint, or the published number."""
 
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ HEADS = {"vision": {"num_heads": 4}, "text": {"num_attention_heads": 4}}
 NAMES = ["yes", "no", "red", "two"]
 
 
-def from_pretraining(output: Path, config: dict[str, Any], model_type: str | None = None) -> Any:
+def convert_pretraining(output: Path, config: dict[str, Any], model_type: str | None = None) -> Any:
     given = HEADS | config
     report = convert("alpro_qa", PRETRAINING, output, model_type=model_type, config=given, tokenizer=TOKENIZER)
     model = AutoModel.from_pretrained(output)
     assert type(model).__name__ == "AlproForVideoQuestionAnswering"
     assert {name for name in report.initialised if name.startswith("classifier.")} == {
-        f"classifier.{place}.{kind}" for place in (0, 2) for kind in ("weight", "bias")
+        f"classifier.{index}.{kind}" for index in (0, 2) for kind in ("weight", "bias")
     }
     return model
 
@@ -31,10 +31,10 @@ def from_pretraining(output: Path, config: dict[str, Any], model_type: str | Non
 @pytest.mark.parametrize(
     "labels",
     [NAMES, {name: number for number, name in enumerate(NAMES)}, {str(n): name for n, name in enumerate(NAMES)}],
-    ids=["list", "answers to numbers", "numbers to answers"],
+    ids=["list", "answer to id", "id to answer"],
 )
-def test_a_list_makes_a_classifier_of_its_length(tmp_path: Path, labels: Any, model_type: str | None) -> None:
-    model = from_pretraining(tmp_path / "repo", {"labels": labels}, model_type)
+def test_labels_set_the_number_of_classes(tmp_path: Path, labels: Any, model_type: str | None) -> None:
+    model = convert_pretraining(tmp_path / "repo", {"labels": labels}, model_type)
     assert model.config.id2label == dict(enumerate(NAMES))
     assert model.config.label2id == {name: number for number, name in enumerate(NAMES)}
     assert model.classifier[2].weight.shape[0] == 4 and 0.01 < model.classifier[2].weight.std() < 0.03
@@ -44,23 +44,23 @@ def test_a_list_makes_a_classifier_of_its_length(tmp_path: Path, labels: Any, mo
 
 
 @pytest.mark.parametrize(("model_type", "number"), [("msrvtt", 1500), ("msvd", 2423)])
-def test_without_a_list_as_many_as_published(tmp_path: Path, model_type: str, number: int) -> None:
-    model = from_pretraining(tmp_path / "repo", {}, model_type)
+def test_published_number_of_classes(tmp_path: Path, model_type: str, number: int) -> None:
+    model = convert_pretraining(tmp_path / "repo", {}, model_type)
     assert model.classifier[2].weight.shape[0] == number == model.config.num_labels
     assert model.config.id2label[0] == "LABEL_0" and model.config.vision_config.num_frames == 16
 
 
-def test_a_number_is_enough(tmp_path: Path) -> None:
-    assert from_pretraining(tmp_path / "repo", {"num_classes": 3}).config.num_labels == 3
+def test_num_classes(tmp_path: Path) -> None:
+    assert convert_pretraining(tmp_path / "repo", {"num_classes": 3}).config.num_labels == 3
 
 
-def test_nothing_said_is_an_error(tmp_path: Path) -> None:
+def test_unknown_number_of_classes_raises(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="number of classes is unknown"):
-        from_pretraining(tmp_path / "repo", {})
+        convert_pretraining(tmp_path / "repo", {})
     assert not (tmp_path / "repo").exists()
 
 
-def test_names_for_the_classes_of_a_fine_tuned_file(tmp_path: Path) -> None:
+def test_labels_of_a_fine_tuned_checkpoint(tmp_path: Path) -> None:
     names = [*NAMES, "blue"]
     given = settings("alpro_qa") | {"labels": names}
     report = convert(**arguments("alpro_qa", tmp_path / "repo", config=given))
@@ -79,11 +79,11 @@ def test_names_for_the_classes_of_a_fine_tuned_file(tmp_path: Path) -> None:
         ({"a": "yes", "b": "no", "c": "red", "d": "two", "e": "blue"}, "a list of names, or a mapping"),
     ],
 )
-def test_lists_that_do_not_fit_the_classifier(tmp_path: Path, labels: Any, message: str) -> None:
+def test_labels_that_do_not_fit_the_classifier_raise(tmp_path: Path, labels: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         convert(**arguments("alpro_qa", tmp_path / "repo", config=settings("alpro_qa") | {"labels": labels}))
     assert not (tmp_path / "repo").exists()
 
 
-def test_a_configuration_knows_the_way_back() -> None:
+def test_configuration_derives_label2id() -> None:
     assert AlproConfig(id2label=dict(enumerate(NAMES))).label2id == {name: n for n, name in enumerate(NAMES)}

@@ -1,6 +1,6 @@
 """Replays recorded calls of `generate`.
 
-Shapes: B inputs, T tokens, V vocabulary.
+Shapes: B batch size, T tokens, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def replay_generate(
     inputs: Mapping[str, torch.Tensor],
     options: Mapping[str, Any],
 ) -> torch.Tensor:
-    """Generates with `options`, compares ids, beam scores and draws recorded under `scope`, and returns the ids.
+    """Generate, compare ids, beam scores and draws with those recorded under `scope`, and return the ids.
 
-    For greedy search it also compares the smallest distance between the best and the second best token.
+    For greedy search, the smallest gap between the scores of the best and the second best token is compared as well.
     """
     replace = recorded_multinomial(ledger, scope) if options.get("do_sample") else contextlib.nullcontext()
     with torch.no_grad(), replace:
@@ -45,7 +45,7 @@ def replay_generate(
 
 
 def smallest_gap(scores: torch.Tensor, chosen: torch.Tensor, end_token_id: int) -> float:
-    """Smallest distance between the two best scores (B, T, V) at positions (B, T) of sequences that go on."""
+    """Smallest gap between the two best scores `(B, T, V)` at positions `(B, T)` of unfinished sequences."""
     best = scores.topk(2, dim=-1).values
     ended = (chosen == end_token_id).cumsum(dim=1) - (chosen == end_token_id).long() > 0
     return (best[..., 0] - best[..., 1])[~ended].min().item()

@@ -1,4 +1,4 @@
-"""BLIP-2 where it is large: placed on several devices, loaded in shards, quantised, adapted, compiled."""
+"""BLIP-2 with large language models: device maps, offloading, memory, quantization, LoRA, compilation."""
 
 import re
 import subprocess
@@ -13,11 +13,17 @@ from torch import nn
 from modeling_lavis import LavisBlip2Config, LavisBlip2ForConditionalGeneration
 from modeling_lavis.models.configuration_lavis_blip_2 import LORA_TARGET_MODULES, MODULES_NOT_TO_QUANTIZE
 from modeling_lavis.models.memory import SkinnyLinear
-from tests.models.lavis_blip_2_cases import LANGUAGE_MODELS, blip_2_config, pixels, prompts, second_stage
-from tests.models.test_lavis_blip_2_frozen import trainable
+from tests.models.lavis_blip_2_cases import (
+    LANGUAGE_MODELS,
+    blip_2_config,
+    pixels,
+    prompts,
+    second_stage,
+    trainable_modules,
+)
 
 KINDS = pytest.mark.parametrize("kind", ["opt", "t5"])
-WHOLE = {"EvaBlock", "QFormerLayer", "OPTDecoderLayer", "T5Block"}
+UNSPLIT_BLOCKS = {"EvaBlock", "QFormerLayer", "OPTDecoderLayer", "T5Block"}
 OPT_2_7B = {
     "model_type": "opt",
     "hidden_size": 2560,
@@ -28,18 +34,18 @@ OPT_2_7B = {
 }
 
 
-def question(kind: str) -> dict[str, Any]:
-    """Two pictures with prompts of unequal length, and what a decoder needs besides."""
+def image_prompt(kind: str) -> dict[str, Any]:
+    """Two images with prompts of different lengths."""
     return {"pixel_values": pixels(2), **prompts(2, pad=LANGUAGE_MODELS[kind]["pad_token_id"])}
 
 
 def logits(model: Any, kind: str) -> torch.Tensor:
-    more = {"decoder_input_ids": torch.tensor([[0, 5, 6], [0, 7, 8]])} if kind == "t5" else {}
+    decoder_inputs = {"decoder_input_ids": torch.tensor([[0, 5, 6], [0, 7, 8]])} if kind == "t5" else {}
     with torch.no_grad():
-        return model(**question(kind), **more).logits
+        return model(**image_prompt(kind), **decoder_inputs).logits
 
 
-def test_opt_2_7b_is_placed_on_the_meta_device() -> None:
+def test_device_map_of_opt_2_7b() -> None:
     accelerate = pytest.importorskip("accelerate")
     with torch.device("meta"):
         model = LavisBlip2ForConditionalGeneration(LavisBlip2Config(text_config=OPT_2_7B))
@@ -54,13 +60,13 @@ def test_opt_2_7b_is_placed_on_the_meta_device() -> None:
     assert set(placed.values()) == {0, 1, "cpu"}
     for device in (0, 1):
         assert sum(sizes[name] for name, where in placed.items() if where == device) <= 3 * 2**30
-    blocks = [name for name, module in model.named_modules() if type(module).__name__ in WHOLE]
+    blocks = [name for name, module in model.named_modules() if type(module).__name__ in UNSPLIT_BLOCKS]
     assert len(blocks) == 39 + 12 + 32
-    assert not [name for name in placed for block in blocks if name.startswith(f"{block}.")], "blocks stay whole"
+    assert not [name for name in placed for block in blocks if name.startswith(f"{block}.")], "a block was split"
 
 
 @KINDS
-def test_a_model_over_memory_and_disk(kind: str, tmp_path: Path) -> None:
+def test_offload_to_disk(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     model = second_stage(kind)
     model.save_pretrained(tmp_path / "model", max_shard_size="20KB")
@@ -75,12 +81,12 @@ def test_a_model_over_memory_and_disk(kind: str, tmp_path: Path) -> None:
     assert set(placed.hf_device_map.values()) == {"cpu", "disk"}
     torch.testing.assert_close(logits(placed, kind), logits(model, kind))
     for beams in (1, 3):
-        options = {**question(kind), "max_new_tokens": 5, "num_beams": beams}
+        options = {**image_prompt(kind), "max_new_tokens": 5, "num_beams": beams}
         assert torch.equal(placed.generate(**options), model.generate(**options))
 
 
 @KINDS
-def test_what_is_kept_exact_is_so_on_the_disk(kind: str, tmp_path: Path) -> None:
+def test_offloaded_float32_modules(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     second_stage(kind).save_pretrained(tmp_path / "model")
     whole = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
@@ -91,12 +97,12 @@ def test_what_is_kept_exact_is_so_on_the_disk(kind: str, tmp_path: Path) -> None
     assert {name for name, value in placed.named_parameters() if value.is_meta}
     assert [value.dtype for value in placed.parameters()] == [value.dtype for value in whole.parameters()]
     assert torch.equal(logits(placed, kind), logits(whole, kind))
-    options = {**question(kind), "max_new_tokens": 5}
+    options = {**image_prompt(kind), "max_new_tokens": 5}
     assert torch.equal(placed.generate(**options), whole.generate(**options))
 
 
 @KINDS
-def test_compiled_without_breaks(kind: str) -> None:
+def test_compiles_to_one_graph(kind: str) -> None:
     model = second_stage(kind)
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
@@ -107,11 +113,12 @@ def test_compiled_without_breaks(kind: str) -> None:
 @pytest.mark.parametrize("beams", [1, 3])
 def test_static_cache(kind: str, beams: int) -> None:
     model = second_stage(kind)
-    options = {**question(kind), "max_new_tokens": 6, "num_beams": beams}
+    options = {**image_prompt(kind), "max_new_tokens": 6, "num_beams": beams}
     assert torch.equal(model.generate(**options, cache_implementation="static"), model.generate(**options))
 
 
-# Loading: a process of its own says how much memory it took.
+# ---- loading: a new process prints how much memory it took ----
+
 MEASURE = """
 import re, sys, torch
 from modeling_lavis import LavisBlip2ForConditionalGeneration
@@ -120,7 +127,7 @@ def now(name):
 before = now("VmRSS")
 model = LavisBlip2ForConditionalGeneration.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
 for value in model.parameters():
-    value.sum()  # mapped files only count once they are read
+    value.sum()  # memory-mapped files count once they are read
 weights = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
 print("MEASURED", weights, now("VmHWM") - before)
 """
@@ -128,16 +135,16 @@ print("MEASURED", weights, now("VmHWM") - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("parts", ["whole", "apart"])
-def test_loading_takes_little_more_than_the_weights(parts: str, tmp_path: Path) -> None:
-    width = {"hidden_size": 768, "num_hidden_layers": 8, "num_attention_heads": 12}
-    config = blip_2_config(language_model="opt", vision={**width, "mlp_ratio": 4.0})
-    for name, value in {**width, "ffn_dim": 3072, "word_embed_proj_dim": 768, "vocab_size": 30000}.items():
+@pytest.mark.parametrize("parts", ["all parts", "frozen parts elsewhere"])
+def test_peak_memory_of_loading(parts: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 768, "num_hidden_layers": 8, "num_attention_heads": 12}
+    config = blip_2_config(language_model="opt", vision={**sizes, "mlp_ratio": 4.0})
+    for name, value in {**sizes, "ffn_dim": 3072, "word_embed_proj_dim": 768, "vocab_size": 30000}.items():
         setattr(config.text_config, name, value)
     model = LavisBlip2ForConditionalGeneration(config)
     model.vision_model.bfloat16(), model.language_model.bfloat16()
     frozen = None
-    if parts == "apart":
+    if parts == "frozen parts elsewhere":
         frozen = {name: str(tmp_path / name) for name in ("vision_model", "language_model")}
         for name, folder in frozen.items():
             getattr(model, name).save_pretrained(folder, max_shard_size="50MB")
@@ -156,12 +163,12 @@ def test_loading_takes_little_more_than_the_weights(parts: str, tmp_path: Path) 
     assert peak < 1.25 * weights, (weights, peak)
 
 
-# Quantising
+# ---- quantization ----
 
-QUANTISED = ["torchao 8 bit", "bitsandbytes 8 bit", "bitsandbytes 4 bit"]
+QUANTIZATION = ["torchao 8 bit", "bitsandbytes 8 bit", "bitsandbytes 4 bit"]
 
 
-def quantisation(name: str) -> Any:
+def quantization_config(name: str) -> Any:
     from transformers import BitsAndBytesConfig, TorchAoConfig
 
     skipped = list(MODULES_NOT_TO_QUANTIZE)
@@ -175,66 +182,66 @@ def quantisation(name: str) -> Any:
 
 
 @KINDS
-@pytest.mark.parametrize("name", QUANTISED)
-def test_quantised(kind: str, name: str, tmp_path: Path) -> None:
-    method = quantisation(name)
-    model = second_stage(kind, wide=True)
+@pytest.mark.parametrize("name", QUANTIZATION)
+def test_quantized_outputs(kind: str, name: str, tmp_path: Path) -> None:
+    method = quantization_config(name)
+    model = second_stage(kind, quantizable=True)
     model.save_pretrained(tmp_path)
-    small = LavisBlip2ForConditionalGeneration.from_pretrained(
+    quantized = LavisBlip2ForConditionalGeneration.from_pretrained(
         tmp_path, quantization_config=method, dtype=torch.bfloat16, device_map="cpu"
     )
-    maps = {path: module for path, module in small.named_modules() if isinstance(module, nn.Linear)}
+    linears = {path: module for path, module in quantized.named_modules() if isinstance(module, nn.Linear)}
     own = (nn.Linear, SkinnyLinear)
-    plain = {path for path, module in maps.items() if type(module.weight) is nn.Parameter and type(module) in own}
-    parts = {path.partition(".")[0] for path in set(maps) - plain}
+    plain = {path for path, module in linears.items() if type(module.weight) is nn.Parameter and type(module) in own}
+    parts = {path.partition(".")[0] for path in set(linears) - plain}
     assert parts == {"vision_model", "language_model"}
-    assert {path for path in maps if path.startswith(MODULES_NOT_TO_QUANTIZE)} <= plain
+    assert {path for path in linears if path.startswith(MODULES_NOT_TO_QUANTIZE)} <= plain
     assert any(path.startswith("qformer.") for path in plain) and "language_model.lm_head" in plain
     for path in plain:
         assert path.startswith(MODULES_NOT_TO_QUANTIZE) or "bitsandbytes" in name, path
         if not path.startswith(("vision_model", "language_model")):
-            assert maps[path].weight.dtype is torch.float32, path
+            assert linears[path].weight.dtype is torch.float32, path
     exact = logits(model, kind)
-    error = (logits(small, kind).float() - exact).abs().max() / exact.abs().max()
+    error = (logits(quantized, kind).float() - exact).abs().max() / exact.abs().max()
     assert error < (0.5 if "4" in name else 0.1), error
-    assert small.generate(**question(kind), max_new_tokens=3).shape[0] == 2
+    assert quantized.generate(**image_prompt(kind), max_new_tokens=3).shape[0] == 2
 
 
 @KINDS
-@pytest.mark.parametrize("name", QUANTISED)
-def test_quantised_comes_back(kind: str, name: str, tmp_path: Path) -> None:
-    """A repository that was saved quantised, and one whose frozen parts are elsewhere and quantised on loading."""
-    options = {"quantization_config": quantisation(name), "dtype": torch.bfloat16, "device_map": "cpu"}
-    model = second_stage(kind, wide=True)
+@pytest.mark.parametrize("name", QUANTIZATION)
+def test_save_and_load_quantized(kind: str, name: str, tmp_path: Path) -> None:
+    """A repository saved with quantized weights, and one that leaves out frozen parts, which load quantized."""
+    options = {"quantization_config": quantization_config(name), "dtype": torch.bfloat16, "device_map": "cpu"}
+    model = second_stage(kind, quantizable=True)
     model.save_pretrained(tmp_path / "whole")
     frozen = {part: str(tmp_path / part) for part in ("vision_model", "language_model")}
     for part, folder in frozen.items():
         getattr(model, part).save_pretrained(folder)
     model.save_pretrained(tmp_path / "apart", frozen_parts=frozen)
-    small = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / "whole", **options)
-    small.save_pretrained(tmp_path / "small")
+    quantized = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / "whole", **options)
+    quantized.save_pretrained(tmp_path / "small")
     size = {made: (tmp_path / made / "model.safetensors").stat().st_size for made in ("whole", "small")}
     assert size["small"] < 0.8 * size["whole"]
     again, info = LavisBlip2ForConditionalGeneration.from_pretrained(
         tmp_path / "small", device_map="cpu", output_loading_info=True
     )
     assert not any(info.values()), info
-    assert trainable(again) == trainable(model)
+    assert trainable_modules(again) == trainable_modules(model)
     apart = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / "apart", **options)
-    expected = logits(small, kind)
+    expected = logits(quantized, kind)
     for other in (again, apart):
         assert torch.equal(logits(other, kind), expected)
     with pytest.raises(ValueError, match="quantized model cannot leave out"):
-        small.save_pretrained(tmp_path / "nothing", frozen_parts=frozen)
+        quantized.save_pretrained(tmp_path / "nothing", frozen_parts=frozen)
 
 
-# Adapting
+# ---- LoRA ----
 
-LORA = ["opt", "t5", "llama", "gpt2", "bart"]
+LORA_KINDS = ["opt", "t5", "llama", "gpt2", "bart"]
 
 
-@pytest.mark.parametrize("kind", LORA)
-def test_lora_targets_exist(kind: str) -> None:
+@pytest.mark.parametrize("kind", LORA_KINDS)
+def test_lora_target_modules_exist(kind: str) -> None:
     peft = pytest.importorskip("peft")
     for target in (LORA_TARGET_MODULES[kind], LORA_TARGET_MODULES["qformer"], LORA_TARGET_MODULES["vision"]):
         adapted = peft.get_peft_model(second_stage(kind), peft.LoraConfig(r=2, target_modules=target))
@@ -245,27 +252,27 @@ def test_lora_targets_exist(kind: str) -> None:
 
 
 @KINDS
-def test_lora_trains_saves_and_loads(kind: str, tmp_path: Path) -> None:
-    """Adapters of the language model; the projection in front of it is trained whole."""
+def test_lora_training_saving_and_merging(kind: str, tmp_path: Path) -> None:
+    """Adapters in the language model; the language projection is trained in full."""
     peft = pytest.importorskip("peft")
     options = peft.LoraConfig(
         r=2, target_modules=LORA_TARGET_MODULES[kind], modules_to_save=["language_projection"], init_lora_weights=True
     )
     model = peft.get_peft_model(second_stage(kind), options)
-    learnt = {name for name, value in model.named_parameters() if value.requires_grad}
-    assert all(".lora_" in name or ".language_projection.modules_to_save." in name for name in learnt)
-    assert any(".language_model." in name for name in learnt)
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert all(".lora_" in name or ".language_projection.modules_to_save." in name for name in trained)
+    assert any(".language_model." in name for name in trained)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    call = question(kind)
+    call = image_prompt(kind)
     model.train()
     assert not model.base_model.model.vision_model.training
     optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.5)
-    for _ in range(2):  # one half of an adapter starts at zero and hides the other
+    for _ in range(2):  # lora_B starts at zero, so lora_A gets no gradient in the first step
         optimizer.zero_grad()
         model(**call, labels=call["input_ids"]).loss.backward()
         optimizer.step()
     changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
-    assert changed and changed <= learnt
+    assert changed and changed <= trained
     assert any(".lora_A." in name for name in changed) and any(".modules_to_save." in name for name in changed)
     model.eval().save_pretrained(tmp_path)
     again = peft.PeftModel.from_pretrained(second_stage(kind), tmp_path).eval()
@@ -275,7 +282,7 @@ def test_lora_trains_saves_and_loads(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(merged, kind), logits(model, kind), atol=1e-5, rtol=1e-4)
 
 
-def test_only_what_is_trained_goes_into_the_optimiser() -> None:
+def test_optimizer_holds_trained_parameters_only() -> None:
     from transformers import Trainer, TrainingArguments
 
     model = second_stage("opt")
@@ -283,4 +290,4 @@ def test_only_what_is_trained_goes_into_the_optimiser() -> None:
     groups = trainer.create_optimizer().param_groups
     held = {id(value) for group in groups for value in group["params"]}
     names = {name.partition(".")[0] for name, value in model.named_parameters() if id(value) in held}
-    assert names == trainable(model) == {"query_tokens", "ln_vision", "qformer", "language_projection"}
+    assert names == trainable_modules(model) == {"query_tokens", "ln_vision", "qformer", "language_projection"}

@@ -1,7 +1,4 @@
-"""Ranking a closed list of answers against a plain loop over questions and answers.
-
-Letters: B questions, A answers, L answer tokens, k candidates.
-"""
+"""Ranking of a closed answer list, against a loop over questions and answers."""
 
 from typing import Any
 
@@ -15,7 +12,7 @@ from tests.models.lavis_blip_cases import ANSWERING, DEC, PAD, SEP, VOCAB, pixel
 
 
 def answer_list() -> dict[str, Tensor]:
-    """Answers of two to five tokens; two of them begin alike."""
+    """Answers of three to five tokens; two of them share their first token."""
     rows = [[10, 11], [10, 12, 13], [14], [15, 16, 17], [18, 19], [20]]
     length = 5
     ids = torch.full((len(rows), length), PAD)
@@ -24,31 +21,31 @@ def answer_list() -> dict[str, Tensor]:
     return {"answer_input_ids": ids, "answer_attention_mask": (ids != PAD).long()}
 
 
-def by_loop(
+def rank_reference(
     model: Any, call: dict[str, Tensor], answers: dict[str, Tensor], candidates: Tensor
 ) -> list[list[tuple[float, int]]]:
-    """The candidates have the likeliest first tokens; they are ordered by the smoothed loss of the whole answer."""
+    """Check that candidates have the most probable first tokens, and rank them by the smoothed loss of all tokens."""
     smoothing = model.config.label_smoothing
     ranked = []
     for row in range(call["input_ids"].shape[0]):
         one = {name: value[row : row + 1] for name, value in call.items()}
         states = model(**one, decoder_input_ids=torch.tensor([[DEC]]))
         first = states.logits[0, 0].softmax(-1)
-        chances = [float(first[ids[1]]) for ids in answers["answer_input_ids"].tolist()]
+        probabilities = [float(first[ids[1]]) for ids in answers["answer_input_ids"].tolist()]
         chosen = candidates[row].tolist()
-        # by their chances, since answers that begin alike tie
-        best = sorted(chances, reverse=True)[: len(chosen)]
-        assert sorted((chances[number] for number in chosen), reverse=True) == pytest.approx(best, abs=1e-6)
+        # compared by probability, because answers with the same first token tie
+        best = sorted(probabilities, reverse=True)[: len(chosen)]
+        assert sorted((probabilities[number] for number in chosen), reverse=True) == pytest.approx(best, abs=1e-6)
         scores = []
         for number in chosen:
             ids = answers["answer_input_ids"][number]
             ids = ids[ids != PAD]
             logits = model(**one, decoder_input_ids=ids[None]).logits[0]
             total = 0.0
-            for place in range(1, len(ids)):
+            for position in range(1, len(ids)):
                 target = torch.full((VOCAB,), smoothing / VOCAB)
-                target[ids[place]] += 1 - smoothing
-                total += float(-(target * logits[place - 1].log_softmax(-1)).sum())
+                target[ids[position]] += 1 - smoothing
+                total += float(-(target * logits[position - 1].log_softmax(-1)).sum())
             scores.append((-total, number))
         ranked.append(sorted(scores, reverse=True))
     return ranked
@@ -56,12 +53,12 @@ def by_loop(
 
 @pytest.mark.parametrize("k", [1, 4, 6, 128])
 @pytest.mark.parametrize("padded", [True, False])
-def test_equals_a_loop(k: int, padded: bool) -> None:
+def test_ranking_equals_reference(k: int, padded: bool) -> None:
     model = ANSWERING.model()
     call, answers = {"pixel_values": pixels(3), **texts(3, padded=padded)}, answer_list()
     with torch.no_grad():
         output = model.rank_answers(**call, **answers, num_candidates=k)
-        expected = by_loop(model, call, answers, output.candidates)
+        expected = rank_reference(model, call, answers, output.candidates)
     assert output.candidates.shape == output.scores.shape == (3, min(k, 6))
     for row, ranked in enumerate(expected):
         assert output.best[row] == ranked[0][1]
@@ -71,7 +68,7 @@ def test_equals_a_loop(k: int, padded: bool) -> None:
         assert output.candidates[row].tolist() == [number for _, number in ranked]
 
 
-def test_score_equals_the_training_loss() -> None:
+def test_scores_equal_the_training_loss() -> None:
     model = ANSWERING.model()
     call, answers = {"pixel_values": pixels(2), **texts(2)}, answer_list()
     output = model.rank_answers(**call, **answers)
@@ -84,14 +81,14 @@ def test_score_equals_the_training_loss() -> None:
         )
 
 
-def test_smoothing_is_part_of_the_scores() -> None:
+def test_label_smoothing_changes_scores() -> None:
     call, answers = {"pixel_values": pixels(2), **texts(2)}, answer_list()
     smooth = ANSWERING.model().rank_answers(**call, **answers)
     plain = ANSWERING.model(label_smoothing=0.0).rank_answers(**call, **answers)
     assert not torch.allclose(smooth.scores, plain.scores)
 
 
-def test_order_and_padding_of_the_list_do_not_matter() -> None:
+def test_order_and_padding_of_the_answer_list() -> None:
     model = ANSWERING.model()
     call, answers = {"pixel_values": pixels(2), **texts(2)}, answer_list()
     output = model.rank_answers(**call, **answers)
@@ -103,14 +100,14 @@ def test_order_and_padding_of_the_list_do_not_matter() -> None:
     torch.testing.assert_close(model.rank_answers(**call, **answers).scores, output.scores)
 
 
-def test_only_two_tokens() -> None:
+def test_answers_of_one_token_without_end_token() -> None:
     model = ANSWERING.model()
     ids = torch.tensor([[DEC, 10], [DEC, 20]])
     output = model.rank_answers(pixels(2), **texts(2), answer_input_ids=ids)
     assert output.candidates.shape == (2, 2) and bool(output.scores.isfinite().all())
 
 
-def test_keys_of_a_question_are_made_once() -> None:
+def test_keys_of_a_question_are_projected_once() -> None:
     model = ANSWERING.model()
     rows: list[int] = []
     key = model.text_decoder.bert.encoder.layer[0].crossattention.self.key
@@ -119,7 +116,7 @@ def test_keys_of_a_question_are_made_once() -> None:
     assert rows == [2]
 
 
-def test_bad_lists_are_named() -> None:
+def test_invalid_answer_lists_raise() -> None:
     model, call = ANSWERING.model(), {"pixel_values": pixels(2), **texts(2)}
     with pytest.raises(ValueError, match="answer_input_ids"):
         model.rank_answers(**call)
@@ -133,14 +130,14 @@ def test_bad_lists_are_named() -> None:
         model.rank_answers(pixels(1), **texts(2), **answer_list())
 
 
-@pytest.mark.parametrize("smallest, most_tokens", [(1, 4096), (2, 4096), (1, 1), (2, 12), (3, 20)])
-def test_groups_change_nothing(monkeypatch: pytest.MonkeyPatch, smallest: int, most_tokens: int) -> None:
+@pytest.mark.parametrize("min_group, max_tokens", [(1, 4096), (2, 4096), (1, 1), (2, 12), (3, 20)])
+def test_group_sizes_do_not_change_scores(monkeypatch: pytest.MonkeyPatch, min_group: int, max_tokens: int) -> None:
     model = ANSWERING.model()
     call, answers = {"pixel_values": pixels(2), **texts(2)}, answer_list()
     with torch.no_grad():
         expected = model.rank_answers(**call, **answers, num_candidates=6)
-        monkeypatch.setattr(task_question_answering, "_MIN_GROUP", smallest)
-        monkeypatch.setattr(task_question_answering, "_MAX_TOKENS", most_tokens)
+        monkeypatch.setattr(task_question_answering, "_MIN_GROUP", min_group)
+        monkeypatch.setattr(task_question_answering, "_MAX_TOKENS", max_tokens)
         output = model.rank_answers(**call, **answers, num_candidates=6)
     assert torch.equal(output.candidates, expected.candidates)
     assert torch.allclose(output.scores, expected.scores, atol=1e-5)
@@ -149,8 +146,8 @@ def test_groups_change_nothing(monkeypatch: pytest.MonkeyPatch, smallest: int, m
 def test_group_sizes() -> None:
     group = task_question_answering._group_sizes
     assert group([3] * 64 + [4] * 21 + [5] * 43, batch=2) == [64, 21, 43]
-    assert group([3] * 20 + [4] * 3 + [5] * 20, batch=1) == [20, 23], "a few of one length join the next"
-    assert group([3] * 20 + [4] * 3, batch=1) == [23], "and the last ones those before"
-    assert group([4] * 40, batch=64) == [16, 24], "many questions: the smallest groups"
+    assert group([3] * 20 + [4] * 3 + [5] * 20, batch=1) == [20, 23], "a small group joins the next one"
+    assert group([3] * 20 + [4] * 3, batch=1) == [23], "a small last group joins the one before"
+    assert group([4] * 40, batch=64) == [16, 24], "many questions: smallest groups"
     assert group([4] * 40, batch=4096) == [16, 24]
     assert group([2], batch=1) == [1]

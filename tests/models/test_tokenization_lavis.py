@@ -1,4 +1,4 @@
-"""Text cleaning against the rows recorded from the original, and BERT's tokenizer with the tokens of BLIP."""
+"""Text cleaning against recordings of the original, and BERT's tokenizer with BLIP's special tokens."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from modeling_lavis.models.tokenization_lavis import blip_tokenizer, clean_capti
 DEC, ENC = 600, 601
 
 
-def test_recorded_rows(goldens: Path) -> None:
+def test_cleaning_equals_recordings(goldens: Path) -> None:
     rows = json.loads((goldens / "processors" / "text.json").read_text(encoding="utf-8"))["rows"]
     clean = {"blip_caption": clean_caption, "blip_question": clean_question}
     assert {row["processor"] for row in rows} == set(clean)
@@ -18,7 +18,7 @@ def test_recorded_rows(goldens: Path) -> None:
         assert clean[row["processor"]](row["input"], **row["settings"]) == row["output"], row
 
 
-def test_captions_and_questions_differ_on_punctuation_and_newlines() -> None:
+def test_caption_and_question_cleaning() -> None:
     text = "A man (with a hat) is riding: a horse!!\n"
     assert clean_text(text, "caption") == "a man with a hat is riding a horse"
     assert clean_text(text, "question") == "a man with a hat is riding a horse\n"
@@ -26,7 +26,7 @@ def test_captions_and_questions_differ_on_punctuation_and_newlines() -> None:
 
 
 @pytest.mark.parametrize("cleaning", ["caption", "question"])
-def test_long_text_is_truncated_to_the_first_words(cleaning: str) -> None:
+def test_max_words(cleaning: str) -> None:
     text = " ".join(f"w{number}" for number in range(10_000))
     assert clean_text(text, cleaning).split(" ") == [f"w{number}" for number in range(50)]
     assert clean_text(text, cleaning, max_words=None) == text
@@ -49,7 +49,7 @@ def test_tokenizer_sources_agree(goldens: Path) -> None:
     assert blip_tokenizer(tokenizer) is tokenizer
 
 
-def test_tokenizer_ids_on_top_of_bert_base() -> None:
+def test_special_token_ids_after_bert_base() -> None:
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(30_517))]
     made = blip_tokenizer(pieces)
     assert (made.bos_token_id, made.convert_tokens_to_ids("[ENC]"), len(made)) == (30522, 30523, 30524)

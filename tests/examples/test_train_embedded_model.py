@@ -1,4 +1,4 @@
-"""The training script of the embedded model, for two steps on the carried pictures."""
+"""The training script of the embedded model, for a few steps on the embedded images."""
 
 import json
 import random
@@ -19,8 +19,8 @@ training = load_script("train_embedded_model")
 
 
 @pytest.fixture
-def small_set(tmp_path: Path) -> Path:
-    """The carried pictures as a train and a val part."""
+def dataset(tmp_path: Path) -> Path:
+    """The embedded images as a train and a val split."""
     entries = [{"image": str(image.path), "caption": image.caption} for image in embedded_images()]
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.json").write_text(json.dumps(entries[:8]), encoding="utf-8")
@@ -29,9 +29,9 @@ def small_set(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("momentum", [False, True])
-def test_two_steps(small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture, momentum: bool) -> None:
+def test_train_two_steps(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture, momentum: bool) -> None:
     output = tmp_path / "model"
-    arguments = ["--data", str(small_set), "--output", str(output), "--max-steps", "2", "--batch-size", "4", "--cpu"]
+    arguments = ["--data", str(dataset), "--output", str(output), "--max-steps", "2", "--batch-size", "4", "--cpu"]
     arguments += ["--warmup-steps", "0", "--logging-steps", "1"] + ["--momentum"] * momentum
     assert training.main(arguments) == 0
     printed = capsys.readouterr().out
@@ -47,8 +47,8 @@ def test_two_steps(small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "$" not in card and "--momentum" in card or not momentum
 
 
-def test_going_on_from_an_earlier_model(small_set: Path, tmp_path: Path) -> None:
-    common = ["--data", str(small_set), "--batch-size", "4", "--cpu", "--max-steps", "1", "--warmup-steps", "0"]
+def test_start_from_an_earlier_model(dataset: Path, tmp_path: Path) -> None:
+    common = ["--data", str(dataset), "--batch-size", "4", "--cpu", "--max-steps", "1", "--warmup-steps", "0"]
     first, same, moved = tmp_path / "first", tmp_path / "same", tmp_path / "moved"
     assert training.main([*common, "--output", str(first)]) == 0
     assert training.main([*common, "--output", str(same), "--start-from", str(first), "--blend", "1"]) == 0
@@ -60,26 +60,26 @@ def test_going_on_from_an_earlier_model(small_set: Path, tmp_path: Path) -> None
     assert (moved / "README.md").read_text(encoding="utf-8").count("python examples/train_embedded_model.py") == 2
 
 
-def test_missing_set_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_missing_dataset_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert training.main(["--data", str(tmp_path), "--output", str(tmp_path / "model")]) == 1
     assert "build_emoji_dataset.py" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
 
 
-def test_bend_moves_a_picture_a_little_and_keeps_its_colours() -> None:
-    picture = Image.new("RGB", (128, 128), "white")
-    picture.paste((200, 30, 30), (32, 32, 96, 96))
-    bent = np.asarray(training.bend(picture, random.Random(0)))
-    before = np.asarray(picture)
+def test_random_affine_moves_pixels_and_keeps_colors() -> None:
+    image = Image.new("RGB", (128, 128), "white")
+    image.paste((200, 30, 30), (32, 32, 96, 96))
+    bent = np.asarray(training.random_affine(image, random.Random(0)))
+    before = np.asarray(image)
     assert (bent != before).any()
     assert tuple(bent[64, 64]) == (200, 30, 30) and tuple(bent[0, 0]) == (255, 255, 255)
-    coloured = (bent[..., 1] < 140).sum() / (64 * 64)
-    assert 0.6 < coloured < 1.6
+    colored = (bent[..., 1] < 140).sum() / (64 * 64)
+    assert 0.6 < colored < 1.6
 
 
-def test_bend_follows_its_numbers() -> None:
+def test_random_affine_uses_its_random_numbers() -> None:
     class Middle(random.Random):
-        """Draws the middle of every interval, except the third and fourth: their upper ends."""
+        """Draws the middle of the first three intervals and the upper ends of the others."""
 
         calls = 0
 
@@ -87,23 +87,23 @@ def test_bend_follows_its_numbers() -> None:
             self.calls += 1
             return b if self.calls > 3 else (a + b) / 2
 
-    picture = Image.new("RGB", (100, 100), "white")
-    picture.paste((0, 0, 0), (40, 40, 60, 60))
-    rows, columns = np.nonzero(np.asarray(training.bend(picture, Middle()))[..., 0] < 128)
+    image = Image.new("RGB", (100, 100), "white")
+    image.paste((0, 0, 0), (40, 40, 60, 60))
+    rows, columns = np.nonzero(np.asarray(training.random_affine(image, Middle()))[..., 0] < 128)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (45, 64, 45, 64)
 
 
-def test_captions_survive_the_tokenizer() -> None:
+def test_tokenizer_round_trip() -> None:
     captions = ["man running: medium-light skin tone, facing right", "four o’clock", "face with open eyes", "T-shirt"]
     tokenizer = training.train_tokenizer(captions)
     processor = training.make_processor(tokenizer)
-    for caption, wanted in zip(captions, processor.clean(captions)):
+    for caption, expected in zip(captions, processor.clean(captions)):
         ids = processor(text=caption)["input_ids"][0]
-        assert processor.post_process_captions([ids]) == [wanted]
+        assert processor.post_process_captions([ids]) == [expected]
         assert tokenizer(caption)["input_ids"] == ids
 
 
-def test_distillation_is_ramped() -> None:
+def test_distillation_ramp() -> None:
     class State:
         epoch = 1.0
 

@@ -1,7 +1,7 @@
-"""Repositories in transformers' own BLIP format: the same results, and the differences that are meant.
+"""Checkpoints in transformers' BLIP format: equal outputs, intended differences, and saving in that format.
 
-The weights are random and tiny; the layout is that of the published repositories. The image tower is as wide as the
-text in the base checkpoints and wider in the large ones.
+The models are tiny and random, with the layout of the published repositories: image and text hidden sizes are equal in
+the base checkpoints and differ in the large ones.
 """
 
 import json
@@ -45,25 +45,25 @@ HEADS = {
     "retrieval": (BlipForImageTextRetrieval, LavisBlipForImageTextRetrieval),
 }
 CASES = [(task, size) for task in HEADS for size in SIZES if (task, size) != ("answering", "large")]
-EVERY = pytest.mark.parametrize(("task", "size"), CASES, ids=[f"{task}-{size}" for task, size in CASES])
+ALL_CASES = pytest.mark.parametrize(("task", "size"), CASES, ids=[f"{task}-{size}" for task, size in CASES])
 
 
-def foreign(task: str, size: str = "base") -> Any:
-    """A model of transformers with random weights that matter."""
-    width = SIZES[size]
+def transformers_model(task: str, size: str = "base") -> Any:
+    """A model of transformers whose random weights are large enough to show mistakes."""
+    hidden_size = SIZES[size]
     config = BlipConfig(
         vision_config={
             "image_size": 32,
             "patch_size": 16,
-            "hidden_size": width,
-            "intermediate_size": 2 * width,
+            "hidden_size": hidden_size,
+            "intermediate_size": 2 * hidden_size,
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
         },
         text_config={
             "vocab_size": VOCAB,
             "hidden_size": 24,
-            "encoder_hidden_size": width,
+            "encoder_hidden_size": hidden_size,
             "intermediate_size": 40,
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
@@ -94,24 +94,24 @@ def batch(rows: int = 3) -> dict[str, Tensor]:
     return {"pixel_values": torch.randn(rows, 3, 32, 32, generator=generator), "input_ids": ids, "attention_mask": mask}
 
 
-def near(actual: Tensor, expected: Tensor) -> None:
+def assert_near(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-4)
 
 
-def loaded(task: str, folder: Path, theirs: Any, **options: Any) -> Any:
-    """Ours from the folder in which theirs was saved; nothing may be missing or left over."""
+def save_and_load(task: str, folder: Path, theirs: Any, **options: Any) -> Any:
+    """Save a model of transformers and load it with this package; all keys must match."""
     theirs.save_pretrained(folder)
     ours, info = HEADS[task][1].from_pretrained(folder, output_loading_info=True, **options)
     assert not info["unexpected_keys"] and not info["mismatched_keys"]
-    assert info["missing_keys"] <= {"temp"}, "the format has no temperature"
+    assert info["missing_keys"] <= {"temp"}, "transformers' format has no temperature"
     return ours
 
 
 @pytest.mark.parametrize("task", HEADS)
-def test_the_way_back(task: str, tmp_path: Path) -> None:
-    """Saved as ours, loaded and saved in their format: their class has every tensor again."""
-    theirs = foreign(task)
-    loaded(task, tmp_path / "theirs", theirs).save_pretrained(tmp_path / "ours")
+def test_save_original_format(task: str, tmp_path: Path) -> None:
+    """Saved by this package, loaded, and saved in transformers' format: transformers loads every tensor."""
+    theirs = transformers_model(task)
+    save_and_load(task, tmp_path / "theirs", theirs).save_pretrained(tmp_path / "ours")
     their_class, our_class = HEADS[task]
     our_class.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "back", save_original_format=True)
     back, info = their_class.from_pretrained(tmp_path / "back", config=theirs.config, output_loading_info=True)
@@ -119,79 +119,79 @@ def test_the_way_back(task: str, tmp_path: Path) -> None:
     assert_same_state(back, theirs)
 
 
-@EVERY
-def test_results_are_the_same(task: str, size: str, tmp_path: Path) -> None:
-    theirs, call = foreign(task, size), batch()
-    ours = loaded(task, tmp_path, theirs, enc_token_id=None)
+@ALL_CASES
+def test_outputs_equal_transformers(task: str, size: str, tmp_path: Path) -> None:
+    theirs, call = transformers_model(task, size), batch()
+    ours = save_and_load(task, tmp_path, theirs, enc_token_id=None)
     assert ours.config.vision_config.hidden_size == SIZES[size]
     if task == "captioning":
-        starts = {**call, "input_ids": call["input_ids"].clone()}
-        starts["input_ids"][:, 0] = DEC
-        expected = theirs(**starts).logits
-        near(ours(**starts).logits, expected)
-        near(ours(**call).logits, expected)  # the start token is put in by the model
+        with_start_token = {**call, "input_ids": call["input_ids"].clone()}
+        with_start_token["input_ids"][:, 0] = DEC
+        expected = theirs(**with_start_token).logits
+        assert_near(ours(**with_start_token).logits, expected)
+        assert_near(ours(**call).logits, expected)  # the model sets the start token
         for options in ({"do_sample": False}, {"num_beams": 3, "min_length": 9}):
-            mine = ours.generate(call["pixel_values"], max_length=9, **options)
-            assert torch.equal(mine, theirs.generate(call["pixel_values"], max_length=9, **options))
+            generated = ours.generate(call["pixel_values"], max_length=9, **options)
+            assert torch.equal(generated, theirs.generate(call["pixel_values"], max_length=9, **options))
         prompt = call["input_ids"][:1]
-        mine = ours.generate(call["pixel_values"][:1], input_ids=prompt, max_length=11, min_length=11)
+        generated = ours.generate(call["pixel_values"][:1], input_ids=prompt, max_length=11, min_length=11)
         assert torch.equal(
-            mine, theirs.generate(call["pixel_values"][:1], prompt.clone(), max_length=11, min_length=11)
+            generated, theirs.generate(call["pixel_values"][:1], prompt.clone(), max_length=11, min_length=11)
         )
     elif task == "answering":
         for options in ({"do_sample": False}, {"num_beams": 3, "min_length": 7}):
-            mine = ours.generate(**call, max_length=7, **options)
-            assert torch.equal(mine, theirs.generate(**call, max_length=7, **options))
+            generated = ours.generate(**call, max_length=7, **options)
+            assert torch.equal(generated, theirs.generate(**call, max_length=7, **options))
         labels = torch.tensor([[DEC, 300, 301, SEP]])
         one = {name: value[:1] for name, value in call.items()}
         ours.config.label_smoothing = 0.0
-        near(ours(**one, labels=labels).loss / 3, theirs(**one, labels=labels).loss)
+        assert_near(ours(**one, labels=labels).loss / 3, theirs(**one, labels=labels).loss)
     else:
-        near(ours(**call, match_head="itm").logits, theirs(**call, use_itm_head=True).itm_score)
+        assert_near(ours(**call, match_head="itm").logits, theirs(**call, use_itm_head=True).itm_score)
         cosines = theirs(**call, use_itm_head=False).itm_score
-        near(ours(**call).logits_per_image * ours.temp, cosines)
-        near(
+        assert_near(ours(**call).logits_per_image * ours.temp, cosines)
+        assert_near(
             ours.get_image_features(call["pixel_values"]) @ ours.get_text_features(*list(call.values())[1:]).T, cosines
         )
 
 
 @pytest.mark.parametrize("task", ["answering", "retrieval"])
-def test_enc_token_is_the_meant_difference(task: str, tmp_path: Path) -> None:
-    theirs, call = foreign(task), batch()
-    ours = loaded(task, tmp_path, theirs)
+def test_enc_token_is_an_intended_difference(task: str, tmp_path: Path) -> None:
+    theirs, call = transformers_model(task), batch()
+    ours = save_and_load(task, tmp_path, theirs)
     assert ours.config.enc_token_id == DEC + 1
     replaced = {**call, "input_ids": call["input_ids"].clone()}
     replaced["input_ids"][:, 0] = DEC + 1
     if task == "retrieval":
         logits = ours(**call, match_head="itm").logits
         assert not torch.allclose(logits, theirs(**call, use_itm_head=True).itm_score, atol=1e-3)
-        near(logits, theirs(**replaced, use_itm_head=True).itm_score)
+        assert_near(logits, theirs(**replaced, use_itm_head=True).itm_score)
     else:
-        # Questions without padding: theirs lets the decoder attend to it, in training as well.
+        # Rows without padding, because the decoder of transformers attends to padded question tokens in training.
         call, replaced = ({name: value[[0, 2]] for name, value in made.items()} for made in (call, replaced))
         labels = torch.tensor([[DEC, 300, 301, SEP]] * 2)
         ours.config.label_smoothing = 0.0
         ours_loss, theirs_loss = ours(**call, labels=labels).loss / 3, theirs(**call, labels=labels).loss
         assert not torch.allclose(ours_loss, theirs_loss, atol=1e-3)
-        near(ours_loss, theirs(**replaced, labels=labels).loss)
+        assert_near(ours_loss, theirs(**replaced, labels=labels).loss)
 
 
-def test_label_smoothing_is_the_other_meant_difference(tmp_path: Path) -> None:
-    theirs, call = foreign("captioning"), batch()
-    ours = loaded("captioning", tmp_path, theirs)
+def test_label_smoothing_is_an_intended_difference(tmp_path: Path) -> None:
+    theirs, call = transformers_model("captioning"), batch()
+    ours = save_and_load("captioning", tmp_path, theirs)
     assert ours.config.label_smoothing == 0.1
-    starts = {**call, "input_ids": call["input_ids"].clone()}
-    starts["input_ids"][:, 0] = DEC
-    labels = starts["input_ids"].masked_fill(call["attention_mask"] == 0, -100)
-    theirs_loss = theirs(**starts, labels=labels).loss
-    assert not torch.allclose(ours(**starts, labels=labels).loss, theirs_loss, atol=1e-3)
+    with_start_token = {**call, "input_ids": call["input_ids"].clone()}
+    with_start_token["input_ids"][:, 0] = DEC
+    labels = with_start_token["input_ids"].masked_fill(call["attention_mask"] == 0, -100)
+    theirs_loss = theirs(**with_start_token, labels=labels).loss
+    assert not torch.allclose(ours(**with_start_token, labels=labels).loss, theirs_loss, atol=1e-3)
     ours.config.label_smoothing = 0.0
-    near(ours(**starts, labels=labels).loss, theirs_loss)
+    assert_near(ours(**with_start_token, labels=labels).loss, theirs_loss)
 
 
-@EVERY
-def test_saved_again_in_own_names(task: str, size: str, tmp_path: Path) -> None:
-    ours = loaded(task, tmp_path / "theirs", foreign(task, size))
+@ALL_CASES
+def test_saved_with_keys_of_this_package(task: str, size: str, tmp_path: Path) -> None:
+    ours = save_and_load(task, tmp_path / "theirs", transformers_model(task, size))
     ours.save_pretrained(tmp_path / "ours")
     stored = load_file(tmp_path / "ours" / "model.safetensors")
     assert set(stored) <= set(ours.state_dict())
@@ -202,14 +202,14 @@ def test_saved_again_in_own_names(task: str, size: str, tmp_path: Path) -> None:
     assert_same_state(again, ours)
 
 
-def test_configuration_is_translated(tmp_path: Path) -> None:
-    foreign("retrieval", "large").config.save_pretrained(tmp_path)
+def test_configuration_is_converted(tmp_path: Path) -> None:
+    transformers_model("retrieval", "large").config.save_pretrained(tmp_path)
     config = LavisBlipConfig.from_pretrained(tmp_path)
     assert config.model_type == "lavis_blip" and config.use_momentum is False
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (DEC, SEP, PAD)
     assert config.vision_config.mlp_ratio == 2.0 and config.text_config.intermediate_size == 40
     assert config.text_config.encoder_hidden_size == 32 and config.projection_dim == 8
-    # What a file leaves out has transformers' defaults.
+    # Missing entries have transformers' defaults.
     bare = LavisBlipConfig.from_dict({"model_type": "blip", "vision_config": {}, "text_config": {}})
     defaults = BlipConfig()
     assert bare.vision_config.layer_norm_eps == defaults.vision_config.layer_norm_eps
@@ -219,8 +219,8 @@ def test_configuration_is_translated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [LavisBlipForPreTraining, LavisBlipModel])
-def test_other_heads_start_from_a_foreign_repository(other: Any, tmp_path: Path) -> None:
-    theirs = foreign("retrieval")
+def test_other_heads_load_transformers_checkpoints(other: Any, tmp_path: Path) -> None:
+    theirs = transformers_model("retrieval")
     theirs.save_pretrained(tmp_path)
     ours = other.from_pretrained(tmp_path)
     assert torch.equal(ours.vision_model.blocks[1].mlp.fc1.weight, theirs.vision_model.encoder.layers[1].mlp.fc1.weight)
@@ -228,9 +228,9 @@ def test_other_heads_start_from_a_foreign_repository(other: Any, tmp_path: Path)
     assert all(bool(value.isfinite().all()) for value in ours.state_dict().values())
 
 
-def test_older_files(tmp_path: Path) -> None:
-    """Published files are pickles, with position ids and with tied weights written twice."""
-    theirs = foreign("captioning")
+def test_pickled_checkpoint(tmp_path: Path) -> None:
+    """Published checkpoints are pickles with position ids, and with tied weights stored twice."""
+    theirs = transformers_model("captioning")
     theirs.config.save_pretrained(tmp_path)
     state = {**theirs.state_dict(), "text_decoder.bert.embeddings.position_ids": torch.arange(48)[None]}
     assert "text_decoder.cls.predictions.decoder.bias" in state
@@ -239,15 +239,15 @@ def test_older_files(tmp_path: Path) -> None:
     assert not info["missing_keys"] and not info["unexpected_keys"]
     call = batch()
     call["input_ids"][:, 0] = DEC
-    near(ours(**call).logits, theirs(**call).logits)
+    assert_near(ours(**call).logits, theirs(**call).logits)
 
 
-def repository(folder: Path, task: str, tokenizer: Path) -> Any:
-    """A folder with model, tokenizer and image processor, as transformers saves them."""
-    theirs = foreign(task)
+def save_repository(folder: Path, task: str, tokenizer: Path) -> Any:
+    """Save model, tokenizer and image processor with transformers."""
+    theirs = transformers_model(task)
     theirs.save_pretrained(folder)
-    words = BertTokenizer.from_pretrained(tokenizer)
-    BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), words).save_pretrained(folder)
+    bert_tokenizer = BertTokenizer.from_pretrained(tokenizer)
+    BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), bert_tokenizer).save_pretrained(folder)
     return theirs
 
 
@@ -259,7 +259,7 @@ found = {}
 for task, (name, repo) in json.loads(sys.argv[2]).items():
     model = getattr(modeling_lavis, name).from_pretrained(repo, enc_token_id=None)
     processor = modeling_lavis.LavisBlipProcessor.from_pretrained(repo)
-    found[f"{task} processor"] = processor.image_processor(call["picture"], return_tensors="pt")["pixel_values"]
+    found[f"{task} processor"] = processor.image_processor(call["image"], return_tensors="pt")["pixel_values"]
     if task == "retrieval":
         found[task] = model(**call["batch"], match_head="itm").logits.detach()
     else:
@@ -268,9 +268,9 @@ torch.save(found, sys.argv[3])
 """
 
 
-def test_from_the_hub(goldens: Path, photos: dict[str, Path], tmp_path: Path) -> None:
-    models = {task: repository(tmp_path / task, task, goldens / "tokenizer") for task in HEADS}
-    call = {"batch": batch(), "picture": str(photos["coffee"])}
+def test_load_from_the_hub(goldens: Path, photos: dict[str, Path], tmp_path: Path) -> None:
+    models = {task: save_repository(tmp_path / task, task, goldens / "tokenizer") for task in HEADS}
+    call = {"batch": batch(), "image": str(photos["coffee"])}
     torch.save(call, tmp_path / "call.pt")
     names = {task: (HEADS[task][1].__name__, f"someone/{task}") for task in HEADS}
     with loopback_hub({f"someone/{task}": tmp_path / task for task in HEADS}) as address:
@@ -293,7 +293,7 @@ def test_from_the_hub(goldens: Path, photos: dict[str, Path], tmp_path: Path) ->
         )
     assert run.returncode == 0, run.stderr
     found = torch.load(tmp_path / "found.pt")
-    near(found["retrieval"], models["retrieval"](**call["batch"], use_itm_head=True).itm_score)
+    assert_near(found["retrieval"], models["retrieval"](**call["batch"], use_itm_head=True).itm_score)
     assert torch.equal(found["answering"], models["answering"].generate(**call["batch"], max_length=9, do_sample=False))
     captions = HEADS["captioning"][1].from_pretrained(tmp_path / "captioning")
     assert torch.equal(found["captioning"], captions.generate(**call["batch"], max_length=9, do_sample=False))

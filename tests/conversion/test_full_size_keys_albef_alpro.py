@@ -1,17 +1,17 @@
-"""Every key of the original's full-size ALBEF and ALPRO models is accounted for, without building one of them."""
+"""Keys of the original's full-size ALBEF and ALPRO models: each one is used or dropped for a reason."""
 
 from pathlib import Path
 
 import pytest
 
 from modeling_lavis.hub import albef, alpro, zoo
-from tests.conversion.test_full_size_keys import FOLDER, full_size, plan_of, variant
+from tests.conversion.test_full_size_keys import FOLDER, conversion_plan, full_size, variant
 
 FILES = sorted([*FOLDER.glob("albef_*.json"), *FOLDER.glob("alpro_*.json")])
 
 
 class BertTokenizer:
-    """What a conversion asks of bert-base-uncased."""
+    """The attributes of bert-base-uncased that a conversion needs."""
 
     pad_token_id, cls_token_id, sep_token_id, mask_token_id, bos_token_id = 0, 101, 102, 103, None
 
@@ -22,7 +22,7 @@ class BertTokenizer:
         return {"[PAD]": 0, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}[token]
 
 
-def test_all_published_types_are_here() -> None:
+def test_all_published_checkpoints_are_covered() -> None:
     published = {key for key in zoo.entries() if key[0].startswith(("albef_", "alpro_"))}
     assert {variant(path) for path in FILES} == published and len(published) == 11
 
@@ -33,7 +33,7 @@ def test_every_key_is_used_or_dropped_for_a_reason(path: Path) -> None:
     family = (albef if architecture.startswith("albef") else alpro).FAMILY
     sources = full_size(path)
     settings = dict(zoo.get(architecture, model_type).settings)
-    plan, _ = plan_of(architecture, sources, settings, family=family, tokenizer=BertTokenizer())
+    plan, _ = conversion_plan(architecture, sources, settings, family=family, tokenizer=BertTokenizer())
 
     used = {filled.source for filled in plan.filled.values()}
     assert used | set(plan.dropped) == set(sources) and not used & set(plan.dropped)

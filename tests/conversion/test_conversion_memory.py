@@ -1,4 +1,4 @@
-"""Memory of a conversion: the mapped file and one shard, not the model."""
+"""Peak memory of a conversion: the memory-mapped checkpoint and one shard, not the model."""
 
 import json
 import subprocess
@@ -10,15 +10,15 @@ import torch
 
 from tests.conversion.golden_sets import TOKENIZER, checkpoint, weights
 
-WIDTH, LAYERS, FEED_FORWARD = 512, 5, 4096
+HIDDEN_SIZE, LAYERS, INTERMEDIATE_SIZE = 512, 5, 4096
 SHARD = 20_000_000
-# The interpreter's own growth, and what the allocator keeps between tensors.
+# growth of the interpreter, and memory that the allocator keeps
 SLACK = 12_000_000
 SCRIPT = """
 import json, resource, sys
 from modeling_lavis.hub.convert import convert
 conversions = json.loads(sys.argv[1])
-convert(**conversions[0])  # what is imported and built on the way does not count
+convert(**conversions[0])  # warm-up: imports do not count
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for conversion in conversions[1:]:
     convert(**conversion)
@@ -26,20 +26,20 @@ for conversion in conversions[1:]:
 """
 
 
-def wide_captioner(path: Path) -> int:
-    """Save a captioner whose text layers are wide, and return the size of its file in bytes."""
-    small = weights("blip_caption")
-    state = {name: tensor for name, tensor in small.items() if name.startswith("visual_encoder.")}
-    for name, tensor in small.items():
+def save_large_checkpoint(path: Path) -> int:
+    """Save a captioning checkpoint with large text layers, and return its size in bytes."""
+    weights_by_key = weights("blip_caption")
+    state = {name: tensor for name, tensor in weights_by_key.items() if name.startswith("visual_encoder.")}
+    for name, tensor in weights_by_key.items():
         if not name.startswith("text_decoder.") or (".layer." in name and ".layer.0." not in name):
             continue
-        shape = tuple({32: WIDTH, 64: FEED_FORWARD}.get(size, size) for size in tensor.shape)
+        shape = tuple({32: HIDDEN_SIZE, 64: INTERMEDIATE_SIZE}.get(size, size) for size in tensor.shape)
         if name.endswith(("crossattention.self.key.weight", "crossattention.self.value.weight")):
-            shape = (WIDTH, 40)  # the width of the image tower
+            shape = (HIDDEN_SIZE, 40)  # hidden size of the image encoder
         if name.endswith("position_ids"):
             continue
         if name.endswith("position_embeddings.weight"):
-            shape = (48, WIDTH)
+            shape = (48, HIDDEN_SIZE)
         for layer in range(LAYERS) if ".layer.0." in name else (0,):
             copy = name.replace(".layer.0.", f".layer.{layer}.")
             state[copy] = torch.zeros(shape) if tensor.is_floating_point() else tensor
@@ -48,22 +48,22 @@ def wide_captioner(path: Path) -> int:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units elsewhere")
-def test_one_shard_at_a_time(tmp_path: Path) -> None:
-    size = wide_captioner(tmp_path / "wide.pth")
+def test_peak_memory_of_conversion(tmp_path: Path) -> None:
+    size = save_large_checkpoint(tmp_path / "large.pth")
     assert size > 100_000_000 > 4 * SHARD
     heads = {"vision": {"num_heads": 5}, "text": {"num_attention_heads": 4}}
     common = {"architecture": "blip_caption", "tokenizer": str(TOKENIZER), "config": heads}
     warm_up = common | {"checkpoint": str(checkpoint("blip_caption")), "output": str(tmp_path / "warm")}
-    wide = common | {"checkpoint": str(tmp_path / "wide.pth"), "max_shard_size": f"{SHARD // 1_000_000}MB"}
+    large = common | {"checkpoint": str(tmp_path / "large.pth"), "max_shard_size": f"{SHARD // 1_000_000}MB"}
     conversions = [
         warm_up,
-        wide | {"output": str(tmp_path / "same")},
-        wide | {"output": str(tmp_path / "half"), "dtype": "bfloat16"},
+        large | {"output": str(tmp_path / "same")},
+        large | {"output": str(tmp_path / "half"), "dtype": "bfloat16"},
     ]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(conversions)], capture_output=True, text=True, check=True
     )
-    for grown, name, share in zip(map(int, done.stdout.split()[-2:]), ("same", "half"), (1, 0.5), strict=True):
+    for growth, name, share in zip(map(int, done.stdout.split()[-2:]), ("same", "half"), (1, 0.5), strict=True):
         files = list((tmp_path / name).glob("*.safetensors"))
         assert len(files) > 3 and sum(path.stat().st_size for path in files) > 0.95 * share * size
-        assert grown <= size + 1.2 * SHARD + SLACK, f"{grown:,} bytes for a file of {size:,} ({name})"
+        assert growth <= size + 1.2 * SHARD + SLACK, f"{growth:,} bytes for a file of {size:,} ({name})"

@@ -1,7 +1,4 @@
-"""Replays of the ALBEF and BLIP architectures that classify: pairs of images (NLVR2), and images, with a text.
-
-Shapes: B batch, N image tokens, T text tokens, D width.
-"""
+"""Replays of ALBEF and BLIP classification: pairs of images with a text (NLVR2), and images with a text."""
 
 from __future__ import annotations
 
@@ -38,20 +35,20 @@ def _replay(run: Converted, batch: dict[str, torch.Tensor], epochs: int) -> None
 
 
 def _record(output: ModelOutput) -> dict[str, torch.Tensor]:
-    """Names of the original's output, without the scope."""
-    kept = output.intermediates
-    embeds = {**pick(output, "image_embeds"), **pick(kept, "image_embeds_m")}
+    """Outputs by their recorded names, without the scope."""
+    intermediates = output.intermediates
+    embeds = {**pick(output, "image_embeds"), **pick(intermediates, "image_embeds_m")}
     inner = {
-        # Pairs are recorded as two stacked batches.
+        # The images of pairs are recorded as two stacked batches.
         **{name: value.transpose(0, 1) if value.ndim == 4 else value for name, value in embeds.items()},
         "encoder_output.last_hidden_state": output.multimodal_embeds,
     }
-    if kept is not None:
-        inner["encoder_output_m.last_hidden_state"] = kept["multimodal_embeds_m"]
+    if intermediates is not None:
+        inner["encoder_output_m.last_hidden_state"] = intermediates["multimodal_embeds_m"]
     return {
         **{f"intermediate_output.{name}": value for name, value in inner.items()},
         **pick(output, "logits"),
-        **pick(kept, "logits_m"),
+        **pick(intermediates, "logits_m"),
     }
 
 

@@ -1,4 +1,4 @@
-"""Converting BLIP-2: image tower and language model from files of their own."""
+"""Conversion of BLIP-2, with image encoder and language model from separate files."""
 
 import json
 from pathlib import Path
@@ -17,16 +17,16 @@ from tests.conversion.golden_sets import GOLDENS, arguments
 from tests.models.lavis_blip_2_cases import LANGUAGE_MODELS
 
 
-def parts(architecture: str, output: Path, /, **changes: Any) -> dict[str, Any]:
-    """Arguments of a conversion of a golden set with all its parts."""
+def conversion_arguments(architecture: str, output: Path, /, **changes: Any) -> dict[str, Any]:
+    """Arguments of `convert` for a golden set, with its image encoder and language model."""
     own: dict[str, Any] = {"vision_checkpoint": GOLDENS / architecture / "vision.pth"}
     if architecture in ("blip2_opt", "blip2_t5"):
         own["language_model"] = GOLDENS / architecture / "llm"
     return arguments(architecture, output, **{**own, **changes})
 
 
-def test_stored_as_the_original_keeps_them(tmp_path: Path) -> None:
-    convert(**parts("blip2_opt", tmp_path / "out"))
+def test_dtypes_of_the_stored_weights(tmp_path: Path) -> None:
+    convert(**conversion_arguments("blip2_opt", tmp_path / "out"))
     stored = load_file(tmp_path / "out" / "model.safetensors")
     dtypes = {name.partition(".")[0]: value.dtype for name, value in stored.items()}
     assert dtypes["language_model"] == dtypes["vision_model"] == torch.float16
@@ -47,28 +47,28 @@ def test_stored_as_the_original_keeps_them(tmp_path: Path) -> None:
         ),
         ("blip2_opt", {"language_model": "/nowhere/at/all"}, "configuration of the language model .* cannot be read"),
     ],
-    ids=["no tower", "no language model", "needless", "another kind", "another tower", "no folder"],
+    ids=["no encoder", "no language model", "unused", "wrong architecture", "wrong encoder", "no folder"],
 )
-def test_wrong_parts_are_named(architecture: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_wrong_parts_raise(architecture: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises((ValueError, OSError), match=message):
-        convert(**parts(architecture, tmp_path / "out", **changes))
+        convert(**conversion_arguments(architecture, tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
 
 
-def twice_as_wide(weights: dict[str, Any], width: int) -> dict[str, Any]:
-    """The same tensors with every axis doubled that is a multiple of the width."""
-    wide = {}
+def double_hidden_size(weights: dict[str, Any], hidden_size: int) -> dict[str, Any]:
+    """Double every axis whose size is a multiple of the hidden size."""
+    doubled = {}
     for name, tensor in weights.items():
-        for axis in [axis for axis, size in enumerate(tensor.shape) if size and size % width == 0]:
+        for axis in [axis for axis, size in enumerate(tensor.shape) if size and size % hidden_size == 0]:
             tensor = torch.cat([tensor, tensor], dim=axis)
-        wide[name] = tensor
-    return wide
+        doubled[name] = tensor
+    return doubled
 
 
-def test_a_tower_of_another_width(tmp_path: Path) -> None:
-    tower = torch.load(GOLDENS / "blip2" / "vision.pth", weights_only=True)
-    torch.save(twice_as_wide(tower, tower["pos_embed"].shape[-1]), tmp_path / "wide.pth")
-    given = parts("blip2", tmp_path / "out", vision_checkpoint=tmp_path / "wide.pth")
+def test_image_encoder_of_another_hidden_size_raises(tmp_path: Path) -> None:
+    image_encoder = torch.load(GOLDENS / "blip2" / "vision.pth", weights_only=True)
+    torch.save(double_hidden_size(image_encoder, image_encoder["pos_embed"].shape[-1]), tmp_path / "doubled.pth")
+    given = conversion_arguments("blip2", tmp_path / "out", vision_checkpoint=tmp_path / "doubled.pth")
     with pytest.raises(ValueError, match="hidden_size is 48 in the configuration and 96 in the checkpoint"):
         convert(**given)
     for size in ("hidden_size", "mlp_ratio"):
@@ -80,41 +80,43 @@ def test_a_tower_of_another_width(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_language_model_of_another_width(tmp_path: Path) -> None:
+def test_language_model_of_another_hidden_size_raises(tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     folder = GOLDENS / "blip2_opt" / "llm"
     config = AutoConfig.from_pretrained(folder)
     config.hidden_size, config.word_embed_proj_dim = 2 * config.hidden_size, 2 * config.word_embed_proj_dim
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "wide")
-    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "wide")
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "doubled")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "doubled")
     with pytest.raises(ValueError, match="not the one that the checkpoint was trained with"):
-        convert(**parts("blip2_opt", tmp_path / "out", language_model=tmp_path / "wide"))
+        convert(**conversion_arguments("blip2_opt", tmp_path / "out", language_model=tmp_path / "doubled"))
     state = torch.load(GOLDENS / "blip2_opt" / "checkpoint.pth", weights_only=True)
     own = {name: value for name, value in state.get("model", state).items() if not name.startswith("opt_model.")}
     torch.save({"model": own}, tmp_path / "own.pth")
     with pytest.raises(ValueError, match="of another shape.*\n.*opt_proj.weight"):
         convert(
-            **parts("blip2_opt", tmp_path / "out", language_model=tmp_path / "wide", checkpoint=tmp_path / "own.pth")
+            **conversion_arguments(
+                "blip2_opt", tmp_path / "out", language_model=tmp_path / "doubled", checkpoint=tmp_path / "own.pth"
+            )
         )
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("architecture", ["blip2", "blip2_opt"])
-def test_a_checkpoint_without_queries(architecture: str, tmp_path: Path) -> None:
+def test_checkpoint_without_query_tokens_raises(architecture: str, tmp_path: Path) -> None:
     state = torch.load(GOLDENS / architecture / "checkpoint.pth", weights_only=True)
     state = {name: value for name, value in state.get("model", state).items() if name != "query_tokens"}
     torch.save({"model": state}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match="belongs to BLIP-2, but has no query tokens .query_tokens"):
-        convert(**parts(architecture, tmp_path / "out", checkpoint=tmp_path / "x.pth"))
+        convert(**conversion_arguments(architecture, tmp_path / "out", checkpoint=tmp_path / "x.pth"))
 
 
-def test_a_tower_too_many(tmp_path: Path) -> None:
+def test_unused_image_encoder_raises(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="image encoder of its own"):
-        convert(**parts("blip2_image_text_matching", tmp_path / "out"))
+        convert(**conversion_arguments("blip2_image_text_matching", tmp_path / "out"))
 
 
-def test_another_language_model_of_the_same_size_is_noticed(tmp_path: Path) -> None:
+def test_another_language_model_of_the_same_size_raises(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = GOLDENS / "blip2_opt" / "llm"
@@ -124,18 +126,20 @@ def test_another_language_model_of_the_same_size_is_noticed(tmp_path: Path) -> N
     model.save_pretrained(tmp_path / "other")
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="not the one that the checkpoint was trained with"):
-        convert(**parts("blip2_opt", tmp_path / "out", language_model=tmp_path / "other"))
+        convert(**conversion_arguments("blip2_opt", tmp_path / "out", language_model=tmp_path / "other"))
 
 
-def test_the_first_stage_starts_the_second(tmp_path: Path) -> None:
-    sources = parts("blip2", tmp_path / "out", architecture="blip2_opt", language_model=GOLDENS / "blip2_opt" / "llm")
+def test_first_stage_checkpoint_to_second_stage_model(tmp_path: Path) -> None:
+    sources = conversion_arguments(
+        "blip2", tmp_path / "out", architecture="blip2_opt", language_model=GOLDENS / "blip2_opt" / "llm"
+    )
     sources["config"] = {name: value for name, value in sources["config"].items() if name not in ("arch", "embed_dim")}
     report = convert(**sources)
     assert {name.partition(".")[0] for name in report.initialised} == {"language_projection"}
 
 
 @pytest.mark.parametrize(("kind", "architecture"), [("llama", "blip2_opt"), ("bart", "blip2_t5")])
-def test_the_second_stage_takes_other_language_models(kind: str, architecture: str, tmp_path: Path) -> None:
+def test_second_stage_with_other_language_models(kind: str, architecture: str, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(GOLDENS / "blip2_opt" / "llm")
@@ -144,18 +148,18 @@ def test_the_second_stage_takes_other_language_models(kind: str, architecture: s
     language_model = auto_class.from_config(AutoConfig.for_model(**sizes))
     for part in (language_model, tokenizer):
         part.save_pretrained(tmp_path / kind)
-    given = parts("blip2", tmp_path / "out", architecture=architecture, language_model=tmp_path / kind)
+    given = conversion_arguments("blip2", tmp_path / "out", architecture=architecture, language_model=tmp_path / kind)
     given["config"] = {name: value for name, value in given["config"].items() if name not in ("arch", "embed_dim")}
     assert {name.partition(".")[0] for name in convert(**given).initialised} == {"language_projection"}
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
     processor = AutoProcessor.from_pretrained(tmp_path / "out")
-    picture = Image.open(GOLDENS / "processors" / "images" / "coffee.png")
-    ids = model.generate(**processor(images=picture, text="a", return_tensors="pt"), max_new_tokens=3)
+    image = Image.open(GOLDENS / "processors" / "images" / "coffee.png")
+    ids = model.generate(**processor(images=image, text="a", return_tensors="pt"), max_new_tokens=3)
     assert model.config.text_config.model_type == kind and ids.shape[0] == 1
 
 
-def test_the_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = parts("blip2", tmp_path / "out")
+def test_conversion_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = conversion_arguments("blip2", tmp_path / "out")
     folder = GOLDENS / "blip2"
     options = ["--config", str(folder / "config.json"), "--tokenizer", str(given["tokenizer"])]
     options += ["--vision-checkpoint", str(folder / "vision.pth")]
@@ -166,8 +170,8 @@ def test_the_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("folder", ["blip2", "blip2_feature_extractor_clip_l"])
-def test_positions_of_a_frozen_tower_at_another_size(folder: str, tmp_path: Path) -> None:
-    """The original resizes them in float32, but those of CLIP in the dtype of the file and with aligned corners."""
+def test_resized_positions_of_a_frozen_image_encoder(folder: str, tmp_path: Path) -> None:
+    """parity: the original resizes in float32, but CLIP in the dtype of the file and with aligned corners."""
     golden = GOLDENS / folder
     settings = json.loads((golden / "config.json").read_text())
     side = settings["vision"]["image_size"] // settings["vision"]["patch_size"]

@@ -1,4 +1,4 @@
-"""The verbs on tiny models and real photos: what they print, write, report and return."""
+"""Commands with tiny models on photos: output, files, errors and exit status."""
 
 import json
 import os
@@ -17,10 +17,10 @@ from PIL import Image
 
 from modeling_lavis.cli.main import main
 from modeling_lavis.pipelines.loading import load
-from tests.cli.conftest import Ran
+from tests.cli.conftest import Result
 from tests.pipelines.tiny_models import save_corrupt_images, save_images_of_every_mode
 
-Run = Callable[..., Ran]
+Run = Callable[..., Result]
 ROOT = Path(__file__).resolve().parents[2]
 ARGUMENTS: dict[str, list[str]] = {
     "caption": ["--max-new-tokens", "4"],
@@ -34,30 +34,28 @@ def result_of(record: dict[str, Any]) -> Any:
     return {key: value for key, value in record.items() if key != "file"}
 
 
-@pytest.mark.parametrize("verb", ARGUMENTS)
-class TestEveryVerb:
-    def test_broken_files_do_not_stop_the_others(
-        self, run: Run, photos: dict[str, Path], tmp_path: Path, verb: str
-    ) -> None:
+@pytest.mark.parametrize("command", ARGUMENTS)
+class TestEveryCommand:
+    def test_broken_files_are_reported(self, run: Run, photos: dict[str, Path], tmp_path: Path, command: str) -> None:
         bad = save_corrupt_images(tmp_path, photos["astronaut"])
         inputs = [bad[0], photos["coffee"], bad[1], bad[2], photos["rocket"], bad[3]]
-        ran = run(verb, "--json", "--batch-size", 2, *inputs, *ARGUMENTS[verb])
-        assert ran.status == 1
-        assert [record["file"] for record in ran.records] == [str(path) for path in inputs]
-        failed = [record for record in ran.records if "error" in record]
+        result = run(command, "--json", "--batch-size", 2, *inputs, *ARGUMENTS[command])
+        assert result.status == 1
+        assert [record["file"] for record in result.records] == [str(path) for path in inputs]
+        failed = [record for record in result.records if "error" in record]
         assert [record["file"] for record in failed] == [str(path) for path in bad]
         for path, record in zip(bad, failed):
             assert set(record) == {"file", "error"} and path.name in record["error"]
-            assert f"error: {record['error']}\n" in ran.err
-        assert ran.err.count("error:") == 4 and "Traceback" not in ran.err
-        good = run(verb, "--json", photos["coffee"], photos["rocket"], *ARGUMENTS[verb])
+            assert f"error: {record['error']}\n" in result.err
+        assert result.err.count("error:") == 4 and "Traceback" not in result.err
+        good = run(command, "--json", photos["coffee"], photos["rocket"], *ARGUMENTS[command])
         assert good.status == 0 and good.err == ""
-        again = [record for record in ran.records if "error" not in record]
+        again = [record for record in result.records if "error" not in record]
         for left, right in zip(again, good.records):
             assert re.sub(r"-?\d+\.\d+(e-?\d+)?", "N", str(left)) == re.sub(r"-?\d+\.\d+(e-?\d+)?", "N", str(right))
 
-    def test_folder_glob_and_file_give_the_same(
-        self, run: Run, photos: dict[str, Path], tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
+    def test_folders_and_glob_patterns(
+        self, run: Run, photos: dict[str, Path], tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in ("b.png", "a.png", "in/ü.png", ".hidden.png"):
             (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -65,46 +63,50 @@ class TestEveryVerb:
         (tmp_path / "notes.txt").write_text("no picture")
         monkeypatch.chdir(tmp_path.parent)
         folder = Path(tmp_path.name)
-        whole = run(verb, "--json", folder, *ARGUMENTS[verb])
+        whole = run(command, "--json", folder, *ARGUMENTS[command])
         assert [record["file"] for record in whole.records] == [str(folder / n) for n in ("a.png", "b.png", "in/ü.png")]
-        pattern = run(verb, "--json", f"{folder}/*.png", *ARGUMENTS[verb])
-        assert [record["file"] for record in pattern.records] == [str(folder / n) for n in ("a.png", "b.png")]
-        deep = run(verb, "--json", f"{folder}/**/*.png", *ARGUMENTS[verb])
-        assert len(deep.records) == 3
-        assert whole.status == pattern.status == deep.status == 0
+        matched = run(command, "--json", f"{folder}/*.png", *ARGUMENTS[command])
+        assert [record["file"] for record in matched.records] == [str(folder / n) for n in ("a.png", "b.png")]
+        recursive = run(command, "--json", f"{folder}/**/*.png", *ARGUMENTS[command])
+        assert len(recursive.records) == 3
+        assert whole.status == matched.status == recursive.status == 0
 
-    def test_nothing_to_find(self, run: Run, tmp_path: Path, verb: str) -> None:
+    def test_no_matching_files(self, run: Run, tmp_path: Path, command: str) -> None:
         (tmp_path / "empty").mkdir()
-        ran = run(verb, "--json", tmp_path / "empty", f"{tmp_path}/*.jpg", tmp_path, *ARGUMENTS[verb])
-        assert ran.status == 1
-        assert [record["error"].split(";")[0] for record in ran.records] == [
+        result = run(command, "--json", tmp_path / "empty", f"{tmp_path}/*.jpg", tmp_path, *ARGUMENTS[command])
+        assert result.status == 1
+        assert [record["error"].split(";")[0] for record in result.records] == [
             f"No image in the folder {tmp_path / 'empty'}",
             f"No file matches {tmp_path}/*.jpg.",
             f"No image in the folder {tmp_path}",
         ]
 
-    def test_pictures_of_every_mode(self, run: Run, tmp_path: Path, verb: str) -> None:
+    def test_images_of_every_mode(self, run: Run, tmp_path: Path, command: str) -> None:
         paths = save_images_of_every_mode(tmp_path)
-        ran = run(verb, "--json", tmp_path, *ARGUMENTS[verb])
-        assert ran.status == 0 and ran.err == ""
-        assert sorted(record["file"] for record in ran.records) == sorted(map(str, paths))
+        result = run(command, "--json", tmp_path, *ARGUMENTS[command])
+        assert result.status == 0 and result.err == ""
+        assert sorted(record["file"] for record in result.records) == sorted(map(str, paths))
 
-    def test_wrong_model(self, run: Run, models: dict[str, str], photos: dict[str, Path], verb: str) -> None:
-        wrong = models["caption" if verb == "answer" else "answer"]
-        ran = run(verb, photos["coffee"], *ARGUMENTS[verb], model=wrong)
-        assert ran.status == 2 and ran.out == ""
-        assert re.match(rf"error: The model {wrong} cannot be used: .* cannot use LavisBlipFor\w+; it needs", ran.err)
-        assert ran.err.count("\n") == 1
+    def test_model_of_another_task(
+        self, run: Run, models: dict[str, str], photos: dict[str, Path], command: str
+    ) -> None:
+        wrong = models["caption" if command == "answer" else "answer"]
+        result = run(command, photos["coffee"], *ARGUMENTS[command], model=wrong)
+        assert result.status == 2 and result.out == ""
+        assert re.match(
+            rf"error: The model {wrong} cannot be used: .* cannot use LavisBlipFor\w+; it needs", result.err
+        )
+        assert result.err.count("\n") == 1
 
     @pytest.mark.parametrize("content", [None, "{", '{"model_type": "lavis_blip", "vision_config": 3}'])
     def test_unusable_repository(
-        self, run: Run, photos: dict[str, Path], tmp_path: Path, verb: str, content: str | None
+        self, run: Run, photos: dict[str, Path], tmp_path: Path, command: str, content: str | None
     ) -> None:
         if content is not None:
             (tmp_path / "config.json").write_text(content)
-        ran = run(verb, photos["coffee"], *ARGUMENTS[verb], model=str(tmp_path))
-        assert ran.status == 2 and ran.out == ""
-        assert ran.err.startswith(f"error: The model {tmp_path} cannot be used: ") and ran.err.count("\n") == 1
+        result = run(command, photos["coffee"], *ARGUMENTS[command], model=str(tmp_path))
+        assert result.status == 2 and result.out == ""
+        assert result.err.startswith(f"error: The model {tmp_path} cannot be used: ") and result.err.count("\n") == 1
 
     @pytest.mark.parametrize(
         ("wrong", "message"),
@@ -116,14 +118,14 @@ class TestEveryVerb:
         ],
     )
     def test_wrong_arguments(
-        self, run: Run, photos: dict[str, Path], verb: str, wrong: list[str], message: str
+        self, run: Run, photos: dict[str, Path], command: str, wrong: list[str], message: str
     ) -> None:
-        ran = run(verb, photos["coffee"], *ARGUMENTS[verb], *wrong)
-        assert ran.status == 2 and ran.out == "" and message in ran.err
+        result = run(command, photos["coffee"], *ARGUMENTS[command], *wrong)
+        assert result.status == 2 and result.out == "" and message in result.err
 
-    def test_bfloat16(self, run: Run, photos: dict[str, Path], verb: str) -> None:
-        ran = run(verb, "--json", "--dtype", "bfloat16", photos["coffee"], *ARGUMENTS[verb])
-        assert ran.status == 0 and len(ran.records) == 1
+    def test_bfloat16(self, run: Run, photos: dict[str, Path], command: str) -> None:
+        result = run(command, "--json", "--dtype", "bfloat16", photos["coffee"], *ARGUMENTS[command])
+        assert result.status == 0 and len(result.records) == 1
 
 
 class TestCaption:
@@ -131,26 +133,26 @@ class TestCaption:
         files = [str(path) for path in photos.values()]
         captioner = load("image-captioning", models["caption"], device="cpu")
         options = ["--prompt", "a dog", "--num-beams", 4, "--max-length", 7, "--num-return-sequences", 2]
-        ran = run("caption", "--json", *options, *files)
+        result = run("caption", "--json", *options, *files)
         expected = captioner(files, prompt="a dog", num_beams=4, max_length=7, num_return_sequences=2)
-        assert ran.records == [
+        assert result.records == [
             {"file": file, "captions": [row["generated_text"] for row in rows]} for file, rows in zip(files, expected)
         ]
         plain = run("caption", *options, *files)
-        lines = [f"{record['file']}: {caption}" for record in ran.records for caption in record["captions"]]
+        lines = [f"{record['file']}: {caption}" for record in result.records for caption in record["captions"]]
         assert plain.out.splitlines() == lines and plain.err == ""
 
-    def test_as_many_beams_as_sequences(self, run: Run, photos: dict[str, Path]) -> None:
-        ran = run("caption", "--num-return-sequences", 4, "--max-new-tokens", 2, "--json", photos["coffee"])
-        assert ran.status == 0 and len(ran.records[0]["captions"]) == 4
-        ran = run("caption", "--num-return-sequences", 4, "--num-beams", 2, photos["coffee"])
-        assert ran.status == 2 and "needs at least as many beams" in ran.err
+    def test_num_return_sequences(self, run: Run, photos: dict[str, Path]) -> None:
+        result = run("caption", "--num-return-sequences", 4, "--max-new-tokens", 2, "--json", photos["coffee"])
+        assert result.status == 0 and len(result.records[0]["captions"]) == 4
+        result = run("caption", "--num-return-sequences", 4, "--num-beams", 2, photos["coffee"])
+        assert result.status == 2 and "needs at least as many beams" in result.err
 
-    def test_two_lengths(self, run: Run, photos: dict[str, Path]) -> None:
-        ran = run("caption", "--max-length", 5, "--max-new-tokens", 4, photos["coffee"])
-        assert ran.status == 2 and "not allowed with argument" in ran.err
+    def test_max_length_excludes_max_new_tokens(self, run: Run, photos: dict[str, Path]) -> None:
+        result = run("caption", "--max-length", 5, "--max-new-tokens", 4, photos["coffee"])
+        assert result.status == 2 and "not allowed with argument" in result.err
 
-    def test_names_that_no_terminal_can_show(self, run: Run, photos: dict[str, Path], tmp_path: Path) -> None:
+    def test_file_names_that_are_not_unicode(self, run: Run, photos: dict[str, Path], tmp_path: Path) -> None:
         name = os.fsdecode(b"half \xff.png")
         try:
             (tmp_path / name).write_bytes(photos["coffee"].read_bytes())
@@ -158,12 +160,12 @@ class TestCaption:
             pytest.skip("this file system takes Unicode names only")
         plain = run("caption", "--max-new-tokens", 2, tmp_path)
         assert plain.status == 0 and r"half \udcff.png: " in plain.out
-        ran = run("caption", "--json", "--max-new-tokens", 2, tmp_path)
-        assert ran.records[0]["file"] == str(tmp_path / name)
+        result = run("caption", "--json", "--max-new-tokens", 2, tmp_path)
+        assert result.records[0]["file"] == str(tmp_path / name)
 
 
 class TestAnswer:
-    def test_ranks_a_list_or_a_file(self, run: Run, photos: dict[str, Path], tmp_path: Path) -> None:
+    def test_answers_from_a_list_or_a_file(self, run: Run, photos: dict[str, Path], tmp_path: Path) -> None:
         lines, array = tmp_path / "lines.txt", tmp_path / "array.json"
         lines.write_text("dog\nthe man\n\nred house\ndog\n", encoding="utf-8")
         array.write_text(json.dumps(["dog", "the man", "red house"]))
@@ -177,11 +179,11 @@ class TestAnswer:
         plain = run("answer", "--question", "what?", "--answers", lines, "--top-k", 2, photos["coffee"])
         assert plain.out.splitlines()[0] == f"{photos['coffee']}: {rows[0]['answer']}  {rows[0]['score']:.3f}"
 
-    def test_open(self, run: Run, models: dict[str, str], photos: dict[str, Path]) -> None:
+    def test_generated_answers(self, run: Run, models: dict[str, str], photos: dict[str, Path]) -> None:
         answerer = load("image-question-answering", models["answer"], device="cpu")
-        ran = run("answer", "--json", "--question", "what is this?", "--max-new-tokens", 3, photos["coffee"])
+        result = run("answer", "--json", "--question", "what is this?", "--max-new-tokens", 3, photos["coffee"])
         expected = answerer(photos["coffee"], question="what is this?", max_new_tokens=3)
-        assert ran.records == [{"file": str(photos["coffee"]), "question": "what is this?", "answers": expected}]
+        assert result.records == [{"file": str(photos["coffee"]), "question": "what is this?", "answers": expected}]
 
     @pytest.mark.parametrize(
         ("wrong", "message"),
@@ -197,33 +199,33 @@ class TestAnswer:
         ],
     )
     def test_wrong_arguments(self, run: Run, photos: dict[str, Path], wrong: list[str], message: str) -> None:
-        ran = run("answer", photos["coffee"], *wrong)
-        assert ran.status == 2 and ran.out == "" and message in ran.err
+        result = run("answer", photos["coffee"], *wrong)
+        assert result.status == 2 and result.out == "" and message in result.err
 
     @pytest.mark.parametrize("content", [b"[1, 2]", b"[broken", b"\xff\xfe\x00x"])
-    def test_broken_files_of_answers(self, run: Run, photos: dict[str, Path], tmp_path: Path, content: bytes) -> None:
+    def test_broken_answer_files(self, run: Run, photos: dict[str, Path], tmp_path: Path, content: bytes) -> None:
         (tmp_path / "answers.json").write_bytes(content)
-        ran = run("answer", photos["coffee"], "--question", "what?", "--answers", tmp_path / "answers.json")
-        assert ran.status == 2 and "answers.json" in ran.err and ran.err.count("\n") == 1
+        result = run("answer", photos["coffee"], "--question", "what?", "--answers", tmp_path / "answers.json")
+        assert result.status == 2 and "answers.json" in result.err and result.err.count("\n") == 1
 
-    def test_needs_a_model(self, run: Run, photos: dict[str, Path]) -> None:
-        ran = run("answer", photos["coffee"], "--question", "what?", model=None)
-        assert ran.status == 2 and "required: --model" in ran.err
+    def test_model_is_required(self, run: Run, photos: dict[str, Path]) -> None:
+        result = run("answer", photos["coffee"], "--question", "what?", model=None)
+        assert result.status == 2 and "required: --model" in result.err
 
 
 class TestMatch:
     def test_equals_the_pipeline(self, run: Run, models: dict[str, str], photos: dict[str, Path]) -> None:
         files, texts = [str(path) for path in photos.values()], ["a dog", "the man", "red house"]
         matcher = load("image-text-matching", models["match"], device="cpu", batch_size=8)
-        ran = run("match", "--json", *files, "--text", *texts[:2], "--text", texts[2])
-        assert [record["file"] for record in ran.records] == files
-        assert [record["matches"] for record in ran.records] == matcher(files, text=texts)
+        result = run("match", "--json", *files, "--text", *texts[:2], "--text", texts[2])
+        assert [record["file"] for record in result.records] == files
+        assert [record["matches"] for record in result.records] == matcher(files, text=texts)
         plain = run("match", files[0], "--text", "a dog")
         row = matcher(files[0], text="a dog")[0]
         expected = f"{files[0]}\n  match {row['score']:.3f}  cosine {row['similarity']:+.3f}  a dog\n"
         assert plain.out == expected
 
-    def test_text_is_needed(self, run: Run, photos: dict[str, Path]) -> None:
+    def test_text_is_required(self, run: Run, photos: dict[str, Path]) -> None:
         assert run("match", photos["coffee"]).status == 2
 
 
@@ -246,8 +248,8 @@ class TestEmbed:
         paths, texts = [str(path) for path in photos.values()], ["a dog", "naïve 猫"]
         output = tmp_path / f"features{suffix}"
         output.write_text("old")
-        ran = run("embed", "--output", output, *paths, "--text", *texts)
-        assert ran.status == 0 and ran.out == f"{output}: 4 images, 2 texts\n"
+        result = run("embed", "--output", output, *paths, "--text", *texts)
+        assert result.status == 0 and result.out == f"{output}: 4 images, 2 texts\n"
         files, image_features, names, text_features = self.read(output)
         extractor = load("multimodal-feature-extraction", models["embed"], device="cpu")
         assert files == paths and names == texts
@@ -258,23 +260,23 @@ class TestEmbed:
         assert list(tmp_path.iterdir()) == [output]
 
     def test_texts_alone_on_stdout(self, run: Run) -> None:
-        ran = run("embed", "--text", "a dog", "a man")
-        assert [record["text"] for record in ran.records] == ["a dog", "a man"]
-        assert all(np.linalg.norm(record["text_features"]) == pytest.approx(1, abs=1e-4) for record in ran.records)
+        result = run("embed", "--text", "a dog", "a man")
+        assert [record["text"] for record in result.records] == ["a dog", "a man"]
+        assert all(np.linalg.norm(record["text_features"]) == pytest.approx(1, abs=1e-4) for record in result.records)
 
-    def test_what_failed_is_left_out_of_the_file(self, run: Run, photos: dict[str, Path], tmp_path: Path) -> None:
+    def test_failed_inputs_are_not_in_the_file(self, run: Run, photos: dict[str, Path], tmp_path: Path) -> None:
         output = tmp_path / "features.json"
-        ran = run("embed", "--json", "--output", output, tmp_path / "missing.png", photos["coffee"])
-        assert ran.status == 1
-        assert [sorted(record) for record in ran.records] == [["error", "file"], ["files", "output", "texts"]]
+        result = run("embed", "--json", "--output", output, tmp_path / "missing.png", photos["coffee"])
+        assert result.status == 1
+        assert [sorted(record) for record in result.records] == [["error", "file"], ["files", "output", "texts"]]
         data = json.loads(output.read_text())
         assert data["files"] == [str(photos["coffee"])] and "texts" not in data
 
-    def test_nothing_is_written_when_all_failed(self, run: Run, tmp_path: Path) -> None:
-        ran = run("embed", "--output", tmp_path / "features.npz", tmp_path / "missing.png")
-        assert ran.status == 1 and "was not written" in ran.err and not list(tmp_path.iterdir())
+    def test_no_file_when_all_inputs_failed(self, run: Run, tmp_path: Path) -> None:
+        result = run("embed", "--output", tmp_path / "features.npz", tmp_path / "missing.png")
+        assert result.status == 1 and "was not written" in result.err and not list(tmp_path.iterdir())
 
-    def test_a_failing_write_leaves_the_old_file(
+    def test_failed_write_keeps_the_old_file(
         self, run: Run, photos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         output = tmp_path / "features.npz"
@@ -285,8 +287,8 @@ class TestEmbed:
             raise OSError("no space left on device")
 
         monkeypatch.setattr(np, "savez", savez)
-        ran = run("embed", "--output", output, photos["coffee"])
-        assert ran.status == 1 and "no space left" in ran.err
+        result = run("embed", "--output", output, photos["coffee"])
+        assert result.status == 1 and "no space left" in result.err
         assert list(tmp_path.iterdir()) == [output] and output.read_text() == "old"
 
     def test_wrong_outputs(self, run: Run, photos: dict[str, Path], tmp_path: Path) -> None:
@@ -296,31 +298,31 @@ class TestEmbed:
             ("folder.npz", "is a folder"),
             ("missing/features.npz", "not a writable folder"),
         ):
-            ran = run("embed", "--output", tmp_path / name, photos["coffee"])
-            assert ran.status == 2 and message in ran.err
+            result = run("embed", "--output", tmp_path / name, photos["coffee"])
+            assert result.status == 2 and message in result.err
         assert run("embed").status == 2
 
 
 class TestConvert:
-    def test_is_wired(self, run: Run, goldens: Path, photos: dict[str, Path], tmp_path: Path) -> None:
-        """A golden checkpoint is converted, and the result captions a photo."""
+    def test_convert_and_caption(self, run: Run, goldens: Path, photos: dict[str, Path], tmp_path: Path) -> None:
+        """A recorded checkpoint is converted, and the result captions a photo."""
         folder = goldens / "blip_caption"
         options = ["--config", folder / "config.json", "--tokenizer", goldens / "tokenizer"]
-        ran = run("convert", "blip_caption", folder / "checkpoint.pth", tmp_path / "model", *options, model=None)
-        assert ran.status == 0 and (tmp_path / "model" / "README.md").is_file()
-        ran = run("caption", "--json", photos["coffee"], model=str(tmp_path / "model"))
-        assert ran.status == 0 and isinstance(ran.records[0]["captions"][0], str)
+        result = run("convert", "blip_caption", folder / "checkpoint.pth", tmp_path / "model", *options, model=None)
+        assert result.status == 0 and (tmp_path / "model" / "README.md").is_file()
+        result = run("caption", "--json", photos["coffee"], model=str(tmp_path / "model"))
+        assert result.status == 0 and isinstance(result.records[0]["captions"][0], str)
 
     def test_errors(self, run: Run, tmp_path: Path) -> None:
-        ran = run("convert", "blip_caption", tmp_path / "missing.pth", tmp_path / "model", model=None)
-        assert ran.status == 1 and "missing.pth" in ran.err and not list(tmp_path.iterdir())
+        result = run("convert", "blip_caption", tmp_path / "missing.pth", tmp_path / "model", model=None)
+        assert result.status == 1 and "missing.pth" in result.err and not list(tmp_path.iterdir())
         assert run("convert", "blip_caption", model=None).status == 2
 
 
 class TestDemo:
     @pytest.fixture
-    def carried(self, photos: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """Photos in the place of the carried pictures, since the tiny model has another vocabulary."""
+    def photo_captions(self, photos: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Captions of photos that replace the embedded images, because the tiny model has another vocabulary."""
         names = [
             "a woman in a suit",
             "a cat",
@@ -332,47 +334,49 @@ class TestDemo:
         return names
 
     def test_table_and_sheet(
-        self, run: Run, carried: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, run: Run, photo_captions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("COLUMNS", "120")
-        ran = run("demo")
-        assert ran.status == 0 and ran.err == ""
-        lines = ran.out.splitlines()
+        result = run("demo")
+        assert result.status == 0 and result.err == ""
+        lines = result.out.splitlines()
         assert [line.split("  ")[0] for line in lines[2:6]] == [
-            name if len(name) <= 37 else name[:34] + "..." for name in carried
+            name if len(name) <= 37 else name[:34] + "..." for name in photo_captions
         ]
         assert lines[-1] == "Contact sheet: modeling_lavis_demo.png"
         with Image.open("modeling_lavis_demo.png") as sheet:
             assert sheet.format == "PNG" and sheet.width > 1000
-            assert len(sheet.getcolors(1 << 20) or []) > 1000, "the photos must be on it"
+            assert len(sheet.getcolors(1 << 20) or []) > 1000, "the photos are not on the sheet"
         assert os.listdir() == ["modeling_lavis_demo.png"]
 
-    def test_json(self, run: Run, carried: list[str], models: dict[str, str], tmp_path: Path) -> None:
-        ran = run("demo", "--json", "--output", tmp_path / "sheet.png")
-        *rows, summary = ran.records
-        assert [row["name"] for row in rows] == carried and summary["pictures"] == 4
+    def test_json(self, run: Run, photo_captions: list[str], models: dict[str, str], tmp_path: Path) -> None:
+        result = run("demo", "--json", "--output", tmp_path / "sheet.png")
+        *rows, summary = result.records
+        assert [row["name"] for row in rows] == photo_captions and summary["pictures"] == 4
         assert summary["contact_sheet"] == str(tmp_path / "sheet.png") and (tmp_path / "sheet.png").is_file()
         files = [row["file"] for row in rows]
         searcher = load("image-text-retrieval", models["demo"], device="cpu")
-        for row, found, texts in zip(rows, searcher(carried, images=files, top_k=4), searcher(files, texts=carried)):
-            assert row["rank"] == 1 + [files.index(row["file"]) == place["index"] for place in found].index(True)
+        for row, found, texts in zip(
+            rows, searcher(photo_captions, images=files, top_k=4), searcher(files, texts=photo_captions)
+        ):
+            assert row["rank"] == 1 + [files.index(row["file"]) == hit["index"] for hit in found].index(True)
             assert row["best_match"] == texts[0]["text"]
         assert summary["pictures_found_by_the_name"] == sum(row["rank"] == 1 for row in rows)
 
     def test_embedded_model(self, run: Run, tmp_path: Path) -> None:
-        """What `make demo` shows: without any option, most carried pictures are named and found."""
-        ran = run("demo", "--json", "--output", tmp_path / "sheet.png", model=None)
-        *rows, summary = ran.records
-        assert ran.status == 0 and ran.err == "" and summary["pictures"] == len(rows) >= 8
+        """`make demo`: without options, most of the embedded images are captioned and retrieved correctly."""
+        result = run("demo", "--json", "--output", tmp_path / "sheet.png", model=None)
+        *rows, summary = result.records
+        assert result.status == 0 and result.err == "" and summary["pictures"] == len(rows) >= 8
         for name in ("captions_equal_to_the_name", "names_found_by_the_picture", "pictures_found_by_the_name"):
             assert summary[name] >= len(rows) / 2
         captions = run("caption", "--json", *(row["file"] for row in rows), model=None)
         assert [record["captions"] for record in captions.records] == [[row["caption"]] for row in rows]
 
     def test_wrong_output(self, run: Run, tmp_path: Path) -> None:
-        ran = run("demo", "--output", tmp_path / "sheet.jpg")
-        assert ran.status == 2 and "ends in .png" in ran.err
+        result = run("demo", "--output", tmp_path / "sheet.jpg")
+        assert result.status == 2 and "ends in .png" in result.err
 
 
 class TestCommand:
@@ -384,20 +388,20 @@ class TestCommand:
             timeout=300,
         )
 
-    def test_as_a_process(self, models: dict[str, str], photos: dict[str, Path], tmp_path: Path) -> None:
-        """In a plain C locale: one line on stdout per caption, one on stderr for what is broken, the exit status."""
+    def test_subprocess(self, models: dict[str, str], photos: dict[str, Path], tmp_path: Path) -> None:
+        """In the C locale: one line on stdout per caption, one line on stderr per broken file, the exit status."""
         (tmp_path / "фото.png").write_bytes(photos["chelsea"].read_bytes())
         (tmp_path / "broken.png").write_text("no picture")
         environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
         options = ["--model", models["caption"], "--device", "cpu", "--max-new-tokens", "3"]
-        ran = self.python("caption", *options, tmp_path, **environment)
-        assert ran.returncode == 1, ran.stderr.decode()
-        assert ran.stdout.count(b"\n") == 1 and ran.stdout.startswith(os.fsencode(tmp_path))
-        assert ran.stderr.count(b"\n") == 1 and b"broken.png" in ran.stderr
+        result = self.python("caption", *options, tmp_path, **environment)
+        assert result.returncode == 1, result.stderr.decode()
+        assert result.stdout.count(b"\n") == 1 and result.stdout.startswith(os.fsencode(tmp_path))
+        assert result.stderr.count(b"\n") == 1 and b"broken.png" in result.stderr
 
     def test_demo_has_no_warnings_of_other_packages(self, tmp_path: Path) -> None:
-        ran = self.python("demo", "--device", "cpu", "--output", tmp_path / "sheet.png")
-        assert (ran.returncode, ran.stderr.decode()) == (0, "")
+        result = self.python("demo", "--device", "cpu", "--output", tmp_path / "sheet.png")
+        assert (result.returncode, result.stderr.decode()) == (0, "")
 
     def test_closed_pipe(self, models: dict[str, str], photos: dict[str, Path]) -> None:
         command = [sys.executable, "-m", "modeling_lavis", "caption", "--model", models["caption"], "--device", "cpu"]
@@ -411,18 +415,18 @@ class TestCommand:
         process.stderr.close()
         assert process.wait(timeout=300) in (0, 1) and b"Traceback" not in errors and b"Exception" not in errors
 
-    def test_help_is_quick_and_lists_the_verbs(self) -> None:
+    def test_help_lists_commands_without_importing_torch(self) -> None:
         code = "import sys; from modeling_lavis.cli.main import main; print(main(['--help']), 'torch' in sys.modules)"
-        ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-        assert ran.stdout.splitlines()[-1] == "0 False"
-        assert all(f"    {verb} " in ran.stdout for verb in (*ARGUMENTS, "convert", "demo"))
+        result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert result.stdout.splitlines()[-1] == "0 False"
+        assert all(f"    {command} " in result.stdout for command in (*ARGUMENTS, "convert", "demo"))
 
-    @pytest.mark.parametrize("verb", [*ARGUMENTS, "convert", "demo"])
-    def test_every_verb_has_help(self, capfd: pytest.CaptureFixture[str], verb: str) -> None:
-        assert main([verb, "--help"]) == 0
-        assert f"usage: modeling-lavis {verb}" in capfd.readouterr().out
+    @pytest.mark.parametrize("command", [*ARGUMENTS, "convert", "demo"])
+    def test_help_of_every_command(self, capfd: pytest.CaptureFixture[str], command: str) -> None:
+        assert main([command, "--help"]) == 0
+        assert f"usage: modeling-lavis {command}" in capfd.readouterr().out
 
-    def test_version_and_unknown_verbs(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_version_and_unknown_commands(self, capfd: pytest.CaptureFixture[str]) -> None:
         import modeling_lavis
 
         assert main(["--version"]) == 0

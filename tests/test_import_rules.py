@@ -1,4 +1,4 @@
-"""Which part of the project may import which: read off the syntax trees, so that unused paths count too."""
+"""Import rules between the folders of the project, checked on the syntax trees, with function-level imports."""
 
 import ast
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "modeling_lavis"
 
-# A folder may import itself, the top level (version, import_utils) and these.
+# Folders that a folder may import, besides itself and the top level (version, import_utils).
 ALLOWED: dict[str, set[str]] = {
     "models": set(),
     "data": {"models"},
@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
 
 
 def modules_in(source: str, package: list[str]) -> set[str]:
-    """Dotted names that a source imports, relative ones made absolute; function-level imports included."""
+    """Absolute dotted names of all imports, including function-level imports."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -31,7 +31,7 @@ def modules_in(source: str, package: list[str]) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            # `from modeling_lavis import hub` names a folder, `from modeling_lavis.hub import x` a thing in it
+            # `from modeling_lavis import hub` names a folder, `from modeling_lavis.hub import x` a member of it
             names |= {f"{module}.{alias.name}" for alias in node.names}
     return names
 
@@ -54,11 +54,11 @@ def python_files(folder: Path) -> list[Path]:
 
 def test_every_folder_has_a_rule() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and python_files(path)}
-    assert folders <= set(ALLOWED), "a new folder needs a line in ALLOWED, and in CONTRIBUTING.md"
+    assert folders <= set(ALLOWED), "add the new folder to ALLOWED and to CONTRIBUTING.md"
 
 
 @pytest.mark.parametrize("folder", sorted(ALLOWED))
-def test_arrows(folder: str) -> None:
+def test_imports_of_a_folder(folder: str) -> None:
     wrong = {
         str(path.relative_to(ROOT)): sorted(folders_used(path) - ALLOWED[folder] - {folder})
         for path in python_files(PACKAGE / folder)
@@ -67,7 +67,7 @@ def test_arrows(folder: str) -> None:
     assert wrong == {}
 
 
-def test_the_package_never_imports_what_stands_outside_the_wheel() -> None:
+def test_package_imports_nothing_outside_the_wheel() -> None:
     outside = {"conversion_scripts", "benchmarks", "examples", "tests", "model_cards"}
     wrong = {
         str(path.relative_to(ROOT)): sorted(used)
@@ -77,7 +77,7 @@ def test_the_package_never_imports_what_stands_outside_the_wheel() -> None:
     assert wrong == {}
 
 
-def test_conversion_scripts_need_models_and_hub_only() -> None:
+def test_conversion_scripts_import_models_and_hub_only() -> None:
     wrong = {
         str(path.relative_to(ROOT)): sorted(folders_used(path) - {"models", "hub"})
         for path in python_files(ROOT / "conversion_scripts")
@@ -86,8 +86,8 @@ def test_conversion_scripts_need_models_and_hub_only() -> None:
     assert wrong == {}
 
 
-def test_lavis_is_never_imported() -> None:
-    """LAVIS is a peer to measure against; only its runner in the benchmarks may import it."""
+def test_lavis_is_not_imported() -> None:
+    """Only the benchmarks may import LAVIS, as a peer."""
     wrong = [
         str(path.relative_to(ROOT))
         for folder in ("modeling_lavis", "conversion_scripts", "examples")
@@ -97,7 +97,7 @@ def test_lavis_is_never_imported() -> None:
     assert wrong == []
 
 
-def test_no_import_climbs_out_of_its_folder() -> None:
+def test_no_relative_imports_from_parent_folders() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in python_files(PACKAGE)
@@ -107,8 +107,7 @@ def test_no_import_climbs_out_of_its_folder() -> None:
     assert wrong == []
 
 
-def test_the_reader_of_imports_sees_every_form() -> None:
-    """The checks above are only as good as `modules_in`."""
+def test_imports_of_every_form_are_found() -> None:
     source = """
 import a.b
 from c import d

@@ -1,7 +1,4 @@
-"""Replays of the ALBEF and BLIP architectures that write text: captions and answers.
-
-Shapes: B batch, S answers of a batch, A answers of a list, L answer tokens, k candidates, V vocabulary.
-"""
+"""Replays of ALBEF and BLIP captioning and question answering."""
 
 from __future__ import annotations
 
@@ -15,21 +12,21 @@ from transformers.utils import ModelOutput
 
 from .blip_inputs import compare_tokenizer, tokens
 from .converted import Converted
-from .generating import replay_generate
+from .generation import replay_generate
 from .goldens import GoldenSet, call_numbers
 from .ledger import Ledger
 from .registry import replays
 from .training import pick, replay_training
 
-# Arguments of the recorded calls. `default` is what the original does when nothing is said, and so must be what our
-# model does: its arguments come from the converted generation_config.json.
+# Arguments of the recorded calls. `default` stands for the original's defaults, which the converted
+# generation_config.json must have.
 BEAM3 = {"num_beams": 3, "max_length": 20, "min_length": 5}
 CASES: dict[str, dict[str, Any]] = {
     "default": {},
     "greedy": {**BEAM3, "num_beams": 1},
     "beam3": BEAM3,
     "beam3_penalty": {**BEAM3, "repetition_penalty": 1.5},
-    # parity: the original samples with a penalty of its own, whatever it is told, and never switches top_k off.
+    # parity: the original always samples with this repetition penalty and with top_k
     "nucleus": {
         "do_sample": True,
         "num_beams": 1,
@@ -44,17 +41,17 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def _record(output: ModelOutput) -> dict[str, torch.Tensor]:
-    """Names of the original's output, without the scope."""
-    kept = output.intermediates
+    """Outputs by their recorded names, without the scope."""
+    intermediates = output.intermediates
     inner = {
         **pick(output, "image_embeds"),
-        **pick(kept, "decoder_labels", "image_embeds_m"),
+        **pick(intermediates, "decoder_labels", "image_embeds_m"),
         "decoder_output.logits": output.logits,
-        "decoder_output.loss": kept.get("decoder_loss", output.loss_lm),
+        "decoder_output.loss": intermediates.get("decoder_loss", output.loss_lm),
         "encoder_output.last_hidden_state": output.encoder_last_hidden_state,
     }
-    if "multimodal_embeds_m" in kept:
-        inner["encoder_output_m.last_hidden_state"] = kept["multimodal_embeds_m"]
+    if "multimodal_embeds_m" in intermediates:
+        inner["encoder_output_m.last_hidden_state"] = intermediates["multimodal_embeds_m"]
     return {f"intermediate_output.{name}": value for name, value in inner.items()}
 
 
@@ -70,7 +67,7 @@ def replay_caption(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
         captions = run.processor.post_process_captions(ids, golden.config["prompt"], cut="characters")
         ledger.compare_value(scope, captions)
 
-    # The recorded captions do not begin with the prompt; its tokens' places are left out of the loss all the same.
+    # parity: the recorded captions do not start with the prompt, but the positions of its tokens are ignored anyway
     batch = run.processor.caption_labels(golden.inputs["text_input"], add_prompt=False, cleaning=None)
 
     def forward(model: nn.Module) -> ModelOutput:
@@ -89,11 +86,11 @@ def replay_answers(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
         scope = f"predict_answers.generate.{case}"
         ids = replay_generate(model, ledger, scope, inputs, CASES[case])
         ledger.compare_value(scope, run.processor.post_process_answers(ids))
-    _ranked(run, model, inputs)
-    _learnt(run, inputs)
+    _ranked_answers(run, model, inputs)
+    _train_answers(run, inputs)
 
 
-def _ranked(run: Converted, model: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
+def _ranked_answers(run: Converted, model: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
     answers, ledger = run.golden.inputs["answer_list"], run.ledger
     candidates = run.processor.answer_candidates(answers)
 
@@ -119,7 +116,7 @@ def _ranked(run: Converted, model: nn.Module, inputs: dict[str, torch.Tensor]) -
 def _decoder_logits(
     run: Converted, model: nn.Module, inputs: dict[str, torch.Tensor], candidates: dict[str, Any], k: int, scope: str
 ) -> None:
-    """The two passes of the original's ranking as plain calls of the decoder: the first token, the candidates."""
+    """Compare the logits of the original's two ranking passes: of the first token, and of the candidates."""
     call_numbers(run.golden.below(f"{scope}."))
     states = model.encode_questions(**inputs)
     mask = inputs["attention_mask"]
@@ -127,17 +124,17 @@ def _decoder_logits(
     first, _ = model.text_decoder(start, encoder_hidden_states=states, encoder_attention_mask=mask)
     run.ledger.compare(f"{scope}.0", first)
     answers = candidates["answer_input_ids"]
-    likeliest = first[:, 0].softmax(dim=-1)[:, answers[:, 1]].topk(k, dim=1).indices.flatten()
+    best = first[:, 0].softmax(dim=-1)[:, answers[:, 1]].topk(k, dim=1).indices.flatten()
     logits, _ = model.text_decoder(
-        answers[likeliest],
-        attention_mask=candidates["answer_attention_mask"][likeliest],
+        answers[best],
+        attention_mask=candidates["answer_attention_mask"][best],
         encoder_hidden_states=states.repeat_interleave(k, dim=0),
         encoder_attention_mask=mask.repeat_interleave(k, dim=0),
     )
     run.ledger.compare(f"{scope}.1", logits)
 
 
-def _learnt(run: Converted, inputs: dict[str, torch.Tensor]) -> None:
+def _train_answers(run: Converted, inputs: dict[str, torch.Tensor]) -> None:
     given = run.golden.inputs
     counts = given["n_answers"].tolist()
     starts = [sum(counts[:number]) for number in range(len(counts))]

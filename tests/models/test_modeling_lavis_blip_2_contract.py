@@ -1,4 +1,4 @@
-"""The contract of every BLIP-2 class. Checkpoints of one stage cannot be read by heads of the other."""
+"""The contract of every BLIP-2 class. Heads of one stage cannot load checkpoints of the other."""
 
 import pytest
 

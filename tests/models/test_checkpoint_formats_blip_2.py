@@ -1,4 +1,4 @@
-"""transformers' own BLIP-2 and ours: the same weights give the same results, in both directions of loading."""
+"""Checkpoints in transformers' BLIP-2 format: equal outputs after loading and after saving in that format."""
 
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from modeling_lavis import (
     LavisBlip2ForPreTraining,
     LavisBlip2Model,
 )
-from tests.models.contract import shake
+from tests.models.contract import perturb
 from tests.models.lavis_blip_2_cases import CLS, LANGUAGE_MODELS, PATCH, QUERIES, SIZE, VOCAB, pixels, prompts, texts
 
 IMAGE = VOCAB - 1
 
 
-def their_config(kind: str = "opt", **options: Any) -> Blip2Config:
+def transformers_config(kind: str = "opt", **options: Any) -> Blip2Config:
     return Blip2Config(
         vision_config={
             "image_size": SIZE,
@@ -53,33 +53,33 @@ def their_config(kind: str = "opt", **options: Any) -> Blip2Config:
     )
 
 
-def theirs(model_class: Any, config: Blip2Config) -> Any:
+def transformers_model(model_class: Any, config: Blip2Config) -> Any:
     torch.manual_seed(0)
     model = model_class(config).eval()
-    shake(model)
+    perturb(model)
     with torch.no_grad():
         model.query_tokens.normal_()
     return model
 
 
-def question(placeholders: bool, kind: str) -> dict[str, torch.Tensor]:
+def image_prompt(placeholders: bool, kind: str) -> dict[str, torch.Tensor]:
     made = prompts(2, pad=LANGUAGE_MODELS[kind]["pad_token_id"])
     if placeholders:
-        front = torch.full((2, QUERIES), IMAGE)
+        image_tokens = torch.full((2, QUERIES), IMAGE)
         made = {
-            "input_ids": torch.cat([front, made["input_ids"].clamp(max=IMAGE - 1)], dim=1),
-            "attention_mask": torch.cat([torch.ones_like(front), made["attention_mask"]], dim=1),
+            "input_ids": torch.cat([image_tokens, made["input_ids"].clamp(max=IMAGE - 1)], dim=1),
+            "attention_mask": torch.cat([torch.ones_like(image_tokens), made["attention_mask"]], dim=1),
         }
     return {"pixel_values": pixels(2), **made}
 
 
 @pytest.mark.parametrize("kind", ["opt", "t5"])
-def test_their_repository_gives_their_results(kind: str, tmp_path: Path) -> None:
-    model = theirs(Blip2ForConditionalGeneration, their_config(kind, image_token_index=IMAGE))
+def test_outputs_equal_transformers(kind: str, tmp_path: Path) -> None:
+    model = transformers_model(Blip2ForConditionalGeneration, transformers_config(kind, image_token_index=IMAGE))
     model.save_pretrained(tmp_path)
     ours, loading = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(loading.values()), loading
-    inputs = question(True, kind)
+    inputs = image_prompt(True, kind)
     more = {"decoder_input_ids": torch.tensor([[0, 7, 8], [0, 9, 10]])} if kind == "t5" else {}
     with torch.no_grad():
         torch.testing.assert_close(ours(**inputs, **more).logits, model(**inputs, **more).logits, atol=2e-5, rtol=1e-4)
@@ -89,48 +89,48 @@ def test_their_repository_gives_their_results(kind: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["opt", "t5"])
-def test_queries_in_front_equal_placeholders(kind: str, tmp_path: Path) -> None:
-    model = theirs(Blip2ForConditionalGeneration, their_config(kind, image_token_index=IMAGE))
+def test_prepended_queries_equal_placeholders(kind: str, tmp_path: Path) -> None:
+    model = transformers_model(Blip2ForConditionalGeneration, transformers_config(kind, image_token_index=IMAGE))
     model.save_pretrained(tmp_path)
     ours = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path)
-    inputs = question(True, kind)
-    in_front = {**inputs, **{name: inputs[name][:, QUERIES:] for name in ("input_ids", "attention_mask")}}
+    inputs = image_prompt(True, kind)
+    prepended = {**inputs, **{name: inputs[name][:, QUERIES:] for name in ("input_ids", "attention_mask")}}
     found = ours.generate(**inputs, max_new_tokens=5)
-    other = ours.generate(**in_front, max_new_tokens=5)
-    assert torch.equal(found[:, -5:], other[:, -5:])
+    without_placeholders = ours.generate(**prepended, max_new_tokens=5)
+    assert torch.equal(found[:, -5:], without_placeholders[:, -5:])
 
 
-def for_their_class(ours: Any, folder: Path, their_class: Any, config: Blip2Config) -> tuple[Any, dict[str, Any]]:
-    """A model of ours in one of their classes, and what was wrong with the names in between."""
+def load_in_transformers(ours: Any, folder: Path, their_class: Any, config: Blip2Config) -> tuple[Any, dict[str, Any]]:
+    """Save a model in transformers' format and load it with transformers; returns model and loading info."""
     ours.save_pretrained(folder, save_original_format=True)
     return their_class.from_pretrained(folder, config=config, output_loading_info=True)
 
 
-def ours_from(origin: str, our_class: Any, their_class: Any, config: Blip2Config, folder: Path) -> Any:
-    """A model of ours with weights of its own: loaded from theirs, loaded from ours, or made here."""
-    theirs(their_class, config).save_pretrained(folder / "theirs")
+def perturbed_model(origin: str, our_class: Any, their_class: Any, config: Blip2Config, folder: Path) -> Any:
+    """A model of this package with perturbed weights: loaded from transformers' format, from its own, or new."""
+    transformers_model(their_class, config).save_pretrained(folder / "theirs")
     ours = our_class.from_pretrained(folder / "theirs", cls_token_id=CLS).eval()
-    if origin != "theirs":
+    if origin != "transformers format":
         ours = our_class(ours.config).eval()
-    shake(ours)
-    if origin == "a repository of ours":
+    perturb(ours)
+    if origin == "own format":
         ours.save_pretrained(folder / "ours")
         ours = our_class.from_pretrained(folder / "ours").eval()
     return ours
 
 
-ORIGINS = pytest.mark.parametrize("origin", ["theirs", "a repository of ours", "made here"])
+ORIGINS = pytest.mark.parametrize("origin", ["transformers format", "own format", "new"])
 
 
 @ORIGINS
 @pytest.mark.parametrize("their_class", [Blip2ForConditionalGeneration, Blip2Model])
 @pytest.mark.parametrize("kind", ["opt", "t5"])
-def test_our_weights_in_their_class(kind: str, their_class: Any, origin: str, tmp_path: Path) -> None:
-    config = their_config(kind, image_token_index=IMAGE)
-    ours = ours_from(origin, LavisBlip2ForConditionalGeneration, their_class, config, tmp_path)
-    back, loading = for_their_class(ours, tmp_path / "back", their_class, config)
+def test_save_original_format_of_generation_models(kind: str, their_class: Any, origin: str, tmp_path: Path) -> None:
+    config = transformers_config(kind, image_token_index=IMAGE)
+    ours = perturbed_model(origin, LavisBlip2ForConditionalGeneration, their_class, config, tmp_path)
+    back, loading = load_in_transformers(ours, tmp_path / "back", their_class, config)
     assert not any(loading.values()), loading
-    inputs = question(True, kind)
+    inputs = image_prompt(True, kind)
     more = {"decoder_input_ids": torch.tensor([[0, 7, 8], [0, 9, 10]])} if kind == "t5" else {}
     with torch.no_grad():
         torch.testing.assert_close(back(**inputs, **more).logits, ours(**inputs, **more).logits, atol=2e-5, rtol=1e-4)
@@ -139,14 +139,14 @@ def test_our_weights_in_their_class(kind: str, their_class: Any, origin: str, tm
         assert torch.equal(back.generate(**inputs, **options), ours.generate(**inputs, **options))
 
 
-def test_matching_repository(tmp_path: Path) -> None:
-    config = their_config(qformer={"use_qformer_text_input": True})
-    model = theirs(Blip2ForImageTextRetrieval, config)
+def test_retrieval_outputs_equal_transformers(tmp_path: Path) -> None:
+    config = transformers_config(qformer={"use_qformer_text_input": True})
+    model = transformers_model(Blip2ForImageTextRetrieval, config)
     model.save_pretrained(tmp_path)
     ours, loading = LavisBlip2ForImageTextRetrieval.from_pretrained(
         tmp_path, output_loading_info=True, cls_token_id=CLS
     )
-    # their format has no temperature
+    # transformers' format has no temperature
     assert loading["missing_keys"] == {"temp"} and not loading["unexpected_keys"]
     inputs = {"pixel_values": pixels(2), **texts(2)}
     with torch.no_grad():
@@ -160,11 +160,11 @@ def test_matching_repository(tmp_path: Path) -> None:
 
 @ORIGINS
 @pytest.mark.parametrize("our_class", [LavisBlip2ForImageTextRetrieval, LavisBlip2ForPreTraining])
-def test_our_matching_in_their_class(our_class: Any, origin: str, tmp_path: Path) -> None:
-    """Their class compares and matches as ours does; it has neither a temperature nor a head for captions."""
-    config = their_config(qformer={"use_qformer_text_input": True})
-    ours = ours_from(origin, our_class, Blip2ForImageTextRetrieval, config, tmp_path)
-    back, loading = for_their_class(ours, tmp_path / "back", Blip2ForImageTextRetrieval, config)
+def test_save_original_format_of_retrieval_models(our_class: Any, origin: str, tmp_path: Path) -> None:
+    """ITC and ITM outputs are equal; transformers' class has neither a temperature nor a captioning head."""
+    config = transformers_config(qformer={"use_qformer_text_input": True})
+    ours = perturbed_model(origin, our_class, Blip2ForImageTextRetrieval, config, tmp_path)
+    back, loading = load_in_transformers(ours, tmp_path / "back", Blip2ForImageTextRetrieval, config)
     left_over = {name for name in loading["unexpected_keys"] if not name.startswith("cls.predictions.")}
     assert left_over == {"temp"} and not loading["missing_keys"] and not loading["mismatched_keys"], loading
     inputs = {"pixel_values": pixels(2), **texts(2)}
@@ -176,22 +176,22 @@ def test_our_matching_in_their_class(our_class: Any, origin: str, tmp_path: Path
         torch.testing.assert_close(cosine, expected, atol=2e-5, rtol=1e-4)
 
 
-def test_features_in_both_directions(tmp_path: Path) -> None:
-    """Their two towers with projections are parts of a matching repository, as our feature extractor is."""
-    config = their_config(qformer={"use_qformer_text_input": True})
-    whole = theirs(Blip2ForImageTextRetrieval, config)
+def test_features_equal_transformers(tmp_path: Path) -> None:
+    """The projection models of transformers and `LavisBlip2Model` load from a retrieval checkpoint."""
+    config = transformers_config(qformer={"use_qformer_text_input": True})
+    whole = transformers_model(Blip2ForImageTextRetrieval, config)
     whole.save_pretrained(tmp_path / "theirs")
     ours = LavisBlip2Model.from_pretrained(tmp_path / "theirs", cls_token_id=CLS)
-    shaken = LavisBlip2Model.from_pretrained(tmp_path / "theirs", cls_token_id=CLS)
-    shake(shaken)
-    shaken.save_pretrained(tmp_path / "back", save_original_format=True)
-    images, words = pixels(2), texts(2)
-    for folder, model in (("theirs", ours), ("back", shaken)):
+    perturbed = LavisBlip2Model.from_pretrained(tmp_path / "theirs", cls_token_id=CLS)
+    perturb(perturbed)
+    perturbed.save_pretrained(tmp_path / "back", save_original_format=True)
+    images, text_inputs = pixels(2), texts(2)
+    for folder, model in (("theirs", ours), ("back", perturbed)):
         vision = Blip2VisionModelWithProjection.from_pretrained(tmp_path / folder, config=config)
         text = Blip2TextModelWithProjection.from_pretrained(tmp_path / folder, config=config)
         with torch.no_grad():
-            found = model(pixel_values=images, **words)
+            found = model(pixel_values=images, **text_inputs)
             expected = vision(pixel_values=images).image_embeds
             torch.testing.assert_close(found.image_features, expected, atol=2e-5, rtol=1e-4)
-            torch.testing.assert_close(found.text_features, text(**words).text_embeds, atol=2e-5, rtol=1e-4)
-    assert not torch.allclose(ours.vision_proj.weight, shaken.vision_proj.weight)
+            torch.testing.assert_close(found.text_features, text(**text_inputs).text_embeds, atol=2e-5, rtol=1e-4)
+    assert not torch.allclose(ours.vision_proj.weight, perturbed.vision_proj.weight)

@@ -1,4 +1,4 @@
-"""The image processors: exact against the recordings, any kind of image, broken files, saving."""
+"""Image processors: equality with the recordings, image modes and types, broken files, saving."""
 
 import base64
 import functools
@@ -22,7 +22,7 @@ import modeling_lavis  # noqa: F401  (registers)
 from modeling_lavis.models.image_processing_lavis import LavisImageProcessor, LavisImageProcessorTorchvision
 
 SIZE = 48
-BOTH = [LavisImageProcessor, LavisImageProcessorTorchvision]
+PROCESSOR_CLASSES = [LavisImageProcessor, LavisImageProcessorTorchvision]
 
 
 def pixels(image, processor_class=LavisImageProcessor, **options) -> torch.Tensor:
@@ -39,7 +39,7 @@ def grey(cat) -> PIL.Image.Image:
     return cat.convert("L")
 
 
-def test_equals_the_recordings(goldens: Path) -> None:
+def test_equals_recordings(goldens: Path) -> None:
     folder = goldens / "processors"
     recorded = load_file(folder / "image_eval.safetensors")
     rows = json.loads((folder / "image_eval.json").read_text())["rows"]
@@ -59,7 +59,7 @@ def test_default_is_384_px_float32(photos) -> None:
     assert values.shape == (1, 3, 384, 384) and values.dtype == torch.float32
 
 
-def in_mode(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+def convert_mode(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
     if mode == "LAB":
         profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
         return ImageCms.profileToProfile(image, *profiles, outputMode="LAB")
@@ -74,35 +74,35 @@ def in_mode(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
     return image.convert(mode)
 
 
-@pytest.mark.parametrize("processor_class", BOTH)
+@pytest.mark.parametrize("processor_class", PROCESSOR_CLASSES)
 @pytest.mark.parametrize("mode", ["L", "LA", "La", "I", "F", "I;16"])
-def test_grayscale_modes_give_the_grayscale_image(cat, grey, mode: str, processor_class) -> None:
-    image = in_mode(cat, mode)
+def test_grayscale_modes(cat, grey, mode: str, processor_class) -> None:
+    image = convert_mode(cat, mode)
     assert image.mode == mode
     torch.testing.assert_close(
         pixels(image, processor_class), pixels(grey.convert("RGB"), processor_class), rtol=0, atol=0
     )
 
 
-@pytest.mark.parametrize("processor_class", BOTH)
+@pytest.mark.parametrize("processor_class", PROCESSOR_CLASSES)
 @pytest.mark.parametrize(
     ("mode", "tolerance"),
-    # a palette of 256 colours and conversions between colour spaces lose a little
+    # a palette of 256 colors and conversions between color spaces lose a little
     [("RGBA", 0), ("RGBa", 0), ("CMYK", 0), ("P", 0.1), ("PA", 0.1), ("YCbCr", 0.1), ("HSV", 0.1), ("LAB", 0.1)],
 )
-def test_color_modes_give_the_same_image(cat, mode: str, tolerance: float, processor_class) -> None:
-    image = in_mode(cat, mode)
+def test_color_modes(cat, mode: str, tolerance: float, processor_class) -> None:
+    image = convert_mode(cat, mode)
     assert image.mode == mode
     torch.testing.assert_close(pixels(image, processor_class), pixels(cat, processor_class), rtol=0, atol=tolerance)
 
 
-def test_black_and_white(cat) -> None:
+def test_binary_mode(cat) -> None:
     image = cat.convert("1")
     expected = PIL.Image.fromarray(np.array(image).astype(np.uint8) * 255).convert("RGB")
     assert torch.equal(pixels(image), pixels(expected))
 
 
-def test_transparency_is_dropped_as_the_original_does(cat, tmp_path: Path) -> None:
+def test_transparency_is_ignored(cat, tmp_path: Path) -> None:
     clear = cat.copy()
     clear.putalpha(PIL.Image.linear_gradient("L").resize(cat.size))
     assert torch.equal(pixels(clear), pixels(cat))
@@ -113,24 +113,24 @@ def test_transparency_is_dropped_as_the_original_does(cat, tmp_path: Path) -> No
     assert torch.equal(pixels(tmp_path / "clear.png"), pixels(palette.convert("RGB")))
 
 
-def test_16_bit_file(grey, tmp_path: Path) -> None:
-    in_mode(grey, "I;16").save(tmp_path / "deep.png")
+def test_16_bit_png(grey, tmp_path: Path) -> None:
+    convert_mode(grey, "I;16").save(tmp_path / "deep.png")
     assert torch.equal(pixels(tmp_path / "deep.png"), pixels(grey))
 
 
-@pytest.mark.parametrize("processor_class", BOTH)
+@pytest.mark.parametrize("processor_class", PROCESSOR_CLASSES)
 def test_exif_orientation(cat, tmp_path: Path, processor_class) -> None:
-    lying = cat.transpose(PIL.Image.Transpose.ROTATE_90)
+    rotated = cat.transpose(PIL.Image.Transpose.ROTATE_90)
     exif = PIL.Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter, clockwise
-    lying.save(tmp_path / "photo.png", exif=exif)
+    exif[0x0112] = 6  # to be rotated clockwise by 90 degrees
+    rotated.save(tmp_path / "photo.png", exif=exif)
     path = tmp_path / "photo.png"
     upright = pixels(cat, processor_class)
     assert torch.equal(pixels(path, processor_class), upright)
     assert torch.equal(pixels(PIL.Image.open(path), processor_class), upright)
     assert torch.equal(pixels(load_image(str(path)), processor_class), upright)
-    # parity: what the original saw
-    assert torch.equal(pixels(path, processor_class, do_exif_transpose=False), pixels(lying, processor_class))
+    # parity: the original ignores the orientation
+    assert torch.equal(pixels(path, processor_class, do_exif_transpose=False), pixels(rotated, processor_class))
 
 
 def test_damaged_exif_is_ignored(cat, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_damaged_exif_is_ignored(cat, tmp_path: Path) -> None:
     assert torch.equal(pixels(tmp_path / "photo.png"), pixels(cat))
 
 
-@pytest.mark.parametrize("processor_class", BOTH)
+@pytest.mark.parametrize("processor_class", PROCESSOR_CLASSES)
 def test_arrays_and_tensors(cat, processor_class) -> None:
     array = np.array(cat)
     first = array.transpose(2, 0, 1)
@@ -159,18 +159,18 @@ def test_arrays_and_tensors(cat, processor_class) -> None:
         assert torch.equal(pixels(value, processor_class), expected), name
 
 
-def test_grey_arrays(grey) -> None:
+def test_grayscale_arrays(grey) -> None:
     array = np.array(grey)
     for value in (array, array[None], array[..., None], np.dstack([array, array])):
         assert torch.equal(pixels(value), pixels(grey))
 
 
-def test_floats_stay_as_they_are_without_rescaling(cat) -> None:
+def test_do_rescale_false(cat) -> None:
     values = pixels(np.array(cat) / 255, do_rescale=False)
     torch.testing.assert_close(values, pixels(cat), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("processor_class", BOTH)
+@pytest.mark.parametrize("processor_class", PROCESSOR_CLASSES)
 def test_lists_batches_and_pairs(cat, photos, processor_class) -> None:
     array = np.array(cat)
     one = pixels(cat, processor_class)[0]
@@ -184,7 +184,7 @@ def test_lists_batches_and_pairs(cat, photos, processor_class) -> None:
     assert pixels(torch.tensor(np.stack([[array, array]] * 3)), processor_class).shape == (3, 2, 3, SIZE, SIZE)
 
 
-def test_without_return_tensors_it_is_a_list(cat) -> None:
+def test_list_without_return_tensors(cat) -> None:
     values = LavisImageProcessor(size=SIZE)([cat, cat])["pixel_values"]
     assert isinstance(values, list) and isinstance(values[0], np.ndarray) and values[0].shape == (3, SIZE, SIZE)
 
@@ -204,8 +204,8 @@ def test_urls(photos, cat) -> None:
     assert torch.equal(pixels(inline), pixels(cat))
 
 
-@pytest.mark.parametrize("processor_class", BOTH)
-def test_a_broken_file_is_named(photos, tmp_path: Path, processor_class) -> None:
+@pytest.mark.parametrize("processor_class", PROCESSOR_CLASSES)
+def test_broken_files_raise(photos, tmp_path: Path, processor_class) -> None:
     good = {name: photos[name].read_bytes() for name in ("rocket", "chelsea")}
     broken = {"cut.jpg": good["rocket"][:5000], "cut.png": good["chelsea"][:5000], "zero.png": b"", "text.jpg": b"hi"}
     for name, content in broken.items():
@@ -243,13 +243,13 @@ def test_invalid_images_raise(image, error, message: str) -> None:
         pixels(image)
 
 
-def test_unknown_options_are_named(cat) -> None:
+def test_unknown_options_raise(cat) -> None:
     with pytest.raises(TypeError, match="'do_normalise'.*'do_normalize'"):
         pixels(cat, do_normalise=False)
 
 
-def test_each_reloads_as_itself_also_in_a_fresh_process(tmp_path: Path) -> None:
-    for processor_class in BOTH:
+def test_auto_image_processor_in_this_and_a_new_process(tmp_path: Path) -> None:
+    for processor_class in PROCESSOR_CLASSES:
         folder = tmp_path / processor_class.__name__
         processor_class(size=SIZE, image_mean=[0.1, 0.2, 0.3], do_exif_transpose=False).save_pretrained(folder)
         again = AutoImageProcessor.from_pretrained(folder)
@@ -261,5 +261,5 @@ def test_each_reloads_as_itself_also_in_a_fresh_process(tmp_path: Path) -> None:
     )
     run = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     found = dict(line.split() for line in run.stdout.splitlines())
-    assert found == {processor_class.__name__: processor_class.__name__ for processor_class in BOTH}
+    assert found == {processor_class.__name__: processor_class.__name__ for processor_class in PROCESSOR_CLASSES}
     assert "backend" not in run.stderr

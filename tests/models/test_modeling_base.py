@@ -1,4 +1,4 @@
-"""Labels of a wrong kind are named; those of another width of whole numbers give the same loss."""
+"""Labels: integer dtypes give equal losses, other dtypes and labels out of range raise."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_labels(case: Case) -> None:
+def test_label_dtypes_and_ranges(case: Case) -> None:
     model = case.model()
     call = {**case.inputs(3), **case.training(3)}
     labels = call["labels"]

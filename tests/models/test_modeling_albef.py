@@ -1,10 +1,9 @@
-"""What is particular to ALBEF: token types, work that is shared between texts and images, hidden words."""
+"""ALBEF: token types, computation shared by pairs, invalid inputs, the queue."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from modeling_lavis import (
     AlbefForImagesAndTextClassification,
@@ -13,23 +12,20 @@ from modeling_lavis import (
     AlbefForQuestionAnswering,
     AlbefModel,
 )
-from modeling_lavis.models.configuration_text import LavisBertConfig
-from modeling_lavis.models.losses import MaskDraws, draw_masks, mask_tokens
-from modeling_lavis.models.text_bert import shared_pair_projections
-from tests.models.albef_cases import MASK, albef_config
-from tests.models.lavis_blip_cases import CLS, PAD, SEP, VOCAB, one_image
+from tests.models.albef_cases import albef_config
+from tests.models.lavis_blip_cases import CLS, PAD, VOCAB, one_image
 
-CALLS = {"return_loss": True, "alpha": 0.3}
+LOSS_OPTIONS = {"return_loss": True, "alpha": 0.3}
 
 
 def count_rows(module: torch.nn.Module) -> list[int]:
-    """Rows of the first argument of every call of a module from now on."""
+    """List to which every later call of a module appends the rows of its first argument."""
     rows: list[int] = []
     module.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[0]))
     return rows
 
 
-def test_token_types_can_be_chosen_when_loading(tmp_path: Path) -> None:
+def test_use_token_type_embeddings_of_from_pretrained(tmp_path: Path) -> None:
     model = AlbefModel(albef_config(use_token_type_embeddings=True)).eval()
     table = model.text_encoder.embeddings.token_type_embeddings.weight
     inputs = {name: value for name, value in one_image(2).items() if name != "pixel_values"}
@@ -47,16 +43,16 @@ def test_token_types_can_be_chosen_when_loading(tmp_path: Path) -> None:
     assert torch.allclose(without(**inputs).text_embeds, model(**inputs).text_embeds, atol=1e-6)
 
 
-def test_score_pairs_runs_every_text_and_image_once() -> None:
+def test_score_pairs_encodes_every_text_and_image_once() -> None:
     model = AlbefForImageTextRetrieval(albef_config(use_momentum=False)).eval()
     inputs = one_image(4)
     pairs = torch.cartesian_prod(torch.arange(4), torch.arange(4))
     texts = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    lower = count_rows(model.text_encoder.encoder.layer[0].attention.self.key)
-    keys = count_rows(model.text_encoder.encoder.layer[1].crossattention.self.key)
+    text_rows = count_rows(model.text_encoder.encoder.layer[0].attention.self.key)
+    key_rows = count_rows(model.text_encoder.encoder.layer[1].crossattention.self.key)
     scores = model.score_pairs(inputs["pixel_values"], texts, pairs).logits
-    assert sum(lower) == 4
-    assert sum(keys) == 4
+    assert sum(text_rows) == 4
+    assert sum(key_rows) == 4
     one_by_one = [
         model(
             pixel_values=inputs["pixel_values"][i : i + 1],
@@ -68,72 +64,44 @@ def test_score_pairs_runs_every_text_and_image_once() -> None:
     torch.testing.assert_close(scores, torch.stack(one_by_one), atol=1e-5, rtol=1e-4)
 
 
-def test_a_step_makes_keys_and_values_once_per_image() -> None:
+def test_training_step_projects_images_once() -> None:
     model = AlbefForPreTraining(albef_config())
     inputs = {**one_image(4), "image_ids": torch.arange(4)}
-    keys = count_rows(model.text_encoder.encoder.layer[1].crossattention.self.key)
-    lower = count_rows(model.text_encoder.encoder.layer[0].attention.self.key)
-    twin = [p for name, p in model.named_parameters() if name.split(".")[0].endswith("_m")]
-    model(**inputs, **CALLS).loss.backward()
-    assert keys == [4]  # matching and hidden words together
-    assert lower == [4, 4]  # the texts, and the texts with hidden words
-    assert all(p.grad is None for p in twin)
+    key_rows = count_rows(model.text_encoder.encoder.layer[1].crossattention.self.key)
+    text_rows = count_rows(model.text_encoder.encoder.layer[0].attention.self.key)
+    momentum_parameters = [p for name, p in model.named_parameters() if name.split(".")[0].endswith("_m")]
+    model(**inputs, **LOSS_OPTIONS).loss.backward()
+    assert key_rows == [4]  # shared by ITM and MLM
+    assert text_rows == [4, 4]  # texts, and texts with masked tokens
+    assert all(p.grad is None for p in momentum_parameters)
 
 
-def test_columns_that_are_padding_everywhere_are_not_run() -> None:
+def test_columns_of_padding_are_cut_off() -> None:
     model = AlbefForImageTextRetrieval(albef_config()).eval()
     inputs = one_image(4)
-    wide = dict(inputs)
-    wide["input_ids"] = torch.nn.functional.pad(inputs["input_ids"], (0, 9), value=PAD)
-    wide["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 9))
+    padded = dict(inputs)
+    padded["input_ids"] = torch.nn.functional.pad(inputs["input_ids"], (0, 9), value=PAD)
+    padded["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 9))
     lengths: list[int] = []
     model.text_encoder.embeddings.register_forward_hook(lambda _, args, output: lengths.append(output.shape[1]))
     losses = []
-    for batch in (inputs, wide):
+    for batch in (inputs, padded):
         torch.manual_seed(0)
-        losses.append(model(**batch, **CALLS, update_state=False).loss)
+        losses.append(model(**batch, **LOSS_OPTIONS, update_state=False).loss)
     torch.testing.assert_close(*losses)
     assert set(lengths) == {inputs["input_ids"].shape[1]}
 
 
 @pytest.mark.parametrize("head", [AlbefForImageTextRetrieval, AlbefForPreTraining])
-def test_batches_without_negatives_are_refused(head: type) -> None:
+def test_batches_without_negatives_raise(head: type) -> None:
     model = head(albef_config())
     with pytest.raises(ValueError, match="negative for every row"):
-        model(**one_image(1), **CALLS)
+        model(**one_image(1), **LOSS_OPTIONS)
     with pytest.raises(ValueError, match="image_ids are equal"):
-        model(**one_image(3), image_ids=torch.zeros(3, dtype=torch.long), **CALLS)
+        model(**one_image(3), image_ids=torch.zeros(3, dtype=torch.long), **LOSS_OPTIONS)
 
 
-def draws(chosen: Tensor, masked: Tensor, replaced: Tensor) -> MaskDraws:
-    return MaskDraws(chosen, masked, replaced, torch.full(chosen.shape, 9))
-
-
-def test_special_tokens_stay() -> None:
-    ids = torch.tensor([[CLS, 10, 11, 12, SEP, PAD]])
-    everything = torch.ones_like(ids, dtype=torch.bool)
-    nothing = torch.zeros_like(everything)
-    hidden, labels = mask_tokens(ids, draws(everything, everything, nothing), MASK, PAD, CLS)
-    assert hidden.tolist() == [[CLS, MASK, MASK, MASK, MASK, PAD]]
-    assert labels.tolist() == [[-100, 10, 11, 12, SEP, -100]]
-    hidden, _ = mask_tokens(ids, draws(everything, nothing, everything), MASK, PAD, CLS)
-    assert hidden.tolist() == [[CLS, 9, 9, 9, 9, PAD]]
-    hidden, labels = mask_tokens(ids, draws(everything, nothing, nothing), MASK, PAD, CLS)
-    assert torch.equal(hidden, ids)
-    assert labels.tolist() == [[-100, 10, 11, 12, SEP, -100]]
-
-
-def test_shares_of_hidden_words() -> None:
-    ids = torch.full((200, 100), 7)
-    drawn = draw_masks(ids, 0.15, VOCAB, torch.Generator().manual_seed(0))
-    again = draw_masks(ids, 0.15, VOCAB, torch.Generator().manual_seed(0))
-    assert torch.equal(drawn.chosen, again.chosen)
-    shares = [part.float().mean().item() for part in (drawn.chosen, drawn.masked, drawn.replaced)]
-    assert shares == pytest.approx([0.15, 0.8, 0.5], abs=0.02)
-    assert 0 <= int(drawn.random_ids.min()) and int(drawn.random_ids.max()) == VOCAB - 1
-
-
-def test_answers_have_a_decoder_of_their_own() -> None:
+def test_answer_decoder_has_the_fusion_layers_only() -> None:
     model = AlbefForQuestionAnswering(albef_config(text={"num_hidden_layers": 5, "fusion_layer": 2}))
     decoder = model.config.get_text_config(decoder=True)
     assert decoder.num_hidden_layers == 3
@@ -143,16 +111,10 @@ def test_answers_have_a_decoder_of_their_own() -> None:
     assert (answers[:, 0] == CLS).all()
 
 
-def test_pairs_of_layers_need_an_even_number() -> None:
-    config = LavisBertConfig(num_hidden_layers=5, fusion_layer=2)
-    with pytest.raises(ValueError, match="do not form pairs"):
-        shared_pair_projections(config)
-
-
 @pytest.mark.parametrize(
     "head", [AlbefModel, AlbefForImageTextRetrieval, AlbefForPreTraining, AlbefForQuestionAnswering]
 )
-def test_a_model_for_two_images_is_no_other(head: type, tmp_path: Path) -> None:
+def test_heads_for_one_image_refuse_checkpoints_for_two(head: type, tmp_path: Path) -> None:
     config = albef_config()
     AlbefForImagesAndTextClassification(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="two images .* takes one image"):
@@ -163,11 +125,11 @@ def test_a_model_for_two_images_is_no_other(head: type, tmp_path: Path) -> None:
     assert again.config.text_config.pair_image_layers
 
 
-def test_each_feature_alone() -> None:
+def test_features_of_images_and_texts_alone() -> None:
     model = AlbefModel(albef_config()).eval()
     inputs = one_image(2)
-    words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    both, image, text = model(**inputs), model(pixel_values=inputs["pixel_values"]), model(**words)
+    text_inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    both, image, text = model(**inputs), model(pixel_values=inputs["pixel_values"]), model(**text_inputs)
     images, texts = ("image_embeds", "image_features"), ("text_embeds", "text_features")
     for given, alone, names in ((both, image, images), (both, text, texts)):
         for name in names:
@@ -176,27 +138,27 @@ def test_each_feature_alone() -> None:
     assert set(both) == {*images, *texts, "multimodal_embeds"}
 
 
-@pytest.mark.parametrize("wrong", [-100, VOCAB, VOCAB + 7])
-def test_unknown_words_are_named(wrong: int) -> None:
+@pytest.mark.parametrize("token_id", [-100, VOCAB, VOCAB + 7])
+def test_token_ids_outside_the_vocabulary_raise(token_id: int) -> None:
     model = AlbefForImageTextRetrieval(albef_config())
     inputs = one_image(2)
-    inputs["input_ids"][1, 1] = wrong
-    calls = [CALLS, {"match_head": "itm"}, {"match_head": "itc"}]
+    inputs["input_ids"][1, 1] = token_id
+    calls = [LOSS_OPTIONS, {"match_head": "itm"}, {"match_head": "itc"}]
     for call in calls:
-        with pytest.raises(ValueError, match=rf"token id {wrong} .* from 0 to {VOCAB - 1}"):
+        with pytest.raises(ValueError, match=rf"token id {token_id} .* from 0 to {VOCAB - 1}"):
             model(**inputs, **call)
     with pytest.raises(ValueError, match="the vocabulary of the model has ids"):
         model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
     model.resize_token_embeddings(VOCAB + 8)
-    if wrong > 0:
-        assert bool(model(**inputs, **CALLS).loss.isfinite())
+    if token_id > 0:
+        assert bool(model(**inputs, **LOSS_OPTIONS).loss.isfinite())
 
 
-def test_a_queue_that_does_not_divide_wraps() -> None:
+def test_queue_wraps_around() -> None:
     model = AlbefForImageTextRetrieval(albef_config(queue_size=5)).train()
     features = []
     for step in range(3):
-        output = model(**one_image(3), image_ids=torch.arange(3) + 3 * step, **CALLS, output_intermediates=True)
+        output = model(**one_image(3), image_ids=torch.arange(3) + 3 * step, **LOSS_OPTIONS, output_intermediates=True)
         states = output.intermediates["image_embeds_m"][:, 0]
         features.append(torch.nn.functional.normalize(model.vision_proj_m(states), dim=-1))
         assert bool(output.loss.isfinite())
