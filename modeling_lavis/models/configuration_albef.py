@@ -7,9 +7,9 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .configuration_base import LavisVocabularyConfig
 from .configuration_text import LavisBertConfig
 from .configuration_vision import LavisViTConfig
-from .configuration_vocabulary import LavisVocabularyConfig
 
 
 @strict

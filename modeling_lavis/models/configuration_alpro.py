@@ -6,9 +6,9 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .configuration_base import LavisVocabularyConfig
 from .configuration_text import LavisBertConfig
 from .configuration_vision import LavisTimesformerConfig
-from .configuration_vocabulary import LavisVocabularyConfig
 
 
 @strict

@@ -5,10 +5,9 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_base import section_of
+from .configuration_base import LavisVocabularyConfig, section_of
 from .configuration_text import LavisBertConfig
 from .configuration_vision import LavisViTConfig
-from .configuration_vocabulary import LavisVocabularyConfig
 
 _FOREIGN_MODEL_TYPE = "blip"
 _VOCAB_SIZE = 30524  # of bert-base-uncased with [DEC] and [ENC]

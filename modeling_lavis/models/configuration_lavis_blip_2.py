@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of the BLIP-2 family, and the modules to adapt with LoRA and to leave out of quantization."""
 
-import os
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from .configuration_base import build_part, check_range, section_of
+from .configuration_base import (
+    FrozenPart,
+    LavisVocabularyConfig,
+    build_part,
+    check_range,
+    section_of,
+    with_vocabulary,
+)
 from .configuration_text import LavisQFormerConfig
 from .configuration_vision import LavisClipVisionConfig, LavisEvaConfig
-from .configuration_vocabulary import LavisVocabularyConfig, with_vocabulary
 
 _FOREIGN_MODEL_TYPE = "blip-2"
 
@@ -51,54 +56,6 @@ _LANGUAGE_MODEL_SIZES: dict[str, int] = {
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 2**24),
 }
 _FROZEN_MODULES = ("vision_model", "language_model")
-_PART_ENTRIES = ("source", "revision", "subfolder")
-
-
-class FrozenPart(NamedTuple):
-    """
-    Where a frozen part is stored.
-
-    Args:
-        source (`str`): folder or Hub id.
-        revision (`str`, *optional*): branch, tag or commit of the Hub repository.
-        subfolder (`str`, *optional*): folder inside the repository.
-    """
-
-    source: str
-    revision: str | None = None
-    subfolder: str | None = None
-
-    @classmethod
-    def read(cls, name: str, value: Any) -> "FrozenPart":
-        """
-        Read an entry of `frozen_parts`.
-
-        Args:
-            name (`str`): the module, for the error.
-            value (`str`, `os.PathLike` or `dict`): folder or Hub id, or `"org/name@revision"`, or a dictionary with
-                `source` and, optionally, `revision` and `subfolder`.
-
-        Raises:
-            ValueError: the entry is none of these.
-        """
-        if isinstance(value, (str, os.PathLike)):
-            source = os.fspath(value)
-            repository, at, revision = source.rpartition("@")
-            # a path may contain the sign, a Hub id may not
-            is_hub_id = (
-                bool(at) and not os.path.exists(source) and repository.count("/") <= 1 and source[0] not in "./~"
-            )
-            value = {"source": repository, "revision": revision} if is_hub_id else {"source": source}
-        valid = isinstance(value, dict) and value.get("source") and set(value) <= set(_PART_ENTRIES)
-        if not valid or not all(entry is None or isinstance(entry, str) and entry for entry in value.values()):
-            raise ValueError(
-                f"frozen_parts has {value!r:.80} for {name}; expected a folder, a Hub id ('org/name' or "
-                f"'org/name@revision'), or a dictionary with {', '.join(_PART_ENTRIES)}."
-            )
-        return cls(**value)
-
-    def __str__(self) -> str:
-        return self.source + (f"@{self.revision}" if self.revision else "")
 
 
 @strict
@@ -334,7 +291,6 @@ def translate_transformers_config(foreign: dict[str, Any]) -> dict[str, Any]:
 __all__ = [
     "LORA_TARGET_MODULES",
     "MODULES_NOT_TO_QUANTIZE",
-    "FrozenPart",
     "LavisBlip2Config",
     "translate_transformers_config",
 ]

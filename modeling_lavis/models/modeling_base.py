@@ -4,13 +4,22 @@
 Shapes: B batch size, T text tokens, D hidden size, P projection dimension.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from .head_loading import (
+    HUB_OPTIONS,
+    HeadStart,
+    check_new_weights,
+    check_shapes,
+    load_config,
+    read_head,
+    with_truncated_mlp,
+)
 from .outputs import IGNORE_INDEX
 from .transformers_compat import (
     CACHE_NAMES,
@@ -18,9 +27,6 @@ from .transformers_compat import (
     torchao_metadata_of_modules_only,
     without_remembered_renaming,
 )
-
-#: options of `from_pretrained` that select and access a repository; loading a configuration accepts them, too
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 class LavisPreTrainedModel(PreTrainedModel):
@@ -45,12 +51,90 @@ class LavisPreTrainedModel(PreTrainedModel):
         # encoders, whose tensors belong to submodules.
         super()._initialize_weights(module)
 
+    #: how the head starts from checkpoints of other heads, by the name of their class
+    head_starts: ClassVar[dict[str, HeadStart]] = {}
+
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """transformers' `from_pretrained`, which also keeps float32 modules in float32 when offloaded to disk."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        keep_offloaded_parameters_in_float32(loaded[0] if isinstance(loaded, tuple) else loaded)
-        return loaded
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, allow_new_weights: bool = False, **kwargs: Any
+    ) -> Any:
+        """
+        transformers' `from_pretrained`, also for checkpoints of other heads of the family, whose shared weights are
+        taken over.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): folder or Hub id.
+            allow_new_weights (`bool`, *optional*, defaults to `False`): initialize weights that the checkpoint lacks,
+                as a start for training; the load report lists them. Momentum encoders, feature queues and temperature
+                never need it: they start from the online weights, with random features and from the configuration.
+            args, kwargs: as for transformers' `from_pretrained`. With `output_loading_info=True` missing weights raise
+                no error; they are in the returned information.
+
+        Raises:
+            OSError: there is no such repository, or a file cannot be read.
+            ValueError: the checkpoint lacks weights, or they have other shapes than the configuration says.
+        """
+        source, wants_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
+        if source is None:
+            model, info = cls._load_weights(None, *args, **kwargs)
+        else:
+            saved = read_head(source, kwargs)
+            is_own = saved in (None, *(base.__name__ for base in cls.__mro__))
+            start = HeadStart()
+            if not is_own:
+                config = load_config(cls, source, kwargs)
+                config.architectures = [saved]
+                config = kwargs["config"] = cls.adapt_config(config, source, str(saved), allow_new_weights)
+                start = cls.start_from(str(saved), config)
+            if start.key_mapping:
+                kwargs["key_mapping"] = {**start.key_mapping, **(kwargs.get("key_mapping") or {})}
+            ignore = kwargs.pop("ignore_mismatched_sizes", False)
+            model, info = cls._load_weights(source, *args, ignore_mismatched_sizes=True, **kwargs)
+            if any(".mlp.fc" in name for name, *_ in info["mismatched_keys"]):
+                earlier = with_truncated_mlp(cls, source, kwargs)
+                if earlier is not None:
+                    kwargs["config"] = earlier
+                    model, info = cls._load_weights(source, *args, ignore_mismatched_sizes=True, **kwargs)
+            if not ignore:
+                check_shapes(model.config, source, info["mismatched_keys"])
+            model.check_loaded(source, info)
+            if not allow_new_weights and not wants_info:
+                check_new_weights(model, source, saved, info["missing_keys"], start)
+        keep_offloaded_parameters_in_float32(model)
+        return (model, info) if wants_info else model
+
+    @classmethod
+    def _load_weights(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Model and loading info by transformers' `from_pretrained`."""
+        return super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+
+    @classmethod
+    def adapt_config(cls, config: Any, source: Any, saved: str, allow_new_weights: bool) -> Any:
+        """
+        The configuration of this head for the checkpoint of another one.
+
+        Args:
+            config (`PreTrainedConfig`): configuration of the checkpoint.
+            source (`str` or `os.PathLike`): folder or Hub id.
+            saved (`str`): class that the checkpoint was saved from.
+            allow_new_weights (`bool`): whether weights may be initialized.
+
+        Raises:
+            ValueError: the head cannot start from that class.
+        """
+        return config
+
+    @classmethod
+    def start_from(cls, saved: str, config: Any) -> HeadStart:
+        """How the head starts from a checkpoint of the class `saved`, with the configuration of [`adapt_config`]."""
+        return cls.head_starts.get(saved, HeadStart())
+
+    def check_loaded(self, source: Any, info: dict[str, Any]) -> None:
+        """Raise `ValueError` if a checkpoint lacks what no start for training can be without."""
+
+    def copied_weights(self) -> dict[str, str]:
+        """Parameters that start as copies of others if a checkpoint lacks them, with the names of those."""
+        return {}
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
@@ -163,6 +247,7 @@ def classification_head(hidden_size: int, num_labels: int, inner_size: int | Non
 
 __all__ = [
     "HUB_OPTIONS",
+    "HeadStart",
     "LavisPreTrainedModel",
     "check_input_ids",
     "check_labels",

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     DynamicCache,
@@ -24,6 +25,7 @@ from transformers import (
 from transformers.utils import can_return_tuple
 
 from .beam_search import with_original_beam_search
+from .configuration_base import FrozenPart
 from .configuration_lavis_blip_2 import LavisBlip2Config
 from .docstrings import add_shared_arguments
 from .generation import move_padding_to_left, pad_after_end
@@ -99,6 +101,32 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         # the special tokens of the top-level configuration are the Q-Former's
         self.generation_config = GenerationConfig.from_model_config(config.text_config)
 
+    @classmethod
+    def adapt_config(cls, config: Any, source: Any, saved: str, allow_new_weights: bool) -> Any:
+        """
+        The configuration for the second stage from a checkpoint of the first, with the language model in
+        `frozen_parts`.
+
+        Raises:
+            ValueError: no language model is given.
+        """
+        if config.text_config is not None:
+            return config
+        place = (config.frozen_parts or {}).get("language_model")
+        if place is None:
+            raise ValueError(
+                f"{source} is a checkpoint of {saved}, which has no language model (text_config is None), so "
+                f"{cls.__name__} cannot load it. Give a checkpoint of {cls.__name__}, use LavisBlip2ForPreTraining, "
+                "whose Q-Former generates captions itself, or start training the second stage by "
+                'frozen_parts={"language_model": folder or Hub id} with allow_new_weights=True.'
+            )
+        part = FrozenPart.read("language_model", place)
+        options = {"revision": part.revision, "subfolder": part.subfolder}
+        config.text_config = AutoConfig.from_pretrained(part.source, **{k: v for k, v in options.items() if v})
+        config.qformer_config.use_text = False
+        config.is_encoder_decoder = bool(config.text_config.is_encoder_decoder)
+        return config
+
     def get_input_embeddings(self) -> nn.Embedding:
         """Word embeddings of the language model."""
         return self.language_model.get_input_embeddings()
@@ -172,7 +200,11 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         """
         config = self.config.text_config
         pad, ends = config.pad_token_id, config.eos_token_id
-        if pad is None or pad == getattr(config, "bos_token_id", None) or pad in (ends if isinstance(ends, list) else [ends]):
+        if (
+            pad is None
+            or pad == getattr(config, "bos_token_id", None)
+            or pad in (ends if isinstance(ends, list) else [ends])
+        ):
             return torch.ones_like(input_ids)
         return (input_ids != pad).to(input_ids.dtype)
 

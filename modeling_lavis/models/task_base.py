@@ -101,6 +101,9 @@ class ImageTextPreTrainedModel(LavisPreTrainedModel):
                 init.zeros_(module.bias)
         if module is self and hasattr(self, "temp"):
             init.constant_(self.temp, self.config.logit_temperature)
+        if module is self:
+            for name, source in self.copied_weights().items():
+                init.copy_(self.get_parameter(name), self.get_parameter(source))
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         """The vision encoder, or the text encoder with `modality="text"`."""
