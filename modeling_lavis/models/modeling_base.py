@@ -136,6 +136,12 @@ class LavisPreTrainedModel(PreTrainedModel):
         """Parameters that start as copies of others if a checkpoint lacks them, with the names of those."""
         return {}
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """transformers' `resize_token_embeddings`; modules with tied weights have the new size, too."""
+        embeddings: nn.Embedding = super().resize_token_embeddings(*args, **kwargs)
+        update_feature_counts(self)
+        return embeddings
+
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         # transformers looks for the attention interface in the source file of the model; here it is in attention.py.
@@ -239,6 +245,15 @@ def project_features(hidden_states: Tensor, projection: nn.Module) -> Tensor:
     return F.normalize(projection(hidden_states), dim=-1)
 
 
+def update_feature_counts(model: nn.Module) -> None:
+    """Let embeddings and linear layers state the sizes of their weights, which resizing and tying may have replaced."""
+    for module in model.modules():
+        if type(module) is nn.Embedding:
+            module.num_embeddings = module.weight.shape[0]
+        elif isinstance(module, nn.Linear) and module.weight.shape == (module.weight.shape[0], module.in_features):
+            module.out_features = module.weight.shape[0]
+
+
 def classification_head(hidden_size: int, num_labels: int, inner_size: int | None = None) -> nn.Sequential:
     """Two linear layers with a ReLU between, the classification head of all families: `(..., D)` to logits."""
     inner_size = inner_size or hidden_size
@@ -255,4 +270,5 @@ __all__ = [
     "project_features",
     "require_image_and_text",
     "set_first_token",
+    "update_feature_counts",
 ]

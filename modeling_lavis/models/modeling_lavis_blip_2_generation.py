@@ -135,6 +135,19 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         """Replace the word embeddings of the language model."""
         self.language_model.set_input_embeddings(value)
 
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize the vocabulary of the language model, which may have more than word embeddings and a head."""
+        embeddings: nn.Embedding = self.language_model.resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        size = self.language_model.config.get_text_config().vocab_size
+        for module in self.language_model.modules():  # encoder and decoder may have copies of the configuration
+            config: Any = getattr(module, "config", None)
+            if getattr(config, "vocab_size", None) is not None:
+                config.vocab_size = size
+        self.config.text_config.get_text_config().vocab_size = size
+        self.vocab_size = size
+        self.tie_weights()
+        return embeddings
+
     def get_output_embeddings(self) -> nn.Module:
         """The language modeling head."""
         return self.language_model.get_output_embeddings()

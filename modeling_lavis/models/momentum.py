@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
+from .modeling_base import update_feature_counts
 from .outputs import IGNORE_INDEX
 
 #: online modules with their momentum copies
@@ -62,11 +63,6 @@ def resize_momentum_modules(pairs: ModulePairs) -> None:
             new[:rows] = old[:rows]
             owner, _, leaf = name.rpartition(".")
             setattr(momentum.get_submodule(owner), leaf, nn.Parameter(new, requires_grad=False))
-        for module in momentum.modules():
-            if isinstance(module, nn.Embedding):
-                module.num_embeddings = module.weight.shape[0]
-            elif isinstance(module, nn.Linear):
-                module.out_features = module.weight.shape[0]
 
 
 if TYPE_CHECKING:
@@ -123,6 +119,7 @@ class MomentumDistillationMixin(_Model):
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         resize_momentum_modules(self.momentum_pairs)
         self.tie_weights()
+        update_feature_counts(self)
         return embeddings
 
     def update_momentum(self) -> None:

@@ -18,7 +18,7 @@ from .configuration_text import LavisBertConfig
 from .docstrings import add_shared_arguments
 from .generation import GroundedGenerationMixin, SharedCrossAttentionCache, shared_cross_attention_cache
 from .losses import next_token_loss, soft_next_token_loss, token_loss
-from .modeling_base import check_labels, set_first_token
+from .modeling_base import check_labels, set_first_token, update_feature_counts
 from .momentum import ModulePairs, resize_momentum_modules
 from .outputs import IGNORE_INDEX, LavisGenerationOutput, RankedAnswers
 from .text_bert import LavisBertLMHeadModel
@@ -68,9 +68,10 @@ class QuestionAnsweringMixin(GroundedGenerationMixin, _AnsweringModel):
         self.text_encoder.resize_token_embeddings(*args, **kwargs)
         self.config.text_config.vocab_size = self.text_encoder.config.vocab_size
         self.config.get_text_config(decoder=True).vocab_size = self.text_decoder.config.vocab_size
-        if hasattr(self, "momentum_pairs"):
-            resize_momentum_modules(self.momentum_pairs)
+        self.vocab_size = self.text_encoder.config.vocab_size  # as transformers' method does
+        resize_momentum_modules(getattr(self, "momentum_pairs", []))
         self.tie_weights()
+        update_feature_counts(self)
         return self.get_input_embeddings()
 
     def encode_questions(
