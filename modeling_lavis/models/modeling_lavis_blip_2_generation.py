@@ -172,7 +172,11 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         """
         config = self.config.text_config
         pad, ends = config.pad_token_id, config.eos_token_id
-        if pad is None or pad == getattr(config, "bos_token_id", None) or pad in (ends if isinstance(ends, list) else [ends]):
+        if (
+            pad is None
+            or pad == getattr(config, "bos_token_id", None)
+            or pad in (ends if isinstance(ends, list) else [ends])
+        ):
             return torch.ones_like(input_ids)
         return (input_ids != pad).to(input_ids.dtype)
 
@@ -289,8 +293,8 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             inputs (`Tensor` of shape `(B, num_channels, height, width)`, *optional*): images, the same as
                 `pixel_values`.
             input_ids, attention_mask (`Tensor` of shape `(R, T)`, *optional*): prompts. For a causal language model
-                padding on the right is moved to the left, where the processor puts it. Without a mask, pad tokens are padding,
-                unless the language model's pad token is also its first or last token.
+                padding on the right is moved to the left, where the processor puts it. Without a mask, pad tokens are
+                padding, unless the language model's pad token is also its first or last token.
             pixel_values (`Tensor` of shape `(B, num_channels, height, width)`, *optional*): images.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): accept images of another size by
                 interpolating the position embeddings.

@@ -92,7 +92,7 @@ def _batch_of_one_raises(row: dict[str, Any], scratch: Path) -> None:
     assert "error" in row
     run = converted(row["arch"], scratch)
     with pytest.raises(ValueError, match="negative for every row"):
-        run.model()(**batch(run, slice(0, 1)), return_loss=True)
+        run.model().train()(**batch(run, slice(0, 1)), return_loss=True)
 
 
 @case("albef_classification", "training forward, use_distill=False")
@@ -197,7 +197,7 @@ def _equal_image_ids_raise(row: dict[str, Any], scratch: Path) -> None:
     run = converted(row["arch"], scratch)
     ids = torch.zeros_like(run.golden.inputs["image_id"])
     with pytest.raises(ValueError, match="image_ids are equal"):
-        run.model()(**batch(run), image_ids=ids, return_loss=True)
+        run.model().train()(**batch(run), image_ids=ids, return_loss=True)
 
 
 @case("albef_feature_extractor", "extract_features(mode='text') without an image key")
@@ -313,7 +313,7 @@ def _video_training_without_process_group(row: dict[str, Any], scratch: Path) ->
     assert not torch.distributed.is_initialized()
     if "batch of one" in row["case"]:
         with pytest.raises(ValueError, match="negative"):
-            model(clips(run)[:1], **tokens(run, texts[:1]), return_loss=True)
+            model.train()(clips(run)[:1], **tokens(run, texts[:1]), return_loss=True)
     else:
         assert torch.isfinite(model(clips(run), **tokens(run, texts), return_loss=True).loss)
 
