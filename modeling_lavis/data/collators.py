@@ -270,13 +270,11 @@ class ImagePairCollator(RowCollator):
         sentences: list[str] = []
         for row in rows:
             pair = self._field(row, "images")
-            if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-                given = (
-                    f"{len(pair)} images"
-                    if isinstance(pair, (list, tuple))
-                    else f"images of type {type(pair).__name__}"
-                )
-                raise ValueError(f"A row has {given}; expected a list of two, left and right.")
+            if not isinstance(pair, (list, tuple, np.ndarray, torch.Tensor)):
+                raise ValueError(f"A row has images of type {type(pair).__name__}; expected a list of two images.")
+            pair = list(pair)
+            if len(pair) != 2:
+                raise ValueError(f"A row has {len(pair)} images; expected two, left and right.")
             # cleaning lowercases, so that "Left" is swapped, too
             (sentence,) = self.processor.clean(self._field(row, "sentence"), self.text_options.get("cleaning", "own"))
             if self.swap and torch.rand((), generator=self.generator).item() < 0.5:

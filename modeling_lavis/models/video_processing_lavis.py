@@ -175,6 +175,11 @@ class LavisVideoProcessor(VideoProcessorMixin):
     model_input_names = ["pixel_values_videos"]
     valid_kwargs = LavisVideoProcessorKwargs
     do_convert_rgb = True
+    # transformers saves `None` only where the class has another default
+    do_normalize: bool | None = True
+    do_sample_frames: bool | None = True
+    do_resize: bool | None = True
+    do_rescale: bool | None = True
 
     # Options that are saved, each of which a call can override.
     options: Collection[str] = (
