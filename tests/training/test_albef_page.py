@@ -26,6 +26,13 @@ def test_the_example_fine_tunes(
     ]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    weights: list[float] = []
+    weight_of = AlbefForImageTextRetrieval.soft_target_weight
+    monkeypatch.setattr(
+        AlbefForImageTextRetrieval,
+        "soft_target_weight",
+        lambda model, alpha: weights.append(weight_of(model, alpha)) or weights[-1],
+    )
     names: dict[str, Any] = {"repository": repository, "rows": rows}
     exec(compile(code, str(PAGE), "exec"), names)
     before = AlbefForImageTextRetrieval.from_pretrained(repository)
@@ -34,7 +41,9 @@ def test_the_example_fine_tunes(
     assert {"image_queue", "idx_queue", "itm_head.weight", "vision_proj_m.weight"} <= moved
     state = names["trainer"].state
     assert state.global_step == 4 and state.log_history
-    assert after.distill_alpha is None
+    distinct = list(dict.fromkeys(weights))
+    assert len(distinct) == 4 and distinct[0] == 0 and distinct == sorted(distinct), "the ramp of the example"
+    assert names["trainer"].model.distill_alpha is None
 
 
 def test_links_lead_somewhere() -> None:
