@@ -71,8 +71,10 @@ class ImageTextProcessorMixin(LavisProcessorMixin):
                 `"encoder"`, or `"prompt"` if the processor knows prompts.
             return_tensors (`str`, *optional*): `"pt"`, `"np"`, or `None` for lists.
             kwargs: options of the tokenizer (`padding`, `truncation`, `max_length`, ...) and of the image processor
-                (`size`, ...). By default, texts are padded to the longest and truncated to `max_text_length`; prompts
-                are truncated only to a `max_length` given here.
+                (`size`, ...), by name or in `text_kwargs` and `images_kwargs`. By default, texts are padded to the
+                longest and truncated to `max_text_length`; prompts are truncated only to a `max_length` given here.
+                `padding="max_length"` pads to `max_length`, or else to the `max_length` that the tokenizer was made
+                with, to `max_text_length`, or to the limit of the tokenizer, whichever is there first.
 
         Returns:
             `BatchFeature` with, depending on the arguments, `pixel_values` of shape `(B, 3, H, W)`, or

@@ -21,6 +21,7 @@ _OWN_BACKENDS = {"LavisImageProcessor": "pil", "LavisImageProcessorTorchvision":
 # All names that transformers' BLIP image processor has had (`None`: older repositories do not name it); their options
 # are loaded into our classes.
 _BLIP_IMAGE_PROCESSORS = ("BlipImageProcessor", "BlipImageProcessorFast", "BlipImageProcessorPil", None)
+_BERT_TOKENS = ("cls_token", "sep_token", "pad_token")
 _PADDINGS = (True, False, "longest", "max_length", "do_not_pad")
 # Options of a tokenizer that return more than token ids and their mask, or that take more than one text per row.
 _UNSUPPORTED_TEXT_OPTIONS = (
@@ -97,6 +98,12 @@ class LavisProcessorMixin(ProcessorMixin):
             value = getattr(self, option)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}: {option} is {value!r}; expected a positive int, or None for no limit.")
+        missing = [token for token in _BERT_TOKENS if getattr(self.tokenizer, f"{token}_id", None) is None]
+        if missing and getattr(self, "language_model", None) is None:
+            raise ValueError(
+                f"{name}: the tokenizer ({type(self.tokenizer).__name__}) has no {', '.join(missing)}; expected a"
+                " tokenizer of BERT. A processor of BLIP-2 takes another one with language_model='causal' or 'seq2seq'."
+            )
 
     def _split_kwargs(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any]:
         """Split the options of a call into those of the tokenizer, those of the image processor, `return_tensors`."""

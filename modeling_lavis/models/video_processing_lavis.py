@@ -472,12 +472,13 @@ def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _height_and_width(size: Any) -> dict[str, int]:
-    if isinstance(size, int):
-        return {"height": size, "width": size}
     try:
-        return {"height": int(size["height"]), "width": int(size["width"])}
-    except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"size is {size!r}; expected an int, or a dict with 'height' and 'width'.") from error
+        sides = [size, size] if isinstance(size, int) else [size["height"], size["width"]]
+    except (TypeError, KeyError, IndexError):
+        sides = []
+    if not sides or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
+        raise ValueError(f"size is {size!r}; expected a positive int, or a dict of them with 'height' and 'width'.")
+    return {"height": sides[0], "width": sides[1]}
 
 
 def _check_fixed_options(given: Mapping[str, Any]) -> None:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import pipeline
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast, pipeline
 
 import modeling_lavis  # noqa: F401  (registers the tasks)
 from modeling_lavis.data.collators import CaptioningCollator
+from modeling_lavis.models.processing_lavis_blip_2 import find_newline_token
 from tests.models.tiny_tokenizers import CAUSAL, KINDS, tiny_model, tiny_processor
 
 IMAGE = Image.fromarray(np.random.RandomState(0).randint(0, 255, (40, 40, 3), dtype=np.uint8))
@@ -94,6 +96,20 @@ def test_a_tokenizer_without_newlines(kind: str) -> None:
     assert all(row[-1] == processor.tokenizer.eos_token_id for row in made["input_ids"][1:])
     short = processor.caption_labels("a red dog on a mat", None, max_length=3)
     assert len(short["input_ids"][0]) == 3
+
+
+def test_tokens_of_a_newline() -> None:
+    """The second token of Llama's newline is the newline; some tokenizers have a space in its place."""
+    tokens = {"<unk>": 0, "▁": 1, "<0x0A>": 2, "a": 3}
+    backend = Tokenizer(models.BPE(tokens, [], byte_fallback=True, unk_token="<unk>"))
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    prepend, spaces = normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")
+    backend.normalizer = normalizers.Sequence([prepend, spaces])
+    llama = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert llama("\n")["input_ids"] == [1, 2] and find_newline_token(llama) == 2
+    backend.normalizer = normalizers.Sequence([normalizers.Replace("\n", " "), prepend, spaces])
+    without = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert without("\n")["input_ids"] == [1, 1] and find_newline_token(without) is None
 
 
 def test_empty_prompts_of_no_tokens() -> None:

@@ -188,6 +188,14 @@ def test_language_models_rank_no_answers(kind: str) -> None:
     assert processor.post_process_answers([labels.tolist()], "") == ["no"]
 
 
+@pytest.mark.parametrize("kind", ["has BOS (GPT-2)", "adds BOS (Llama)", "adds EOS (T5)"])
+def test_tokenizers_of_language_models_need_their_option(kind: str) -> None:
+    tokenizer = tiny_processor(kind).tokenizer
+    for make in (LavisBlip2Processor, LavisBlipProcessor, AlbefProcessor):
+        with pytest.raises(ValueError, match="has no cls_token, sep_token.*language_model='causal' or 'seq2seq'"):
+            make(LavisImageProcessor(size=32), tokenizer)
+
+
 # ---- prompts ----
 
 

@@ -138,6 +138,9 @@ def test_options_with_one_value(processor: LavisVideoProcessor) -> None:
         ({"image_std": "big"}, "image_std is 'big'"),
         ({"image_mean": [0.5, "x", 0.5]}, "image_mean is "),
         ({"size": {"shortest_edge": 20}}, "'height' and 'width'"),
+        ({"size": {"height": 16.7, "width": 16}}, "size is .*positive int"),
+        ({"size": 0}, "size is 0"),
+        ({"size": (16, 16)}, "size is "),
     ],
 )
 def test_values_are_checked_when_made_and_when_called(options: dict[str, Any], message: str) -> None:
