@@ -98,12 +98,6 @@ class LavisProcessorMixin(ProcessorMixin):
             value = getattr(self, option)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}: {option} is {value!r}; expected a positive int, or None for no limit.")
-        missing = [token for token in _BERT_TOKENS if getattr(self.tokenizer, f"{token}_id", None) is None]
-        if missing and getattr(self, "language_model", None) is None:
-            raise ValueError(
-                f"{name}: the tokenizer ({type(self.tokenizer).__name__}) has no {', '.join(missing)}; expected a"
-                " tokenizer of BERT. A processor of BLIP-2 takes another one with language_model='causal' or 'seq2seq'."
-            )
 
     def _split_kwargs(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any]:
         """Split the options of a call into those of the tokenizer, those of the image processor, `return_tensors`."""
@@ -129,11 +123,22 @@ class LavisProcessorMixin(ProcessorMixin):
 
     def _tokenize(self, texts: list[str], text_kwargs: Mapping[str, Any]) -> dict[str, list[list[int]]]:
         """Tokenize as `[CLS] text [SEP]`; every value has one row per text."""
+        if getattr(self, "language_model", None) is None:
+            self._check_tokenizer()
         for text in texts:
             if not text.isascii():
                 _check_encodable(text)
         encoding = self.tokenizer(texts, **text_kwargs)
         return {name: value for name, value in encoding.items() if name not in self.unused_input_names}
+
+    def _check_tokenizer(self) -> None:
+        missing = [token for token in _BERT_TOKENS if getattr(self.tokenizer, f"{token}_id", None) is None]
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__}: the tokenizer ({type(self.tokenizer).__name__}) has no {', '.join(missing)};"
+                " expected a tokenizer of BERT. A processor of BLIP-2 takes another one with language_model='causal' or"
+                " 'seq2seq'."
+            )
 
     def _tokenize_with_bos(
         self,

@@ -192,8 +192,10 @@ def test_language_models_rank_no_answers(kind: str) -> None:
 def test_tokenizers_of_language_models_need_their_option(kind: str) -> None:
     tokenizer = tiny_processor(kind).tokenizer
     for make in (LavisBlip2Processor, LavisBlipProcessor, AlbefProcessor):
-        with pytest.raises(ValueError, match="has no cls_token, sep_token.*language_model='causal' or 'seq2seq'"):
-            make(LavisImageProcessor(size=32), tokenizer)
+        processor = make(LavisImageProcessor(size=32), tokenizer)
+        for method, arguments in ((processor, {"text": "a dog"}), (processor.answer_labels, {"answers": ["a dog"]})):
+            with pytest.raises(ValueError, match="has no cls_token, sep_token.*language_model='causal' or 'seq2seq'"):
+                method(**arguments)
 
 
 # ---- prompts ----
