@@ -99,8 +99,8 @@ def read_weights(source: Any, access: Mapping[str, Any]) -> dict[str, Tensor]:
         if found is not None:
             return dict(load_state_dict(found))
     raise OSError(
-        f"{source} has no weights ({SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}). Give a folder written by save_pretrained, or "
-        "a Hub id."
+        f"{source} has no weights ({SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}). Give a folder written by save_pretrained, "
+        "or a Hub id."
     )
 
 

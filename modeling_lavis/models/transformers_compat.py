@@ -103,11 +103,6 @@ PRIVATE_API: tuple[PrivateName, ...] = (
         "the original's stopping rule looks at all candidates of a step",
     ),
     PrivateName(
-        "transformers.modeling_utils.PreTrainedModel._initialize_weights",
-        ("module", "is_custom_code"),
-        "momentum encoders are initialized from the online encoders by the head, which transformers would skip",
-    ),
-    PrivateName(
         "transformers.modeling_utils.PreTrainedModel._can_set_attn_implementation",
         (),
         "transformers searches the model's source file for the attention interface, which is in a shared file here",

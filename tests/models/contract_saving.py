@@ -150,9 +150,9 @@ class SavingContract(Contract):
             for name in given:
                 assert torch.equal(loaded[name], state[name]), f"{what}: {name}"
             assert_initialized(again, set(state) - given)
-            assert {name for name in info["missing_keys"] if name not in tied} == {
-                name for name in set(state) - given if name not in tied
-            }, what
+            # momentum weights are filled from the online weights, so nothing is missing
+            missing = {name for name in set(state) - given if not name.partition(".")[0].endswith("_m")}
+            assert {name for name in info["missing_keys"] if name not in tied} == missing - set(tied), what
 
     def test_checkpoints_of_other_heads(self, case: Case, tmp_path: Path) -> None:
         """
@@ -249,7 +249,8 @@ class SavingContract(Contract):
         model.save_pretrained(tmp_path)
         again = case.model_class.from_pretrained(tmp_path, dtype=dtype)
         for name, value in again.state_dict().items():
-            if name.partition(".")[0] in case.float32_modules:
+            top = name.partition(".")[0]
+            if top in case.float32_modules or top.endswith("_m"):
                 assert value.dtype == torch.float32 and torch.equal(value, model.state_dict()[name])
             elif value.is_floating_point():
                 assert value.dtype == dtype, name

@@ -123,26 +123,47 @@ class TrainingContract(Contract):
             torch.testing.assert_close(value, expected[1][name], msg=lambda m, n=name: f"{n}: {m}")
 
     def test_momentum_update_and_queue(self, case: Case) -> None:
+        """Momentum encoders move once after a step of the optimizer, however many batches it accumulates."""
         model = case.model().train()
         perturb(model)
         before = clone_state_dict(model)
-        run(model, {**case.inputs(3), **case.training(3)})
-        momentum_names = {momentum for _, momentum in momentum_pairs(model)}
+        call = {**case.inputs(3), **case.training(3)}
+        run(model, call)
         queues = {name for name in QUEUES if name in before}
-        # Values that are equal in both, such as zero rows of padding tokens, do not change.
-        assert changed_names(model, before) == queues | {
-            momentum for online, momentum in momentum_pairs(model) if not torch.equal(before[online], before[momentum])
-        }
-        for online, momentum in momentum_pairs(model):
-            expected = model.config.momentum * before[momentum] + (1 - model.config.momentum) * before[online]
-            torch.testing.assert_close(model.state_dict()[momentum], expected)
+        assert changed_names(model, before) == queues
         if queues:
             assert model.queue_ptr.item() == 3
             assert torch.equal(model.image_queue[:, 3:], before["image_queue"][:, 3:])
             assert not torch.equal(model.image_queue[:, :3], before["image_queue"][:, :3])
         if "idx_queue" in queues:
             assert model.idx_queue[0, :3].tolist() == case.training(3)["image_ids"].tolist()
-        assert not any(model.get_parameter(name).requires_grad for name in momentum_names)
+        run(model, call).loss.backward()
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        optimizer.step()
+        after = model.state_dict()
+        for online, momentum in momentum_pairs(model):
+            expected = model.config.momentum * before[momentum] + (1 - model.config.momentum) * after[online]
+            torch.testing.assert_close(after[momentum], expected)
+            assert not model.get_parameter(momentum).requires_grad
+        once = clone_state_dict(model)
+        optimizer.step()  # no forward pass since the last step
+        assert not {momentum for _, momentum in momentum_pairs(model)} & changed_names(model, once)
+
+    def test_momentum_every_forward(self, case: Case) -> None:
+        """parity: the original updates in every forward pass, from the weights before the step."""
+        model = case.model().train()
+        if not momentum_pairs(model):
+            pytest.skip("the class has no momentum encoders")
+        perturb(model)
+        model.config.momentum_every_forward = True
+        before = clone_state_dict(model)
+        run(model, {**case.inputs(3), **case.training(3)}).loss.backward()
+        for online, momentum in momentum_pairs(model):
+            expected = model.config.momentum * before[momentum] + (1 - model.config.momentum) * before[online]
+            torch.testing.assert_close(model.state_dict()[momentum], expected)
+        updated = clone_state_dict(model)
+        torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1).step()
+        assert not {momentum for _, momentum in momentum_pairs(model)} & changed_names(model, updated)
 
     def test_update_state(self, case: Case) -> None:
         model = case.model()
@@ -187,15 +208,25 @@ class TrainingContract(Contract):
         assert not info["missing_keys"] and not info["unexpected_keys"]
         assert_same_state(again, model)
 
-    def test_batch_without_negatives_raises(self, case: Case) -> None:
+    def test_batch_without_negatives(self, case: Case) -> None:
+        """In training such a batch is refused and changes nothing; in evaluation it has no matching loss."""
         if not case.needs_negatives:
             pytest.skip("the class draws no negatives")
         call = {**case.inputs(3), **case.training(3), "image_ids": torch.full((3,), 4)}
         model = case.model().train()
+        perturb(model)
+        with torch.no_grad():
+            model.temp.fill_(3.0)
         before = clone_state_dict(model)
-        with pytest.raises(ValueError, match="two different images"):
-            run(model, call)
-        del before
+        for options in ({}, {"update_state": True}) if momentum_pairs(model) else ({},):
+            with pytest.raises(ValueError, match="two different images"):
+                run(model, call, **options)
+            assert not changed_names(model, before)
+        output = run(model.eval(), call)
+        assert bool(output.loss.isfinite())
+        losses = {name: value for name, value in output.items() if name in ("loss_itm", "loss_vtm")}
+        assert [float(value) for value in losses.values()] == [0.0]
+        assert (output.get("logits") if output.get("logits") is not None else output.vtm_logits).shape == (3, 2)
 
     def test_trainer_resume_from_checkpoint(self, case: Case, tmp_path: Path) -> None:
         pytest.importorskip("accelerate")
@@ -222,15 +253,31 @@ class TrainingContract(Contract):
                 seen.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
 
         trainer.add_callback(RecordGradients())
-        losses: list[Tensor] = []
-        handle = model.register_forward_hook(lambda module, args, output: losses.append(output.loss.detach()))
+        batches: list[dict[str, Any]] = []
+
+        def record(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+            batches.append(kwargs)
+            torch.manual_seed(0)  # the same hard negatives below
+
+        handle = model.register_forward_pre_hook(record, with_kwargs=True)
         trainer.train()
         handle.remove()
         (total,) = seen
-        assert len(losses) == 2
+        assert len(batches) == 2
+        # the gradient of the mean of both losses
+        reference = case.model().train()
+        losses = []
+        for batch in batches:
+            torch.manual_seed(0)
+            loss = reference(**batch).loss / 2
+            loss.backward()
+            losses.append(float(loss.detach()))
         (logged,) = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        assert logged == pytest.approx(float(sum(losses) / 2), rel=1e-3)
-        assert total
+        assert logged == pytest.approx(sum(losses), rel=1e-3)
+        expected = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
+        assert total.keys() == expected.keys()
+        for name, value in total.items():
+            torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
 
 
 __all__ = ["BatchDataset", "StopAfter", "TrainingContract", "gradients", "make_trainer"]

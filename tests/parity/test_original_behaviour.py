@@ -92,7 +92,7 @@ def _batch_of_one_raises(row: dict[str, Any], scratch: Path) -> None:
     assert "error" in row
     run = converted(row["arch"], scratch)
     with pytest.raises(ValueError, match="negative for every row"):
-        run.model()(**batch(run, slice(0, 1)), return_loss=True)
+        run.model().train()(**batch(run, slice(0, 1)), return_loss=True)
 
 
 @case("albef_classification", "training forward, use_distill=False")
@@ -154,9 +154,12 @@ def _queue_wraps_around(row: dict[str, Any], scratch: Path) -> None:
 def _ranking_without_distillation(row: dict[str, Any], scratch: Path) -> None:
     run = converted(row["arch"], scratch)
     answers = run.golden.inputs["answer_list"]
-    ranked = run.model(use_distill=False).rank_answers(**batch(run), **run.processor.answer_candidates(answers))
-    assert row["result"], "the original gives no answer"
-    assert len(ranked.best) == len(run.golden.inputs["text_input"])
+    assert row["result"], "the original answers as well"
+    inputs = {**batch(run), **run.processor.answer_candidates(answers)}
+    plain, distilled = run.model(use_distill=False), run.model()
+    assert distilled.has_momentum_encoders and not plain.has_momentum_encoders
+    ranked, expected = plain.rank_answers(**inputs), distilled.rank_answers(**inputs)
+    assert torch.equal(ranked.candidates, expected.candidates) and torch.equal(ranked.scores, expected.scores)
 
 
 @case("albef_vqa", "tensors of the model changed by predict_answers under eval()")
@@ -197,7 +200,7 @@ def _equal_image_ids_raise(row: dict[str, Any], scratch: Path) -> None:
     run = converted(row["arch"], scratch)
     ids = torch.zeros_like(run.golden.inputs["image_id"])
     with pytest.raises(ValueError, match="image_ids are equal"):
-        run.model()(**batch(run), image_ids=ids, return_loss=True)
+        run.model().train()(**batch(run), image_ids=ids, return_loss=True)
 
 
 @case("albef_feature_extractor", "extract_features(mode='text') without an image key")
@@ -205,9 +208,10 @@ def _equal_image_ids_raise(row: dict[str, Any], scratch: Path) -> None:
 def _features_of_texts_alone(row: dict[str, Any], scratch: Path) -> None:
     assert row.get("result", "no error") == "no error"
     run = converted(row["arch"], scratch)
-    output = run.model()(**tokens(run, run.golden.inputs["text_input"]))
-    assert output.text_embeds is not None
-    assert output.image_embeds is None
+    model = run.model()
+    output, whole = model(**tokens(run, run.golden.inputs["text_input"])), model(**batch(run))
+    assert output.image_embeds is None and whole.image_embeds is not None
+    torch.testing.assert_close(output.text_embeds, whole.text_embeds)
 
 
 @case("blip_retrieval", "compute_sim_matrix with k_test larger than the number of texts")
@@ -248,9 +252,15 @@ def _several_captions(row: dict[str, Any], scratch: Path) -> None:
 def _no_prompt(row: dict[str, Any], scratch: Path) -> None:
     assert "error" in row
     run = converted("blip_caption", scratch)
-    ids = run.model().generate(run.golden.inputs["image"], max_new_tokens=10)
-    assert (ids[:, 0] == run.model().config.bos_token_id).all()
-    assert len(run.processor.post_process_captions(ids, "")) == len(ids)
+    model, images = run.model(), run.golden.inputs["image"]
+    ids = model.generate(images, max_new_tokens=10)
+    assert (ids[:, 0] == model.config.bos_token_id).all()
+    empty = run.processor.prompt_inputs([""] * len(images))
+    assert empty["input_ids"].tolist() == [[model.config.bos_token_id]] * len(images)
+    assert torch.equal(model.generate(images, **empty, max_new_tokens=10), ids)
+    captions = run.processor.post_process_captions(ids, "")
+    assert captions == [run.processor.tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids]
+    assert all(captions)
 
 
 @case("blip_caption", "decoding steps: does generate use the key/value cache?")
@@ -313,7 +323,7 @@ def _video_training_without_process_group(row: dict[str, Any], scratch: Path) ->
     assert not torch.distributed.is_initialized()
     if "batch of one" in row["case"]:
         with pytest.raises(ValueError, match="negative"):
-            model(clips(run)[:1], **tokens(run, texts[:1]), return_loss=True)
+            model.train()(clips(run)[:1], **tokens(run, texts[:1]), return_loss=True)
     else:
         assert torch.isfinite(model(clips(run), **tokens(run, texts), return_loss=True).loss)
 
