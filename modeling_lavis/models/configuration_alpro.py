@@ -60,8 +60,8 @@ class AlproConfig(LavisVocabularyConfig):
         text.implicit_token_type = True
         if self.vision_config.hidden_size != text.hidden_size:
             raise ValueError(
-                f"The hidden sizes of the video encoder ({self.vision_config.hidden_size}) and of the text encoder "
-                f"({text.hidden_size}) differ; both have to be equal, because their tokens are concatenated."
+                f"vision_config.hidden_size is {self.vision_config.hidden_size}, but text_config.hidden_size is "
+                f"{text.hidden_size}; both have to be equal, because tokens of both encoders are concatenated."
             )
         self.check_token_ids(stored)
 

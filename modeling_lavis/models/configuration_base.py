@@ -84,6 +84,8 @@ class LavisPreTrainedConfig(PreTrainedConfig):
     """
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if kwargs.get("model_type", "") is None:
+            del kwargs["model_type"]
         _check_common_fields(self, kwargs)
         for name, spec in self.sub_configs_defaults.items():
             value = getattr(self, name)
@@ -256,16 +258,22 @@ def check_range(name: str, value: Any, low: float, high: float) -> None:
 
 def _check_common_fields(config: PreTrainedConfig, kwargs: Mapping[str, Any]) -> None:
     """Check what transformers' base class converts without a check."""
+    kind = type(config).model_type
+    given = kwargs.get("model_type", kind)
+    if given is not None and given != kind:
+        raise ValueError(f"model_type is {given!r:.80}; expected {kind!r} for a {type(config).__name__}.")
     for name, dtype in (("dtype", config.dtype), ("torch_dtype", kwargs.get("torch_dtype"))):
-        if isinstance(dtype, str) and dtype not in _DTYPES:
-            raise ValueError(f"{name} is {dtype!r}; expected one of {', '.join(_DTYPES)}.")
+        # an instance of torch.dtype is recognized without an import of torch
+        if dtype is not None and dtype not in _DTYPES and not str(dtype).startswith("torch."):
+            raise ValueError(f"{name} is {dtype!r:.80}; expected one of {', '.join(_DTYPES)}.")
     labels = kwargs.get("num_labels")
     if labels is not None and (isinstance(labels, bool) or not isinstance(labels, int) or labels < 1):
         raise ValueError(f"num_labels is {labels!r}; expected at least 1.")
     if labels is not None and labels > _MAX_LABELS:
         raise ValueError(f"num_labels is {labels}; expected at most {_MAX_LABELS}.")
     names = config.id2label
-    if names is not None and (not names or not all(str(key).isdecimal() for key in names)):
+    is_table = isinstance(names, Mapping) and all(isinstance(name, (str, int)) for name in names.values())
+    if names is not None and not (is_table and names and all(str(key).isdecimal() for key in names)):
         raise ValueError(f"id2label is {names!r:.80}; expected the name of each class by its number.")
 
 
@@ -298,7 +306,8 @@ class LavisVocabularyConfig(LavisPreTrainedConfig):
 
     def check_token_ids(self, stored: frozenset[str] = frozenset()) -> None:
         """
-        Raise `ValueError` if a token id is outside the vocabulary; warn if the field is in `stored`.
+        Raise `ValueError` if a token id is outside the vocabulary; warn if the field is in `stored` and the id might be
+        one of a larger vocabulary.
 
         Later changes of sizes are not checked: resizing the embeddings may leave out tokens that a head does not use.
         """
@@ -313,6 +322,7 @@ class LavisVocabularyConfig(LavisPreTrainedConfig):
         }
         if not wrong:
             return
+        stored = frozenset(name for name in stored if 0 <= wrong.get(name, 0) <= RANGES["vocab_size"][1])
         reason = (
             f"{_listed([f'{name} is {value}' for name, value in wrong.items()])}, but {part}.vocab_size is {size}; "
             f"expected token ids from 0 to {size - 1}. Give the ids of your tokenizer, or make the configuration from "

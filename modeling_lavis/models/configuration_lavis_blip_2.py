@@ -9,6 +9,8 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .configuration_base import (
+    ACTIVATIONS,
+    RANGES,
     FrozenPart,
     LavisVocabularyConfig,
     build_part,
@@ -45,6 +47,7 @@ MODULES_NOT_TO_QUANTIZE: tuple[str, ...] = (
     "cls",
     "language_model.lm_head",
 )
+_LANGUAGE_MODEL_ACTIVATIONS = ("hidden_act", "activation_function", "dense_act_fn")
 # Sizes in the configurations of transformers' language models, with their largest value.
 _LANGUAGE_MODEL_SIZES: dict[str, int] = {
     "vocab_size": 2**24,
@@ -167,6 +170,17 @@ class LavisBlip2Config(LavisVocabularyConfig):
         # the Q-Former of a language model has no text
         return super()._vocabularies() if self.qformer_config.use_text else {}
 
+    def validate_image_token_id(self) -> None:
+        """Raise `ValueError` when `image_token_id` is no token id of the language model."""
+        if self.image_token_id is None:
+            return
+        text: Any = None if self.text_config is None else self.text_config.get_text_config()
+        size = getattr(text, "vocab_size", None) or RANGES["vocab_size"][1]
+        if not 0 <= self.image_token_id < size:
+            raise ValueError(
+                f"image_token_id is {self.image_token_id}; expected a token id from 0 to {size - 1}, or None."
+            )
+
     def validate_frozen_parts(self) -> None:
         """Raise `ValueError` when `frozen_parts` names a module that cannot be left out, or no place for it."""
         for name, value in (self.frozen_parts or {}).items():
@@ -222,6 +236,10 @@ def _check_language_model(config: PreTrainedConfig) -> None:
     for name, value in vars(config).items():
         if name in _LANGUAGE_MODEL_SIZES and value is not None:
             check_range(f"text_config.{name}", value, 1, _LANGUAGE_MODEL_SIZES[name])
+        elif "dropout" in name and value is not None:
+            check_range(f"text_config.{name}", value, 0, 1)
+        elif name in _LANGUAGE_MODEL_ACTIVATIONS and value not in (*ACTIVATIONS, "prelu", "xielu"):
+            raise ValueError(f"text_config.{name} is {value!r:.80}; expected one of {', '.join(ACTIVATIONS)}.")
     pad, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
     if isinstance(pad, int) and isinstance(size, int) and not -size <= pad < size:
         raise ValueError(

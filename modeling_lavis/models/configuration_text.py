@@ -94,6 +94,11 @@ class LavisBertConfig(LavisPreTrainedConfig):
             )
         if self.num_image_streams not in (1, 2):
             raise ValueError(f"num_image_streams is {self.num_image_streams}; expected 1 or 2.")
+        if self.num_image_streams == 2 and self.pair_image_layers:
+            raise ValueError(
+                "pair_image_layers is True, but num_image_streams is 2; expected one of the two for pairs of images: "
+                "two streams as in BLIP, or pairs of layers as in ALBEF."
+            )
 
     def has_cross_attention(self, layer: int) -> bool:
         """Whether layer number `layer` (from 0) has cross-attention."""

@@ -7,14 +7,17 @@ initialized at random, which is an error unless `allow_new_weights` asks for a s
 """
 
 import copy
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 from transformers.modeling_utils import load_state_dict
 from transformers.utils import (
+    GENERATION_CONFIG_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
@@ -188,6 +191,10 @@ def check_new_weights(
     reason = f"has no weights for {_by_module(model, new)}" if new else str(start.differs)
     if saved in (None, name):
         advice = f"Give a complete checkpoint of {name}"
+        layers = {int(part) + 1 for key in new for part in key.split(".") if part.isdecimal()}
+        counts = [field for field in _fields_with(layers, model.config) if "num_hidden_layers" in field]
+        if counts:
+            advice += f" with as many layers as the configuration says ({', '.join(counts)})"
     else:
         advice = f"Give a checkpoint of {name}, load this one by AutoModel (as {saved})"
         what += "which "
@@ -211,13 +218,102 @@ def check_shapes(config: Any, source: Any, mismatched: Iterable[tuple[str, Any, 
         return
     name, stored, built = wrong[0]
     more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-    suspects = _fields_with({size for _, *shapes in wrong for size in set(shapes[1]) - set(shapes[0])}, config)
+    suspects = _fields_with({size for _, *shapes in wrong for size in _different_sizes(*shapes)}, config)
     hint = f" The sizes that differ are those of {', '.join(suspects)}." if suspects else ""
     raise ValueError(
         f"{source} does not fit its configuration: weights have other shapes than config.json says ({name} is {stored} "
         f"in the checkpoint and {built} by the configuration{more}).{hint} Correct the configuration, give the "
         "repository that the weights belong to, or pass ignore_mismatched_sizes=True to initialize these weights."
     )
+
+
+def check_generation_config(values: Any, source: Any) -> None:
+    """
+    Raise `ValueError` for a wrong value of `generation_config.json`, which transformers does not check.
+
+    Args:
+        values (`dict` or `GenerationConfig`): the file's content, or what was made of it.
+        source (`str` or `os.PathLike`): folder or Hub id.
+    """
+    where = f"{GENERATION_CONFIG_NAME} of {source}"
+    if isinstance(values, GenerationConfig):
+        values = vars(values)
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} cannot be used: it contains a {type(values).__name__}, expected a JSON object.")
+    for name, value in values.items():
+        if name not in _GENERATION_OPTIONS or value is None:
+            continue
+        expected, is_right = _GENERATION_OPTIONS[name]
+        if not is_right(value):
+            raise ValueError(f"{where} cannot be used: {name} is {value!r:.80}; expected {expected}. Correct it.")
+
+
+def _number(low: float, high: float, whole: bool = True) -> tuple[str, Callable[[Any], bool]]:
+    kinds = int if whole else (int, float)
+    text = f"{'an int' if whole else 'a number'} from {low} to {high}"
+    return text, lambda value: isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+
+
+_TOKEN = _number(0, 2**24)
+_TOKENS = (
+    "a token id from 0 or a list of them",
+    lambda value: all(map(_TOKEN[1], value)) if isinstance(value, list) else _TOKEN[1](value),
+)
+# what is expected of an option, and whether a value is that
+_GENERATION_OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("max_length", "max_new_tokens"), _number(1, 2**24)),
+    **dict.fromkeys(("min_length", "min_new_tokens", "top_k"), _number(0, 2**24)),
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), _number(0, 2**24)),
+    **dict.fromkeys(("num_beams", "num_return_sequences", "num_beam_groups"), _number(1, 4096)),
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "decoder_start_token_id", "forced_bos_token_id"), _TOKEN),
+    **dict.fromkeys(("eos_token_id", "forced_eos_token_id"), _TOKENS),
+    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), _TOKENS),
+    **dict.fromkeys(("top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"), _number(0, 1, whole=False)),
+    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty"), _number(1e-6, 1e6, whole=False)),
+    **dict.fromkeys(("length_penalty", "diversity_penalty"), _number(-1e6, 1e6, whole=False)),
+    **dict.fromkeys(("temperature", "guidance_scale", "max_time"), _number(0, 1e9, whole=False)),
+    **dict.fromkeys(
+        (
+            "do_sample",
+            "use_cache",
+            "renormalize_logits",
+            "remove_invalid_values",
+            "low_memory",
+            "output_attentions",
+            "output_hidden_states",
+            "output_scores",
+            "output_logits",
+            "return_dict_in_generate",
+        ),
+        ("true or false", lambda value: isinstance(value, bool)),
+    ),
+    "early_stopping": ('true, false or "never"', lambda value: isinstance(value, bool) or value == "never"),
+    "stop_strings": (
+        "a string or a list of them",
+        lambda value: isinstance(value, str) or isinstance(value, list) and all(isinstance(x, str) for x in value),
+    ),
+    "bad_words_ids": (
+        "a list of lists of token ids",
+        lambda value: isinstance(value, list) and all(isinstance(row, list) and _TOKENS[1](row) for row in value),
+    ),
+}
+
+
+def read_generation_config(source: Any, options: Mapping[str, Any]) -> Any:
+    """The content of `generation_config.json`, `None` if there is none that can be read."""
+    access = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+    try:
+        found = cached_file(source, GENERATION_CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **access)
+        return None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _different_sizes(stored: tuple[int, ...], built: tuple[int, ...]) -> set[int]:
+    """Sizes of a built weight that differ from those of the stored one."""
+    if len(stored) != len(built):
+        return set(built) - set(stored)
+    return {new for old, new in zip(stored, built) if new != old}
 
 
 def _fields_with(sizes: set[int], config: Any, prefix: str = "") -> list[str]:
@@ -255,11 +351,13 @@ def _by_module(model: nn.Module, names: list[str]) -> str:
 __all__ = [
     "HUB_OPTIONS",
     "HeadStart",
+    "check_generation_config",
     "check_new_weights",
     "check_shapes",
     "head_of",
     "load_config",
     "new_weights",
+    "read_generation_config",
     "read_head",
     "read_weights",
     "with_truncated_mlp",

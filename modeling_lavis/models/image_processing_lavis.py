@@ -17,9 +17,10 @@ Both convert every input to 8-bit RGB first:
 """
 
 import difflib
+import math
 import os
 import struct
-from collections.abc import Collection, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,34 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import is_torchvision_available
+
+_FLAGS = (
+    "do_resize",
+    "do_rescale",
+    "do_normalize",
+    "do_convert_rgb",
+    "do_exif_transpose",
+    "do_center_crop",
+    "do_pad",
+    "do_sample_frames",
+    "default_to_square",
+    "disable_grouping",
+)
+#: options that a step cannot do without
+_NEEDED = {
+    "do_resize": ("size", "resample"),
+    "do_rescale": ("rescale_factor",),
+    "do_normalize": ("image_mean", "image_std"),
+}
+_SIZES = ("size", "crop_size", "pad_size")
+_SIDES = ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width")
+#: largest side of an image after resizing; a larger one is a mistake that would end in a failed allocation
+MAX_SIDE = 2**15
+_NESTED = "processor_config.json"
+_FILES = {
+    "image_processor": ("preprocessor_config.json",),
+    "video_processor": ("video_preprocessor_config.json", "preprocessor_config.json"),
+}
 
 
 class LavisImagesKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
@@ -210,6 +239,22 @@ class _LavisImageProcessorMixin:
     do_convert_rgb = True
     do_exif_transpose = True
 
+    def __init__(self, **kwargs: Any) -> None:
+        check_stored_options(kwargs)
+        super().__init__(**kwargs)
+
+    @classmethod
+    def get_image_processor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
+        """
+        transformers' method of the same name, which reads the options of a file.
+
+        Raises:
+            OSError: there is no file, or it is not valid JSON.
+            ValueError: an option has a wrong value; the message names file, option, value and what was expected.
+        """
+        read: Any = super().get_image_processor_dict  # type: ignore[misc]
+        return read_options(read, check_stored_options, "image_processor", pretrained_model_name_or_path, kwargs)
+
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
         """
         Preprocess images.
@@ -229,6 +274,7 @@ class _LavisImageProcessorMixin:
             ValueError: an image has an unsupported shape or range of values.
         """
         reject_unknown(type(self).__name__, kwargs, self.valid_kwargs.__annotations__)
+        check_image_options(kwargs)
         return super().__call__(images, *args, **kwargs)  # type: ignore[misc]
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
@@ -355,6 +401,138 @@ def reject_unknown(owner: str, given: Collection[str], known: Collection[str]) -
             raise TypeError(f"{owner} got an unexpected option {name!r}.{hint}")
 
 
+def check_image_options(options: Mapping[str, Any]) -> None:
+    """
+    Check the values of options of an image or video processor; unknown names and `None` are left alone.
+
+    Args:
+        options (`Mapping[str, Any]`): options by name.
+
+    Raises:
+        ValueError: a value has the wrong type or is out of its range. The message names option and value.
+    """
+    for name, value in options.items():
+        if value is None:
+            continue
+        if name in _FLAGS and not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} is {value!r:.80}; expected true or false.")
+        if name in _SIZES and not _is_size(value):
+            raise ValueError(
+                f"{name} is {value!r:.80}; expected a positive int up to {MAX_SIDE}, or a dict of them with 'height' "
+                "and 'width'."
+            )
+        if name in ("image_mean", "image_std"):
+            numbers = (
+                [value] if is_number(value) else list(value) if isinstance(value, (list, tuple, np.ndarray)) else []
+            )
+            if len(numbers) not in (1, 3) or not all(is_number(number) for number in numbers):
+                raise ValueError(f"{name} is {value!r:.80}; expected a number, or one for each of the 3 channels.")
+            if name == "image_std" and min(numbers) <= 0:
+                raise ValueError(f"{name} is {value!r:.80}; expected positive numbers.")
+        if name == "rescale_factor" and not (is_number(value) and value > 0):
+            raise ValueError(f"{name} is {value!r:.80}; expected a positive number, such as 1 / 255.")
+        if name == "resample" and (isinstance(value, bool) or not _is_one_of(value, PILImageResampling)):
+            names = ", ".join(f"{int(kind)} ({kind.name.lower()})" for kind in PILImageResampling)
+            raise ValueError(f"{name} is {value!r:.80}; expected one of {names}.")
+        if name in ("data_format", "input_data_format") and value != "none" and not _is_one_of(value, ChannelDimension):
+            raise ValueError(f"{name} is {value!r:.80}; expected 'channels_first' or 'channels_last'.")
+        if name in ("image_processor_type", "video_processor_type") and not isinstance(value, str):
+            raise ValueError(f"{name} is {value!r:.80}; expected the name of a class.")
+
+
+def check_stored_options(options: Mapping[str, Any]) -> None:
+    """As [`check_image_options`], for options of a constructor, in which `None` has no value to stand for."""
+    check_image_options(options)
+    for flag, names in _NEEDED.items():
+        for name in names:
+            if name in options and options[name] is None and options.get(flag, True):
+                raise ValueError(f"{name} is None; expected a value, or {flag} to be false.")
+
+
+def read_options(
+    read: Callable[..., tuple[Any, dict]],
+    check: Callable[[Mapping[str, Any]], None],
+    part: str | None,
+    source: Any,
+    kwargs: Mapping[str, Any],
+) -> tuple[dict, dict]:
+    """
+    Read the options of a processor and check them.
+
+    Args:
+        read (`Callable`): transformers' method for it, called with `source` and `kwargs`.
+        check (`Callable`): raises `ValueError` or `TypeError` for wrong options.
+        part (`str`, *optional*): entry of `processor_config.json` that has the options of an image or video processor.
+        source (`str` or `os.PathLike`): folder, file or Hub id.
+        kwargs (`Mapping[str, Any]`): Hub options, and options that override those of the file.
+
+    Returns:
+        `tuple[dict, dict]`: the options, and the `kwargs` that are not Hub options.
+
+    Raises:
+        OSError: there is no file, or it is not valid JSON.
+        ValueError: an option is wrong, or the file contains something else than options. The message names the file.
+    """
+    error: Exception | None = None
+    try:
+        stored, unused = read(source, **kwargs)
+    except (TypeError, AttributeError, KeyError) as reason:
+        stored, unused, error = None, {}, reason
+    if not isinstance(stored, dict):
+        found = "" if part is None else f" for {part}"
+        raise ValueError(
+            f"{_file_of(source, part)} cannot be used: expected a JSON object of options{found}. Save the processor "
+            "again, or correct the file."
+        ) from error
+    try:
+        check({name: value for name, value in stored.items() if name not in kwargs})
+    except (TypeError, ValueError) as reason:
+        raise ValueError(f"{_file_of(source, part)} cannot be used: {reason} Correct it.") from reason
+    return stored, unused
+
+
+def _file_of(source: Any, part: str | None) -> str:
+    """The file that has the options of a processor, or of a part of it."""
+    source = os.fspath(source)
+    if os.path.isfile(source):
+        return source
+    if part is None:
+        return os.path.join(source, _NESTED) if os.path.isdir(source) else f"{_NESTED} of {source}"
+    if not os.path.isdir(source):
+        return f"{_NESTED} or {_FILES[part][0]} of {source}"
+    alone = next((path for name in _FILES[part] if os.path.isfile(path := os.path.join(source, name))), None)
+    nested = os.path.join(source, _NESTED)
+    if alone is not None and os.path.isfile(nested):
+        with open(nested, encoding="utf-8", errors="replace") as file:
+            return nested if f'"{part}"' in file.read() else alone
+    return alone or nested
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, and not a Boolean."""
+    is_real = isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)
+    return is_real and -(2**63) < value < 2**63 and math.isfinite(value)
+
+
+def _is_size(value: Any) -> bool:
+    sides = list(value.values()) if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping) and (not value or not set(value) <= set(_SIDES)):
+        return False
+    if hasattr(value, "height"):  # transformers' SizeDict
+        sides = [side for name in _SIDES if (side := getattr(value, name, None)) is not None]
+    sides = list(sides) if isinstance(sides, (list, tuple)) else [sides]
+    whole = [side for side in sides if isinstance(side, (int, np.integer)) and not isinstance(side, bool)]
+    return 0 < len(whole) == len(sides) <= 2 and all(0 < side <= MAX_SIDE for side in whole)
+
+
+def _is_one_of(value: Any, kind: Any) -> bool:
+    try:
+        kind(value)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
 def _load(image: PIL.Image.Image, name: Any) -> PIL.Image.Image:
     try:
         image.load()
@@ -393,12 +571,17 @@ def _shorten(name: Any) -> str:
 
 
 __all__ = [
+    "MAX_SIDE",
     "LavisImageProcessor",
     "LavisImageProcessorTorchvision",
     "LavisImagesKwargs",
     "apply_exif_orientation",
+    "check_image_options",
+    "check_stored_options",
     "flatten_images",
+    "is_number",
     "open_image",
+    "read_options",
     "reject_unknown",
     "to_rgb",
     "to_rgb_array",

@@ -18,9 +18,11 @@ from transformers.integrations.fsdp import is_fsdp_enabled
 from .head_loading import (
     HUB_OPTIONS,
     HeadStart,
+    check_generation_config,
     check_new_weights,
     check_shapes,
     load_config,
+    read_generation_config,
     read_head,
     with_truncated_mlp,
 )
@@ -127,12 +129,12 @@ class LavisPreTrainedModel(PreTrainedModel):
             if start.key_mapping:
                 kwargs["key_mapping"] = {**start.key_mapping, **(kwargs.get("key_mapping") or {})}
             ignore = kwargs.pop("ignore_mismatched_sizes", False)
-            model, info = cls._load_weights(source, *args, ignore_mismatched_sizes=True, **kwargs)
+            model, info = cls._load_and_check(source, *args, **kwargs)
             if any(".mlp.fc" in name for name, *_ in info["mismatched_keys"]):
                 earlier = with_truncated_mlp(cls, source, kwargs)
                 if earlier is not None:
                     kwargs["config"] = earlier
-                    model, info = cls._load_weights(source, *args, ignore_mismatched_sizes=True, **kwargs)
+                    model, info = cls._load_and_check(source, *args, **kwargs)
             if not ignore:
                 check_shapes(model.config, source, info["mismatched_keys"])
             model.check_loaded(source, info)
@@ -140,6 +142,22 @@ class LavisPreTrainedModel(PreTrainedModel):
                 check_new_weights(model, source, saved, info["missing_keys"], start)
         keep_offloaded_parameters_in_float32(model)
         return (model, info) if wants_info else model
+
+    @classmethod
+    def _load_and_check(cls, source: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Model and loading info; errors name the repository, and the wrong entry of `generation_config.json`."""
+        try:
+            model, info = cls._load_weights(source, *args, ignore_mismatched_sizes=True, **kwargs)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            stored = read_generation_config(source, kwargs) if cls.can_generate() else None
+            if stored is not None:
+                check_generation_config(stored, source)
+            if type(error) is ValueError and str(source) not in str(error):
+                raise ValueError(f"{source} cannot be loaded: {error}") from error
+            raise
+        if model.can_generate():
+            check_generation_config(model.generation_config, source)
+        return model, info
 
     @classmethod
     def _load_weights(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
@@ -225,7 +243,7 @@ def temperature_parameter(value: float) -> nn.Parameter:
 
     FSDP does not shard scalars. State dicts and files have a scalar, as the original; both shapes load.
     """
-    return nn.Parameter(torch.full((1,), value))
+    return nn.Parameter(torch.full((1,), float(value)))
 
 
 def _store_scalar_temperature(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:

@@ -19,13 +19,26 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ChannelD
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 
-from .image_processing_lavis import apply_exif_orientation, open_image, reject_unknown, to_rgb, to_rgb_array
+from .image_processing_lavis import (
+    MAX_SIDE,
+    apply_exif_orientation,
+    check_image_options,
+    check_stored_options,
+    is_number,
+    open_image,
+    read_options,
+    reject_unknown,
+    to_rgb,
+    to_rgb_array,
+)
 from .video_decoding import read_frames
 
 SAMPLINGS = ("uniform", "headtail", "random")
+_MAX_FRAMES = 2**15
 
 _ARRAY_TYPES = (np.ndarray, torch.Tensor)
 _CALL_OPTIONS = ("start", "end", "rng", "on_error", "input_data_format", "return_tensors")
+_FLAGS = ("do_normalize", "do_sample_frames", "do_resize", "do_rescale")
 # Options of transformers' video processors that have one value here, with what to do for another one.
 _FIXED_OPTIONS: dict[str, tuple[Any, str]] = {
     "do_convert_rgb": (True, "Frames are always converted to RGB."),
@@ -215,6 +228,8 @@ class LavisVideoProcessor(VideoProcessorMixin):
         kwargs.pop("video_processor_type", None)
         reject_unknown(type(self).__name__, kwargs, (*self.options, *_FIXED_OPTIONS))
         _check_fixed_options(kwargs)
+        flags = {"do_normalize": do_normalize, "do_sample_frames": do_sample_frames, "do_resize": do_resize}
+        check_stored_options({**flags, "do_rescale": do_rescale, "rescale_factor": rescale_factor})
         super().__init__(**metadata)
         self.size = _height_and_width(size)
         self.num_frames = num_frames
@@ -227,6 +242,23 @@ class LavisVideoProcessor(VideoProcessorMixin):
         self.do_rescale = do_rescale
         self.rescale_factor = rescale_factor
         _check_sampling(num_frames, sampling)
+
+    @classmethod
+    def get_video_processor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
+        """
+        transformers' method of the same name, which reads the options of a file.
+
+        Raises:
+            OSError: there is no file, or it is not valid JSON.
+            ValueError: an option has a wrong value; the message names file, option, value and what was expected.
+        """
+
+        def check(options: Mapping[str, Any]) -> None:
+            check_image_options({"video_processor_type": options.get("video_processor_type")})
+            cls(**options)
+
+        read = super().get_video_processor_dict
+        return read_options(read, check, "video_processor", pretrained_model_name_or_path, kwargs)
 
     def __call__(self, videos: Any, **kwargs: Any) -> BatchFeature:
         """
@@ -268,6 +300,7 @@ class LavisVideoProcessor(VideoProcessorMixin):
         starts, ends = (_one_per_video(kwargs.pop(name, None), len(entries), name) for name in ("start", "end"))
         options = {name: getattr(self, name) if kwargs.get(name) is None else kwargs[name] for name in self.options}
         _check_sampling(options["num_frames"], options["sampling"])
+        check_image_options({name: kwargs.get(name) for name in (*_FLAGS, "rescale_factor")})
         clips, skipped = [], []
         for index, (video, start, end) in enumerate(zip(entries, starts, ends, strict=True)):
             try:
@@ -313,7 +346,7 @@ class LavisVideoProcessor(VideoProcessorMixin):
     ) -> np.ndarray:
         """A video as an array of shape (F, C, S, S)."""
         size = _height_and_width(size) if do_resize else {"height": 0, "width": 0}
-        if not _is_number(rescale_factor):
+        if not is_number(rescale_factor):
             raise ValueError(f"rescale_factor is {rescale_factor!r}; expected a number.")
 
         def sample(length: int, first: int, last: int | None) -> list[int]:
@@ -477,7 +510,9 @@ def _height_and_width(size: Any) -> dict[str, int]:
     except (TypeError, KeyError, IndexError):
         sides = []
     if not sides or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
-        raise ValueError(f"size is {size!r}; expected a positive int, or a dict of them with 'height' and 'width'.")
+        raise ValueError(f"size is {size!r:.80}; expected a positive int, or a dict of them with 'height' and 'width'.")
+    if max(sides) > MAX_SIDE:
+        raise ValueError(f"size is {size!r:.80}; expected at most {MAX_SIDE}.")
     return {"height": sides[0], "width": sides[1]}
 
 
@@ -492,23 +527,22 @@ def _check_fixed_options(given: Mapping[str, Any]) -> None:
 
 def _check_sampling(num_frames: Any, sampling: Any) -> None:
     if isinstance(num_frames, bool) or not isinstance(num_frames, int) or num_frames < 1:
-        raise ValueError(f"num_frames is {num_frames!r}; expected at least one, as an int.")
+        raise ValueError(f"num_frames is {num_frames!r:.80}; expected at least one, as an int.")
+    if num_frames > _MAX_FRAMES:
+        raise ValueError(f"num_frames is {num_frames!r:.80}; expected at most {_MAX_FRAMES}.")
     if sampling not in SAMPLINGS:
         raise ValueError(f"sampling is {sampling!r}; expected one of {', '.join(SAMPLINGS)}.")
 
 
 def _of_channels(value: Any, name: str) -> float | list[float]:
     """A mean or a standard deviation: one number, or a list of three."""
-    if _is_number(value):
+    check_image_options({name: value})
+    if is_number(value):
         return value
     numbers = list(value) if isinstance(value, (list, tuple, np.ndarray)) else []
-    if len(numbers) != 3 or not all(map(_is_number, numbers)):
+    if len(numbers) != 3 or not all(map(is_number, numbers)):
         raise ValueError(f"{name} is {value!r}; expected a number, or one for each of the 3 channels.")
     return [float(number) for number in numbers]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.floating)) and not isinstance(value, bool)
 
 
 def _channels_first(video: Any, input_data_format: Any) -> Any:
