@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from modeling_lavis.models.configuration_base import RANGES, check_range
+from modeling_lavis.models.configuration_base import ACTIVATIONS, RANGES, check_range
 
 _MAX_CLASSES = 2**20
 
@@ -70,7 +70,7 @@ TEXT: dict[str, Kind] = {
     },
     "encoder_width": _SIZE,
     "pad_token_id": Number(0, RANGES["vocab_size"][1]),
-    "hidden_act": str,
+    "hidden_act": ACTIVATIONS,
     **dict.fromkeys(("add_type_embeddings", "add_cross_attention"), bool),
 }
 SECTIONS: dict[str, dict[str, Kind]] = {"vision": VISION, "text": TEXT, "text_decoder": TEXT, "qformer": TEXT}

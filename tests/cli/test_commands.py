@@ -419,9 +419,10 @@ class TestCommand:
         code = "import sys; from modeling_lavis.cli.main import main; print(main(['--help']), 'torch' in sys.modules)"
         result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert result.stdout.splitlines()[-1] == "0 False"
-        assert all(f"    {command} " in result.stdout for command in (*ARGUMENTS, "convert", "demo"))
+        commands = re.findall(r"^    ([a-z-]+)\s", result.stdout, re.MULTILINE)
+        assert commands == [*ARGUMENTS, "convert", "attach-code", "demo"]
 
-    @pytest.mark.parametrize("command", [*ARGUMENTS, "convert", "demo"])
+    @pytest.mark.parametrize("command", [*ARGUMENTS, "convert", "attach-code", "demo"])
     def test_help_of_every_command(self, capfd: pytest.CaptureFixture[str], command: str) -> None:
         assert main([command, "--help"]) == 0
         assert f"usage: modeling-lavis {command}" in capfd.readouterr().out
