@@ -429,8 +429,8 @@ def check_image_options(options: Mapping[str, Any]) -> None:
                 raise ValueError(f"{name} is {value!r:.80}; expected a number, or one for each of the 3 channels.")
             if name == "image_std" and min(numbers) <= 0:
                 raise ValueError(f"{name} is {value!r:.80}; expected positive numbers.")
-        if name == "rescale_factor" and not (is_number(value) and value > 0):
-            raise ValueError(f"{name} is {value!r:.80}; expected a positive number, such as 1 / 255.")
+        if name == "rescale_factor" and not (is_number(value) and value):
+            raise ValueError(f"{name} is {value!r:.80}; expected a number other than 0, such as 1 / 255.")
         if name == "resample" and (isinstance(value, bool) or not _is_one_of(value, PILImageResampling)):
             names = ", ".join(f"{int(kind)} ({kind.name.lower()})" for kind in PILImageResampling)
             raise ValueError(f"{name} is {value!r:.80}; expected one of {names}.")

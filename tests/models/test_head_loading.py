@@ -197,8 +197,10 @@ def test_image_encoder_of_a_whole_model(repositories: dict[str, Path], tmp_path:
     whole = AutoModel.from_pretrained(repositories["LavisBlipModel"])
     assert_same_state(LavisViTModel.from_pretrained(repositories["LavisBlipModel"]), whole.vision_model)
     whole.text_encoder.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has no weights for"):
+    with pytest.raises(ValueError, match="model_type is 'lavis_bert'; expected 'lavis_vit'"):
         LavisViTModel.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no weights for"):
+        LavisViTModel.from_pretrained(tmp_path, config=whole.vision_model.config)
 
 
 def test_subclasses_load_the_checkpoints_of_their_base(repositories: dict[str, Path]) -> None:

@@ -243,7 +243,7 @@ def test_parts_of_processors(part: str, value: Any, tmp_path: Path, goldens: Pat
         ("image_std", 0),
         ("do_normalize", "no"),
         ("do_resize", 3),
-        ("rescale_factor", -1),
+        ("rescale_factor", 0),
         ("rescale_factor", float("nan")),
     ],
 )
