@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of the ALBEF models."""
 
+from copy import deepcopy
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -8,7 +9,7 @@ from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_base import LavisVocabularyConfig
-from .configuration_text import LavisBertConfig
+from .configuration_text import KEYS_TO_IGNORE_AT_INFERENCE, LavisBertConfig
 from .configuration_vision import LavisViTConfig
 
 
@@ -60,7 +61,7 @@ class AlbefConfig(LavisVocabularyConfig):
         "text_config": LavisBertConfig,
         "answer_config": SubConfigSpec(LavisBertConfig, optional=True),
     }
-    keys_to_ignore_at_inference = ["cache", "past_key_values", "encoder_last_hidden_state", "intermediates"]
+    keys_to_ignore_at_inference = KEYS_TO_IGNORE_AT_INFERENCE
     vocabulary_parts = ("text_config", "answer_config")
     tokenizer_fields = ("pad_token_id", "cls_token_id", "eos_token_id", "mask_token_id")
 
@@ -122,10 +123,10 @@ class AlbefConfig(LavisVocabularyConfig):
 
     def default_answer_config(self) -> LavisBertConfig:
         """The answer decoder of a configuration without `answer_config`: one layer per fusion layer."""
-        text = self.text_config.to_dict()
-        layers = text["num_hidden_layers"] - text["fusion_layer"]
-        text.update(num_hidden_layers=max(layers, 1), fusion_layer=None, encoder_hidden_size=text["hidden_size"])
-        return LavisBertConfig.from_dict(text)
+        answer = deepcopy(self.text_config)  # with the attention implementation that is asked for
+        answer.num_hidden_layers = max(answer.num_hidden_layers - (answer.fusion_layer or 0), 1)
+        answer.fusion_layer, answer.encoder_hidden_size = None, answer.hidden_size
+        return answer
 
 
 __all__ = ["AlbefConfig"]

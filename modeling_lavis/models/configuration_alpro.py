@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .configuration_base import LavisVocabularyConfig
-from .configuration_text import LavisBertConfig
+from .configuration_text import KEYS_TO_IGNORE_AT_INFERENCE, LavisBertConfig
 from .configuration_vision import LavisTimesformerConfig
 
 
@@ -33,7 +33,7 @@ class AlproConfig(LavisVocabularyConfig):
 
     model_type = "alpro"
     sub_configs_defaults = {"vision_config": LavisTimesformerConfig, "text_config": LavisBertConfig}
-    keys_to_ignore_at_inference = ["intermediates"]
+    keys_to_ignore_at_inference = KEYS_TO_IGNORE_AT_INFERENCE
 
     vision_config: Any = None
     text_config: Any = None

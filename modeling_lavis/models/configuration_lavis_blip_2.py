@@ -18,7 +18,7 @@ from .configuration_base import (
     section_of,
     with_vocabulary,
 )
-from .configuration_text import LavisQFormerConfig
+from .configuration_text import KEYS_TO_IGNORE_AT_INFERENCE, LavisQFormerConfig
 from .configuration_vision import LavisClipVisionConfig, LavisEvaConfig
 
 _FOREIGN_MODEL_TYPE = "blip-2"
@@ -107,7 +107,7 @@ class LavisBlip2Config(LavisVocabularyConfig):
         "qformer_config": LavisQFormerConfig,
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="opt", optional=True),
     }
-    keys_to_ignore_at_inference = ["cache", "past_key_values", "encoder_last_hidden_state", "intermediates"]
+    keys_to_ignore_at_inference = KEYS_TO_IGNORE_AT_INFERENCE
     vocabulary_parts = ("qformer_config",)
     tokenizer_fields = ("pad_token_id", "cls_token_id", "eos_token_id", "bos_token_id")
     tokenizer_function = "qformer_tokenizer"
