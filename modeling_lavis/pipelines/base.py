@@ -262,7 +262,7 @@ class LavisPipeline(Pipeline):
         if (config := options.pop("generation_config", None)) is not None:
             stated = {name: getattr(config, name) for name in config.to_diff_dict() if name in _GENERATION_OPTIONS}
             options = {**stated, **options}
-            given = {**stated, **given}
+            given = {**stated, **given} if "generation_config" in given else given
         for length, new_tokens in _LENGTHS:
             if given.get(length) is not None and given.get(new_tokens) is None:
                 options.pop(new_tokens, None)
