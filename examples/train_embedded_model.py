@@ -48,11 +48,13 @@ from transformers import (
 
 from modeling_lavis import LavisBlipConfig, LavisBlipForPreTraining, LavisBlipProcessor, LavisImageProcessor
 from modeling_lavis.evaluation.retrieval import recall, similarity_matrices
+from modeling_lavis.models.image_conversion import parse_background, to_rgb
 from modeling_lavis.models.tokenization_lavis import clean_caption
 
 IMAGE_SIZE, PATCH_SIZE = 72, 12
 VOCABULARY = 1000
 LONGEST_TEXT = 40
+BACKGROUND = "white"
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -106,8 +108,9 @@ def train_tokenizer(captions: list[str], vocabulary: int = VOCABULARY) -> PreTra
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> LavisBlipProcessor:
-    """Processor of the small model: pictures of 72 x 72 pixels, texts of at most 40 pieces."""
-    image_processor = LavisImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+    """Processor of the small model: images of 72 x 72 pixels on white, texts of at most 40 pieces."""
+    # emoji files are transparent, and the model is trained on a white background
+    image_processor = LavisImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, background=BACKGROUND)
     return LavisBlipProcessor(image_processor, tokenizer, max_text_length=LONGEST_TEXT)
 
 
@@ -171,7 +174,8 @@ class EmojiPairs(Dataset):
             raise OSError(f"There is no {str(listing)!r}. Make it with examples/build_emoji_dataset.py first.")
         entries = json.loads(listing.read_text(encoding="utf-8"))[:limit]
         self.captions = [entry["caption"] for entry in entries]
-        self.pictures = [Image.open(folder / entry["image"]).convert("RGB") for entry in entries]
+        white = parse_background(BACKGROUND)
+        self.pictures = [to_rgb(Image.open(folder / entry["image"]), white) for entry in entries]
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -200,7 +204,9 @@ def bend(picture: Image.Image, draw: random.Random, turn: float = 6.0, zoom: flo
     x, y = width / 2, height / 2
     # PIL wants the map from the new picture to the old one
     matrix = (a, b, x - a * (x + across) - b * (y + down), c, d, y - c * (x + across) - d * (y + down))
-    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor="white")
+    return picture.transform(
+        picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=BACKGROUND
+    )
 
 
 class PretrainingCollator:
@@ -309,9 +315,12 @@ def without_twins(model: LavisBlipForPreTraining) -> LavisBlipForPreTraining:
     return bare.eval()
 
 
-def save_in_half(model: LavisBlipForPreTraining, processor: LavisBlipProcessor, folder: Path, card: str = "") -> None:
-    """Write model, processor, generation settings and card in half precision; the folder is replaced whole."""
-    bare = without_twins(model).half()
+def save(model: LavisBlipForPreTraining, processor: LavisBlipProcessor, folder: Path, card: str = "") -> None:
+    """Write model, processor, generation settings and card in float32; the folder is replaced whole.
+
+    Half precision would be half as large, but could not be fine-tuned: a step of AdamW turns float16 weights into NaN.
+    """
+    bare = without_twins(model).float()
     bare.generation_config = GenerationConfig(
         max_length=24,
         num_beams=3,
@@ -353,11 +362,6 @@ def blend_in(model: LavisBlipForPreTraining, folder: Path, share: float) -> None
     earlier = LavisBlipForPreTraining.from_pretrained(folder, config=model.config, dtype=torch.float32)
     for own, old in zip(model.parameters(), earlier.parameters(), strict=True):
         own.lerp_(old.to(own.device), share)
-
-
-def in_half(model: LavisBlipForPreTraining) -> LavisBlipForPreTraining:
-    """The model as it will be read back: without twins, weights rounded to half precision, computing in single."""
-    return without_twins(model).half().float()
 
 
 def card_of(
@@ -493,9 +497,9 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     trainer.train(resume_from_checkpoint=options.resume)
     if options.start_from is not None and options.blend > 0:
         blend_in(model, options.start_from, options.blend)
-    figures = measure(in_half(model.cpu()), processor, val_pairs, num_beams=3)
+    figures = measure(without_twins(model.cpu()), processor, val_pairs, num_beams=3)
     card = card_of(model, figures, options, [len(train_pairs), len(val_pairs)])
-    save_in_half(model, processor, options.output, card)
+    save(model, processor, options.output, card)
     print(f"saved {options.output}: {in_words(figures)}", flush=True)
     return figures
 

@@ -270,9 +270,17 @@ class LavisPipeline(Pipeline):
                 options.pop(length, None)
             if options.get(length) is None and options.get(new_tokens) is not None:
                 options[length] = options.pop(new_tokens) + prompt_length
-        longest, stored = options.get("max_length"), self.model.generation_config.min_length or 0
-        if longest is not None and options.get("min_length") is None and stored > longest:
+        stored = self.model.generation_config
+        longest, shortest = options.get("max_length"), options.get("min_length")
+        if shortest is None and longest is not None and (stored.min_length or 0) > longest:
             options["min_length"] = longest
+        if shortest is not None:
+            longest = longest or (None if stored.max_new_tokens is not None else stored.max_length)
+            if longest is not None and shortest > longest:
+                raise ValueError(
+                    f"min_length is {shortest}, but no text is longer than max_length, {longest} tokens with the"
+                    " prompt. Give a smaller min_length (or min_new_tokens), or a larger max_length."
+                )
         return options
 
     def tokenize(self, texts: list[str], **options: Any) -> dict[str, Tensor]:

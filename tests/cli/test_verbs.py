@@ -351,21 +351,21 @@ class TestDemo:
     def test_json(self, run: Run, carried: list[str], models: dict[str, str], tmp_path: Path) -> None:
         ran = run("demo", "--json", "--output", tmp_path / "sheet.png")
         *rows, summary = ran.records
-        assert [row["name"] for row in rows] == carried and summary["pictures"] == 4
+        assert [row["name"] for row in rows] == carried and summary["images"] == 4
         assert summary["contact_sheet"] == str(tmp_path / "sheet.png") and (tmp_path / "sheet.png").is_file()
         files = [row["file"] for row in rows]
         searcher = load("image-text-retrieval", models["demo"], device="cpu")
         for row, found, texts in zip(rows, searcher(carried, images=files, top_k=4), searcher(files, texts=carried)):
             assert row["rank"] == 1 + [files.index(row["file"]) == place["index"] for place in found].index(True)
             assert row["best_match"] == texts[0]["text"]
-        assert summary["pictures_found_by_the_name"] == sum(row["rank"] == 1 for row in rows)
+        assert summary["images_found_by_the_name"] == sum(row["rank"] == 1 for row in rows)
 
     def test_embedded_model(self, run: Run, tmp_path: Path) -> None:
         """What `make demo` shows: without any option, most carried pictures are named and found."""
         ran = run("demo", "--json", "--output", tmp_path / "sheet.png", model=None)
         *rows, summary = ran.records
-        assert ran.status == 0 and ran.err == "" and summary["pictures"] == len(rows) >= 8
-        for name in ("captions_equal_to_the_name", "names_found_by_the_picture", "pictures_found_by_the_name"):
+        assert ran.status == 0 and ran.err == "" and summary["images"] == len(rows) >= 8
+        for name in ("captions_equal_to_the_name", "names_found_by_the_image", "images_found_by_the_name"):
             assert summary[name] >= len(rows) / 2
         captions = run("caption", "--json", *(row["file"] for row in rows), model=None)
         assert [record["captions"] for record in captions.records] == [[row["caption"]] for row in rows]
