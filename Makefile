@@ -5,6 +5,8 @@
 #   make test-slow   the tests that take longer than a few seconds each
 #   make parity      replay the recordings of the original (folder in LAVIS_GOLDENS, default tests/goldens)
 #   make check       formatting, lint and types
+#   make docs        the documentation with the API reference, in build/docs; warnings are errors
+#   make docs-serve  the same on a local port
 #   make venv        environment with the full install, and nothing else
 
 VENV ?= .venv
@@ -18,12 +20,13 @@ BIN := $(VENV)/bin
 STAMP_CREATED := $(VENV)/.created
 STAMP_BASE := $(VENV)/.installed-base
 STAMP_DEV := $(VENV)/.installed-dev
+STAMP_DOCS := $(VENV)/.installed-docs
 
 # A test that spawns one thread per core in each of several workers is slower than one thread each.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow parity check format clean
+.PHONY: help venv demo test test-slow parity check docs docs-serve format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -40,6 +43,10 @@ $(STAMP_BASE): $(STAMP_CREATED) pyproject.toml setup.cfg
 
 $(STAMP_DEV): $(STAMP_BASE)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(STAMP_DOCS): $(STAMP_BASE)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
 venv: $(STAMP_DEV)
@@ -60,6 +67,18 @@ check: $(STAMP_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy modeling_lavis
+
+# Docstrings are read from the imported package, which must not reach for the network.
+docs: export HF_HUB_OFFLINE := 1
+docs: export PYTHONPATH := .
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(STAMP_DOCS)
+	$(BIN)/python docs/tools/stage.py build/docs-source
+	$(BIN)/mkdocs build --strict
+	@echo "The documentation is in build/docs/index.html"
+
+docs-serve: docs
+	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 format: $(STAMP_DEV)
 	$(BIN)/ruff format .

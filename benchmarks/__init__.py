@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed and memory of this project beside its peers. Run as `python -m benchmarks WORKLOAD --peer ...`."""
+"""Speed and memory of this project and its peers. Run as `python -m benchmarks WORKLOAD --peer ...`."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of LAVIS 1.0.2 built without a network. Imported only in the Python of the peer `lavis`.
+"""Parts of LAVIS 1.0.2, built without network access. Imported in the Python of the peer `lavis` only.
 
-LAVIS holds tokenizers inside its models and downloads their vocabulary. The stand-in below hands out ids that were
-prepared beforehand: the peer then pays nothing for tokenisation, as this project does not.
+Models of LAVIS contain tokenizers, whose vocabulary they download. The replacement below returns prepared ids, so that
+tokenization is not measured, as for the other peers.
 """
 
 import os
@@ -13,7 +13,7 @@ import torch
 
 
 class PreparedText(dict):
-    """Looks like the tokenizer's output: keys as attributes, and a `to` that stays where it is."""
+    """Replaces the output of a tokenizer: keys as attributes, and a `to` that is a no-op."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -29,10 +29,10 @@ class PreparedText(dict):
 
 
 class PreparedTokenizer:
-    """Stands in for LAVIS's tokenizer.
+    """Replaces the tokenizer of LAVIS.
 
     Args:
-        texts: string -> its ids, [CLS] and [SEP] included. A string that is not there is an error.
+        texts: text -> ids, including [CLS] and [SEP]. Other texts raise a KeyError.
         special: attributes such as `bos_token_id`.
     """
 
@@ -56,17 +56,19 @@ class PreparedTokenizer:
         return [""] * len(ids)
 
 
-def vision_tower(*, image_size: int, width: int, layers: int, heads: int) -> Any:
-    """LAVIS's ViT with patches of 16 pixels."""
+def vision_encoder(*, image_size: int, hidden_size: int, layers: int, heads: int) -> Any:
+    """LAVIS's ViT with a patch size of 16."""
     from lavis.models.vit import VisionTransformerEncoder
 
-    tower = VisionTransformerEncoder(img_size=image_size, patch_size=16, embed_dim=width, depth=layers, num_heads=heads)
-    tower.vision_width = width
-    return tower
+    encoder = VisionTransformerEncoder(
+        img_size=image_size, patch_size=16, embed_dim=hidden_size, depth=layers, num_heads=heads
+    )
+    encoder.vision_width = hidden_size
+    return encoder
 
 
 def med_config(**changes: Any) -> Any:
-    """The text configuration that LAVIS ships for BLIP-base, with changes."""
+    """LAVIS's text configuration of BLIP-base, with changes."""
     import lavis
     from lavis.models.med import BertConfig
 
@@ -78,7 +80,7 @@ def med_config(**changes: Any) -> Any:
 
 
 def with_tokenizer(model_class: Any, tokenizer: PreparedTokenizer) -> Any:
-    """A subclass of a LAVIS model whose tokenizer is the prepared one."""
+    """A subclass of a LAVIS model with a prepared tokenizer."""
 
     class Model(model_class):
         @classmethod
@@ -92,9 +94,9 @@ def albef_retrieval(size: Any, texts: Mapping[str, Sequence[int]], max_txt_len: 
     """LAVIS's ALBEF retrieval model with weights drawn by name.
 
     Args:
-        size: a workload's size.
-        texts: string -> its ids.
-        max_txt_len: tokens to which training pads.
+        size: size of the workload.
+        texts: text -> ids.
+        max_txt_len: length to which training pads texts.
     """
     from lavis.models.albef_models.albef_retrieval import AlbefRetrieval
     from lavis.models.med import XBertEncoder
@@ -103,20 +105,22 @@ def albef_retrieval(size: Any, texts: Mapping[str, Sequence[int]], max_txt_len: 
 
     config = med_config(
         vocab_size=size.vocabulary,
-        hidden_size=size.width,
-        encoder_width=size.width,
-        intermediate_size=size.feed_forward,
+        hidden_size=size.hidden_size,
+        encoder_width=size.hidden_size,
+        intermediate_size=size.intermediate_size,
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
         fusion_layer=size.fusion_layer,
     )
-    tower = vision_tower(image_size=size.image_size, width=size.width, layers=size.layers, heads=size.heads)
+    encoder = vision_encoder(
+        image_size=size.image_size, hidden_size=size.hidden_size, layers=size.layers, heads=size.heads
+    )
     tokenizer = PreparedTokenizer(texts, sep_token_id=102, pad_token_id=0)
     model = with_tokenizer(AlbefRetrieval, tokenizer)(
-        tower,
+        encoder,
         XBertEncoder(config, add_pooling_layer=False),
         queue_size=size.queue,
-        embed_dim=size.common_width,
+        embed_dim=size.projection_dim,
         max_txt_len=max_txt_len,
     )
     weights.fill(model, weights.FROM_LAVIS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Timing, peak memory, and the rate at which the machine multiplies matrices."""
+"""Timing, peak memory, and the machine's rates of matrix products and of reading memory."""
 
 import gc
 import resource
@@ -18,13 +18,13 @@ _CPU = torch.device("cpu")
 
 
 def reset_peak(device: torch.device = _CPU) -> bool:
-    """Start the high-water mark of memory anew, so that building the model does not count.
+    """Reset the peak memory, so that building the model does not count.
 
     Args:
-        device: whose memory; resident memory of the process for the CPU.
+        device: device whose memory is measured; resident memory of the process for the CPU.
 
     Returns:
-        Whether the system allows it; where not, the mark is that of the process's whole life.
+        Whether the system supports it; otherwise the peak is that since the start of the process.
     """
     gc.collect()
     if device.type == "cuda":
@@ -38,7 +38,7 @@ def reset_peak(device: torch.device = _CPU) -> bool:
 
 
 def peak_bytes(device: torch.device = _CPU) -> int:
-    """High-water mark of this process's memory on a device, in bytes."""
+    """Peak memory of this process on a device, in bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if _STATUS.exists():
@@ -50,7 +50,7 @@ def peak_bytes(device: torch.device = _CPU) -> int:
 
 
 class Timing(NamedTuple):
-    """Seconds of each timed call: on the clock, and spent by the processors for all threads together; its results."""
+    """Wall-clock seconds, processor seconds of all threads, and result of each timed call."""
 
     seconds: list[float]
     processor_seconds: list[float]
@@ -58,21 +58,21 @@ class Timing(NamedTuple):
 
     @property
     def result(self) -> Any:
-        """What the last call returned."""
+        """Result of the last call."""
         return self.results[-1]
 
 
 def timed(run: Callable[[], Any], *, repeats: int, warmups: int) -> Timing:
-    """Call `run` `warmups` + `repeats` times and time the latter; keeps their results.
+    """Call `run` `warmups + repeats` times and time the last `repeats` calls.
 
-    Processor seconds hardly grow when other programs take turns on the same cores, so they tell whether a surprising
-    time on the clock is the peer's or the machine's.
+    Processor seconds hardly depend on other programs on the same cores, so they show whether the peer or the load of
+    the machine causes an unusual wall-clock time.
     """
     timing = Timing([], [], [])
-    for turn in range(warmups + repeats):
+    for index in range(warmups + repeats):
         start, processor_start = time.perf_counter(), time.process_time()
         result = run()
-        if turn >= warmups:
+        if index >= warmups:
             timing.results.append(result)
             timing.seconds.append(time.perf_counter() - start)
             timing.processor_seconds.append(time.process_time() - processor_start)
@@ -80,16 +80,16 @@ def timed(run: Callable[[], Any], *, repeats: int, warmups: int) -> Timing:
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device = _CPU, *, size: int = 2048, seconds: float = 2.0) -> float:
-    """Floating-point operations per second of a large square matrix product, with the threads that torch has.
+    """Floating-point operations per second of a large square matrix product, with torch's number of threads.
 
-    The median of several products: the floor it gives is one that a whole run can approach, not a lucky moment's.
+    The median of several products is a rate that a whole run can approach; the maximum is not.
     """
     left, right = (torch.randn(size, size).to(device, dtype) for _ in range(2))
     return 2.0 * size**3 / _median_seconds(lambda: torch.mm(left, right), device, seconds)
 
 
 def read_rate(device: torch.device = _CPU, *, size: int = 2**28, seconds: float = 1.0) -> float:
-    """Bytes per second at which a large tensor is summed up: what a step that reads all weights can approach."""
+    """Bytes per second of summing a large tensor: a limit for a step that reads all weights."""
     numbers = torch.ones(size // 4, device=device)
     return size / _median_seconds(numbers.sum, device, seconds)
 
@@ -100,11 +100,11 @@ def _median_seconds(run: Callable[[], Any], device: torch.device, seconds: float
             torch.cuda.synchronize(device)
 
     run()
-    taken: list[float] = []
-    while sum(taken) < seconds or len(taken) < 3:
+    durations: list[float] = []
+    while sum(durations) < seconds or len(durations) < 3:
         wait()
         start = time.perf_counter()
         run()
         wait()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+        durations.append(time.perf_counter() - start)
+    return statistics.median(durations)

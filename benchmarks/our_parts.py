@@ -5,23 +5,23 @@ from typing import Any
 
 
 def blip_config(size: Any) -> Any:
-    """BLIP with the dimensions of a workload's size: image_size, width, layers, heads, feed_forward, vocabulary."""
+    """BLIP in the size of a workload."""
     from modeling_lavis import LavisBlipConfig
 
     return LavisBlipConfig(
         vision_config={
             "image_size": size.image_size,
             "patch_size": 16,
-            "hidden_size": size.width,
+            "hidden_size": size.hidden_size,
             "num_hidden_layers": size.layers,
             "num_attention_heads": size.heads,
         },
         text_config={
             "vocab_size": size.vocabulary,
-            "hidden_size": size.width,
+            "hidden_size": size.hidden_size,
             "num_hidden_layers": size.layers,
             "num_attention_heads": size.heads,
-            "intermediate_size": size.feed_forward,
+            "intermediate_size": size.intermediate_size,
             "max_position_embeddings": 512,
         },
         use_momentum=False,
@@ -29,14 +29,14 @@ def blip_config(size: Any) -> Any:
 
 
 def albef_config(size: Any, use_momentum: bool) -> Any:
-    """ALBEF with the dimensions of a workload's size, which also has fusion_layer, common_width and queue."""
+    """ALBEF in the size of a workload, which also has fusion_layer, projection_dim and queue."""
     from modeling_lavis import AlbefConfig
 
     blip = blip_config(size)
     return AlbefConfig(
         vision_config=blip.vision_config,
         text_config={**blip.text_config.to_dict(), "fusion_layer": size.fusion_layer},
-        projection_dim=size.common_width,
+        projection_dim=size.projection_dim,
         queue_size=size.queue,
         use_momentum=use_momentum,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From measurements to ratios, a comparison of what the peers found, and a table."""
+"""Summary of the measurements: ratios, comparison of outputs, and a table."""
 
 import json
 import platform
@@ -14,49 +14,49 @@ from benchmarks.workloads import OURS, Workload
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """What `benchmarks.runner` left in a folder; tensors are under `outputs`."""
+    """Read the files that `benchmarks.runner` wrote; tensors are under `outputs`."""
     result = json.loads((folder / "result.json").read_text())
     outputs = folder / "outputs.pt"
     result["outputs"] = torch.load(outputs, weights_only=True) if outputs.exists() else {}
     return result
 
 
-def summarise(
+def summarize(
     workload: Workload, size: str, threads: int, results: list[dict[str, Any]], device: str = "cpu"
 ) -> dict[str, Any]:
-    """Everything that is reported, fit for JSON.
+    """All reported values, serializable as JSON.
 
-    Ratios are another's figure over this project's: above 1 means that this project is faster, or smaller. The floor is
-    the time that the unavoidable operations take at the machine's own rate of matrix products.
+    Ratios are a peer's value over this project's: above 1, this project is faster or needs less memory. The floor is
+    the time of the unavoidable operations at the machine's rate of matrix products.
     """
     machine = next((result for result in results if result["peer"] == MACHINE), {})
-    rate, reading = machine.get("flops_per_second"), machine.get("bytes_per_second")
+    rate, read_rate = machine.get("flops_per_second"), machine.get("bytes_per_second")
     measured = [result for result in results if result["peer"] != MACHINE]
     ours = next((result for result in measured if result["peer"] == OURS), None)
-    work = workload.count_flops(workload.sizes[size])
-    floor = work / rate if rate else None
+    operations = workload.count_flops(workload.sizes[size])
+    floor = operations / rate if rate else None
     return {
         "workload": workload.name,
         "summary": workload.summary,
         "size": size,
         "threads": threads,
         "machine": {"processor": _processor(device), "system": platform.platform()},
-        "flops": work,
+        "flops": operations,
         "flops_per_second": rate,
-        "bytes_per_second": reading,
+        "bytes_per_second": read_rate,
         "floor_seconds": floor,
         "peers": [
-            {**_row(result, ours, floor, workload), "notes": _notes(result, workload, size, reading)}
+            {**_row(result, ours, floor, workload), "notes": _notes(result, workload, size, read_rate)}
             for result in measured
         ],
     }
 
 
-def _notes(result: dict[str, Any], workload: Workload, size: str, reading: float | None) -> str:
+def _notes(result: dict[str, Any], workload: Workload, size: str, read_rate: float | None) -> str:
     if workload.describe is None:
         return ""
-    seconds, width = statistics.median(result["seconds"]), getattr(torch, result["dtype"]).itemsize
-    return workload.describe(workload.sizes[size], seconds, result["figures"], width, reading)
+    seconds, bytes_per_number = statistics.median(result["seconds"]), getattr(torch, result["dtype"]).itemsize
+    return workload.describe(workload.sizes[size], seconds, result["figures"], bytes_per_number, read_rate)
 
 
 def _row(
@@ -74,7 +74,7 @@ def _row(
         "peak_while_loading_bytes": result["peak_while_loading_bytes"],
         "peak_includes_loading": result["peak_includes_loading"],
         "versions": result["versions"],
-        # the floor holds for the precision whose rate was measured, which is that of our first row
+        # the rate was measured in the dtype of the first row
         "times_floor": median / floor if floor and ours and result["dtype"] == ours["dtype"] else None,
     }
     if ours is not None and result is not ours:
@@ -88,7 +88,7 @@ def _row(
 def compare(
     ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], exact: frozenset[str]
 ) -> dict[str, str | float]:
-    """For each output that both have: the share of equal entries if it must be exact, else the largest difference."""
+    """For each common output, the share of equal entries if it must be equal, else the largest difference."""
     agreement: dict[str, str | float] = {}
     for name in ours.keys() & theirs.keys():
         left, right = ours[name], theirs[name]
@@ -103,7 +103,7 @@ def compare(
 
 
 def as_table(summary: dict[str, Any]) -> str:
-    """A Markdown table with a heading and the floor."""
+    """A Markdown table with heading and floor."""
     lines = [
         f"### {summary['workload']}: {summary['summary']}"
         + (f" (size: {summary['size']})" if summary["size"] != "full" else ""),

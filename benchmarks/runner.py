@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one peer on one workload in this process and writes what it measured into a folder.
+"""Runs a workload with one peer in this process and writes the measurements into a folder.
 
-Started by `benchmarks.cli` in the peer's own Python as `python -m benchmarks.runner`. The settings come as one JSON
-argument. The peer `machine` measures the rate of matrix products instead.
+`benchmarks.cli` starts it in the peer's Python as `python -m benchmarks.runner`, with the settings as a JSON argument.
+The peer `machine` measures the rates of matrix products and of reading memory instead.
 """
 
 import json
@@ -21,11 +21,11 @@ MACHINE = "machine"
 
 
 def run(settings: dict[str, Any], folder: Path) -> None:
-    """Measure, then write `result.json` and, for a peer, `outputs.pt`.
+    """Measure, and write `result.json` and, for a peer, `outputs.pt`.
 
     Args:
         settings: `peer`, `workload`, `size`, `dtype`, `device`, `threads`, `repeats`, `warmups`.
-        folder: an existing folder of this run's own.
+        folder: existing folder for the results of this run.
     """
     torch.set_num_threads(settings["threads"])
     dtype, device = getattr(torch, settings["dtype"]), torch.device(settings["device"])
@@ -36,18 +36,18 @@ def run(settings: dict[str, Any], folder: Path) -> None:
     else:
         workload = WORKLOADS[settings["workload"]]
         size = workload.sizes[settings["size"]]
-        # Outside, as anybody loads a model: weights that are born in inference mode are tensors of another kind.
-        place = (device,) if workload.on_device else ()
-        work = workload.builders[settings["peer"]](size, dtype, *place)
-        loaded = measure.peak_bytes(device)
-        mark_is_new = measure.reset_peak(device)
+        # outside of inference mode, in which parameters would be inference tensors
+        device_argument = (device,) if workload.on_device else ()
+        run_workload = workload.builders[settings["peer"]](size, dtype, *device_argument)
+        peak_while_loading = measure.peak_bytes(device)
+        was_reset = measure.reset_peak(device)
         with torch.inference_mode(not workload.trains):
-            timing = measure.timed(work, repeats=settings["repeats"], warmups=settings["warmups"])
+            timing = measure.timed(run_workload, repeats=settings["repeats"], warmups=settings["warmups"])
         result["seconds"] = timing.seconds
         result["processor_seconds"] = timing.processor_seconds
         result["peak_bytes"] = measure.peak_bytes(device)
-        result["peak_while_loading_bytes"] = loaded
-        result["peak_includes_loading"] = not mark_is_new
+        result["peak_while_loading_bytes"] = peak_while_loading
+        result["peak_includes_loading"] = not was_reset
         found = {name: value.detach().cpu() for name, value in timing.result.items()}
         measured = [name for name in found if name.startswith("seconds")]
         result["figures"] = {

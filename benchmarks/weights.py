@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same random weights for every peer, without a file: each tensor is drawn from a seed made of its name.
+"""Equal random weights for all peers, without files: the seed of each tensor is derived from its name in LAVIS.
 
-The names are LAVIS's. A peer that calls a parameter by another name translates it, so that all peers draw the same
-numbers for it, whatever the order in which they hold their parameters.
+Peers with other parameter names rename them, so that all peers draw equal values, independently of the order of their
+parameters.
 """
 
 import hashlib
@@ -12,20 +12,20 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-# Wide enough for clear winners in beam search and ranking: near-ties would make equal ids a matter of rounding.
-_DEVIATION = 0.05
+# large enough to avoid near-ties in beam search and ranking, in which rounding errors would decide
+_STANDARD_DEVIATION = 0.05
 _NORM_WEIGHT = re.compile(r"(?:norm\d?|LayerNorm)\.weight$")
 
 Rename = Callable[[str], str]
 
 
 def draw(name: str, shape: Sequence[int], seed: int = 0) -> torch.Tensor:
-    """Return the float32 tensor that belongs to a LAVIS parameter name."""
+    """Draw the float32 tensor of a parameter name in LAVIS."""
     if _NORM_WEIGHT.search(name):
         return torch.ones(tuple(shape))
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.randn(tuple(shape), generator=generator) * _DEVIATION
+    return torch.randn(tuple(shape), generator=generator) * _STANDARD_DEVIATION
 
 
 @torch.no_grad()
@@ -33,16 +33,16 @@ def fill(model: nn.Module, rename: Rename = str, seed: int = 0) -> None:
     """Overwrite all parameters of a model.
 
     Args:
-        model: any peer's model; tied parameters are drawn once, under the first name they have.
-        rename: the model's parameter name -> LAVIS's name.
-        seed: changes all numbers.
+        model: model of a peer; tied parameters are drawn under their first name.
+        rename: name of a parameter in the model -> name in LAVIS.
+        seed: changes all values.
     """
     for name, parameter in model.named_parameters():
         parameter.copy_(draw(rename(name), parameter.shape, seed))
 
 
 def rename_by(rules: Sequence[tuple[str, str]]) -> Rename:
-    """Make a renaming out of regular expressions and their replacements, applied in order."""
+    """Rename with regular expressions and their replacements, applied in order."""
     compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
 
     def rename(name: str) -> str:
@@ -53,7 +53,7 @@ def rename_by(rules: Sequence[tuple[str, str]]) -> Rename:
     return rename
 
 
-# The output bias is one parameter under two names.
+# the output bias has two names
 _TIED_BIAS = (r"cls\.predictions\.decoder\.bias$", "cls.predictions.bias")
 
 FROM_LAVIS = rename_by([_TIED_BIAS])

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train the small BLIP that travels with the package: contrast, matching and captioning on emoji, from scratch.
+"""Train the small BLIP that is embedded in the package, from scratch on emoji, with BLIP's pre-training losses.
 
-No accelerator is needed; an epoch takes about half a minute of one core::
+It needs no accelerator; an epoch takes about half a minute on one core::
 
     python examples/build_emoji_dataset.py --output emoji_set
     python examples/train_embedded_model.py --data emoji_set --output embedded_model
 
-The carried model was then trained on twice by `--start-from`; its card lists the commands.
+The embedded model was trained further with `--start-from` twice; its model card lists the commands.
 
-It is a plain `transformers.Trainer`: the data set gives pictures and captions, the collator bends each picture a
-little and lets the processor make the inputs, and `LavisBlipForPreTraining` returns the sum of its three losses.
-Pictures are never mirrored (some captions say "facing right") and their colours are left alone (skin tones, flags).
+The script uses `transformers.Trainer`: the dataset returns images and captions, the collator applies a random affine
+transform to each image and runs the processor, and `LavisBlipForPreTraining` returns the sum of its three losses.
+Images are never mirrored (some captions say "facing right"), and their colors do not change (skin tones, flags).
 
-By default the model contrasts within the batch, which saves the passes of the momentum twins; `--momentum` trains with
-twins and queue. Either way the saved model has none.
-
-Letters: B batch.
+By default, the contrastive loss uses in-batch negatives, which saves the forward passes of momentum encoders;
+`--momentum` trains with momentum encoders and queue. The saved model has neither.
 """
 
 from __future__ import annotations
@@ -48,17 +46,17 @@ from transformers import (
 
 from modeling_lavis import LavisBlipConfig, LavisBlipForPreTraining, LavisBlipProcessor, LavisImageProcessor
 from modeling_lavis.evaluation.retrieval import recall, similarity_matrices
-from modeling_lavis.models.image_conversion import parse_background, to_rgb
+from modeling_lavis.models.image_conversion import open_image, parse_background, to_rgb
 from modeling_lavis.models.tokenization_lavis import clean_caption
 
 IMAGE_SIZE, PATCH_SIZE = 72, 12
 VOCABULARY = 1000
-LONGEST_TEXT = 40
+MAX_TEXT_LENGTH = 40
 BACKGROUND = "white"
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def _layout(tokenizer: Tokenizer) -> Tokenizer:
+def _configure(tokenizer: Tokenizer) -> Tokenizer:
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.BertNormalizer(lowercase=True), normalizers.Replace(":", " ")]
     )
@@ -70,24 +68,26 @@ def _layout(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def train_tokenizer(captions: list[str], vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
-    """Learn lower-case word pieces from captions.
+    """Train a lower-case WordPiece tokenizer on captions.
 
-    Unlike BERT's, words are cut at spaces and commas only, so that "medium-light" stays one word and a decoded caption
-    is spelt like the one that was learnt. A colon counts as a space, with or without the processor's cleaning.
+    Unlike BERT's, it splits words at spaces and commas only, so that "medium-light" stays one word and decoded captions
+    equal the original ones. A colon counts as a space, with or without the processor's cleaning.
 
     Args:
-        captions (`list[str]`): texts of the train part.
-        vocabulary (`int`): number of pieces, the special tokens included.
+        captions (`list[str]`): captions of the train split.
+        vocabulary (`int`, *optional*, defaults to 1000): vocabulary size, including special tokens.
     """
     texts = [clean_caption(caption) for caption in captions]
-    # listed first and in order, because the trainer would number what continues a word in another order in every run
-    continuing = sorted({f"##{character}" for text in texts for character in text.lower() if not character.isspace()})
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary - 2, special_tokens=SPECIAL_TOKENS + continuing, show_progress=False, min_frequency=1
+    # listed in order, because the trainer would number continuing characters in another order in every run
+    continuations = sorted(
+        {f"##{character}" for text in texts for character in text.lower() if not character.isspace()}
     )
-    draft = _layout(Tokenizer(models.WordPiece(unk_token="[UNK]")))
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary - 2, special_tokens=SPECIAL_TOKENS + continuations, show_progress=False, min_frequency=1
+    )
+    draft = _configure(Tokenizer(models.WordPiece(unk_token="[UNK]")))
     draft.train_from_iterator(texts, trainer)
-    tokenizer = _layout(Tokenizer(models.WordPiece(draft.get_vocab(), unk_token="[UNK]")))
+    tokenizer = _configure(Tokenizer(models.WordPiece(draft.get_vocab(), unk_token="[UNK]")))
     tokenizer.add_special_tokens([*SPECIAL_TOKENS, "[DEC]", "[ENC]"])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
@@ -102,23 +102,23 @@ def train_tokenizer(captions: list[str], vocabulary: int = VOCABULARY) -> PreTra
         mask_token="[MASK]",
         bos_token="[DEC]",
         extra_special_tokens=["[ENC]"],
-        model_max_length=LONGEST_TEXT,
+        model_max_length=MAX_TEXT_LENGTH,
         clean_up_tokenization_spaces=True,
     )
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> LavisBlipProcessor:
-    """Processor of the small model: images of 72 x 72 pixels on white, texts of at most 40 pieces."""
+    """Processor of the small model: images of 72 x 72 pixels on white, texts of at most 40 tokens."""
     # emoji files are transparent, and the model is trained on a white background
     image_processor = LavisImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, background=BACKGROUND)
-    return LavisBlipProcessor(image_processor, tokenizer, max_text_length=LONGEST_TEXT)
+    return LavisBlipProcessor(image_processor, tokenizer, max_text_length=MAX_TEXT_LENGTH)
 
 
 def make_config(
     tokenizer: PreTrainedTokenizerFast, use_momentum: bool = False, dropout: float = 0.1, drop_path: float = 0.0
 ) -> LavisBlipConfig:
-    """Configuration of the small model; two million parameters without twins."""
-    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in _TOKEN_OF.items()}
+    """Configuration of the small model: two million parameters without momentum encoders."""
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in _SPECIAL_TOKENS.items()}
     return LavisBlipConfig(
         vision_config={
             "image_size": IMAGE_SIZE,
@@ -127,7 +127,7 @@ def make_config(
             "num_hidden_layers": 6,
             "num_attention_heads": 4,
             "drop_path_rate": drop_path,
-            # narrow layers need larger first weights than the 0.02 of a width of 768
+            # small hidden sizes need a larger standard deviation than the 0.02 of hidden size 768
             "initializer_range": 0.08,
         },
         text_config={
@@ -136,7 +136,7 @@ def make_config(
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "intermediate_size": 512,
-            "max_position_embeddings": LONGEST_TEXT,
+            "max_position_embeddings": MAX_TEXT_LENGTH,
             "hidden_dropout_prob": dropout,
             "attention_probs_dropout_prob": 0.0,
             "initializer_range": 0.08,
@@ -150,7 +150,7 @@ def make_config(
     )
 
 
-_TOKEN_OF = {
+_SPECIAL_TOKENS = {
     "pad_token_id": "[PAD]",
     "cls_token_id": "[CLS]",
     "eos_token_id": "[SEP]",
@@ -160,62 +160,63 @@ _TOKEN_OF = {
 
 
 class EmojiPairs(Dataset):
-    """Pictures and captions of one part, pictures held in memory as RGB.
+    """Images and captions of a split, with all images in memory as RGB.
 
     Args:
-        folder (Path): what `build_emoji_dataset.py` has written.
-        part (str): "train" or "val".
-        limit (int, *optional*): only so many pairs.
+        folder (`Path`): output of `build_emoji_dataset.py`.
+        split (`str`): `"train"` or `"val"`.
+        limit (`int`, *optional*): maximal number of pairs.
     """
 
-    def __init__(self, folder: Path, part: str, limit: int | None = None) -> None:
-        listing = folder / f"{part}.json"
+    def __init__(self, folder: Path, split: str, limit: int | None = None) -> None:
+        listing = folder / f"{split}.json"
         if not listing.is_file():
-            raise OSError(f"There is no {str(listing)!r}. Make it with examples/build_emoji_dataset.py first.")
+            raise OSError(f"There is no {str(listing)!r}. Run examples/build_emoji_dataset.py first.")
         entries = json.loads(listing.read_text(encoding="utf-8"))[:limit]
         self.captions = [entry["caption"] for entry in entries]
         white = parse_background(BACKGROUND)
-        self.pictures = [to_rgb(Image.open(folder / entry["image"]), white) for entry in entries]
+        self.images = [to_rgb(open_image(folder / entry["image"]), white) for entry in entries]
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self.pictures[index], "caption": self.captions[index]}
+        return {"image": self.images[index], "caption": self.captions[index]}
 
 
-def bend(picture: Image.Image, draw: random.Random, turn: float = 6.0, zoom: float = 0.1, shift: float = 0.05) -> Any:
-    """Turn, zoom, stretch and shift a picture a little; what opens at the edges is white.
+def random_affine(
+    image: Image.Image, draw: random.Random, turn: float = 6.0, zoom: float = 0.1, shift: float = 0.05
+) -> Any:
+    """Rotate, scale, stretch and shift an image randomly, with white pixels beyond its edges.
 
     Args:
-        picture (`PIL.Image.Image`): RGB.
-        draw (`random.Random`): source of the random numbers.
-        turn (`float`): largest angle in degrees.
-        zoom (`float`): largest logarithm of the scale, half of it for the aspect ratio.
-        shift (`float`): largest shift as a share of the width.
+        image (`PIL.Image.Image`): RGB image.
+        draw (`random.Random`): source of random numbers.
+        turn (`float`, *optional*, defaults to 6.0): maximal angle in degrees.
+        zoom (`float`, *optional*, defaults to 0.1): maximal logarithm of the scale, twice that of the aspect ratio.
+        shift (`float`, *optional*, defaults to 0.05): maximal shift as a share of width and height.
     """
-    width, height = picture.size
+    width, height = image.size
     angle = math.radians(draw.uniform(-turn, turn))
     scale, aspect = math.exp(draw.uniform(-zoom, zoom)), math.exp(draw.uniform(-zoom / 2, zoom / 2))
-    across, down = draw.uniform(-shift, shift) * width, draw.uniform(-shift, shift) * height
+    shift_x, shift_y = draw.uniform(-shift, shift) * width, draw.uniform(-shift, shift) * height
     cosine, sine = math.cos(angle), math.sin(angle)
     a, b = cosine / (scale * aspect), sine / (scale * aspect)
     c, d = -sine * aspect / scale, cosine * aspect / scale
     x, y = width / 2, height / 2
-    # PIL wants the map from the new picture to the old one
-    matrix = (a, b, x - a * (x + across) - b * (y + down), c, d, y - c * (x + across) - d * (y + down))
-    return picture.transform(
-        picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=BACKGROUND
-    )
+    # PIL expects the transform from output to input coordinates
+    matrix = (a, b, x - a * (x + shift_x) - b * (y + shift_y), c, d, y - c * (x + shift_x) - d * (y + shift_y))
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=BACKGROUND)
 
 
 class PretrainingCollator:
-    """Turns rows into a batch that makes the model return its training losses.
+    """Collates rows into a batch for which the model returns its training losses.
 
     Args:
-        processor ([`LavisBlipProcessor`]): makes `pixel_values` (B, 3, 72, 72), `input_ids` and `attention_mask`.
-        seed (`int`, *optional*): bend the pictures at random from this seed; not given, they are left as they are.
-        strength (`float`, *optional*, defaults to 1.0): factor for all limits of [`bend`].
+        processor ([`LavisBlipProcessor`]): returns `pixel_values` of shape `(batch_size, 3, 72, 72)`, `input_ids` and
+            `attention_mask`.
+        seed (`int`, *optional*): seed of [`random_affine`]; by default, images are not augmented.
+        strength (`float`, *optional*, defaults to 1.0): factor of all maxima of [`random_affine`].
     """
 
     def __init__(self, processor: LavisBlipProcessor, seed: int | None = None, strength: float = 1.0) -> None:
@@ -224,9 +225,11 @@ class PretrainingCollator:
         self.draw = None if seed is None else random.Random(seed)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        pictures = [row["image"] if self.draw is None else bend(row["image"], self.draw, **self.limits) for row in rows]
-        batch = self.processor(images=pictures, text=[row["caption"] for row in rows], return_tensors="pt")
-        # the model makes its own labels; the Trainer warns at every step of a weighted loss that comes without any
+        images = [
+            row["image"] if self.draw is None else random_affine(row["image"], self.draw, **self.limits) for row in rows
+        ]
+        batch = self.processor(images=images, text=[row["caption"] for row in rows], return_tensors="pt")
+        # the model computes its own labels, but the Trainer warns in every step if a custom loss gets none
         return {**batch, "labels": batch["input_ids"], "return_loss": True}
 
 
@@ -234,45 +237,45 @@ class PretrainingCollator:
 def measure(
     model: LavisBlipForPreTraining, processor: LavisBlipProcessor, pairs: EmojiPairs, k: int = 16, num_beams: int = 1
 ) -> dict[str, Any]:
-    """Retrieval and captions on pairs that were not trained on.
+    """Retrieval and captioning metrics on held-out pairs.
 
     Args:
-        model: switched to evaluation meanwhile.
-        pairs ([`EmojiPairs`]): every picture is right for its own caption alone.
-        k (`int`): candidates that the matching head re-ranks.
-        num_beams (`int`): beams of the captions; 1 is greedy search.
+        model ([`LavisBlipForPreTraining`]): set to evaluation mode during the call.
+        pairs ([`EmojiPairs`]): pairs in which each image matches its own caption only.
+        k (`int`, *optional*, defaults to 16): candidates that the ITM head re-ranks.
+        num_beams (`int`, *optional*, defaults to 1): beams of the captions; 1 is greedy search.
 
     Returns:
-        dict: R@1 in percent from image to text and back, by cosine (`itc_i2t`, `itc_t2i`) and re-ranked by the
-        matching head (`itm_i2t`, `itm_t2i`); `exact`, percent of captions equal to the cleaned original; `captions`.
+        `dict`: R@1 in percent in both directions, by cosine similarity (`itc_i2t`, `itc_t2i`) and re-ranked by the ITM
+        head (`itm_i2t`, `itm_t2i`); `exact`, the percentage of captions equal to the cleaned original; `captions`.
     """
     was_training = model.training
     model.eval()
     texts = processor(text=pairs.captions, return_tensors="pt")
     batches = [
-        processor(images=pairs.pictures[first : first + 64], return_tensors="pt")["pixel_values"]
+        processor(images=pairs.images[first : first + 64], return_tensors="pt")["pixel_values"]
         for first in range(0, len(pairs), 64)
     ]
     scores = similarity_matrices(model, batches, texts, k=k)
-    own = [[row] for row in range(len(pairs))]
+    targets = [[row] for row in range(len(pairs))]
     captions: list[str] = []
     for batch in batches:
         output = model.generate(pixel_values=batch, num_beams=num_beams, max_length=24, do_sample=False)
         captions += processor.post_process_captions(output)
     model.train(was_training)
-    exact = [caption == clean_caption(wanted) for caption, wanted in zip(captions, pairs.captions)]
+    exact = [caption == clean_caption(expected) for caption, expected in zip(captions, pairs.captions)]
     return {
-        "itc_i2t": recall(scores.cosine, own)["R@1"],
-        "itc_t2i": recall(scores.cosine.T, own)["R@1"],
-        "itm_i2t": recall(scores.i2t, own)["R@1"],
-        "itm_t2i": recall(scores.t2i, own)["R@1"],
+        "itc_i2t": recall(scores.cosine, targets)["R@1"],
+        "itc_t2i": recall(scores.cosine.T, targets)["R@1"],
+        "itm_i2t": recall(scores.i2t, targets)["R@1"],
+        "itm_t2i": recall(scores.t2i, targets)["R@1"],
         "exact": 100.0 * sum(exact) / len(exact),
         "captions": captions,
     }
 
 
-def in_words(figures: dict[str, Any]) -> str:
-    """One line of the figures of [`measure`]."""
+def format_metrics(figures: dict[str, Any]) -> str:
+    """The metrics of [`measure`] in one line."""
     return (
         f"R@1 cosine {figures['itc_i2t']:.1f} / {figures['itc_t2i']:.1f}, "
         f"re-ranked {figures['itm_i2t']:.1f} / {figures['itm_t2i']:.1f} (image to text / text to image), "
@@ -281,46 +284,47 @@ def in_words(figures: dict[str, Any]) -> str:
 
 
 class MeasureEvery(TrainerCallback):
-    """Prints the figures on the val part every few epochs."""
+    """Prints the metrics on the val split every few epochs."""
 
     def __init__(self, processor: LavisBlipProcessor, pairs: EmojiPairs, epochs: int) -> None:
         self.processor, self.pairs, self.epochs = processor, pairs, epochs
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure when the number of finished epochs divides."""
+        """Measure if the number of finished epochs is a multiple of `epochs`."""
         if round(state.epoch) % self.epochs == 0:
             print(
-                f"epoch {state.epoch:.0f}: {in_words(measure(kwargs['model'], self.processor, self.pairs))}", flush=True
+                f"epoch {state.epoch:.0f}: {format_metrics(measure(kwargs['model'], self.processor, self.pairs))}",
+                flush=True,
             )
 
 
 class RampDistillation(TrainerCallback):
-    """Raises the weight of the twins' soft targets from 0 to the configuration's `alpha` over the first epochs."""
+    """Ramps the weight of the soft targets from 0 to the configuration's `alpha` over the first epochs."""
 
     def __init__(self, epochs: float = 2.0) -> None:
         self.epochs = epochs
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the weight for the coming step."""
+        """Set the weight for the next step."""
         model = kwargs["model"]
         model.distill_alpha = model.config.alpha * min(1.0, (state.epoch or 0.0) / self.epochs)
 
 
-def without_twins(model: LavisBlipForPreTraining) -> LavisBlipForPreTraining:
-    """A copy of the model that has no momentum twins and no queues."""
+def without_momentum_encoders(model: LavisBlipForPreTraining) -> LavisBlipForPreTraining:
+    """A copy of the model without momentum encoders and queues."""
     config = LavisBlipConfig.from_dict({**model.config.to_dict(), "use_momentum": False})
     bare = LavisBlipForPreTraining(config)
-    kept = bare.state_dict().keys()
-    bare.load_state_dict({name: value for name, value in model.state_dict().items() if name in kept})
+    names = bare.state_dict().keys()
+    bare.load_state_dict({name: value for name, value in model.state_dict().items() if name in names})
     return bare.eval()
 
 
-def save(model: LavisBlipForPreTraining, processor: LavisBlipProcessor, folder: Path, card: str = "") -> None:
-    """Write model, processor, generation settings and card in float32; the folder is replaced whole.
+def save_model(model: LavisBlipForPreTraining, processor: LavisBlipProcessor, folder: Path, card: str = "") -> None:
+    """Save model, processor, generation configuration and card in float32; replaces the folder atomically.
 
     Half precision would be half as large, but could not be fine-tuned: a step of AdamW turns float16 weights into NaN.
     """
-    bare = without_twins(model).float()
+    bare = without_momentum_encoders(model).float()
     bare.generation_config = GenerationConfig(
         max_length=24,
         num_beams=3,
@@ -336,7 +340,7 @@ def save(model: LavisBlipForPreTraining, processor: LavisBlipProcessor, folder: 
         processor.save_pretrained(scratch)
         (scratch / "README.md").write_text(card, encoding="utf-8")
         scratch.chmod(0o755)
-        for file in scratch.iterdir():  # safetensors writes files that only their owner can read
+        for file in scratch.iterdir():  # safetensors writes files that only the owner can read
             file.chmod(0o644)
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
@@ -351,34 +355,34 @@ def save(model: LavisBlipForPreTraining, processor: LavisBlipProcessor, folder: 
 
 
 @torch.no_grad()
-def blend_in(model: LavisBlipForPreTraining, folder: Path, share: float) -> None:
-    """Average the weights, in place, with those of an earlier model on the same path of training.
+def average_weights(model: LavisBlipForPreTraining, folder: Path, share: float) -> None:
+    """Average the weights with those of an earlier model of the same training, in-place.
 
     Args:
-        model: what was trained on from the earlier model.
-        folder (Path): the earlier model.
+        model ([`LavisBlipForPreTraining`]): model that was trained from the earlier one.
+        folder (`Path`): the earlier model.
         share (`float`): weight of the earlier model, between 0 and 1.
     """
     earlier = LavisBlipForPreTraining.from_pretrained(folder, config=model.config, dtype=torch.float32)
-    for own, old in zip(model.parameters(), earlier.parameters(), strict=True):
-        own.lerp_(old.to(own.device), share)
+    for parameter, old in zip(model.parameters(), earlier.parameters(), strict=True):
+        parameter.lerp_(old.to(parameter.device), share)
 
 
 def card_of(
     model: LavisBlipForPreTraining, figures: dict[str, Any], options: argparse.Namespace, sizes: list[int]
 ) -> str:
-    """The model card, from the template beside this file.
+    """The model card, from the template in this folder.
 
     Args:
-        model: what was trained.
-        figures: what [`measure`] returned.
-        options: of the command line.
-        sizes (`list[int]`): pairs of the train and of the val part.
+        model ([`LavisBlipForPreTraining`]): the trained model.
+        figures (`dict`): output of [`measure`].
+        options (`argparse.Namespace`): options of the command line.
+        sizes (`list[int]`): number of pairs in the train and val splits.
     """
     config = model.config
     values = {name: f"{value:.1f}" for name, value in figures.items() if isinstance(value, float)}
     values |= {
-        "parameters": f"{without_twins(model).num_parameters() / 1e6:.1f} million",
+        "parameters": f"{without_momentum_encoders(model).num_parameters() / 1e6:.1f} million",
         "vision_layers": config.vision_config.num_hidden_layers,
         "vision_width": config.vision_config.hidden_size,
         "image_size": config.vision_config.image_size,
@@ -397,7 +401,7 @@ def card_of(
 
 
 def _commands(options: argparse.Namespace) -> list[str]:
-    """What to type to get here from nothing; what came before `--start-from` stands in the card of that folder."""
+    """Commands that reproduce the model; those before `--start-from` come from the card of that folder."""
     commands = ["python examples/build_emoji_dataset.py --output emoji_set"]
     start = ""
     if options.start_from is not None:
@@ -405,13 +409,13 @@ def _commands(options: argparse.Namespace) -> list[str]:
         earlier = re.search(r"^```\n(python .*?)^```", card.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
         commands = earlier.group(1).splitlines() if earlier is not None else commands
         start = "--start-from embedded_model "
-    given = [f"--{name.replace('_', '-')} {getattr(options, name):g}" for name in _RECIPE]
+    given = [f"--{name.replace('_', '-')} {getattr(options, name):g}" for name in _HYPERPARAMETERS]
     given += ["--momentum"] if options.momentum else []
     script = "python examples/train_embedded_model.py --data emoji_set"
     return [*commands, f"{script} {start}--output embedded_model {' '.join(given)}"]
 
 
-_RECIPE = (
+_HYPERPARAMETERS = (
     "epochs",
     "batch_size",
     "learning_rate",
@@ -426,10 +430,10 @@ _RECIPE = (
 
 
 class WeightedLoss:
-    """Sum of the three losses in which captioning counts more: it takes longest to learn.
+    """Sum of the three losses with a weight for captioning, which converges last.
 
     Args:
-        caption_weight (`float`): weight of the captioning loss; the others count once.
+        caption_weight (`float`): weight of the captioning loss; the others have weight 1.
     """
 
     def __init__(self, caption_weight: float) -> None:
@@ -443,7 +447,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     """Train, save and measure; see the module's docstring.
 
     Returns:
-        dict: the figures of [`measure`] for what was saved.
+        `dict`: metrics of [`measure`] of the saved model.
     """
     set_seed(options.seed)
     train_pairs, val_pairs = (
@@ -455,7 +459,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         model = LavisBlipForPreTraining(
             make_config(processor.tokenizer, options.momentum, options.dropout, options.drop_path)
         )
-        # the word embeddings are the map to the vocabulary too, which should not begin with strong opinions
+        # the embeddings are tied to the output projection, whose logits should be small at the beginning
         torch.nn.init.normal_(model.get_input_embeddings().weight.data, std=0.02)
     else:
         processor = LavisBlipProcessor.from_pretrained(options.start_from)
@@ -496,39 +500,41 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     )
     trainer.train(resume_from_checkpoint=options.resume)
     if options.start_from is not None and options.blend > 0:
-        blend_in(model, options.start_from, options.blend)
-    figures = measure(without_twins(model.cpu()), processor, val_pairs, num_beams=3)
+        average_weights(model, options.start_from, options.blend)
+    figures = measure(without_momentum_encoders(model.cpu()), processor, val_pairs, num_beams=3)
     card = card_of(model, figures, options, [len(train_pairs), len(val_pairs)])
-    save(model, processor, options.output, card)
-    print(f"saved {options.output}: {in_words(figures)}", flush=True)
+    save_model(model, processor, options.output, card)
+    print(f"saved {options.output}: {format_metrics(figures)}", flush=True)
     return figures
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description="Train the small BLIP that travels with the package.")
-    parser.add_argument("--data", type=Path, required=True, help="folder written by build_emoji_dataset.py")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the model, replaced whole at the end")
+    parser = argparse.ArgumentParser(description="Train the small BLIP that is embedded in the package.")
+    parser.add_argument("--data", type=Path, required=True, help="output folder of build_emoji_dataset.py")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for the model, replaced atomically at the end"
+    )
     parser.add_argument("--work", type=Path, help="folder for checkpoints (default: OUTPUT-checkpoints)")
-    parser.add_argument("--start-from", type=Path, help="go on from the weights and word pieces of an earlier output")
+    parser.add_argument("--start-from", type=Path, help="start from the weights and the tokenizer of an earlier output")
     parser.add_argument("--epochs", type=float, default=60)
-    parser.add_argument("--max-steps", type=int, default=-1, help="stop after so many steps instead")
+    parser.add_argument("--max-steps", type=int, default=-1, help="stop after this number of steps instead")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--warmup-steps", type=int, default=150)
-    parser.add_argument("--dropout", type=float, default=0.1, help="of the text layers")
-    parser.add_argument("--blend", type=float, default=0.0, help="share of --start-from in the weights that are saved")
-    parser.add_argument("--drop-path", type=float, default=0.0, help="stochastic depth of the image tower")
-    parser.add_argument("--bend", type=float, default=1.0, help="how strongly pictures are bent")
-    parser.add_argument("--caption-weight", type=float, default=1.0, help="of the captioning loss in the sum")
-    parser.add_argument("--momentum", action="store_true", help="train with momentum twins and queue")
-    parser.add_argument("--limit", type=int, help="use only so many pairs of each part")
-    parser.add_argument("--measure-every", type=int, default=10, help="epochs between figures")
+    parser.add_argument("--dropout", type=float, default=0.1, help="dropout of the text layers")
+    parser.add_argument("--blend", type=float, default=0.0, help="weight of --start-from in the average that is saved")
+    parser.add_argument("--drop-path", type=float, default=0.0, help="stochastic depth of the image encoder")
+    parser.add_argument("--bend", type=float, default=1.0, help="strength of the random affine transforms")
+    parser.add_argument("--caption-weight", type=float, default=1.0, help="weight of the captioning loss in the sum")
+    parser.add_argument("--momentum", action="store_true", help="train with momentum encoders and queue")
+    parser.add_argument("--limit", type=int, help="maximal number of pairs per split")
+    parser.add_argument("--measure-every", type=int, default=10, help="epochs between measurements")
     parser.add_argument("--logging-steps", type=int, default=46)
     parser.add_argument("--save-steps", type=int, default=230)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cpu", action="store_true", help="leave an accelerator alone")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--cpu", action="store_true", help="do not use an accelerator")
+    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint")
     options = parser.parse_args(arguments)
     try:
         train(options)

@@ -1,4 +1,4 @@
-"""The carried model and pictures: small, loadable by the Auto classes, and meaningful."""
+"""The embedded model and images: size, loading with the Auto classes, captioning and retrieval accuracy."""
 
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from transformers import AutoModelForPreTraining, AutoProcessor, pipeline
 from modeling_lavis import LavisBlipForPreTraining, LavisBlipProcessor
 from modeling_lavis.embedded import embedded_images, embedded_model_path
 
-#: share of the carried pictures, all from the val part, that have to be captioned letter by letter
+#: minimal accuracy on the embedded images, which are from the val split
 EXACT_CAPTIONS = 0.75
 
 
@@ -28,7 +28,7 @@ def processor() -> Any:
     return AutoProcessor.from_pretrained(embedded_model_path())
 
 
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     return [Image.open(image.path) for image in embedded_images()]
 
 
@@ -45,35 +45,35 @@ def test_size_and_precision() -> None:
         assert not [name for name in stored.keys() if "_m." in name or "queue" in name]
 
 
-def test_auto_classes_find_the_classes() -> None:
+def test_auto_classes() -> None:
     assert isinstance(model(), LavisBlipForPreTraining)
     assert isinstance(processor(), LavisBlipProcessor)
 
 
-def test_nothing_is_missing_or_left_over() -> None:
+def test_no_missing_or_unexpected_keys() -> None:
     _, report = LavisBlipForPreTraining.from_pretrained(embedded_model_path(), output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
 
 
-def test_pictures_have_their_size_and_names() -> None:
+def test_image_sizes_and_captions() -> None:
     assert 8 <= len(embedded_images()) <= 16
     assert len(set(captions())) == len(captions())
     for image in embedded_images():
-        with Image.open(image.path) as picture:
-            assert picture.size == (128, 128)
+        with Image.open(image.path) as opened:
+            assert opened.size == (128, 128)
         assert image.path.stat().st_size < 16_384
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_captions(num_beams: int) -> None:
-    inputs = processor()(images=pictures(), return_tensors="pt")
+    inputs = processor()(images=images(), return_tensors="pt")
     found = processor().post_process_captions(model().generate(**inputs, num_beams=num_beams))
-    right = [text == wanted for text, wanted in zip(found, processor().clean(captions()))]
-    assert sum(right) / len(right) >= EXACT_CAPTIONS, list(zip(found, captions()))
+    exact = [text == expected for text, expected in zip(found, processor().clean(captions()))]
+    assert sum(exact) / len(exact) >= EXACT_CAPTIONS, list(zip(found, captions()))
 
 
-def test_search_finds_every_picture_and_every_name() -> None:
-    batch = processor()(images=pictures(), text=captions(), return_tensors="pt")
+def test_retrieval_accuracy() -> None:
+    batch = processor()(images=images(), text=captions(), return_tensors="pt")
     with torch.no_grad():
         similarity = model()(**batch).logits_per_image
     own = torch.arange(len(similarity))
@@ -81,8 +81,8 @@ def test_search_finds_every_picture_and_every_name() -> None:
     assert (similarity.argmax(0) == own).float().mean() >= EXACT_CAPTIONS
 
 
-def test_matching_tells_names_from_each_other() -> None:
-    batch = processor()(images=pictures(), text=captions(), return_tensors="pt")
+def test_matching_scores() -> None:
+    batch = processor()(images=images(), text=captions(), return_tensors="pt")
     count = len(captions())
     pairs = torch.cartesian_prod(torch.arange(count), torch.arange(count))
     texts = {name: batch[name] for name in ("input_ids", "attention_mask")}
@@ -92,15 +92,15 @@ def test_matching_tells_names_from_each_other() -> None:
     assert own > 0.5 > other
 
 
-def test_colons_and_capitals_do_not_matter() -> None:
+def test_tokenizer_ignores_colons_and_case() -> None:
     tokenizer = processor().tokenizer
     assert tokenizer("Man running: DARK skin tone")["input_ids"] == tokenizer("man running dark skin tone")["input_ids"]
 
 
-def test_card_states_data_command_and_figures() -> None:
+def test_model_card() -> None:
     card = (Path(embedded_model_path()) / "README.md").read_text(encoding="utf-8")
-    for said in ("fonts-noto-color-emoji", "SIL Open Font License", "train_embedded_model.py", "R@1", "val part"):
-        assert said in card
+    for text in ("fonts-noto-color-emoji", "SIL Open Font License", "train_embedded_model.py", "R@1", "val part"):
+        assert text in card
 
 
 def test_loads_in_float32_whatever_is_left_open() -> None:
@@ -115,7 +115,7 @@ def test_loads_in_float32_whatever_is_left_open() -> None:
 def test_can_be_fine_tuned_as_it_is(autocast: bool) -> None:
     """In half precision, the loss was NaN from the second step on."""
     trained = AutoModelForPreTraining.from_pretrained(embedded_model_path()).train()
-    batch = processor()(images=pictures()[:4], text=captions()[4:8], return_tensors="pt")
+    batch = processor()(images=images()[:4], text=captions()[4:8], return_tensors="pt")
     optimizer = torch.optim.AdamW(trained.parameters(), lr=3e-4)
     losses = []
     for _ in range(6):  # the captions are those of other images, so there is something to learn
@@ -132,7 +132,7 @@ def test_can_be_fine_tuned_as_it_is(autocast: bool) -> None:
 def test_transparent_images_are_composed_on_white(caplog: pytest.LogCaptureFixture) -> None:
     """An emoji file is transparent; dropped, its background would be black."""
     assert processor().image_processor.background == "white"
-    opaque = pictures()[0].convert("RGB")
+    opaque = images()[0].convert("RGB")
     values = np.asarray(opaque)
     is_white = (values == 255).all(axis=-1)
     transparent = Image.fromarray(

@@ -1,4 +1,4 @@
-"""Importing the package: light, complete, and in any order with transformers."""
+"""Importing the package: without heavy dependencies, with complete registration, in any order with transformers."""
 
 import importlib
 import multiprocessing
@@ -70,7 +70,7 @@ def python(code: str, *, timeout: float = 300) -> str:
     return result.stdout
 
 
-def test_import_is_light() -> None:
+def test_import_loads_no_heavy_packages() -> None:
     loaded = python("import sys, modeling_lavis; print(*sorted({name.split('.')[0] for name in sys.modules}))").split()
     assert "modeling_lavis" in loaded
     assert not {"torch", "transformers", "numpy", "PIL", "torchvision", "timm"} & set(loaded)
@@ -82,10 +82,10 @@ def seconds_to_import(modules: str) -> float:
 
 
 @pytest.mark.parametrize("modules", ["modeling_lavis", "modeling_lavis, transformers"])
-def test_import_costs_no_more_than_transformers(modules: str) -> None:
-    """The bound is 1.15 times `import transformers`, for the package alone and with transformers after it.
+def test_import_time(modules: str) -> None:
+    """At most 1.15 times `import transformers`, for the package alone and followed by transformers.
 
-    Medians of runs that take turns, so that a busy machine hits both sides; a second, longer round decides.
+    Medians of alternating runs, so that the load of the machine affects both; a longer second round decides.
     """
     ratios = []
     for rounds in (5, 11):
@@ -94,24 +94,24 @@ def test_import_costs_no_more_than_transformers(modules: str) -> None:
         ratios.append(ours / theirs)
         if ratios[-1] <= 1.15:
             return
-    raise AssertionError(f"import {modules} costs {ratios} times import transformers; the bound is 1.15")
+    raise AssertionError(f"import {modules} takes {ratios} times import transformers; the limit is 1.15")
 
 
-# These four differ in what triggers the registration; the others take longer than they are likely to tell.
+# These orders trigger the registration in different ways; the others are slow tests.
 FAST_ORDERS = ("package first", "auto classes first", "package between", "own auto class only")
 
 
 @pytest.mark.parametrize(
     "order", [order if order in FAST_ORDERS else pytest.param(order, marks=pytest.mark.slow) for order in ORDERS]
 )
-def test_registered_in_every_order(order: str) -> None:
+def test_registration_in_every_import_order(order: str) -> None:
     python(ORDERS[order] + "\n" + CHECK)
 
 
 USES = {
     "pipeline": """
 from transformers import pipeline
-captions = pipeline("image-captioning", model=FOLDER, device="cpu")(PICTURE, max_new_tokens=3)
+captions = pipeline("image-captioning", model=FOLDER, device="cpu")(IMAGE, max_new_tokens=3)
 assert isinstance(captions[0]["generated_text"], str)
 """,
     "auto classes": """
@@ -122,7 +122,7 @@ assert type(model).__name__ == "LavisBlipForConditionalGeneration", type(model)
 assert type(AutoModelForImageTextToText.from_pretrained(FOLDER)) is type(model)
 processor = AutoProcessor.from_pretrained(FOLDER)
 assert type(processor).__name__ == "LavisBlipProcessor", type(processor)
-assert model.generate(**processor(images=Image.open(PICTURE), return_tensors="pt"), max_new_tokens=2).ndim == 2
+assert model.generate(**processor(images=Image.open(IMAGE), return_tensors="pt"), max_new_tokens=2).ndim == 2
 """,
     "parts of a processor": """
 from transformers import AutoImageProcessor, AutoTokenizer
@@ -141,15 +141,13 @@ def captioner(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("package_first", [True, False], ids=["package first", "transformers first"])
-def test_loads_from_a_folder_in_a_fresh_process(
-    use: str, package_first: bool, captioner: Path, photos: dict[str, Path]
-) -> None:
-    names = f"FOLDER, PICTURE = {str(captioner)!r}, {str(next(iter(photos.values())))!r}\n"
+def test_load_in_a_new_process(use: str, package_first: bool, captioner: Path, photos: dict[str, Path]) -> None:
+    names = f"FOLDER, IMAGE = {str(captioner)!r}, {str(next(iter(photos.values())))!r}\n"
     parts = ["import modeling_lavis\n", "from transformers import AutoModel, AutoProcessor, pipeline\n"]
     python(names + "".join(parts if package_first else reversed(parts)) + USES[use])
 
 
-def test_finder_goes_when_its_work_is_done() -> None:
+def test_finder_is_removed_after_registration() -> None:
     python(
         "import sys, modeling_lavis\n"
         "from modeling_lavis.registration import PostImportFinder\n"
@@ -160,10 +158,10 @@ def test_finder_goes_when_its_work_is_done() -> None:
     )
 
 
-def test_threads() -> None:
-    """Two threads that import different Auto classes at once neither wait for each other for ever nor miss any."""
+def test_registration_with_threads() -> None:
+    """Threads that import different Auto classes at the same time neither deadlock nor miss registrations."""
     python(
-        # transformers itself, imported first by two threads at once, loses its names; its Auto classes do not
+        # transformers is imported first, because importing it in two threads at once fails
         "import threading, modeling_lavis, transformers\n"
         "def one():\n    from transformers import AutoProcessor\n"
         "def two():\n    from transformers import AutoModel\n"
@@ -180,7 +178,7 @@ def _config_in_child(payload: bytes) -> str:
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_registered_in_child_processes(method: str) -> None:
+def test_registration_in_child_processes(method: str) -> None:
     import modeling_lavis
 
     payload = pickle.dumps(modeling_lavis.LavisBlipConfig())
@@ -189,7 +187,7 @@ def test_registered_in_child_processes(method: str) -> None:
     assert found == "modeling_lavis.models.configuration_lavis_blip:LavisBlipModel"
 
 
-def test_auto_mapping_survives_pickling() -> None:
+def test_pickled_auto_mapping() -> None:
     from transformers import AutoModel
 
     import modeling_lavis
@@ -199,7 +197,7 @@ def test_auto_mapping_survives_pickling() -> None:
 
 
 class TestPostImportFinder:
-    """The mechanism by itself, on a package made for the purpose."""
+    """`PostImportFinder` with a package of its own."""
 
     @pytest.fixture
     def package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
@@ -216,7 +214,7 @@ class TestPostImportFinder:
 
     @pytest.fixture
     def calls(self, package: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """Install a finder with one step, which notes whether it ran in the middle of `outer` or later."""
+        """Install a finder with one step, which records whether it ran during the import of `outer` or later."""
         log: list[str] = []
         helper = types.ModuleType("lazy_toy_steps")
 
@@ -232,7 +230,7 @@ class TestPostImportFinder:
         monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
         return log
 
-    def test_runs_once_and_only_after_the_outermost_import(self, package: str, calls: list[str]) -> None:
+    def test_step_runs_once_after_the_outermost_import(self, package: str, calls: list[str]) -> None:
         importlib.import_module(package)
         assert calls == []
         importlib.import_module(f"{package}.outer")
@@ -240,24 +238,24 @@ class TestPostImportFinder:
         importlib.reload(sys.modules[f"{package}.table"])
         assert calls == ["late"]
 
-    def test_runs_when_the_trigger_itself_is_outermost(self, package: str, calls: list[str]) -> None:
+    def test_step_runs_after_a_direct_import_of_the_trigger(self, package: str, calls: list[str]) -> None:
         importlib.import_module(f"{package}.table")
         assert calls == ["late"]
 
-    def test_failed_import_does_not_block_later_ones(self, package: str, calls: list[str]) -> None:
+    def test_step_runs_after_an_earlier_failed_import(self, package: str, calls: list[str]) -> None:
         with pytest.raises(RuntimeError, match="on purpose"):
             importlib.import_module(f"{package}.broken")
         importlib.import_module(f"{package}.outer")
         assert calls == ["late"]
 
-    def test_failing_step_is_raised_and_tried_again(self, package: str, calls: list[str]) -> None:
+    def test_failed_step_raises_and_is_retried(self, package: str, calls: list[str]) -> None:
         sys.modules["lazy_toy_steps"].failures.append(RuntimeError("step failed"))  # type: ignore[attr-defined]
         with pytest.raises(RuntimeError, match="step failed"):
             importlib.import_module(f"{package}.table")
         importlib.import_module(f"{package}.outer")
         assert len(calls) == 2
 
-    def test_other_packages_are_left_alone(self, package: str, calls: list[str]) -> None:
+    def test_other_packages_are_ignored(self, package: str, calls: list[str]) -> None:
         finder = sys.meta_path[0]
         assert isinstance(finder, PostImportFinder)
         assert finder.find_spec("json.tool") is None
@@ -269,14 +267,16 @@ class TestRequire:
     def test_returns_the_module(self) -> None:
         assert import_utils.require("json.decoder", extra="train") is importlib.import_module("json.decoder")
 
-    def test_missing_names_the_extra_and_the_purpose(self) -> None:
+    def test_missing_package_error(self) -> None:
         with pytest.raises(
-            ImportError, match=r"no_such_package.*needed for winning.*modeling-lavis\[train\]"
+            ImportError, match=r"no_such_package.*needed for training.*modeling-lavis\[train\]"
         ) as caught:
-            import_utils.require("no_such_package.part", extra="train", purpose="winning")
+            import_utils.require("no_such_package.part", extra="train", purpose="training")
         assert caught.value.name == "no_such_package"
 
-    def test_error_inside_an_installed_module_is_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_import_error_of_an_installed_package_is_not_replaced(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         (tmp_path / "half_broken_toy.py").write_text("import surely_missing_toy\n")
         monkeypatch.syspath_prepend(str(tmp_path))
         with pytest.raises(ModuleNotFoundError, match="surely_missing_toy"):

@@ -1,4 +1,4 @@
-"""What a wheel carries: every package, and the facts about the published checkpoints."""
+"""Packaging: all packages and data files are part of the wheel."""
 
 import configparser
 from pathlib import Path
@@ -7,33 +7,33 @@ import pytest
 
 from modeling_lavis.hub import zoo
 
-TOP = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 SETUP = configparser.ConfigParser()
-SETUP.read(TOP / "setup.cfg")
+SETUP.read(ROOT / "setup.cfg")
 
 
 def folder_of(package: str) -> Path:
     places = dict(line.split(" = ") for line in SETUP["options"]["package_dir"].split("\n") if line)
-    return TOP / places.get(package, package.replace(".", "/"))
+    return ROOT / places.get(package, package.replace(".", "/"))
 
 
 PACKAGES = SETUP["options"]["packages"].split()
 
 
-def test_every_folder_of_code_is_a_package() -> None:
-    found = {path.parent.relative_to(TOP).as_posix().replace("/", ".") for path in TOP.glob("modeling_lavis/**/*.py")}
+def test_all_code_folders_are_packages() -> None:
+    found = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in ROOT.glob("modeling_lavis/**/*.py")}
     assert found | {"modeling_lavis.hub.model_cards"} == set(PACKAGES)
 
 
 @pytest.mark.parametrize("package", list(SETUP["options.package_data"]))
-def test_patterns_of_data_find_something(package: str) -> None:
+def test_package_data_patterns_match_files(package: str) -> None:
     assert package in PACKAGES
     for pattern in SETUP["options.package_data"][package].split():
         assert any(folder_of(package).glob(pattern)), f"{package}: {pattern}"
 
 
-def test_every_file_beside_the_code_is_carried() -> None:
-    carried = {
+def test_all_data_files_are_packaged() -> None:
+    packaged = {
         path
         for package, patterns in SETUP["options.package_data"].items()
         for pattern in patterns.split()
@@ -42,19 +42,19 @@ def test_every_file_beside_the_code_is_carried() -> None:
     found = {
         path
         for top in ("modeling_lavis", "model_cards")
-        for path in (TOP / top).rglob("*")
+        for path in (ROOT / top).rglob("*")
         if path.is_file() and path.suffix not in (".py", ".pyc") and not path.name.startswith(".")
     }
-    assert found <= carried
+    assert found <= packaged
 
 
-def test_there_are_no_links() -> None:
-    """Links are lost in archives and on file systems that have none."""
+def test_no_symbolic_links() -> None:
+    """Some archives and file systems do not support symbolic links."""
     tops = ("modeling_lavis", "model_cards", "tests", "examples", "benchmarks", "conversion_scripts")
-    assert [path for top in tops for path in (TOP / top).rglob("*") if path.is_symlink()] == []
+    assert [path for top in tops for path in (ROOT / top).rglob("*") if path.is_symlink()] == []
 
 
-def test_facts_are_found_in_a_source_tree_and_in_a_wheel(tmp_path: Path) -> None:
+def test_facts_folder_of_a_source_tree_and_of_a_wheel(tmp_path: Path) -> None:
     assert zoo.FACTS_FOLDER == folder_of("modeling_lavis.hub.model_cards")
     installed = tmp_path / "modeling_lavis" / "hub"
     (installed / "model_cards").mkdir(parents=True)

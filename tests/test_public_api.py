@@ -1,4 +1,4 @@
-"""The exported names are frozen: adding or removing one is a decision, not an accident."""
+"""Exported names: changing them must be intended."""
 
 import importlib
 import importlib.resources
@@ -62,34 +62,34 @@ def test_exported_names() -> None:
     assert len(modeling_lavis.__all__) == len(EXPECTED)
 
 
-def test_every_name_resolves_to_the_class_of_that_name() -> None:
+def test_names_resolve_to_classes_of_that_name() -> None:
     for name in EXPECTED - {"__version__"}:
         assert getattr(modeling_lavis, name).__name__ == name
 
 
-def test_every_public_name_is_documented() -> None:
+def test_public_names_have_docstrings() -> None:
     undocumented = [name for name in EXPECTED - {"__version__"} if not getattr(modeling_lavis, name).__doc__]
     assert undocumented == []
 
 
-def test_dir_lists_the_names() -> None:
+def test_dir() -> None:
     assert set(dir(modeling_lavis)) >= EXPECTED
 
 
-def test_unknown_name() -> None:
+def test_unknown_name_raises() -> None:
     try:
         modeling_lavis.LavisBlop  # noqa: B018
     except AttributeError as error:
         assert "LavisBlop" in str(error)
     else:
-        raise AssertionError("an unknown name was found")
+        raise AssertionError("an unknown name is accepted")
 
 
-def test_no_name_of_transformers_is_reused() -> None:
+def test_names_differ_from_those_of_transformers() -> None:
     transformers = importlib.import_module("transformers")
     assert [name for name in EXPECTED - {"__version__"} if hasattr(transformers, name)] == []
 
 
-def test_typed() -> None:
+def test_py_typed() -> None:
     files = importlib.resources.files(modeling_lavis)
     assert (files / "py.typed").is_file()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The workloads by name. A new one is a file that defines `WORKLOAD`, and a line here."""
+"""Workloads by name. Each file defines a `WORKLOAD`, which is listed here."""
 
 from benchmarks.workloads import blip2_generate, caption, qformer_matching, retrieval, train_retrieval, video, vqa_rank
 from benchmarks.workloads.base import OURS, Workload

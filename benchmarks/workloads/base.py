@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a workload is: inputs, one builder per peer, and a count of the operations that cannot be avoided.
+"""Definition of a workload: inputs, one builder per peer, and the number of unavoidable operations.
 
-A workload file is imported in the Python of every peer, LAVIS's own old environment included. So it imports nothing
-but torch and `benchmarks` at its top; each builder imports its peer inside.
+The Python of every peer imports all workloads, including LAVIS's old environment. So the files import only torch and
+`benchmarks` at the top; each builder imports its peer.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ import torch
 OURS = "modeling_lavis"
 
 Tensors = dict[str, torch.Tensor]
-# Runs the workload once and returns what it found. Only this call is timed.
+# Runs the workload once and returns its outputs. Only this call is timed.
 Run = Callable[[], Tensors]
 # Builds models and inputs for one peer: (size, dtype) -> Run, or (size, dtype, device) -> Run.
 Builder = Callable[..., Run]
@@ -22,20 +22,20 @@ Builder = Callable[..., Run]
 
 @dataclass(frozen=True)
 class Workload:
-    """One task to be timed.
+    """A timed task.
 
     Args:
         name: name on the command line.
-        summary: one line for the table's heading.
-        sizes: settings by name; `"full"` is what is measured, `"tiny"` what tests run.
-        builders: peer name -> builder; must have `OURS`.
-        count_flops: floating-point operations of one run at a size, each piece of work counted once.
-        trains: whether gradients are needed.
-        exact: names of outputs that must be equal (ids, ranks); the others are compared by their largest difference.
-            An output whose name begins with `seconds` is a measurement; it is not compared but handed to `describe`.
-        on_device: whether it can be run on an accelerator; its builders take the device as well.
-        describe: (size, median seconds, medians of the measurements, bytes per number, bytes per second that the
-            machine reads, if known) -> a text for the table.
+        summary: heading of the table.
+        sizes: sizes by name; `"full"` is measured, `"tiny"` is for tests.
+        builders: name of the peer -> builder; must contain `OURS`.
+        count_flops: floating-point operations of one run of a size, without repeated work.
+        trains: whether gradients are computed.
+        exact: names of outputs that must be equal (ids, ranks); others are compared by their largest difference.
+            Outputs whose names start with `seconds` are measurements, which are passed to `describe`.
+        on_device: whether the workload supports accelerators; its builders take the device as well.
+        describe: (size, median seconds, medians of the measurements, bytes per number, bytes per second of reading
+            memory, if known) -> notes below the table.
     """
 
     name: str

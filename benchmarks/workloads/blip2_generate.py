@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captions by a large language model: BLIP-2 with EVA-g and OPT-2.7b, greedy, static cache, at several batch sizes.
+"""Captioning with a large language model: BLIP-2 with EVA-g and OPT-2.7b, greedy, static cache, several batch sizes.
 
-LAVIS's class needs its own fork of transformers' OPT and downloads at construction, so transformers is the peer. The
-sizes are batches; each tells the time to the first token, tokens per second, and how far a step is from the time that
-reading the language model's weights once would take.
+LAVIS's class needs a fork of OPT and downloads weights at construction, so transformers is the only peer. For each
+batch size, the notes give the time to the first token, tokens per second, and the time of a step in relation to the
+time of reading the weights of the language model once.
 """
 
 import time
@@ -17,42 +17,42 @@ from benchmarks import flops, weights
 from benchmarks.workloads.base import OURS, Run, Tensors, Workload
 from benchmarks.workloads.caption import make_pixels
 
-PROMPT = (102, 1345, 9)  # "a photo of", a word piece each
+PROMPT = (102, 1345, 9)  # "a photo of", one token per word
 
 
 @dataclass(frozen=True)
 class Size:
-    """Dimensions of model and task. `tokens` are new ones; neither peer may stop earlier."""
+    """Sizes of model and task. `tokens` is the number of new tokens, which all peers generate."""
 
     images: int = 1
     tokens: int = 32
     image_size: int = 224
     patch: int = 14
-    tower_width: int = 1408
-    tower_layers: int = 39
-    tower_heads: int = 16
-    tower_feed_forward: int = 6144
+    vision_hidden_size: int = 1408
+    vision_layers: int = 39
+    vision_heads: int = 16
+    vision_intermediate_size: int = 6144
     queries: int = 32
-    width: int = 768
+    hidden_size: int = 768
     layers: int = 12
     heads: int = 12
-    text_width: int = 2560
+    text_hidden_size: int = 2560
     text_layers: int = 32
     text_heads: int = 32
     vocabulary: int = 50304
 
     @property
     def text_parameters(self) -> int:
-        """Weights that every step reads: layers, and the map to the vocabulary, which the embeddings share."""
-        return self.text_layers * 12 * self.text_width**2 + self.vocabulary * self.text_width
+        """Weights that every step reads: layers, and the output projection, which is tied to the embeddings."""
+        return self.text_layers * 12 * self.text_hidden_size**2 + self.vocabulary * self.text_hidden_size
 
     @property
     def image_token(self) -> int:
-        """Stands for a query in the prompts of transformers' class."""
+        """Placeholder of a query token in the prompts of transformers."""
         return self.vocabulary - 1
 
 
-_TOWER = [
+_VISION = [
     (r"^vision_model\.embeddings\.class_embedding$", "vision_model.cls_token"),
     (r"^vision_model\.embeddings\.position_embedding$", "vision_model.pos_embed"),
     (r"^vision_model\.embeddings\.patch_embedding\.", "vision_model.patch_embed.proj."),
@@ -66,7 +66,7 @@ _QFORMER = [
     (r"^qformer\.layernorm\.", "qformer.embeddings.LayerNorm."),
     (r"^(qformer\..*attention)\.attention\.", r"\1.self."),
 ]
-FROM_TRANSFORMERS = weights.rename_by([*_TOWER, *_QFORMER])
+FROM_TRANSFORMERS = weights.rename_by([*_VISION, *_QFORMER])
 _NORM = ("norm", "LayerNorm", "ln_vision")
 
 
@@ -74,11 +74,11 @@ def build_ours(size: Size, dtype: torch.dtype, device: torch.device) -> Run:
     from modeling_lavis import LavisBlip2Config, LavisBlip2ForConditionalGeneration
 
     config = LavisBlip2Config(
-        vision_config={**_tower(size), "mlp_ratio": size.tower_feed_forward / size.tower_width},
-        qformer_config={**_qformer(size), "num_query_tokens": size.queries},
-        text_config=_opt(size).to_dict(),
+        vision_config={**_vision_config(size), "mlp_ratio": size.vision_intermediate_size / size.vision_hidden_size},
+        qformer_config={**_qformer_config(size), "num_query_tokens": size.queries},
+        text_config=_opt_config(size).to_dict(),
     )
-    model = _built(LavisBlip2ForConditionalGeneration, config, dtype, device, weights.rename_by([]))
+    model = _build_model(LavisBlip2ForConditionalGeneration, config, dtype, device, weights.rename_by([]))
     prompt = torch.tensor([PROMPT], device=device).repeat(size.images, 1)
     return _run(model, prompt, size, dtype, device, prompt_length=len(PROMPT))
 
@@ -87,68 +87,70 @@ def build_transformers(size: Size, dtype: torch.dtype, device: torch.device) -> 
     from transformers import Blip2Config, Blip2ForConditionalGeneration
 
     config = Blip2Config(
-        vision_config={**_tower(size), "intermediate_size": size.tower_feed_forward},
-        qformer_config={**_qformer(size), "encoder_hidden_size": size.tower_width},
-        text_config=_opt(size).to_dict(),
+        vision_config={**_vision_config(size), "intermediate_size": size.vision_intermediate_size},
+        qformer_config={**_qformer_config(size), "encoder_hidden_size": size.vision_hidden_size},
+        text_config=_opt_config(size).to_dict(),
         num_query_tokens=size.queries,
         image_token_index=size.image_token,
     )
-    model = _built(Blip2ForConditionalGeneration, config, dtype, device, FROM_TRANSFORMERS)
+    model = _build_model(Blip2ForConditionalGeneration, config, dtype, device, FROM_TRANSFORMERS)
     prompt = torch.tensor([(*[size.image_token] * size.queries, *PROMPT)], device=device).repeat(size.images, 1)
     return _run(model, prompt, size, dtype, device, prompt_length=size.queries + len(PROMPT))
 
 
-def _tower(size: Size) -> dict[str, Any]:
+def _vision_config(size: Size) -> dict[str, Any]:
     return {
-        "hidden_size": size.tower_width,
-        "num_hidden_layers": size.tower_layers,
-        "num_attention_heads": size.tower_heads,
+        "hidden_size": size.vision_hidden_size,
+        "num_hidden_layers": size.vision_layers,
+        "num_attention_heads": size.vision_heads,
         "image_size": size.image_size,
         "patch_size": size.patch,
         "layer_norm_eps": 1e-6,
     }
 
 
-def _qformer(size: Size) -> dict[str, Any]:
+def _qformer_config(size: Size) -> dict[str, Any]:
     return {
         "vocab_size": 30523,
-        "hidden_size": size.width,
+        "hidden_size": size.hidden_size,
         "num_hidden_layers": size.layers,
         "num_attention_heads": size.heads,
-        "intermediate_size": 4 * size.width,
+        "intermediate_size": 4 * size.hidden_size,
         "cross_attention_frequency": 2,
     }
 
 
-def _opt(size: Size) -> Any:
+def _opt_config(size: Size) -> Any:
     from transformers import OPTConfig
 
     return OPTConfig(
         vocab_size=size.vocabulary,
-        hidden_size=size.text_width,
-        word_embed_proj_dim=size.text_width,
-        ffn_dim=4 * size.text_width,
+        hidden_size=size.text_hidden_size,
+        word_embed_proj_dim=size.text_hidden_size,
+        ffn_dim=4 * size.text_hidden_size,
         num_hidden_layers=size.text_layers,
         num_attention_heads=size.text_heads,
     )
 
 
-def _built(model_class: Any, config: Any, dtype: torch.dtype, device: torch.device, rename: weights.Rename) -> Any:
-    """The model with the same random weights for every peer, of which never more than one is held in float32."""
+def _build_model(
+    model_class: Any, config: Any, dtype: torch.dtype, device: torch.device, rename: weights.Rename
+) -> Any:
+    """Build a model with equal random weights for all peers, with at most one tensor in float32 at a time."""
     from transformers.initialization import no_init_weights
 
-    usual = torch.get_default_dtype()
+    default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with no_init_weights():
             model = model_class(config)
     finally:
-        torch.set_default_dtype(usual)
+        torch.set_default_dtype(default_dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             name = rename(name)
             if name.endswith(("qkv.bias", "q_bias", "v_bias")):
-                parameter.zero_()  # one tensor here, two there
+                parameter.zero_()  # one tensor in transformers, two in this package
             elif name.endswith("weight") and any(part in name for part in _NORM):
                 parameter.fill_(1)
             else:
@@ -156,16 +158,16 @@ def _built(model_class: Any, config: Any, dtype: torch.dtype, device: torch.devi
     return model.to(device).eval()
 
 
-class _FirstToken:
-    """A logits processor that changes nothing and notes when it is asked first."""
+class _FirstTokenTimer:
+    """A no-op logits processor that records the time of its first call."""
 
     def __init__(self) -> None:
-        self.seen: float | None = None
+        self.first_call: float | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self.seen is None:
-            scores[:1, :1].cpu()  # waits for the device
-            self.seen = time.perf_counter()
+        if self.first_call is None:
+            scores[:1, :1].cpu()  # synchronizes with the device
+            self.first_call = time.perf_counter()
         return scores
 
 
@@ -175,7 +177,7 @@ def _run(
     pixels = make_pixels(size.images, size.image_size).to(device, dtype)
 
     def run() -> Tensors:
-        first = _FirstToken()
+        timer = _FirstTokenTimer()
         start = time.perf_counter()
         ids = model.generate(
             pixel_values=pixels,
@@ -186,33 +188,35 @@ def _run(
             do_sample=False,
             num_beams=1,
             cache_implementation="static",
-            logits_processor=[first],
+            logits_processor=[timer],
         )
-        return {"ids": ids[:, prompt_length:].cpu(), "seconds_to_first_token": torch.tensor(first.seen - start)}
+        return {"ids": ids[:, prompt_length:].cpu(), "seconds_to_first_token": torch.tensor(timer.first_call - start)}
 
     return run
 
 
 def count_flops(size: Size) -> float:
-    """Tower, Q-Former on its queries, and the language model on prompt and new tokens."""
+    """Image encoder, Q-Former on query tokens, and language model on prompt and new tokens."""
     tokens = (size.image_size // size.patch) ** 2 + 1
-    block = flops.linear(tokens, size.tower_width, 4 * size.tower_width)
-    block += flops.linear(tokens, size.tower_width, 2 * size.tower_feed_forward)
-    block += flops.attention(tokens, tokens, size.tower_width)
-    work = size.tower_layers * block + flops.linear(tokens - 1, 3 * size.patch**2, size.tower_width)
-    readers = (size.layers + 1) // 2
-    work += size.layers * flops.bert_layer(size.queries, size.queries, size.width, 4 * size.width)
-    work += readers * flops.project_keys_and_values(tokens, size.tower_width, size.width)
-    work += readers * flops.linear(size.queries, size.width, 2 * size.width)
-    work += readers * flops.attention(size.queries, tokens, size.width)
-    read = size.queries + len(PROMPT) + size.tokens - 1
-    work += size.text_layers * flops.bert_layer(read, read / 2, size.text_width, 4 * size.text_width)
-    work += flops.linear(size.tokens, size.text_width, size.vocabulary)
+    block = flops.linear(tokens, size.vision_hidden_size, 4 * size.vision_hidden_size)
+    block += flops.linear(tokens, size.vision_hidden_size, 2 * size.vision_intermediate_size)
+    block += flops.attention(tokens, tokens, size.vision_hidden_size)
+    work = size.vision_layers * block + flops.linear(tokens - 1, 3 * size.patch**2, size.vision_hidden_size)
+    cross_attention_layers = (size.layers + 1) // 2
+    work += size.layers * flops.bert_layer(size.queries, size.queries, size.hidden_size, 4 * size.hidden_size)
+    work += cross_attention_layers * flops.project_keys_and_values(tokens, size.vision_hidden_size, size.hidden_size)
+    work += cross_attention_layers * flops.linear(size.queries, size.hidden_size, 2 * size.hidden_size)
+    work += cross_attention_layers * flops.attention(size.queries, tokens, size.hidden_size)
+    text_tokens = size.queries + len(PROMPT) + size.tokens - 1
+    work += size.text_layers * flops.bert_layer(
+        text_tokens, text_tokens / 2, size.text_hidden_size, 4 * size.text_hidden_size
+    )
+    work += flops.linear(size.tokens, size.text_hidden_size, size.vocabulary)
     return size.images * work
 
 
 def describe(size: Size, seconds: float, figures: dict[str, float], bytes_per_number: int, rate: float | None) -> str:
-    """First token, tokens per second, and a step beside the time that reading the weights takes."""
+    """Time to the first token, tokens per second, and time of a step in relation to reading the weights."""
     first = figures["seconds_to_first_token"]
     step = (seconds - first) / (size.tokens - 1)
     text = f"first token {first:.3f} s, {size.images * size.tokens / seconds:.1f} tokens/s, {1e3 * step:.1f} ms a step"
@@ -232,15 +236,15 @@ WORKLOAD = Workload(
             images=2,
             tokens=4,
             image_size=28,
-            tower_width=32,
-            tower_layers=2,
-            tower_heads=2,
-            tower_feed_forward=64,
+            vision_hidden_size=32,
+            vision_layers=2,
+            vision_heads=2,
+            vision_intermediate_size=64,
             queries=4,
-            width=32,
+            hidden_size=32,
             layers=2,
             heads=2,
-            text_width=32,
+            text_hidden_size=32,
             text_layers=2,
             text_heads=2,
             vocabulary=1400,

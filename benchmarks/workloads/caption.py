@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captioning: BLIP-base at 384 pixels, beams over 4 images, captions of a fixed length.
+"""Captioning: BLIP-base at 384 pixels, beam search for 4 images, captions of a fixed length.
 
-The least and the greatest length are the same, so that every peer decodes equally many tokens.
+Minimal and maximal length are equal, so that all peers decode the same number of tokens.
 """
 
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ PROMPT = (1037, 3861, 1997)  # "a picture of"
 
 @dataclass(frozen=True)
 class Size:
-    """Dimensions of model and task; lengths are in tokens and include [DEC] and the prompt."""
+    """Sizes of model and task; lengths are in tokens and include [DEC] and the prompt."""
 
     images: int = 4
     beams: int = 3
     length: int = 20
     image_size: int = 384
-    width: int = 768
+    hidden_size: int = 768
     layers: int = 12
     heads: int = 12
     vocabulary: int = 30524
 
     @property
-    def feed_forward(self) -> int:
-        return 4 * self.width
+    def intermediate_size(self) -> int:
+        return 4 * self.hidden_size
 
 
 def make_pixels(images: int, image_size: int) -> torch.Tensor:
-    """Normalised noise, (images, 3, image_size, image_size); the same for every peer."""
+    """Normal noise `(images, 3, image_size, image_size)`, equal for all peers."""
     return torch.randn(images, 3, image_size, image_size, generator=torch.Generator().manual_seed(1))
 
 
@@ -68,15 +68,15 @@ def build_transformers(size: Size, dtype: torch.dtype) -> Run:
 
     text = {
         "vocab_size": size.vocabulary,
-        "hidden_size": size.width,
-        "encoder_hidden_size": size.width,
-        "intermediate_size": size.feed_forward,
+        "hidden_size": size.hidden_size,
+        "encoder_hidden_size": size.hidden_size,
+        "intermediate_size": size.intermediate_size,
         "num_hidden_layers": size.layers,
         "num_attention_heads": size.heads,
     }
     vision = {
-        "hidden_size": size.width,
-        "intermediate_size": size.feed_forward,
+        "hidden_size": size.hidden_size,
+        "intermediate_size": size.intermediate_size,
         "num_hidden_layers": size.layers,
         "num_attention_heads": size.heads,
         "image_size": size.image_size,
@@ -86,7 +86,7 @@ def build_transformers(size: Size, dtype: torch.dtype) -> Run:
     weights.fill(model, weights.FROM_TRANSFORMERS_BLIP)
     model = model.to(dtype).eval()
     pixels = make_pixels(size.images, size.image_size).to(dtype)
-    prompt = torch.tensor([[DEC, *PROMPT, SEP]]).repeat(size.images, 1)  # it drops the last token itself
+    prompt = torch.tensor([[DEC, *PROMPT, SEP]]).repeat(size.images, 1)  # transformers drops the last token
 
     def run() -> Tensors:
         ids = model.generate(
@@ -115,14 +115,16 @@ def build_lavis(size: Size, dtype: torch.dtype) -> Run:
     )
     config = lavis_parts.med_config(
         vocab_size=size.vocabulary,
-        hidden_size=size.width,
-        encoder_width=size.width,
-        intermediate_size=size.feed_forward,
+        hidden_size=size.hidden_size,
+        encoder_width=size.hidden_size,
+        intermediate_size=size.intermediate_size,
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
     )
-    tower = lavis_parts.vision_tower(image_size=size.image_size, width=size.width, layers=size.layers, heads=size.heads)
-    model = lavis_parts.with_tokenizer(BlipCaption, tokenizer)(tower, XBertLMHeadDecoder(config), prompt=prompt)
+    encoder = lavis_parts.vision_encoder(
+        image_size=size.image_size, hidden_size=size.hidden_size, layers=size.layers, heads=size.heads
+    )
+    model = lavis_parts.with_tokenizer(BlipCaption, tokenizer)(encoder, XBertLMHeadDecoder(config), prompt=prompt)
     weights.fill(model, weights.FROM_LAVIS)
     model = model.to(dtype).eval()
     pixels = make_pixels(size.images, size.image_size).to(dtype)
@@ -136,17 +138,17 @@ def build_lavis(size: Size, dtype: torch.dtype) -> Run:
 
 
 def count_flops(size: Size) -> float:
-    """Towers; keys and values of each image once; the prompt once per image; one token per beam and step after it."""
+    """Image encoder; keys and values and prompt once per image; then one token per beam and step."""
     image_tokens = (size.image_size // 16) ** 2 + 1
     prompt = 1 + len(PROMPT)
-    work = flops.vit(size.image_size, size.width, size.layers)
-    work += size.layers * flops.project_keys_and_values(image_tokens, size.width, size.width)
-    # causal: token t of the prompt sees t tokens, so on average half of them
-    layer = flops.bert_layer(prompt, (prompt + 1) / 2, size.width, size.feed_forward, image_tokens)
-    work += size.layers * layer + flops.lm_head(1, size.width, size.vocabulary)
-    for seen in range(prompt + 1, size.length):
-        layer = flops.bert_layer(size.beams, seen, size.width, size.feed_forward, image_tokens)
-        work += size.layers * layer + flops.lm_head(size.beams, size.width, size.vocabulary)
+    work = flops.vit(size.image_size, size.hidden_size, size.layers)
+    work += size.layers * flops.project_keys_and_values(image_tokens, size.hidden_size, size.hidden_size)
+    # causal: token t of the prompt attends to t tokens, on average to half of the prompt
+    layer = flops.bert_layer(prompt, (prompt + 1) / 2, size.hidden_size, size.intermediate_size, image_tokens)
+    work += size.layers * layer + flops.lm_head(1, size.hidden_size, size.vocabulary)
+    for position in range(prompt + 1, size.length):
+        layer = flops.bert_layer(size.beams, position, size.hidden_size, size.intermediate_size, image_tokens)
+        work += size.layers * layer + flops.lm_head(size.beams, size.hidden_size, size.vocabulary)
     return size.images * work
 
 
@@ -155,7 +157,7 @@ WORKLOAD = Workload(
     summary="BLIP-base, 384 px, 4 images, 3 beams, 20 tokens",
     sizes={
         "full": Size(),
-        "tiny": Size(images=2, length=8, image_size=32, width=32, layers=2, heads=2),
+        "tiny": Size(images=2, length=8, image_size=32, hidden_size=32, layers=2, heads=2),
     },
     builders={OURS: build_ours, "transformers": build_transformers, "lavis": build_lavis},
     count_flops=count_flops,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two-stage retrieval: ALBEF at 384 pixels, every image and every text re-ranks its 16 best candidates.
+"""Two-stage retrieval: ALBEF at 384 pixels, re-ranking of the 16 best candidates of every image and every text.
 
-`rerank` is the same from encoded images: the texts, the comparison, and the matching of the candidates.
+`rerank` is the same with encoded images: encoding of texts, ITC similarities, and ITM scores of the candidates.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from benchmarks.workloads.base import OURS, Run, Tensors, Workload
 from benchmarks.workloads.caption import make_pixels
 
 CLS, SEP = 101, 102
-FIRST_WORD, LAST_WORD = 1000, 29612  # the word pieces of BERT's vocabulary that are not special or unused
-PADDED = 35  # tokens to which the original pads every text of a similarity matrix
+FIRST_ID, LAST_ID = 1000, 29612  # range of the ids of BERT's vocabulary that are neither special nor unused
+PADDED = 35  # length to which the original pads all texts of a similarity matrix
 
 
 @dataclass(frozen=True)
 class Size:
-    """Dimensions of model and task; texts have `shortest` to `longest` tokens, [CLS] and [SEP] included."""
+    """Sizes of model and task; texts have `shortest` to `longest` tokens, including [CLS] and [SEP]."""
 
     images: int = 24
     texts: int = 60
@@ -30,16 +30,16 @@ class Size:
     shortest: int = 8
     longest: int = 17
     image_size: int = 384
-    width: int = 768
+    hidden_size: int = 768
     layers: int = 12
     heads: int = 12
     vocabulary: int = 30522
-    common_width: int = 256
+    projection_dim: int = 256
     queue: int = 8
 
     @property
-    def feed_forward(self) -> int:
-        return 4 * self.width
+    def intermediate_size(self) -> int:
+        return 4 * self.hidden_size
 
     @property
     def fusion_layer(self) -> int:
@@ -47,11 +47,11 @@ class Size:
 
 
 def make_texts(size: Any) -> list[list[int]]:
-    """Ids from [CLS] to [SEP], lengths spread evenly, about those of captions."""
+    """Ids from [CLS] to [SEP] with evenly distributed lengths, similar to those of captions."""
     generator = torch.Generator().manual_seed(4)
     span = size.longest - size.shortest + 1
     lengths = [size.shortest + index % span for index in range(size.texts)]
-    return [[CLS, *torch.randint(FIRST_WORD, LAST_WORD, (n - 2,), generator=generator).tolist(), SEP] for n in lengths]
+    return [[CLS, *torch.randint(FIRST_ID, LAST_ID, (n - 2,), generator=generator).tolist(), SEP] for n in lengths]
 
 
 def padded(rows: list[list[int]], length: int) -> dict[str, torch.Tensor]:
@@ -110,27 +110,27 @@ def build_lavis(size: Size, dtype: torch.dtype, encoded: bool = False) -> Run:
 
 
 def count_flops(size: Size, encoded: bool = False) -> float:
-    """Towers; every text once through the text layers; keys and values once per image; every pair once.
+    """Image encoder; every text once through the text layers; keys and values once per image; every pair once.
 
-    How many pairs both directions have in common depends on the weights; they are taken to be chosen by chance.
+    The number of pairs that both directions share depends on the weights; the expected number of random pairs is used.
     """
     image_tokens = (size.image_size // 16) ** 2 + 1
-    work = 0.0 if encoded else size.images * flops.vit(size.image_size, size.width, size.layers)
+    work = 0.0 if encoded else size.images * flops.vit(size.image_size, size.hidden_size, size.layers)
     lengths = [len(text) for text in make_texts(size)]
     for length in lengths:
-        work += size.fusion_layer * flops.bert_layer(length, length, size.width, size.feed_forward)
+        work += size.fusion_layer * flops.bert_layer(length, length, size.hidden_size, size.intermediate_size)
     fusion = size.layers - size.fusion_layer
-    work += size.images * fusion * flops.project_keys_and_values(image_tokens, size.width, size.width)
+    work += size.images * fusion * flops.project_keys_and_values(image_tokens, size.hidden_size, size.hidden_size)
     missed = (1 - min(size.candidates / size.texts, 1)) * (1 - min(size.candidates / size.images, 1))
     pairs = size.images * size.texts * (1 - missed)
     length = sum(lengths) / len(lengths)
-    layer = flops.bert_layer(length, length, size.width, size.feed_forward, image_tokens)
+    layer = flops.bert_layer(length, length, size.hidden_size, size.intermediate_size, image_tokens)
     return work + pairs * fusion * layer
 
 
 SIZES = {
     "full": Size(),
-    "tiny": Size(images=4, texts=6, candidates=3, image_size=32, width=32, layers=2, heads=2, common_width=16),
+    "tiny": Size(images=4, texts=6, candidates=3, image_size=32, hidden_size=32, layers=2, heads=2, projection_dim=16),
 }
 WORKLOAD = Workload(
     name="retrieval",

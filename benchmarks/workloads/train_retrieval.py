@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One training step of retrieval: ALBEF at 384 pixels, batch of 4, queue of 65,536, AdamW.
 
-Dropout is on, as in training, so losses of the timed steps differ between peers by chance; what is compared is the
-contrastive loss of a step without dropout, taken before.
+The timed steps use dropout, so their losses differ randomly between peers; the compared output is the contrastive loss
+of an earlier forward pass without dropout.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from benchmarks.workloads.retrieval import make_texts, padded
 
 @dataclass(frozen=True)
 class Size(RetrievalSize):
-    """Dimensions of model and task: as many images as texts, one caption each, padded to `padding` tokens."""
+    """Sizes of model and task: one text per image, padded to `padding` tokens."""
 
     images: int = 4
     texts: int = 4
@@ -29,11 +29,11 @@ class Size(RetrievalSize):
 
 
 def fill(model: nn.Module, rename: weights.Rename, size: Size) -> None:
-    """Parameters and queues, the same for every peer."""
+    """Fill parameters and queues with equal values for all peers."""
     weights.fill(model, rename)
     with torch.no_grad():
         for name in ("image_queue", "text_queue"):
-            queue = weights.draw(name, (size.common_width, size.queue))
+            queue = weights.draw(name, (size.projection_dim, size.queue))
             getattr(model, name).copy_(nn.functional.normalize(queue, dim=0))
         model.temp.fill_(0.07)
 
@@ -71,7 +71,7 @@ def build_lavis(size: Size, dtype: torch.dtype) -> Run:
         "image": make_pixels(size.images, size.image_size).to(dtype),
         "text_input": list(texts),
         "image_id": torch.arange(size.images),
-        # half of the ramp's two epochs: alpha 0.2
+        # half of the ramp of two epochs, so that alpha is 0.2
         "epoch": 1,
         "iters": 0,
         "num_iters_per_epoch": 10,
@@ -96,16 +96,16 @@ def _steps(model: nn.Module, forward: Any) -> Run:
 
 
 def count_flops(size: Size) -> float:
-    """Forward and backward (twice the forward) of towers, text and matching; forward of the twins; no optimizer."""
+    """Forward and backward passes (twice a forward pass) of encoders and ITM; forward passes of momentum encoders."""
     image_tokens = (size.image_size // 16) ** 2 + 1
     lengths = [len(text) for text in make_texts(size)]
-    encoded = size.images * flops.vit(size.image_size, size.width, size.layers)
+    encoded = size.images * flops.vit(size.image_size, size.hidden_size, size.layers)
     for length in lengths:
-        encoded += size.fusion_layer * flops.bert_layer(length, length, size.width, size.feed_forward)
+        encoded += size.fusion_layer * flops.bert_layer(length, length, size.hidden_size, size.intermediate_size)
     fusion = size.layers - size.fusion_layer
-    matched = size.images * fusion * flops.project_keys_and_values(image_tokens, size.width, size.width)
+    matched = size.images * fusion * flops.project_keys_and_values(image_tokens, size.hidden_size, size.hidden_size)
     for length in lengths:
-        matched += 3 * fusion * flops.bert_layer(length, length, size.width, size.feed_forward, image_tokens)
+        matched += 3 * fusion * flops.bert_layer(length, length, size.hidden_size, size.intermediate_size, image_tokens)
     return 4 * encoded + 3 * matched
 
 
@@ -114,7 +114,7 @@ WORKLOAD = Workload(
     summary="ALBEF retrieval, 384 px, one AdamW step, batch 4, queue 65,536",
     sizes={
         "full": Size(),
-        "tiny": Size(image_size=32, width=32, layers=2, heads=2, common_width=16, queue=16),
+        "tiny": Size(image_size=32, hidden_size=32, layers=2, heads=2, projection_dim=16, queue=16),
     },
     builders={OURS: build_ours, "lavis": build_lavis},
     count_flops=count_flops,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoding video: ALPRO's TimeSformer-B, clips of 8 frames at 224 pixels to states averaged over the frames."""
+"""Video encoding: ALPRO's TimeSformer-B, 8 frames at 224 pixels to hidden states averaged over the frames."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from benchmarks.workloads.base import OURS, Run, Tensors, Workload
 
 @dataclass(frozen=True)
 class Size:
-    """Dimensions of the tower and of the clips."""
+    """Sizes of the video encoder and of the videos."""
 
     clips: int = 2
     frames: int = 8
     image_size: int = 224
-    width: int = 768
+    hidden_size: int = 768
     layers: int = 12
     heads: int = 12
 
@@ -47,7 +47,7 @@ FROM_TRANSFORMERS = weights.rename_by(
 
 
 def make_clips(size: Size) -> torch.Tensor:
-    """Normalised noise, (clips, frames, 3, image_size, image_size); the same for every peer."""
+    """Normal noise `(clips, frames, 3, image_size, image_size)`, equal for all peers."""
     shape = (size.clips, size.frames, 3, size.image_size, size.image_size)
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
@@ -58,7 +58,7 @@ def build_ours(size: Size, dtype: torch.dtype) -> Run:
     config = LavisTimesformerConfig(
         image_size=size.image_size,
         num_frames=size.frames,
-        hidden_size=size.width,
+        hidden_size=size.hidden_size,
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
     )
@@ -80,10 +80,10 @@ def build_transformers(size: Size, dtype: torch.dtype) -> Run:
     config = TimesformerConfig(
         image_size=size.image_size,
         num_frames=size.frames,
-        hidden_size=size.width,
+        hidden_size=size.hidden_size,
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
-        intermediate_size=4 * size.width,
+        intermediate_size=4 * size.hidden_size,
     )
     model = TimesformerModel(config)
     weights.fill(model, FROM_TRANSFORMERS)
@@ -93,8 +93,8 @@ def build_transformers(size: Size, dtype: torch.dtype) -> Run:
     @torch.no_grad()
     def run() -> Tensors:
         states = model(clips).last_hidden_state
-        places = states[:, 1:].unflatten(1, (-1, size.frames)).mean(dim=2)  # ALPRO averages over the frames
-        return {"states": torch.cat([states[:, :1], places], dim=1)}
+        patches = states[:, 1:].unflatten(1, (-1, size.frames)).mean(dim=2)  # ALPRO averages over the frames
+        return {"states": torch.cat([states[:, :1], patches], dim=1)}
 
     return run
 
@@ -103,15 +103,15 @@ def build_lavis(size: Size, dtype: torch.dtype) -> Run:
     from lavis.models.timesformer.vit import TimeSformer, VisionTransformer
 
     model = TimeSformer(image_size=size.image_size, n_frms=size.frames, drop_path_rate=0.0)
-    if size.width != model.model.embed_dim:  # its wrapper knows the full size only
+    if size.hidden_size != model.model.embed_dim:  # the wrapper supports the full size only
         model.model = VisionTransformer(
             img_size=size.image_size,
             num_classes=0,
-            embed_dim=size.width,
+            embed_dim=size.hidden_size,
             depth=size.layers,
             num_heads=size.heads,
             qkv_bias=True,
-            norm_layer=lambda width: torch.nn.LayerNorm(width, eps=1e-6),
+            norm_layer=lambda hidden_size: torch.nn.LayerNorm(hidden_size, eps=1e-6),
             num_frames=size.frames,
         )
         model.model.remove_classifier()
@@ -127,15 +127,17 @@ def build_lavis(size: Size, dtype: torch.dtype) -> Run:
 
 
 def count_flops(size: Size) -> float:
-    """Attention over time with its two maps as one, attention over space, feed-forward; one class token per clip."""
+    """Temporal attention with its two output projections folded into one, spatial attention, MLP."""
     patches = (size.image_size // 16) ** 2
     tokens = patches * size.frames
-    over_time = flops.linear(tokens, size.width, 4 * size.width) + tokens * flops.attention(1, size.frames, size.width)
-    over_space = flops.linear(tokens + 1, size.width, 4 * size.width)
-    over_space += size.frames * flops.attention(patches + 1, patches + 1, size.width)
-    feed_forward = flops.linear(tokens + 1, size.width, 8 * size.width)
-    embedding = flops.linear(tokens, 3 * 16 * 16, size.width)
-    return size.clips * (embedding + size.layers * (over_time + over_space + feed_forward))
+    temporal = flops.linear(tokens, size.hidden_size, 4 * size.hidden_size) + tokens * flops.attention(
+        1, size.frames, size.hidden_size
+    )
+    spatial = flops.linear(tokens + 1, size.hidden_size, 4 * size.hidden_size)
+    spatial += size.frames * flops.attention(patches + 1, patches + 1, size.hidden_size)
+    mlp = flops.linear(tokens + 1, size.hidden_size, 8 * size.hidden_size)
+    embedding = flops.linear(tokens, 3 * 16 * 16, size.hidden_size)
+    return size.clips * (embedding + size.layers * (temporal + spatial + mlp))
 
 
 WORKLOAD = Workload(
@@ -143,7 +145,7 @@ WORKLOAD = Workload(
     summary="TimeSformer-B, 2 clips of 8 frames, 224 px",
     sizes={
         "full": Size(),
-        "tiny": Size(frames=4, image_size=32, width=32, layers=2, heads=2),
+        "tiny": Size(frames=4, image_size=32, hidden_size=32, layers=2, heads=2),
     },
     builders={OURS: build_ours, "transformers": build_transformers, "lavis": build_lavis},
     count_flops=count_flops,

@@ -42,7 +42,7 @@ def draw(rows: Sequence[Mapping[str, Any]], columns: int = 4) -> PIL.Image.Image
         left = _MARGIN + number % columns * (_CELL_WIDTH + _MARGIN)
         top = _MARGIN + number // columns * height
         with PIL.Image.open(row["file"]) as opened:
-            image = to_rgb(opened, parse_background(_BACKGROUND))
+            image = to_rgb(opened, parse_background(_BACKGROUND)).copy()  # an RGB image is returned as it is, unread
         image.thumbnail((_CELL_WIDTH, _IMAGE_HEIGHT))
         sheet.paste(image, (left + (_CELL_WIDTH - image.width) // 2, top))
         top += _IMAGE_HEIGHT + 6

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import torch
 
@@ -25,6 +26,9 @@ ENTAILMENT_LABELS = {"contradiction": 0, "neutral": 1, "entailment": 2}
 
 PAIR_LABELS = {"False": 0, "True": 1}
 """Label ids of NLVR2 in LAVIS."""
+
+# options of a call of the processor that its methods for answers do not have
+_CALL_OPTIONS = ("cleaning", "text_format", "return_tensors")
 
 
 class RowCollator:
@@ -68,8 +72,18 @@ class RowCollator:
         Raises:
             FileNotFoundError, OSError: an image or a video cannot be read; the message contains its name.
             KeyError: a field is missing.
+            ValueError: there are no rows, a field has an unsupported value, or only some rows have an optional field.
         """
         raise NotImplementedError(f"{type(self).__name__} is a base class; use the collator of a task.")
+
+    def _check_rows(self, rows: Sequence[Row]) -> None:
+        if not len(rows):
+            raise ValueError(f"{type(self).__name__} got no rows; expected at least one.")
+        for row in rows:
+            if not isinstance(row, Mapping):
+                raise ValueError(
+                    f"{type(self).__name__} got a row of type {type(row).__name__}; expected a dict of fields by name."
+                )
 
     def _field(self, row: Row, name: str) -> Any:
         column = self.columns.get(name, name)
@@ -83,12 +97,22 @@ class RowCollator:
     def _has_field(self, row: Row, name: str) -> bool:
         return row.get(self.columns.get(name, name)) is not None
 
+    def _all_have_field(self, rows: Sequence[Row], name: str) -> bool:
+        """Whether all rows have an optional field; `ValueError` if only some of them do."""
+        missing = [index for index, row in enumerate(rows) if not self._has_field(row, name)]
+        if missing and len(missing) < len(rows):
+            raise ValueError(
+                f"Row {missing[0]} of a batch has no {self.columns.get(name, name)!r}, but other rows have one;"
+                " expected the field in all rows of the dataset, or in none."
+            )
+        return not missing
+
     def _resolve(self, source: Any) -> Any:
         """An image or a video as the processors take it: encoded bytes opened, relative paths joined to the root."""
         if isinstance(source, Mapping):  # a column of a Dataset with decode=False
             if source.get("bytes") is not None:
-                return PIL.Image.open(io.BytesIO(source["bytes"]))
-            source = source["path"]
+                return _open_bytes(source)
+            source = source.get("path")
         is_path = isinstance(source, (str, os.PathLike)) and "://" not in os.fspath(source)
         if is_path and self.image_root is not None and not str(source).startswith("data:"):
             return os.path.join(self.image_root, source)
@@ -97,7 +121,7 @@ class RowCollator:
     def _pixel_values(self, images: Iterable[Any]) -> torch.Tensor:
         images = [self._resolve(image) for image in images]
         if self.transform is not None:
-            return torch.stack([self.transform(image) for image in images])
+            return stack_transformed([self.transform(image) for image in images])
         return self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
 
     def _tokenize(self, texts: Sequence[str], **options: Any) -> dict[str, torch.Tensor]:
@@ -113,10 +137,14 @@ class CaptioningCollator(RowCollator):
     `attention_mask` and `labels`, -100 for the prompt and the padding. A caption may be a list of strings, one of which
     is chosen at random.
 
+    `generate` takes such a batch, too, and starts from the prompt alone, so that a `Seq2SeqTrainer` with
+    `predict_with_generate=True` evaluates captions that are generated from the image.
+
     Args: see [`RowCollator`].
     """
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        self._check_rows(rows)
         captions = [choose_caption(self._field(row, "caption")) for row in rows]
         batch = {"pixel_values": self._pixel_values(self._field(row, "image") for row in rows)}
         batch.update(self.processor.caption_labels(captions, **self.text_options))
@@ -136,7 +164,8 @@ class ImageTextCollator(RowCollator):
 
     Args (in addition to those of [`RowCollator`]):
         image_numbers (`Mapping[Any, int]`, *optional*):
-            integer of each `image_id`, see [`number_images`]; defaults to the ids themselves.
+            integer of each `image_id`, see [`number_images`]; defaults to the ids themselves. Ids that it does not
+            have, for example those of an evaluation set, are hashed.
     """
 
     def __init__(self, *args: Any, image_numbers: Mapping[Any, int] | None = None, **kwargs: Any) -> None:
@@ -144,17 +173,20 @@ class ImageTextCollator(RowCollator):
         self.image_numbers = image_numbers
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        self._check_rows(rows)
         batch: dict[str, Any] = {"pixel_values": self._pixel_values(self._field(row, "image") for row in rows)}
         batch.update(self._tokenize([choose_caption(self._field(row, "caption")) for row in rows]))
-        if self._has_field(rows[0], "image_id"):
+        if self._all_have_field(rows, "image_id"):
             batch["image_ids"] = torch.tensor([self._image_number(self._field(row, "image_id")) for row in rows])
         batch["return_loss"] = True
         return batch
 
     def _image_number(self, image_id: Any) -> int:
-        if self.image_numbers is not None:
-            return self.image_numbers[image_id]
-        return id_to_int(image_id)
+        if self.image_numbers is None:
+            return id_to_int(image_id)
+        number = self.image_numbers.get(image_id)
+        # hashed even if it is an integer, which another image may have as its number
+        return _hash_id(image_id) if number is None else number
 
 
 class QuestionAnsweringCollator(RowCollator):
@@ -166,7 +198,8 @@ class QuestionAnsweringCollator(RowCollator):
 
     `answer` is one string, or the list of the answers of all annotators. Repeated answers are merged and weighted by
     their relative frequency. A field `weight` (one number per answer) sets the weights instead. The answers of a row
-    whose field `dataset` is `"vg"` (Visual Genome) get `visual_genome_weight`.
+    whose field `dataset` is `"vg"` (Visual Genome) get `visual_genome_weight`. `text_options` apply to questions and
+    answers.
 
     Args (in addition to those of [`RowCollator`]):
         visual_genome_weight (`float`, *optional*, defaults to 0.2):
@@ -178,18 +211,25 @@ class QuestionAnsweringCollator(RowCollator):
         self.visual_genome_weight = visual_genome_weight
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        self._check_rows(rows)
         batch = {"pixel_values": self._pixel_values(self._field(row, "image") for row in rows)}
         batch.update(self._tokenize([self._field(row, "question") for row in rows]))
         answers, weights = zip(*(self._answers_and_weights(row) for row in rows), strict=True)
-        batch.update(self.processor.answer_labels(answers, weights))
+        options = {name: value for name, value in self.text_options.items() if name not in _CALL_OPTIONS}
+        batch.update(self.processor.answer_labels(answers, weights, **options))
         return batch
 
     def _answers_and_weights(self, row: Row) -> tuple[list[str], list[float]]:
         answers = self._field(row, "answer")
+        if not isinstance(answers, (str, Sequence, np.ndarray)):
+            raise ValueError(f"The answer of a row is {answers!r}; expected a string or a list of strings.")
         answers = [answers] if isinstance(answers, str) else list(answers)
         if self._has_field(row, "weight"):
-            weight = self._field(row, "weight")
-            return answers, [float(weight)] if isinstance(weight, (int, float)) else [float(entry) for entry in weight]
+            weight = _as_number(self._field(row, "weight"))
+            try:
+                return answers, [float(entry) for entry in ([weight] if isinstance(weight, (int, float)) else weight)]
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"The weight of a row is {weight!r}; expected one number per answer.") from error
         if self._has_field(row, "dataset") and self._field(row, "dataset") == "vg":
             return answers, [self.visual_genome_weight] * len(answers)
         return answer_shares(answers)
@@ -225,20 +265,25 @@ class ImagePairCollator(RowCollator):
         self.generator = generator
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        images, sentences = [], []
+        self._check_rows(rows)
+        images: list[Any] = []
+        sentences: list[str] = []
         for row in rows:
-            pair = list(self._field(row, "images"))
+            pair = self._field(row, "images")
+            if not isinstance(pair, (list, tuple, np.ndarray, torch.Tensor)):
+                raise ValueError(f"A row has images of type {type(pair).__name__}; expected a list of two images.")
+            pair = list(pair)
             if len(pair) != 2:
                 raise ValueError(f"A row has {len(pair)} images; expected two, left and right.")
             # cleaning lowercases, so that "Left" is swapped, too
-            (sentence,) = self.processor.clean(self._field(row, "sentence"))
+            (sentence,) = self.processor.clean(self._field(row, "sentence"), self.text_options.get("cleaning", "own"))
             if self.swap and torch.rand((), generator=self.generator).item() < 0.5:
                 pair, sentence = pair[::-1], swap_left_right(sentence)
             images += pair
             sentences.append(sentence)
         pixel_values = self._pixel_values(images).unflatten(0, (len(rows), 2))
         batch = {"pixel_values": pixel_values, **self._tokenize(sentences, cleaning=None)}
-        if self._has_field(rows[0], "label"):
+        if self._all_have_field(rows, "label"):
             batch["labels"] = torch.tensor([label_to_id(self._field(row, "label"), self.label2id) for row in rows])
         return batch
 
@@ -269,9 +314,10 @@ class ClassificationCollator(RowCollator):
         self.default_text = default_text
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        self._check_rows(rows)
         batch = {"pixel_values": self._pixel_values(self._field(row, "image") for row in rows)}
         batch.update(self._tokenize([self._sentence(row) for row in rows]))
-        if self._has_field(rows[0], "label"):
+        if self._all_have_field(rows, "label"):
             batch["labels"] = torch.tensor([label_to_id(self._field(row, "label"), self.label2id) for row in rows])
         return batch
 
@@ -292,19 +338,86 @@ def number_images(rows: Iterable[Row], column: str = "image_id") -> dict[Any, in
     Returns:
         `dict[Any, int]`: the number of each id.
     """
-    numbers: dict[Any, int] = {}
+    numbers_by_id: dict[Any, int] = {}
     for row in rows:
-        numbers.setdefault(row[column], len(numbers))
-    return numbers
+        if column not in row:
+            raise KeyError(
+                f"A row has no {column!r}, but {sorted(row)}; give the name of the column of ids as column=."
+            )
+        numbers_by_id.setdefault(row[column], len(numbers_by_id))
+    return numbers_by_id
+
+
+def as_integer(value: Any) -> int | None:
+    """An integer, a whole float or a tensor of one of them as an `int`; `None` for everything else."""
+    value = _as_number(value)
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return int(value) if isinstance(value, int) else None
+
+
+def _as_number(value: Any) -> Any:
+    """A scalar of NumPy or torch as a number of Python; other values unchanged."""
+    if isinstance(value, (np.generic, np.ndarray, torch.Tensor)) and value.ndim == 0:
+        return value.item()
+    return value
 
 
 def id_to_int(image_id: Any) -> int:
-    """Convert an id to an integer: itself if it is one, otherwise a hash that is the same in every process."""
+    """
+    Convert an id to an integer of 63 bits.
+
+    Args:
+        image_id: id of an image or a video.
+
+    Returns:
+        `int`: the id itself if it is an integer from 0, or the digits of one; otherwise a hash that is the same in
+        every process.
+
+    Raises:
+        ValueError: the id is missing, `None` or NaN.
+    """
+    image_id = _as_number(image_id)
+    if image_id is None or (isinstance(image_id, float) and image_id != image_id):
+        raise ValueError(f"The id of an image is {image_id!r}; expected an integer or a string in every row.")
+    integer = int(image_id) if isinstance(image_id, str) and image_id.strip().isdecimal() else as_integer(image_id)
+    # negative numbers mark empty slots of the queue
+    return integer if integer is not None and 0 <= integer < 2**63 else _hash_id(image_id)
+
+
+def _hash_id(image_id: Any) -> int:
+    # Python's own hash of strings differs between processes
+    return int.from_bytes(hashlib.sha1(str(image_id).encode()).digest()[:8], "big") >> 1
+
+
+def _open_bytes(source: Row) -> PIL.Image.Image:
     try:
-        return int(image_id)
-    except ValueError:
-        # Python's own hash of strings differs between processes
-        return int.from_bytes(hashlib.sha1(str(image_id).encode()).digest()[:8], "big") >> 1
+        return PIL.Image.open(io.BytesIO(source["bytes"]))
+    except (OSError, ValueError, TypeError) as error:
+        name = source.get("path") or "without a name"
+        raise OSError(f"Cannot read the image {name} from its bytes: {error}") from error
+
+
+def stack_transformed(values: Sequence[Any]) -> torch.Tensor:
+    """
+    Stack what a transform returned for each image or video of a batch.
+
+    Args:
+        values (`Sequence[torch.Tensor]`): tensors or arrays of equal shape.
+
+    Returns:
+        `torch.Tensor`: the stacked tensors.
+
+    Raises:
+        ValueError: the transform returned something else, or different shapes.
+    """
+    for value in values:
+        if not isinstance(value, (torch.Tensor, np.ndarray)):
+            raise ValueError(f"The transform returned {type(value).__name__}; expected a tensor of pixel values.")
+    shapes = {tuple(value.shape) for value in values}
+    if len(shapes) > 1:
+        raise ValueError(f"The transform returned the shapes {sorted(shapes)}; expected the same for every row.")
+    return torch.stack([torch.as_tensor(value) for value in values])
 
 
 def swap_left_right(sentence: str) -> str:
@@ -328,19 +441,24 @@ def label_to_id(label: Any, label2id: Mapping[str, int]) -> int:
         `int`: the id.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown, or the label is neither a name nor an integer.
     """
-    if isinstance(label, (str, bool)):
+    if isinstance(label, (str, bool, np.bool_)):
         if str(label) not in label2id:
             raise ValueError(f"The label {label!r} is none of {sorted(label2id)}; pass label2id to the collator.")
         return label2id[str(label)]
-    return int(label)
+    integer = as_integer(label)
+    if integer is None:
+        raise ValueError(f"The label is {label!r}; expected an integer, or one of {sorted(label2id)}.")
+    return integer
 
 
 def choose_caption(caption: str | Sequence[str]) -> str:
     """A caption, or a random one of a list of captions; uses the global generator of torch."""
     if isinstance(caption, str):
         return caption
+    if not isinstance(caption, (Sequence, np.ndarray)):
+        raise ValueError(f"The caption of a row is {caption!r}; expected a string or a list of strings.")
     if not len(caption):
         raise ValueError("A row has an empty list of captions; expected a string, or a list of at least one.")
     return caption[int(torch.randint(len(caption), (1,)))]
@@ -356,9 +474,11 @@ __all__ = [
     "QuestionAnsweringCollator",
     "Row",
     "RowCollator",
+    "as_integer",
     "choose_caption",
     "id_to_int",
     "label_to_id",
     "number_images",
+    "stack_transformed",
     "swap_left_right",
 ]

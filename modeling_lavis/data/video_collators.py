@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from modeling_lavis.data.collators import Row, RowCollator, choose_caption, id_to_int
+from modeling_lavis.data.collators import Row, RowCollator, as_integer, choose_caption, id_to_int, stack_transformed
 from modeling_lavis.models.outputs import IGNORE_INDEX
 
 
@@ -42,6 +42,7 @@ class VideoCollator(RowCollator):
 
     def _load_clips(self, rows: Sequence[Row]) -> tuple[list[Row], torch.Tensor]:
         """The rows whose videos can be read, and their clips of shape (B, F, 3, S, S)."""
+        self._check_rows(rows)
         kept_rows, clips, messages = [], [], []
         for row in rows:
             try:
@@ -55,7 +56,12 @@ class VideoCollator(RowCollator):
         if not clips:
             listed = "".join(f"\n{message}" for message in messages[:5])
             raise ValueError(f"None of the {len(rows)} videos of a batch can be read.{listed}")
-        return kept_rows, torch.stack(clips)
+        return kept_rows, stack_transformed(clips)
+
+    def _resolve(self, source: Any) -> Any:
+        if isinstance(source, Mapping) and source.get("path") is None and source.get("bytes") is not None:
+            raise ValueError("A video is given as bytes; expected a path, an array or a list of frames.")
+        return super()._resolve({"path": source.get("path")} if isinstance(source, Mapping) else source)
 
     def _load_clip(self, row: Row) -> torch.Tensor:
         video = self._resolve(self._field(row, "video"))
@@ -115,12 +121,17 @@ class VideoQuestionAnsweringCollator(VideoCollator):
         rows, clips = self._load_clips(rows)
         batch: dict[str, Any] = {"pixel_values_videos": clips}
         batch.update(self._tokenize([self._field(row, "question") for row in rows]))
-        if self._has_field(rows[0], "answer"):
+        if self._all_have_field(rows, "answer"):
             batch["labels"] = torch.tensor([self._label(self._field(row, "answer")) for row in rows], dtype=torch.long)
         return batch
 
     def _label(self, answer: str | int) -> int:
-        return self.label2id.get(answer, IGNORE_INDEX) if isinstance(answer, str) else int(answer)
+        if isinstance(answer, str):
+            return self.label2id.get(answer, IGNORE_INDEX)
+        label = as_integer(answer)
+        if label is None:
+            raise ValueError(f"The answer of a row is {answer!r}; expected a string, or the index of a class.")
+        return label
 
 
 __all__ = ["VideoCollator", "VideoQuestionAnsweringCollator", "VideoTextCollator"]

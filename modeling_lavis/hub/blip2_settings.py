@@ -313,6 +313,8 @@ def build_generation_config(architecture: str, settings: Mapping[str, Any], conf
     """Build the `GenerationConfig` with the original's defaults, or return `None` if the model does not generate."""
     from transformers import AutoTokenizer, GenerationConfig
 
+    from modeling_lavis.models.processing_lavis_blip_2 import find_newline_token
+
     if config.text_config is None:
         return shared.generation_config(shared.CAPTION_DEFAULTS if architecture == "blip2" else None, config)
     text = config.text_config
@@ -322,7 +324,7 @@ def build_generation_config(architecture: str, settings: Mapping[str, Any], conf
         ids["decoder_start_token_id"] = text.pad_token_id if start is None else start
     else:
         # parity: the original stops a causal language model at the first newline
-        tokenizer = AutoTokenizer.from_pretrained(settings["language_model"])
-        ids["eos_token_id"] = tokenizer("\n", add_special_tokens=False)["input_ids"][0]
+        newline = find_newline_token(AutoTokenizer.from_pretrained(settings["language_model"]))
+        ids["eos_token_id"] = text.eos_token_id if newline is None else newline
         ids["bos_token_id"] = text.bos_token_id
     return GenerationConfig(**LANGUAGE_DEFAULTS, **ids)

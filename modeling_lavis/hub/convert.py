@@ -17,6 +17,7 @@ from modeling_lavis.hub.families import Family, family_of, module_of
 from modeling_lavis.hub.portable import attach_code
 from modeling_lavis.hub.report import ConversionReport
 from modeling_lavis.hub.writing import WrittenWeights, atomic_folder, check_output, write_shards
+from modeling_lavis.models.modeling_base import names_any
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -260,13 +261,12 @@ def _write_weights(
 ) -> WrittenWeights:
     strict = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
     strict |= set(getattr(model, "_keep_in_fp32_modules", None) or ()) if dtype is torch.float16 else set()
-    strict = {part.strip("^$") for part in strict}
 
     def stored(name: str) -> torch.dtype:
         own = frozen_dtypes.get(module_of(name), plan.dtype(name, weights.tensors))
         if not own.is_floating_point:
             return own
-        return torch.float32 if strict & set(name.split(".")) else (dtype or own)
+        return torch.float32 if names_any(strict, name) else (dtype or own)
 
     floating = [stored(name) for name in plan.targets if stored(name).is_floating_point]
     config.dtype = dtype or max(set(floating), key=floating.count)

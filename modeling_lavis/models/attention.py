@@ -196,29 +196,69 @@ class RowGroups:
     num_groups: int
     size: int
 
+    @property
+    def num_rows(self) -> int:
+        """Query rows that attention computes, empty slots included."""
+        return self.num_groups * self.size
+
     def scatter(self, rows: Tensor) -> Tensor:
         """Query rows `(R, T, D)` to their slots `(B * G, T, D)`; empty slots are zero."""
-        empty = rows.new_zeros(self.num_groups * self.size, *rows.shape[1:])
+        empty = rows.new_zeros(self.num_rows, *rows.shape[1:])
         return empty.index_copy(0, self.slots, rows)
 
     def gather(self, rows: Tensor) -> Tensor:
         """The inverse of [`scatter`]: `(B * G, ...)` to `(R, ...)`."""
         return rows.index_select(0, self.slots)
 
+    def select(self, keys: Tensor) -> Tensor:
+        """Keys, values or masks `(B, ...)` for the query rows: as they are."""
+        return keys
 
-def group_rows(encoder_index: Tensor, num_groups: int) -> RowGroups:
+
+@dataclass
+class RowCopies:
     """
-    Give each query row a slot beside its key/value row.
+    The same as [`RowGroups`] by a copy of keys and values for each query row, where the size of the largest group is
+    not known: the cost is linear in the number of rows, however they are distributed.
+
+    Args:
+        index (`Tensor` of shape `(R,)`): int64, key/value row of each query row.
+    """
+
+    index: Tensor
+
+    @property
+    def num_rows(self) -> int:
+        """Query rows that attention computes."""
+        return self.index.shape[0]
+
+    def scatter(self, rows: Tensor) -> Tensor:
+        """Query rows as they are."""
+        return rows
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Query rows as they are."""
+        return rows
+
+    def select(self, keys: Tensor) -> Tensor:
+        """Keys, values or masks `(B, ...)` to `(R, ...)`."""
+        return keys.index_select(0, self.index)
+
+
+def group_rows(encoder_index: Tensor, num_groups: int) -> RowGroups | RowCopies:
+    """
+    Let query rows in any order share key/value rows.
 
     Args:
         encoder_index (`Tensor` of shape `(R,)`): key/value row of each query row.
         num_groups (`int`): B.
     """
+    if torch.compiler.is_compiling():  # the size of the largest group depends on values, which would break the graph
+        return RowCopies(encoder_index)
     member = encoder_index[:, None] == torch.arange(num_groups, device=encoder_index.device)  # (R, B)
     before = member.cumsum(dim=0).gather(1, encoder_index[:, None])[:, 0] - 1
-    # The size of the largest group depends on values, which would break a compiled graph; R is an upper bound.
-    size = encoder_index.shape[0] if torch.compiler.is_compiling() else max(int(before.max()) + 1, 1)
+    size = max(int(before.max()) + 1, 1)
     return RowGroups(encoder_index * size + before, num_groups, size)
 
 
-__all__ = ["RowGroups", "attend", "eager_attention_forward", "group_rows", "split_heads"]
+__all__ = ["RowCopies", "RowGroups", "attend", "eager_attention_forward", "group_rows", "split_heads"]

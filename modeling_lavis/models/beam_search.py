@@ -129,6 +129,11 @@ def original_beam_search(
     ends = generation_config._eos_token_tensor
     ends = torch.empty(0, dtype=torch.long) if ends is None else ends
     padding = left_padding_lengths(model, generation_config.num_beams, model_kwargs)
+    prompt_length = input_ids.shape[1]
+    if padding is not None or prompt_length == 0:
+        # An empty prompt counts as one token: the score of a hypothesis of length 0 would be infinite.
+        padding = torch.zeros(1, 1, device=input_ids.device) if padding is None else padding
+        padding = padding.clamp(max=prompt_length - 1)
     return GenerationMixin._beam_search(
         OriginalBeamScores(model, ends.to(input_ids.device), generation_config.max_length, padding),
         input_ids,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Key names of repositories in transformers' own BLIP and BLIP-2 formats, as conversion rules of `from_pretrained`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
 
-KeyRules = list[tuple[str, str]]
+KeyRules = Sequence[tuple[str, str]]
 
 #: (pattern, replacement) within the image encoder of BLIP; the text modules have the same names in both formats. The
 #: patterns end without `$`, which saving in the original format would write into the names.
@@ -79,18 +80,55 @@ class JoinBias(ConversionOps):
         return SplitBias()
 
 
-def register_keys(model_type: str, rules: KeyRules, split_qkv_bias: bool = False) -> None:
+class ScalarToVector(ConversionOps):
+    """Shape `(1,)` for a parameter that files store as a scalar; tensors of shape `(1,)` pass."""
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Reshape to `(1,)`."""
+        (value,) = input_dict.values()
+        return {target_patterns[0]: (value[0] if isinstance(value, list) else value).reshape(1)}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        """The inverse operation."""
+        return VectorToScalar()
+
+
+class VectorToScalar(ConversionOps):
+    """The inverse of [`ScalarToVector`]."""
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Reshape to `()`."""
+        (value,) = input_dict.values()
+        return {target_patterns[0]: (value[0] if isinstance(value, list) else value).reshape(())}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        """The inverse operation."""
+        return ScalarToVector()
+
+
+def register_keys(
+    model_type: str, rules: KeyRules = (), split_qkv_bias: bool = False, scalar_temperature: bool = False
+) -> None:
     """
-    Let models of a type load the key names of transformers' own classes; may be called repeatedly.
+    Let models of a type load other key names and shapes; may be called repeatedly.
 
     Args:
         model_type (`str`): model type of a model or a submodel.
-        rules (list of `(pattern, replacement)`): renaming rules.
+        rules (sequence of `(pattern, replacement)`): renaming rules, from the names of transformers' own classes.
         split_qkv_bias (`bool`, *optional*, defaults to `False`): split the query-key-value bias of attention layers.
+        scalar_temperature (`bool`, *optional*, defaults to `False`): read the temperature from a scalar.
     """
     operations: list[Any] = [WeightRenaming(pattern, replacement) for pattern, replacement in rules]
     if split_qkv_bias:
         operations.append(WeightConverter("attn.qkv_bias", ["attn.q_bias", "attn.v_bias"], operations=[SplitBias()]))
+    if scalar_temperature:
+        operations.append(WeightConverter("^temp", ["temp"], operations=[ScalarToVector()]))
     register_checkpoint_conversion_mapping(model_type, operations, overwrite=True)
 
 

@@ -29,6 +29,9 @@ class AlbefConfig(PreTrainedConfig):
         logit_temperature (`float`, *optional*, defaults to 0.07): initial temperature of the contrastive loss.
         queue_size (`int`, *optional*, defaults to 65536): length of the feature queue of the contrastive loss.
         momentum (`float`, *optional*, defaults to 0.995): momentum of the momentum encoders' moving average.
+        momentum_every_forward (`bool`, *optional*, defaults to `False`): parity: update the momentum encoders in every
+            forward pass in training, as the original does, not once per step of the optimizer. With accumulated
+            gradients the original moves them several times per step.
         alpha (`float`, *optional*, defaults to 0.4): weight of the soft targets of the momentum encoders.
         use_momentum (`bool`, *optional*, defaults to `True`): whether heads have momentum encoders and, where the
             original has one, a feature queue. Without them, the contrastive loss uses in-batch negatives and there is
@@ -65,6 +68,7 @@ class AlbefConfig(PreTrainedConfig):
     logit_temperature: float = 0.07
     queue_size: int = 65536
     momentum: float = 0.995
+    momentum_every_forward: bool = False
     alpha: float | int = 0.4
     use_momentum: bool = True
     use_distill: bool = True

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gathering tensors of all processes, with gradient; with a single process, the tensor itself."""
+"""Gathering the rows of all processes, which may differ in number, with gradient; a single process has them already.
 
+Shapes: B rows of this process, W rows of all processes together, L length.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,47 +23,81 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+@torch.no_grad()
+def count_rows(tensor: Tensor) -> tuple[int, ...]:
+    """
+    Number of rows of a tensor in each process, by rank. Every process has to call it.
+
+    Collective operations need equal shapes; with unequal ones they hang, or end the process in a backend.
+    """
+    count, processes = tensor.shape[0], world_size()
+    if processes == 1 or torch.compiler.is_compiling():  # reading the numbers would break the graph
+        return (count,) * processes
+    own = torch.tensor([count], device=tensor.device)
+    parts = [torch.empty_like(own) for _ in range(processes)]
+    dist.all_gather(parts, own)
+    return tuple(torch.cat(parts).tolist())
+
+
+def first_row(counts: Sequence[int]) -> int:
+    """Position of the first row of this process among those of all processes."""
+    return sum(counts[: rank()])
+
+
+def _gather_padded(tensor: Tensor, counts: Sequence[int]) -> Tensor:
+    """Rows of all processes, each padded to the largest number of rows for the transfer."""
+    padded = F.pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, max(counts) - tensor.shape[0]))
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded.contiguous())
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
 class _GatherWithGrad(torch.autograd.Function):
     """All-gather along the first dimension; the gradient of a row is summed over the processes."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        ctx.rows = tensor.shape[0]
-        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
+    def forward(ctx: Any, tensor: Tensor, counts: tuple[int, ...]) -> Tensor:
+        ctx.counts = counts
+        return _gather_padded(tensor, counts)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous()
-        dist.all_reduce(grad)
-        start = dist.get_rank() * ctx.rows
-        return grad[start : start + ctx.rows]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        counts = ctx.counts
+        largest = max(counts)
+        parts = [F.pad(part, (0, 0) * (grad.ndim - 1) + (0, largest - part.shape[0])) for part in grad.split(counts)]
+        own = torch.empty_like(parts[0])
+        dist.reduce_scatter(own, [part.contiguous() for part in parts])
+        return own[: counts[rank()]], None
 
 
-def gather_with_grad(tensor: Tensor) -> Tensor:
-    """Rows of all processes, ordered by rank; every process has the same number of rows."""
-    return _GatherWithGrad.apply(tensor) if world_size() > 1 else tensor
+def gather_with_grad(tensor: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """
+    Rows of all processes, ordered by rank.
+
+    Args:
+        tensor (`Tensor` of shape `(B, ...)`): rows of this process.
+        counts (`tuple[int, ...]`): number of rows of each process, from [`count_rows`].
+
+    Returns:
+        `Tensor` of shape `(W, ...)`.
+    """
+    return _GatherWithGrad.apply(tensor, counts) if world_size() > 1 else tensor
 
 
 @torch.no_grad()
-def gather(tensor: Tensor) -> Tensor:
+def gather(tensor: Tensor, counts: tuple[int, ...]) -> Tensor:
     """[`gather_with_grad`] without gradient."""
-    if world_size() == 1:
-        return tensor
-    parts = [torch.empty_like(tensor) for _ in range(world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
+    return _gather_padded(tensor, counts) if world_size() > 1 else tensor
 
 
 @torch.no_grad()
-def gather_ragged(tensor: Tensor, fill: int = 0) -> Tensor:
-    """[`gather`] for `(rows, length)` tensors whose lengths differ between processes; shorter ones are filled up."""
+def gather_ragged(tensor: Tensor, counts: tuple[int, ...], fill: int = 0) -> Tensor:
+    """[`gather`] for `(B, L)` tensors whose lengths differ between processes; shorter rows are filled up."""
     if world_size() == 1:
         return tensor
     length = torch.tensor([tensor.shape[1]], device=tensor.device)
     dist.all_reduce(length, op=dist.ReduceOp.MAX)
-    return gather(F.pad(tensor, (0, int(length) - tensor.shape[1]), value=fill))
+    return gather(F.pad(tensor, (0, int(length) - tensor.shape[1]), value=fill), counts)
 
 
-__all__ = ["gather", "gather_ragged", "gather_with_grad", "rank", "world_size"]
+__all__ = ["count_rows", "first_row", "gather", "gather_ragged", "gather_with_grad", "rank", "world_size"]

@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from .beam_search import with_original_beam_search
+from .outputs import IGNORE_INDEX
 from .task_base import ImageTextModel
 from .transformers_compat import CACHE_NAME
 
@@ -95,11 +96,44 @@ def as_prompt(
     return ids, None if bool(mask.all()) else mask.to(input_ids.dtype)
 
 
+def mask_targets(
+    input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None, start_token_id: int | None = None
+) -> Tensor | None:
+    """
+    Mask the tokens of training texts that `labels` mark as targets, so that the prompt is left.
+
+    Args:
+        input_ids (`Tensor` of shape `(B, T)`): prompts followed by targets.
+        attention_mask (`Tensor` of shape `(B, T)`, *optional*): 0 for padding.
+        labels (`Tensor`, *optional*): the same ids with -100 at positions that the loss ignores. Labels of another
+            shape or with other ids, such as captions beside their prompts, belong to another text and mask nothing.
+        start_token_id (`int`, *optional*): the first token of each text is no target if it has this id; by default,
+            whatever its id is.
+
+    Returns:
+        The mask `(B, T)`, 0 for padding and targets; `attention_mask` itself if there is no target.
+    """
+    if labels is None or labels.shape != input_ids.shape:
+        return attention_mask
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    targets = labels != IGNORE_INDEX
+    if start_token_id is None:
+        start = (mask != 0) & (mask.cumsum(dim=1) == 1)
+    else:
+        start = targets & (targets.cumsum(dim=1) == 1) & (input_ids == start_token_id)
+    targets = targets & ~start
+    if not bool(targets.any()) or bool((targets & (labels != input_ids)).any()):
+        return attention_mask
+    return mask.masked_fill(targets, 0)
+
+
 def pad_after_end(output: Any, end_token_id: int, pad_token_id: int) -> Any:
     """Replace tokens after the end token by padding, in ids or an output with `sequences`; beam search fills up with
     end tokens where the pad token is 0."""
     sequences = output if isinstance(output, Tensor) else output.sequences
-    ended = (sequences == end_token_id).cumsum(dim=1)
+    ends = sequences == end_token_id
+    ends[:, :1] = False  # BART's decoder starts with the end token
+    ended = ends.cumsum(dim=1)
     after = torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], dim=1) > 0
     sequences = sequences.masked_fill(after, pad_token_id)
     if isinstance(output, Tensor):
@@ -169,12 +203,14 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
             encoder_outputs (`BaseModelOutput`, *optional*): hidden states from `encode_images` instead of images.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): accept images of another size by
                 interpolating the position embeddings.
-            kwargs: options of transformers' `generate`. Lengths include the prompt; inputs of the training loss, such
-                as `labels`, are ignored.
+            kwargs: options of transformers' `generate`. Lengths include the prompt. A batch for training can be passed
+                as it is: the tokens of `input_ids` that `labels` mark as targets are left out, all of them with
+                `return_loss=True`, and other inputs of the training loss are ignored.
 
         Returns:
             Token ids that begin with the prompt, or an output object with `return_dict_in_generate=True`.
         """
+        labels, return_loss = kwargs.pop("labels", None), kwargs.pop("return_loss", None)
         if encoder_outputs is None:
             pixel_values = pixel_values if inputs is None else inputs
             if pixel_values is None:
@@ -184,8 +220,11 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
         if input_ids is None:
             input_ids = kwargs.pop("decoder_input_ids", None)
             attention_mask = kwargs.pop("decoder_attention_mask", attention_mask)
+        if return_loss and labels is None:
+            input_ids = None  # the whole texts are targets
         if input_ids is not None and input_ids.shape[1]:
             config = self.config
+            attention_mask = mask_targets(input_ids, attention_mask, labels)
             input_ids, mask = as_prompt(
                 input_ids, attention_mask, config.bos_token_id, config.eos_token_id, config.pad_token_id
             )
@@ -274,6 +313,7 @@ __all__ = [
     "GroundedGenerationMixin",
     "SharedCrossAttentionCache",
     "as_prompt",
+    "mask_targets",
     "move_padding_to_left",
     "pad_after_end",
     "shared_cross_attention_cache",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of image-text matching: pairs with hard negatives in training, and selected pairs grouped by image.
 
-Shapes: B pairs of this process, K pairs, b images of a chunk, r text rows that run together.
+Shapes: B pairs of this process, n of them with negatives, K pairs, b images of a chunk, r text rows that run together.
 """
 
 from collections.abc import Iterator
@@ -13,22 +13,27 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 
-def itm_rows(negative_images: Tensor, negative_texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def itm_rows(
+    negative_images: Tensor, negative_texts: Tensor, rows: Tensor | None = None, batch: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """
     Rows of a matching batch: B positive pairs, then each text with its negative image, then each image with its
     negative text (ALBEF, section 3.2).
 
     Args:
-        negative_images (`Tensor` of shape `(B,)`): image row for each text.
-        negative_texts (`Tensor` of shape `(B,)`): text row for each image.
+        negative_images (`Tensor` of shape `(n,)`): image row for each text.
+        negative_texts (`Tensor` of shape `(n,)`): text row for each image.
+        rows (`Tensor` of shape `(n,)`, *optional*): pairs that have negatives; all B by default.
+        batch (`int`, *optional*): B, if `rows` are given.
 
     Returns:
-        Image rows, text rows and labels, 1 for the positives; all `(3B,)`.
+        Image rows, text rows and labels, 1 for the positives; all `(B + 2 * n,)`.
     """
-    own = torch.arange(negative_images.shape[0], device=negative_images.device)
-    images = torch.cat([own, negative_images, own])
-    texts = torch.cat([own, own, negative_texts])
-    labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
+    own = torch.arange(batch or negative_images.shape[0], device=negative_images.device)
+    rows = own if rows is None else rows
+    images = torch.cat([own, negative_images, rows])
+    texts = torch.cat([own, rows, negative_texts])
+    labels = torch.cat([torch.ones_like(own), torch.zeros_like(rows), torch.zeros_like(rows)])
     return images, texts, labels
 
 

@@ -133,6 +133,16 @@ def negative_weights(similarity: Tensor, excluded: Tensor, floor: float = 0.0) -
     return (scores.softmax(dim=1) + floor).masked_fill(excluded, 0.0)
 
 
+def require_negatives(has_negative: Tensor) -> None:
+    """Raise `ValueError` unless every row of a batch, a boolean `(B,)`, has a negative."""
+    if not bool(has_negative.all()):
+        raise ValueError(
+            f"Matching needs a negative for every row, but a row of this batch of {has_negative.shape[0]} has none: "
+            "the batch has one example, or all its image_ids are equal. Use at least two different images per batch "
+            "(drop_last=True for the last one)."
+        )
+
+
 def draw_negatives(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """
     Draw one negative per row.
@@ -147,12 +157,8 @@ def draw_negatives(weights: Tensor, generator: torch.Generator | None = None) ->
     Raises:
         ValueError: a row has no candidate.
     """
-    if not torch.compiler.is_compiling() and not bool((weights.sum(dim=1) > 0).all()):
-        raise ValueError(
-            f"Matching needs a negative for every row, but a row of this batch of {weights.shape[0]} has none: the "
-            "batch has one example, or all its image_ids are equal. Use at least two different images per batch "
-            "(drop_last=True for the last one)."
-        )
+    if not torch.compiler.is_compiling():
+        require_negatives(weights.sum(dim=1) > 0)
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)
 
 
@@ -338,6 +344,7 @@ __all__ = [
     "next_token_loss",
     "positive_targets",
     "queue_contrastive_loss",
+    "require_negatives",
     "similarity_to_candidates",
     "soft_cross_entropy",
     "soft_next_token_loss",

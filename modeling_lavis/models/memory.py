@@ -60,6 +60,13 @@ def _has_own_storage(value: Tensor) -> bool:
         return False
 
 
+def _saved_tensors_are_managed() -> bool:
+    """Whether an enclosing context decides what is saved for the backward pass: checkpointing or offloading."""
+    # Only the innermost hooks run, so hooks of this file would take tensors away from those around them.
+    top = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return top is not None and not getattr(top[0], "is_selective_recompute", False)
+
+
 def selective_recompute(
     value: Tensor, recompute: Callable[[], Tensor], enabled: bool = True
 ) -> AbstractContextManager[Any]:
@@ -74,9 +81,11 @@ def selective_recompute(
         value (`Tensor`): result of a deterministic function whose input stays in memory.
         recompute (callable): returns the same result again.
         enabled (`bool`, *optional*, defaults to `True`): `False` under activation checkpointing, for instance, which
-            saves nothing either.
+            saves nothing either. Inside of `torch.utils.checkpoint` and other saved-tensor hooks it is always off.
     """
     if not enabled or not value.requires_grad or torch.compiler.is_compiling() or not _has_own_storage(value):
+        return nullcontext()
+    if _saved_tensors_are_managed():
         return nullcontext()
 
     # The autograd graph keeps `pack` alive, which must not keep the value alive.
@@ -96,6 +105,8 @@ def selective_recompute(
             and original.is_contiguous()
         )
         return _Placeholder(tensor.shape, tensor.dtype) if same else tensor
+
+    pack.is_selective_recompute = True  # type: ignore[attr-defined]
 
     def unpack(saved: Tensor | _Placeholder) -> Tensor:
         if isinstance(saved, Tensor):

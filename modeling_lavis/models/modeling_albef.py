@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import can_return_tuple
 
+from .checkpoint_formats import register_keys
 from .configuration_albef import AlbefConfig
 from .docstrings import add_shared_arguments
 from .losses import MaskDraws, draw_masks, mask_tokens, masked_lm_loss
@@ -133,6 +134,11 @@ class AlbefForPreTraining(ImageTextRetrievalMixin, MomentumDistillationMixin, Al
         """Draw which tokens of the texts `(B, T)` are masked."""
         return draw_masks(input_ids, self.config.mlm_probability, self.config.text_config.vocab_size, generator)
 
+    def momentum_mlm_head(self, hidden_states: Tensor) -> Tensor:
+        """Logits `(M, V)` of the momentum MLM head."""
+        with self.momentum_autocast():
+            return self.mlm_head_m(hidden_states)
+
     @can_return_tuple
     @add_shared_arguments
     def forward(
@@ -187,8 +193,8 @@ class AlbefForPreTraining(ImageTextRetrievalMixin, MomentumDistillationMixin, Al
         fields, hidden_states = self.itc_itm_loss(pairs, alpha, update_state, output_intermediates, masked_embeds)
         momentum_head, momentum_states = None, None
         if config.use_momentum and config.use_distill:
-            momentum_head = self.mlm_head_m
-            with torch.no_grad():
+            momentum_head = self.momentum_mlm_head
+            with torch.no_grad(), self.momentum_autocast():
                 momentum_states = self.text_encoder_m(
                     masked_ids, pairs.attention_mask, encoder_hidden_states=pairs.momentum["image_embeds_m"]
                 ).last_hidden_state
@@ -268,6 +274,9 @@ class AlbefForImagesAndTextClassification(ClassificationMixin, MomentumDistillat
         super().__init__(config)
         self.build_classifier(config, momentum=config.use_momentum and config.use_distill)
         self.post_init()
+
+
+register_keys(AlbefConfig.model_type, scalar_temperature=True)
 
 
 __all__ = [

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils import can_return_tuple
 
+from .checkpoint_formats import register_keys
 from .configuration_alpro import AlproConfig
 from .docstrings import add_shared_arguments
 from .modeling_base import check_input_ids, check_labels, classification_head
@@ -41,8 +42,6 @@ class AlproPreTrainedModel(ImageTextPreTrainedModel):
     main_input_name = "pixel_values_videos"
     input_modalities = ("video", "text")
     _no_split_modules = ["TimesformerBlock", "BertLayer", "BertEmbeddings"]
-    # anchored: the video encoder has modules whose names begin with "temp"
-    _keep_in_fp32_modules_strict = ["^temp$"]
     vision_model_class = LavisTimesformerModel
 
     def encode_videos(
@@ -340,6 +339,9 @@ def require_video_and_text(
         )
     check_input_ids(input_ids, attention_mask)
     return pixel_values_videos, input_ids
+
+
+register_keys(AlproConfig.model_type, scalar_temperature=True)
 
 
 __all__ = ["AlproForVideoQuestionAnswering", "AlproForVideoTextRetrieval", "AlproModel", "AlproPreTrainedModel"]

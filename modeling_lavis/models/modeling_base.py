@@ -4,12 +4,16 @@
 Shapes: B batch size, T text tokens, D hidden size, P projection dimension.
 """
 
+import itertools
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.integrations.fsdp import is_fsdp_enabled
 
 from .outputs import IGNORE_INDEX
 from .transformers_compat import (
@@ -25,8 +29,8 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "re
 
 class LavisPreTrainedModel(PreTrainedModel):
     """
-    Base of all models: attention through transformers' interface, files with this package's key names, losses that are
-    means over the batch.
+    Base of all models: attention through transformers' interface, parts that stay in float32, files with this package's
+    key names, losses that are means over the batch.
     """
 
     _supports_sdpa = True
@@ -40,10 +44,44 @@ class LavisPreTrainedModel(PreTrainedModel):
     # divide by the number of accumulation steps itself.
     accepts_loss_kwargs = False
 
-    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        # transformers skips modules of custom classes that lack no tensor of their own, but heads initialize momentum
-        # encoders, whose tensors belong to submodules.
-        super()._initialize_weights(module)
+    #: whether `finish_step` has to be called after the next step of the optimizer, and whether it ever was
+    update_is_due = False
+    was_updated = False
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """`False`: weights are initialized by transformers' functions, which leave loaded weights alone."""
+        # transformers protects loaded weights of other code by skipping modules without tensors of their own, whose
+        # rules (those of T5's attention, or of momentum encoders) would be lost.
+        return False
+
+    def post_init(self) -> None:
+        """Initialize weights, and make parts that stay in float32 hold in models built in half precision, too."""
+        self._keep_in_fp32_modules_strict = self.float32_modules()
+        super().post_init()
+        if hasattr(self, "temp"):
+            self.register_state_dict_post_hook(_store_scalar_temperature)
+        for name, value in itertools.chain(self.named_parameters(), self.named_buffers()):
+            if value.dtype in (torch.float16, torch.bfloat16) and names_any(self._keep_in_fp32_modules_strict, name):
+                value.data = value.data.float()
+
+    def float32_modules(self) -> list[str]:
+        """Patterns of the class's modules and parameters that stay in float32, without those that a model lacks."""
+        names = [name for name, _ in itertools.chain(self.named_parameters(), self.named_buffers())]
+        patterns: Any = getattr(type(self), "_keep_in_fp32_modules_strict", None)
+        return [pattern for pattern in patterns or () if any(names_any([pattern], name) for name in names)]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that was asked for: that of the first parameter that does not have to stay in float32."""
+        # transformers saves it in config.json and loads with it
+        for name, value in self.named_parameters():
+            if value.is_floating_point() and not names_any(self._keep_in_fp32_modules_strict or (), name):
+                return value.dtype
+        return super().dtype
+
+    def finish_step(self) -> None:
+        """Update what follows the weights after a step of the optimizer; heads with such parts override it."""
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -70,9 +108,41 @@ class LavisPreTrainedModel(PreTrainedModel):
         # With transformers' default, files get the key names of the file that was loaded, which a resumed Trainer
         # cannot read.
         original = kwargs.setdefault("save_original_format", False)
+        if kwargs.get("state_dict") is not None and "temp" in kwargs["state_dict"]:
+            kwargs["state_dict"] = {**kwargs["state_dict"], "temp": kwargs["state_dict"]["temp"].reshape(())}
         quantizer = getattr(self, "hf_quantizer", None)
         with without_remembered_renaming(self, enabled=original), torchao_metadata_of_modules_only(quantizer):
             super().save_pretrained(*args, **kwargs)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        name = f"{prefix}temp"
+        if hasattr(self, "temp") and name in state_dict and state_dict[name].ndim == 0:
+            state_dict[name] = state_dict[name].reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def names_any(patterns: Iterable[str], name: str) -> bool:
+    """Whether one of the patterns matches whole parts of a parameter's name, as transformers does it."""
+    return any(re.search(rf"(?:^|\.){pattern}(?:\.|$)", name) for pattern in patterns)
+
+
+# ---- the temperature ----
+
+
+def temperature_parameter(value: float) -> nn.Parameter:
+    """
+    The temperature of the contrastive loss as a parameter of shape `(1,)`.
+
+    FSDP does not shard scalars. State dicts and files have a scalar, as the original; both shapes load.
+    """
+    return nn.Parameter(torch.full((1,), value))
+
+
+def _store_scalar_temperature(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    """Hook of `state_dict`. Sharded models keep the shape, also on the way to their shards."""
+    name = f"{prefix}temp"
+    if type(state.get(name)) in (Tensor, nn.Parameter) and not is_fsdp_enabled():
+        state[name] = state[name].reshape(())
 
 
 # ---- input checks ----
@@ -151,8 +221,12 @@ def set_first_token(input_ids: Tensor, token_id: int | None) -> Tensor:
 
 
 def project_features(hidden_states: Tensor, projection: nn.Module) -> Tensor:
-    """Project into the embedding space shared by images and texts, and normalize: `(..., D)` to `(..., P)`."""
-    return F.normalize(projection(hidden_states), dim=-1)
+    """
+    Project into the embedding space shared by images and texts, and normalize: `(..., D)` to float32 `(..., P)`.
+
+    In half precision norms would differ from 1 by up to 0.001, and cosines exceed 1.
+    """
+    return F.normalize(projection(hidden_states).float(), dim=-1)
 
 
 def classification_head(hidden_size: int, num_labels: int, inner_size: int | None = None) -> nn.Sequential:
@@ -167,7 +241,9 @@ __all__ = [
     "check_input_ids",
     "check_labels",
     "classification_head",
+    "names_any",
     "project_features",
     "require_image_and_text",
     "set_first_token",
+    "temperature_parameter",
 ]

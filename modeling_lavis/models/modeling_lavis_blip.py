@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
+from .checkpoint_formats import register_keys
 from .configuration_lavis_blip import LavisBlipConfig
 from .docstrings import add_shared_arguments
 from .generation import IGNORED_BY_DECODER, GroundedGenerationMixin, shared_cross_attention_cache
@@ -404,6 +405,9 @@ class LavisBlipForImagesAndTextClassification(ClassificationMixin, LavisBlipPreT
     def first_token_id(self) -> int | None:
         """`[ENC]`, as in every image-grounded text."""
         return self.config.enc_token_id
+
+
+register_keys(LavisBlipConfig.model_type, scalar_temperature=True)
 
 
 __all__ = [

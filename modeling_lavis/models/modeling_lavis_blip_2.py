@@ -6,7 +6,6 @@ Shapes: B images, R text rows, N image tokens, Q query tokens, T text tokens, V 
 Q-Former, P projection dimension.
 """
 
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ from .outputs import (
 )
 from .task_base import get_image_features, get_text_features
 from .task_pretraining import ImageTextPreTrainingMixin
-from .task_retrieval import EncodedPairs, ImageTextRetrievalMixin, MatchHead, RetrievalOptions
+from .task_retrieval import ImageTextRetrievalMixin, MatchHead, RetrievalOptions
 from .text_bert import BertLMHead
 from .transformers_compat import CACHE_NAME, accepts_cache, cache_output
 
@@ -105,17 +104,13 @@ def retrieval_options(config: LavisBlip2Config) -> RetrievalOptions:
         # parity: only LAVIS 1.0.2 gives every hard negative a minimum probability
         negative_floor=1e-4 if config.objective == "1.0.2" else 0.0,
         matches_single_pair=True,
+        uses_image_ids=config.objective != "1.0.2",  # parity: LAVIS 1.0.2 ignores them
         num_itm_tokens=config.num_query_tokens,
         pooled_only_argument="queries_only",
         returns_pooled_only=True,
         itm_attentions="attentions",
         num_row_splits=8,  # every row has the query tokens
     )
-
-
-def without_ignored_ids(pairs: EncodedPairs, config: LavisBlip2Config) -> EncodedPairs:
-    """parity: LAVIS 1.0.2 ignores image ids."""
-    return replace(pairs, image_ids=None) if config.objective == "1.0.2" else pairs
 
 
 class LavisBlip2ForImageTextRetrieval(ImageTextRetrievalMixin, LavisBlip2PreTrainedModel):
@@ -181,7 +176,6 @@ class LavisBlip2ForImageTextRetrieval(ImageTextRetrievalMixin, LavisBlip2PreTrai
             trim_padding=False,
             interpolate_pos_encoding=interpolate_pos_encoding,
         )
-        pairs = without_ignored_ids(pairs, self.config)
         return LavisImageTextRetrievalOutput(
             **self.itc_itm_loss(pairs, output_intermediates=output_intermediates).fields
         )
@@ -293,7 +287,6 @@ class LavisBlip2ForPreTraining(ImageTextPreTrainingMixin, LavisBlip2PreTrainedMo
             interpolate_pos_encoding=interpolate_pos_encoding,
             past_key_values=query_cache,
         )
-        pairs = without_ignored_ids(pairs, self.config)
         pair_loss = self.itc_itm_loss(pairs, output_intermediates=output_intermediates)
         decoder_input_ids, mask = set_first_token(pairs.input_ids, self.config.bos_token_id), pairs.attention_mask
         if query_cache.get_seq_length():

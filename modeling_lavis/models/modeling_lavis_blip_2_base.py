@@ -17,7 +17,7 @@ from .checkpoint_formats import BLIP_2_KEYS, register_keys
 from .configuration_lavis_blip_2 import LavisBlip2Config
 from .configuration_vision import LavisClipVisionConfig
 from .frozen_parts import FrozenPartsMixin
-from .modeling_base import project_features, set_first_token
+from .modeling_base import project_features, set_first_token, temperature_parameter
 from .qformer import LavisQFormerModel
 from .text_bert import BertLMPredictionHead
 from .vision_vit import LavisClipVisionModel, LavisEvaModel
@@ -36,7 +36,7 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
         "query_tokens",
         "qformer",
         "ln_vision",
-        "temp",
+        "^temp$",
         "vision_proj",
         "text_proj",
         "itm_head",
@@ -70,7 +70,7 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
         hidden_size = config.qformer_config.hidden_size
         self.vision_proj = nn.Linear(hidden_size, config.projection_dim)
         self.text_proj = nn.Linear(hidden_size, config.projection_dim)
-        self.temp = nn.Parameter(torch.tensor(config.logit_temperature))
+        self.temp = temperature_parameter(config.logit_temperature)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -86,12 +86,6 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
             init.normal_(self.query_tokens, std=self.config.initializer_range)
             if hasattr(self, "temp"):
                 init.constant_(self.temp, self.config.logit_temperature)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype that was asked for, which is that of the image encoder; trained modules are always in float32."""
-        # transformers saves it in config.json and loads with it
-        return next(value.dtype for value in self.vision_model.parameters() if value.is_floating_point())
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         """The image encoder, or the Q-Former with `modality="text"`."""
@@ -192,7 +186,7 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
         return self.query_images(image_embeds, input_ids, attention_mask, **kwargs)
 
 
-register_keys(LavisBlip2Config.model_type, BLIP_2_KEYS)
+register_keys(LavisBlip2Config.model_type, BLIP_2_KEYS, scalar_temperature=True)
 
 
 __all__ = ["LavisBlip2PreTrainedModel"]

@@ -26,7 +26,7 @@ from transformers.utils import can_return_tuple
 from .beam_search import with_original_beam_search
 from .configuration_lavis_blip_2 import LavisBlip2Config
 from .docstrings import add_shared_arguments
-from .generation import move_padding_to_left, pad_after_end
+from .generation import mask_targets, move_padding_to_left, pad_after_end
 from .losses import causal_lm_loss
 from .modeling_base import check_input_ids
 from .modeling_lavis_blip_2_base import LavisBlip2PreTrainedModel
@@ -35,6 +35,8 @@ from .transformers_compat import CACHE_NAME, CACHE_NAMES, cache_output, return_l
 
 # inputs of the training loss that a Trainer passes along with the images
 _TRAINING_INPUTS = ("labels", "decoder_attention_mask", "image_ids", "return_loss", "token_type_ids")
+# Model types whose tokenizers have no BOS token, although some of their configurations name one.
+_WITHOUT_BOS_TOKEN = ("qwen",)
 # options for lengths that include the prompt, with those that do not
 _LENGTHS = (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens"))
 
@@ -127,15 +129,19 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
 
         Args:
             pixel_values (`Tensor` of shape `(B, num_channels, height, width)`): normalized images.
-            input_ids (`Tensor` of shape `(R, T)`, *optional*): prompts, `R / B` for each image; by default the language
-                model's first token.
+            input_ids (`Tensor` of shape `(R, T)`, *optional*): prompts, `R / B` for each image; by default an empty one
+                for each, which consists of the language model's special tokens. T may be 0.
             attention_mask (`Tensor` of shape `(R, T)`, *optional*): 1 for tokens, 0 for padding; see [`generate`].
         """
         states = self.encode_images(pixel_values, interpolate_pos_encoding)
         image_embeds = self.query_images(states).last_hidden_state
         if input_ids is None:
-            input_ids, attention_mask = self._first_token(image_embeds), None
-        check_input_ids(input_ids, attention_mask, getattr(self.get_input_embeddings(), "num_embeddings", None))
+            input_ids, attention_mask = self._empty_prompts(image_embeds), None
+        if _has_no_tokens(input_ids):
+            input_ids = input_ids.long()  # torch.tensor([[]]) is a tensor of floats
+            attention_mask = torch.ones_like(input_ids)
+        else:
+            check_input_ids(input_ids, attention_mask, getattr(self.get_input_embeddings(), "num_embeddings", None))
         if attention_mask is None:
             attention_mask = self._prompt_mask(input_ids)
         batch, rows = image_embeds.shape[0], input_ids.shape[0]
@@ -171,18 +177,40 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         (as in GPT-2), where it cannot be told from them.
         """
         config = self.config.text_config
-        pad, ends = config.pad_token_id, config.eos_token_id
-        if pad is None or pad == config.bos_token_id or pad in (ends if isinstance(ends, list) else [ends]):
+        pad, bos, ends = (getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos"))
+        if pad is None or pad == bos or pad in (ends if isinstance(ends, list) else [ends]):
             return torch.ones_like(input_ids)
         return (input_ids != pad).to(input_ids.dtype)
 
-    def _first_token(self, image_embeds: Tensor) -> Tensor:
+    def _empty_prompts(self, image_embeds: Tensor) -> Tensor:
+        """An empty prompt for each image, as the processor makes it: `(B, T)` special tokens, possibly none."""
         config = self.config.text_config
-        token = config.eos_token_id if self.config.is_encoder_decoder else config.bos_token_id
-        token = token[0] if isinstance(token, list) else token
-        if token is None:
-            raise ValueError("This language model has no first token of its own; pass a prompt as input_ids.")
-        return torch.full((image_embeds.shape[0], 1), token, device=image_embeds.device)
+        bos, eos, pad = (getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad"))
+        eos = eos[0] if isinstance(eos, list) else eos
+        if self.config.is_encoder_decoder:
+            # T5's configurations name no BOS token, or the padding
+            tokens = [None if bos == pad else bos, eos]
+        else:
+            tokens = [None if config.model_type.startswith(_WITHOUT_BOS_TOKEN) else bos]
+        row = [token for token in tokens if token is not None]
+        return torch.tensor(row, dtype=torch.long, device=image_embeds.device).expand(image_embeds.shape[0], len(row))
+
+    def _without_targets(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Prompts and their mask without the tokens that `labels` mark as targets."""
+        config = self.config.text_config
+        bos = getattr(config, "bos_token_id", None)
+        mask = mask_targets(input_ids, attention_mask, labels, -1 if bos is None else bos)
+        if mask is attention_mask or mask is None:
+            return input_ids, attention_mask
+        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        # as in transformers' generate, where a language model without a pad token is padded with its end token
+        pad = next((token for token in (config.pad_token_id, *ends) if token is not None), 0)
+        input_ids, mask = move_padding_to_left(input_ids.masked_fill(mask == 0, pad), mask)
+        length = int(mask.sum(dim=1).max())
+        first = input_ids.shape[1] - length
+        return input_ids[:, first:], mask[:, first:]
 
     def _check_length(self, prompt_length: int, length: int) -> None:
         limit = getattr(self.config.text_config, "max_position_embeddings", None)
@@ -289,29 +317,37 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             inputs (`Tensor` of shape `(B, num_channels, height, width)`, *optional*): images, the same as
                 `pixel_values`.
             input_ids, attention_mask (`Tensor` of shape `(R, T)`, *optional*): prompts. For a causal language model
-                padding is moved to the left, where the processor puts it. Without a mask, pad tokens are padding,
-                unless the language model's pad token is also its first or last token.
+                padding on the right is moved to the left, where the processor puts it. Without a mask, pad tokens are
+                padding, unless the language model's pad token is also its first or last token.
             pixel_values (`Tensor` of shape `(B, num_channels, height, width)`, *optional*): images.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): accept images of another size by
                 interpolating the position embeddings.
             generation_config (`GenerationConfig`, *optional*): instead of the model's own.
             kwargs: options of transformers' `generate`. Lengths of a causal language model include the prompt, but not
-                the query tokens; inputs of the training loss, such as `labels`, are ignored.
+                the query tokens. A batch for training can be passed as it is: for a causal language model, the tokens
+                of `input_ids` that `labels` mark as targets are left out, and other inputs of the training loss are
+                ignored.
 
         Returns:
             Token ids that begin with the prompt (causal) or the decoder's start token (sequence-to-sequence), or an
             output object with `return_dict_in_generate=True`.
         """
+        labels = kwargs.get("labels")
         for name in _TRAINING_INPUTS:
             kwargs.pop(name, None)
         pixel_values = pixel_values if inputs is None else inputs
         if pixel_values is None:
             raise ValueError("generate needs pixel_values; the processor makes them from images.")
-        if input_ids is not None and not self.config.is_encoder_decoder:
+        if input_ids is not None and not _has_no_tokens(input_ids) and not self.config.is_encoder_decoder:
             check_input_ids(input_ids, attention_mask)
-            # with padding on the right, the text would continue after the padding
             attention_mask = self._prompt_mask(input_ids) if attention_mask is None else attention_mask
-            input_ids, attention_mask = move_padding_to_left(input_ids, attention_mask)
+            input_ids, attention_mask = self._without_targets(input_ids, attention_mask, labels)
+            # With padding on the right, the text would continue after the padding. Between placeholders and text it
+            # stays, as in transformers.
+            is_kept = attention_mask[:, -1:].bool()
+            moved_ids, moved_mask = move_padding_to_left(input_ids, attention_mask)
+            input_ids = torch.where(is_kept, input_ids, moved_ids)
+            attention_mask = torch.where(is_kept, attention_mask, moved_mask)
         prompt = self.build_prompt(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
         kwargs["inputs_embeds"], kwargs["attention_mask"] = prompt.inputs_embeds, prompt.attention_mask
         config = copy.deepcopy(generation_config or self.generation_config)
@@ -321,6 +357,7 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         if not self.config.is_encoder_decoder:
             kwargs["input_ids"] = prompt.input_ids
             if prompt.has_prefix:
+                kwargs["inputs_embeds"], kwargs["attention_mask"] = _padding_before_empty_prompts(prompt)
                 # transformers includes the query tokens in these lengths, and not in others
                 _lengths_without_prompt(config, kwargs, prompt.input_ids.shape[1])
         kwargs = config.update(**kwargs)
@@ -342,6 +379,21 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         if self.config.is_encoder_decoder and isinstance(ends, int) and config.pad_token_id is not None:
             output = pad_after_end(output, ends, config.pad_token_id)
         return output
+
+
+def _has_no_tokens(input_ids: Any) -> bool:
+    """Whether prompts of shape `(R, 0)` are given, after which text follows the query tokens immediately."""
+    return isinstance(input_ids, Tensor) and input_ids.ndim == 2 and len(input_ids) > 0 and input_ids.shape[1] == 0
+
+
+def _padding_before_empty_prompts(prompt: Prompt) -> tuple[Tensor, Tensor]:
+    """Embeddings and mask, in which text without a prompt follows the query tokens, not the padding after them."""
+    embeds, mask, length = prompt.inputs_embeds, prompt.attention_mask, prompt.input_ids.shape[1]
+    empty = ~mask[:, mask.shape[1] - length :].bool().any(dim=1)
+    if length and bool(empty.any()):
+        embeds = torch.where(empty[:, None, None], embeds.roll(length, dims=1), embeds)
+        mask = torch.where(empty[:, None], mask.roll(length, dims=1), mask)
+    return embeds, mask
 
 
 def _lengths_without_prompt(config: Any, options: dict[str, Any], prompt_length: int) -> None:

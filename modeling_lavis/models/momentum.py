@@ -8,57 +8,130 @@ encoders' soft targets only ([`MomentumDistillationMixin`]), retrieval and pretr
 Shapes: B features of all processes together, P projection dimension, Q queue length.
 """
 
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import initialization as init
+from transformers.utils import logging
 
 from .outputs import IGNORE_INDEX
+
+logger = logging.get_logger(__name__)
 
 #: online modules with their momentum copies
 ModulePairs = list[tuple[nn.Module, nn.Module]]
 
 
-# ---- momentum encoders ----
+# ---- momentum weights ----
 
 
-def _paired_parameters(pairs: ModulePairs) -> Iterable[tuple[nn.Parameter, nn.Parameter]]:
+def online_weight(module: nn.Module, name: str) -> Tensor:
+    """
+    The weight of an online module that a momentum weight follows: with adapters, the weight that they add up to.
+
+    Args:
+        module (`nn.Module`): the online module, possibly with adapters of peft inside.
+        name (`str`): name of the weight in the module without adapters.
+
+    Raises:
+        ValueError: the adapter is of a kind whose effect is no change of the weight, or the weight is quantized.
+    """
+    *path, leaf = name.split(".")
+    for part in path:
+        module = _active_copy(module).get_submodule(part)
+    module = _active_copy(module)
+    if not hasattr(module, "base_layer"):
+        return module.get_parameter(leaf)
+    layer: Any = module
+    weight: Tensor = layer.get_base_layer().get_parameter(leaf)
+    adapters = [] if layer.disable_adapters or layer.merged else layer.active_adapters
+    adapters = [adapter for adapter in adapters if adapter in layer.scaling] if hasattr(layer, "scaling") else adapters
+    plain = hasattr(layer, "get_delta_weight") and not any(getattr(layer, "use_dora", {}).values())
+    if (adapters and not plain) or not weight.is_floating_point():
+        raise ValueError(
+            f"The momentum encoders cannot follow {name}, which is quantized or has adapters of the kind "
+            f"{type(layer).__name__}; they follow plain weights and LoRA. Use LoRA on an unquantized model, or train "
+            "without momentum encoders (use_momentum=False)."
+        )
+    for adapter in adapters:
+        if leaf == "weight":
+            weight = weight + layer.get_delta_weight(adapter).to(weight.dtype)
+        elif leaf == "bias" and getattr(layer, "lora_bias", {}).get(adapter):
+            weight = weight + layer.lora_B[adapter].bias * layer.scaling[adapter]
+    return weight
+
+
+def _active_copy(module: nn.Module) -> nn.Module:
+    """The copy that is trained, of a module that peft trains completely (`modules_to_save`)."""
+    copies: Any = getattr(module, "modules_to_save", None)
+    if not isinstance(copies, nn.ModuleDict):
+        return module
+    active: Any = module
+    name = next((name for name in active.active_adapters if name in copies), None)
+    return active.original_module if name is None or active.disable_adapters else copies[name]
+
+
+def _momentum_weights(pairs: ModulePairs) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """Momentum weights with the online weights that they follow."""
     seen: set[int] = set()  # a weight that is shared by two momentum modules is updated once
     for online, momentum in pairs:
-        for parameters in zip(online.parameters(), momentum.parameters(), strict=True):
-            if id(parameters[1]) not in seen:
-                seen.add(id(parameters[1]))
-                yield parameters
+        for name, weight in momentum.named_parameters():
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                yield weight, online_weight(online, name)
 
 
 @torch.no_grad()
 def init_momentum_modules(pairs: ModulePairs) -> None:
     """Copy the online weights into all momentum weights that were not loaded from a checkpoint."""
-    for online, momentum in _paired_parameters(pairs):
+    for momentum, online in _momentum_weights(pairs):
         init.copy_(momentum, online)
 
 
 @torch.no_grad()
 def update_momentum_modules(pairs: ModulePairs, momentum: float) -> None:
-    """Exponential moving average: `m = momentum * m + (1 - momentum) * online`."""
-    paired = list(_paired_parameters(pairs))
-    if paired:
-        online, averaged = zip(*paired, strict=True)
-        torch._foreach_lerp_(list(averaged), list(online), 1.0 - momentum)
+    """
+    Exponential moving average, `m = momentum * m + (1 - momentum) * online`, in float32.
+
+    A momentum weight in half precision becomes float32, because steps of 0.005 of the difference would be rounded away.
+    Sharded weights (DTensor) are averaged with the same shards of the online weights.
+    """
+    averaged: list[Tensor] = []
+    online: list[Tensor] = []
+    for weight, source in _momentum_weights(pairs):
+        is_sharded = hasattr(weight, "to_local")
+        if weight.numel() == 0 or source.shape != weight.shape or is_sharded != hasattr(source, "to_local"):
+            raise ValueError(
+                "The momentum encoders cannot be updated here: weights are partitioned, and not in the same way as the "
+                "online weights. After the step of the optimizer they are, under FSDP2 and DDP, and under DeepSpeed "
+                "up to ZeRO stage 2."
+            )
+        target: Any = weight
+        if is_sharded:
+            target, source = target.to_local(), source.to_local()  # type: ignore[attr-defined]
+        elif weight.dtype in (torch.float16, torch.bfloat16):
+            weight.data = weight.data.float()
+        averaged.append(target)
+        online.append(source.to(target.device, target.dtype))
+    if averaged:
+        torch._foreach_lerp_(averaged, online, 1.0 - momentum)
 
 
 @torch.no_grad()
 def resize_momentum_modules(pairs: ModulePairs) -> None:
     """Adapt momentum modules to a resized vocabulary; new rows are copies of the online ones."""
     for online, momentum in pairs:
-        for name, parameter in online.named_parameters():
-            old = momentum.get_parameter(name)
-            if old.shape == parameter.shape:
+        for name, old in list(momentum.named_parameters()):
+            new = online_weight(online, name)
+            if old.shape == new.shape:
                 continue
-            new, rows = parameter.detach().clone(), min(len(old), len(parameter))
+            new, rows = new.detach().to(old.dtype, copy=True), min(len(old), len(new))
             new[:rows] = old[:rows]
             owner, _, leaf = name.rpartition(".")
             setattr(momentum.get_submodule(owner), leaf, nn.Parameter(new, requires_grad=False))
@@ -67,6 +140,84 @@ def resize_momentum_modules(pairs: ModulePairs) -> None:
                 module.num_embeddings = module.weight.shape[0]
             elif isinstance(module, nn.Linear):
                 module.out_features = module.weight.shape[0]
+
+
+# ---- adapters ----
+
+
+def _keep_adapters_out(parent: nn.Module, name: str, module: nn.Module | None) -> nn.Module | None:
+    """Hook of `nn.Module`: a submodule of a momentum encoder is not replaced by a layer with an adapter around it."""
+    current = parent._modules.get(name)
+    if getattr(current, "is_momentum_copy", False):
+        wrapped = (getattr(module, "base_layer", None), getattr(module, "original_module", None))
+        if any(inner is current for inner in wrapped):
+            return current
+    return None
+
+
+_adapters_are_kept_out = False
+
+
+def keep_adapters_out(momentum: nn.Module) -> None:
+    """Let peft adapt the online modules only, whatever names, expressions or `modules_to_save` it is given."""
+    global _adapters_are_kept_out
+    if not _adapters_are_kept_out:
+        hook: Any = _keep_adapters_out  # its annotation in torch leaves out that it may return a module
+        torch.nn.modules.module.register_module_module_registration_hook(hook)
+        _adapters_are_kept_out = True
+    for module in momentum.modules():
+        module.is_momentum_copy = True  # type: ignore[assignment]
+
+
+# ---- after a step of the optimizer ----
+
+_tracked: "weakref.WeakSet[Any]" = weakref.WeakSet()
+_optimizers_are_watched = False
+
+
+def _after_optimizer_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Hook of all optimizers: a head whose parameters moved updates what follows them."""
+    stepped = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    for head in [head for head in _tracked if head.update_is_due]:
+        if any(id(weight) in stepped for weight in head.parameters()):
+            head.update_is_due, head.was_updated = False, True
+            head.finish_step()
+        elif not head.was_updated:
+            logger.warning_once(
+                f"An optimizer stepped that does not hold the parameters of {type(head).__name__}. If it trains this "
+                "model on copies of them, momentum encoders and temperature are not updated: call model.finish_step() "
+                "after each step, or give the Trainer the callback modeling_lavis.training.MomentumUpdate."
+            )
+
+
+def track_optimizers(head: Any) -> None:
+    """Let the steps of all optimizers be noticed, for a head that asks for an update after them."""
+    global _optimizers_are_watched
+    if not _optimizers_are_watched:
+        register_optimizer_step_post_hook(_after_optimizer_step)
+        _optimizers_are_watched = True
+    _tracked.add(head)
+
+
+def schedule_update(head: Any, update_state: bool | None) -> None:
+    """
+    Update the momentum encoders and the temperature of a head: at once with `update_state=True`; with `None`, in
+    training mode, after the next step of an optimizer that holds its parameters.
+
+    After the step, parameters are whole or sharded in the same way, and accumulated batches count as one step. Every
+    [`torch.optim.Optimizer`] is noticed, in any training loop. An engine whose optimizer holds copies of the parameters
+    (DeepSpeed) needs the callback [`~modeling_lavis.training.MomentumUpdate`]; a warning says so.
+
+    parity: with `momentum_every_forward` in the configuration every forward pass in training updates, as in the
+    original.
+    """
+    every_forward = getattr(head.config, "momentum_every_forward", False)
+    if update_state or (update_state is None and head.training and every_forward):
+        head.finish_step()
+    elif update_state is None and head.training:
+        head.update_is_due = True
+        if not torch.compiler.is_compiling():  # a compiled head is tracked since it was built or put into training mode
+            track_optimizers(head)
 
 
 if TYPE_CHECKING:
@@ -81,9 +232,14 @@ class MomentumDistillationMixin(_Model):
     https://arxiv.org/abs/2107.07651).
 
     Every direct submodule `<name>_m` is the momentum copy of `<name>`: it is initialized from it where a checkpoint has
-    no weights for it, frozen, resized with the vocabulary, and follows it by [`update_momentum`]. A head without such
-    submodules trains without distillation. Listed before the family's base class.
+    no weights for it, frozen, kept in float32, resized with the vocabulary, and follows it after every step of the
+    optimizer (see [`schedule_update`]). Adapters of peft go into the online modules only, and the momentum weights
+    follow the weights that these add up to. A head without such submodules trains without distillation. Listed before
+    the family's base class.
     """
+
+    # filled from the online weights, so a checkpoint without them is complete
+    _keys_to_ignore_on_load_missing = [r"^\w+_m\."]
 
     #: weight of the soft targets; set by a callback that ramps it up, `None` for the configuration's `alpha`
     distill_alpha: float | None = None
@@ -98,6 +254,11 @@ class MomentumDistillationMixin(_Model):
     def has_momentum_encoders(self) -> bool:
         """Whether the head has momentum encoders."""
         return any(name.endswith("_m") for name, _ in self.named_children())
+
+    def float32_modules(self) -> list[str]:
+        """Also the momentum modules, whose steps are too small for half precision."""
+        copies = [f"^{name}" for name, _ in self.named_children() if name.endswith("_m")]
+        return [*super().float32_modules(), *copies]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -117,6 +278,13 @@ class MomentumDistillationMixin(_Model):
         # Loading replaces parameters, so that freezing in the constructor would be lost.
         for _, momentum in self.momentum_pairs:
             momentum.requires_grad_(False)
+            keep_adapters_out(momentum)
+        track_optimizers(self)
+
+    def train(self, mode: bool = True) -> Any:
+        """Set training or evaluation mode."""
+        track_optimizers(self)  # also a copy made by `deepcopy`
+        return super().train(mode)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Resize the vocabulary, including that of the momentum encoders."""
@@ -125,9 +293,21 @@ class MomentumDistillationMixin(_Model):
         self.tie_weights()
         return embeddings
 
+    def finish_step(self) -> None:
+        """Update what follows the weights: the momentum encoders, and in retrieval heads the temperature's range."""
+        super().finish_step()
+        self.update_momentum()
+
     def update_momentum(self) -> None:
         """Move the momentum encoders towards the online weights by the configuration's `momentum`."""
         update_momentum_modules(self.momentum_pairs, self.config.momentum)
+
+    def momentum_autocast(self) -> AbstractContextManager[Any]:
+        """Context in which the float32 momentum encoders compute in the dtype of a model in half precision."""
+        dtype, device = self.dtype, self.device.type
+        if dtype not in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(device):
+            return nullcontext()
+        return torch.autocast(device, dtype)
 
     def soft_target_weight(self, alpha: float | None) -> float:
         """Weight of the soft targets: the argument, else `distill_alpha`, else the configuration's `alpha`."""
@@ -195,5 +375,7 @@ __all__ = [
     "queue_slots",
     "register_feature_queue",
     "resize_momentum_modules",
+    "schedule_update",
+    "track_optimizers",
     "update_momentum_modules",
 ]

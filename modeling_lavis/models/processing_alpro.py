@@ -15,7 +15,8 @@ from .outputs import IGNORE_INDEX
 from .processing_lavis import LavisProcessorMixin, list_of_texts, to_batch
 from .video_processing_lavis import LavisVideoProcessor
 
-_VIDEO_OPTIONS = (*LavisVideoProcessor.options, "start", "end", "rng", "on_error")
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_VIDEO_OPTIONS = [name for name in LavisVideoProcessor.call_options if name != "return_tensors"]
 
 
 class AlproProcessor(LavisProcessorMixin):
@@ -81,9 +82,10 @@ class AlproProcessor(LavisProcessorMixin):
             text_format (`str`, *optional*, defaults to `"encoder"`): `"encoder"` is the only format of texts.
             return_tensors (`str`, *optional*): `"pt"`, `"np"`, or `None` for lists.
             kwargs: options of the tokenizer (`padding`, `truncation`, `max_length`, ...) and of the video processor
-                (`num_frames`, `sampling`, `start`, `end`, `on_error`, ...). Texts are padded to the longest and
-                truncated to `max_text_length` by default. `on_error="skip"` leaves out videos that cannot be read,
-                together with their texts and answers if there are as many of these as videos.
+                (`num_frames`, `sampling`, `start`, `end`, `on_error`, ...), by name or in `text_kwargs` and
+                `videos_kwargs`. Texts are padded to the longest and truncated to `max_text_length` by default.
+                `on_error="skip"` leaves out videos that cannot be read, together with their texts and answers if there
+                are as many of these as videos.
 
         Returns:
             `BatchFeature` with, depending on the arguments, `pixel_values_videos` of shape `(B, F, 3, H, W)`,
@@ -93,15 +95,16 @@ class AlproProcessor(LavisProcessorMixin):
         Raises:
             FileNotFoundError, OSError: a video cannot be read; the message contains its name.
             TypeError: an option is unknown, or a video has an unsupported type.
-            ValueError: nothing is given, a text is not a string, or an option has an unsupported value.
+            ValueError: nothing is given, a text is not a string, an answer is not an integer, or an option has an
+                unsupported value or is given twice.
         """
         cleaning = kwargs.pop("cleaning", "own")
         if (text_format := kwargs.pop("text_format", None)) not in (None, "encoder"):
             raise ValueError(f"text_format is {text_format!r}; {type(self).__name__} expects 'encoder'.")
-        video_kwargs = {name: kwargs.pop(name) for name in _VIDEO_OPTIONS if name in kwargs}
-        reject_unknown(type(self).__name__, kwargs, self._known_kwargs() | {"videos_kwargs", *_VIDEO_OPTIONS})
-        video_kwargs = {**kwargs.pop("videos_kwargs", {}), **video_kwargs}
+        video_kwargs, kwargs = self._split_video_kwargs(kwargs)
+        video_tensors = video_kwargs.pop("return_tensors", None)
         text_kwargs, _, return_tensors = self._split_kwargs(kwargs)
+        return_tensors = return_tensors or video_tensors
         texts = None if text is None else list_of_texts(text)
         data: dict[str, Any] = {}
         skipped = None
@@ -116,13 +119,30 @@ class AlproProcessor(LavisProcessorMixin):
         if texts is not None:
             data.update(to_batch(self._tokenize(self.clean(texts, cleaning), text_kwargs), return_tensors))
         if answers is not None:
-            data["labels"] = torch.as_tensor(answers, dtype=torch.long)
+            data["labels"] = _class_indices(answers)
         if not data:
             raise ValueError(f"{type(self).__name__} got nothing; expected videos, text or answers.")
         batch = BatchFeature(data)
         if skipped is not None:
             batch.skipped = skipped
         return batch
+
+    def _split_video_kwargs(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Options of the video processor, and the other ones; `ValueError` for those that are given twice."""
+        given = kwargs.get("videos_kwargs", {})
+        if not isinstance(given, Mapping):
+            raise TypeError(f"videos_kwargs is {given!r}; expected a dict of options.")
+        reject_unknown(type(self).__name__, given, LavisVideoProcessor.call_options)
+        twice = sorted(set(given) & set(kwargs))
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: given by name and in videos_kwargs; expected one of them.")
+        by_name = {name: kwargs[name] for name in _VIDEO_OPTIONS if name in kwargs}
+        others = {name: value for name, value in kwargs.items() if name not in by_name and name != "videos_kwargs"}
+        return {**given, **by_name}, others
+
+    def _known_kwargs(self) -> set[str]:
+        texts = self.valid_processor_kwargs.__annotations__["text_kwargs"].__annotations__
+        return {*texts, *_VIDEO_OPTIONS, "text_kwargs", "videos_kwargs", "common_kwargs", "return_tensors"}
 
     def answer_labels(self, answers: str | Sequence[str], label2id: Mapping[str, int]) -> torch.Tensor:
         """
@@ -136,10 +156,9 @@ class AlproProcessor(LavisProcessorMixin):
             `torch.Tensor` of shape `(B,)`: int64; -100, which the loss ignores, for unknown answers.
 
         Raises:
-            ValueError: an answer is not a string.
+            ValueError: an answer is not a string, or `label2id` has something other than integers.
         """
-        labels = [int(label2id.get(answer, IGNORE_INDEX)) for answer in list_of_texts(answers, "answers")]
-        return torch.tensor(labels, dtype=torch.long)
+        return _class_indices([label2id.get(answer, IGNORE_INDEX) for answer in list_of_texts(answers, "answers")])
 
     @classmethod
     def _get_arguments_from_pretrained(
@@ -148,6 +167,23 @@ class AlproProcessor(LavisProcessorMixin):
         video_processor = LavisVideoProcessor.from_pretrained(pretrained_model_name_or_path, **dict(kwargs))
         tokenizer = cls._load_tokenizer_from_pretrained("tokenizer", pretrained_model_name_or_path, **kwargs)
         return [video_processor, tokenizer]
+
+
+def _class_indices(answers: Any) -> torch.Tensor:
+    """Class indices as a tensor of shape (B,); `ValueError` for anything else."""
+    try:
+        indices = torch.as_tensor(answers)
+    except (TypeError, ValueError, RuntimeError):
+        indices = None
+    if (
+        indices is None
+        or indices.ndim != 1
+        or indices.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8)
+    ):
+        raise ValueError(
+            f"answers is {answers!r}; expected the index of a class for each question, which answer_labels finds."
+        )
+    return indices.long()
 
 
 def _remove_skipped(entries: Any, skipped: list[tuple[int, str]], num_videos: int) -> Any:

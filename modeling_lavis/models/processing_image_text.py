@@ -71,8 +71,10 @@ class ImageTextProcessorMixin(LavisProcessorMixin):
                 `"encoder"`, or `"prompt"` if the processor knows prompts.
             return_tensors (`str`, *optional*): `"pt"`, `"np"`, or `None` for lists.
             kwargs: options of the tokenizer (`padding`, `truncation`, `max_length`, ...) and of the image processor
-                (`size`, ...). By default, texts are padded to the longest and truncated to `max_text_length`; prompts
-                are truncated only to a `max_length` given here.
+                (`size`, ...), by name or in `text_kwargs` and `images_kwargs`. By default, texts are padded to the
+                longest and truncated to `max_text_length`; prompts are truncated only to a `max_length` given here.
+                `padding="max_length"` pads to `max_length`, or else to the `max_length` that the tokenizer was made
+                with, to `max_text_length`, or to the limit of the tokenizer, whichever is there first.
 
         Returns:
             `BatchFeature` with, depending on the arguments, `pixel_values` of shape `(B, 3, H, W)`, or
@@ -91,9 +93,12 @@ class ImageTextProcessorMixin(LavisProcessorMixin):
             known = " or ".join(map(repr, self.text_formats))
             raise ValueError(f"text_format is {text_format!r}; {type(self).__name__} expects {known}.")
         cleaning = kwargs.pop("cleaning", "own")
-        if text_format == "prompt" and "max_length" not in {**(kwargs.get("text_kwargs") or {}), **kwargs}:
-            kwargs["max_length"] = None  # a truncated prompt is another prompt
         text_kwargs, image_kwargs, return_tensors = self._split_kwargs(kwargs)
+        if text_format == "prompt":
+            # A truncated prompt is another prompt, so it is not truncated to the length of the tokenizer's options; and
+            # text is generated after the right end of a prompt, wherever the tokenizer pads.
+            given = {**kwargs.get("text_kwargs", {}), **kwargs}
+            text_kwargs.update({name: given.get(name) for name in ("max_length", "padding_side")})
 
         data: dict[str, Any] = {}
         if images is not None:
@@ -103,7 +108,7 @@ class ImageTextProcessorMixin(LavisProcessorMixin):
                 if text is None and (self.requires_prompt or (self.prompt and answers is None and not in_pairs)):
                     text = self.prompt
                 if isinstance(text, str):
-                    text = [text] * len(flat_images)
+                    text = [text] * (len(flat_images) // 2 if in_pairs else len(flat_images))
             if in_pairs and text is not None and len(list_of_texts(text)) != len(flat_images) // 2:
                 raise ValueError(
                     f"{len(list_of_texts(text))} texts do not fit {len(flat_images) // 2} pairs of images; give one"
@@ -189,8 +194,6 @@ class ImageTextProcessorMixin(LavisProcessorMixin):
 
     def _tokenize_answers(self, answers: list[str], text_kwargs: Mapping[str, Any]) -> dict[str, list[list[int]]]:
         # parity: `max_text_length` is the limit of questions; answers are not truncated
-        if text_kwargs.get("max_length") is None and text_kwargs.get("padding") != "max_length":
-            text_kwargs = {"truncation": False, "max_length": None, **text_kwargs}
         return self._tokenize_with_bos(answers, self.bos_token_id, text_kwargs, add_eos=True)
 
 
@@ -256,10 +259,8 @@ class PromptProcessorMixin(ImageTextProcessorMixin):
             TypeError: an option is unknown. ValueError: a prompt is not a string.
         """
         prompts = list_of_texts(self.prompt if prompt is None else prompt, "prompt")
-        if kwargs.get("max_length") is None:
-            kwargs = {"truncation": False, **kwargs}
         rows = self._tokenize_with_bos(prompts, self.bos_token_id, kwargs, add_eos=False, padding_side="left")
-        return to_batch(rows, return_tensors)
+        return self._to_batch(rows, kwargs, return_tensors)
 
     def caption_labels(
         self,
@@ -287,11 +288,13 @@ class PromptProcessorMixin(ImageTextProcessorMixin):
         Raises:
             TypeError: an option is unknown. ValueError: a caption is not a string, or `cleaning` is unknown.
         """
-        texts = [(self.prompt if add_prompt else "") + caption for caption in self.clean(captions, cleaning)]
-        rows = self._tokenize_with_bos(texts, self.bos_token_id, kwargs, add_eos=True)
+        # BERT's tokenizer ignores repeated spaces
+        start = f"{self.prompt} " if add_prompt else ""
+        texts = [start + caption for caption in self.clean(captions, cleaning)]
+        rows = self._tokenize_with_bos(texts, self.bos_token_id, kwargs, add_eos=True, truncates=True)
         prompt_length = len(self.tokenizer(self.prompt)["input_ids"]) - 1
         rows["labels"] = mask_labels(rows["input_ids"], rows["attention_mask"], [prompt_length] * len(texts))
-        return to_batch(rows, return_tensors)
+        return self._to_batch(rows, kwargs, return_tensors)
 
     def post_process_captions(
         self, outputs: Any, prompt: str | Sequence[str] | None = None, cut: str = "prompt"
@@ -333,15 +336,27 @@ class PromptProcessorMixin(ImageTextProcessorMixin):
 def mask_labels(
     input_ids: list[list[int]], attention_mask: list[list[int]], prompt_lengths: list[int] | None = None
 ) -> list[list[int]]:
-    """Labels of rows of token ids: -100 for padding and for the first `prompt_lengths` tokens of each row."""
-    prompt_lengths = prompt_lengths or [0] * len(input_ids)
-    return [
-        [
-            token_id if is_token and position >= prompt_length else IGNORE_INDEX
-            for position, (token_id, is_token) in enumerate(zip(row, mask, strict=True))
-        ]
-        for row, mask, prompt_length in zip(input_ids, attention_mask, prompt_lengths, strict=True)
-    ]
+    """
+    Labels of rows of token ids: -100 for padding and for the first `prompt_lengths` tokens of each row. Raises
+    `ValueError` if no label is left.
+    """
+    labels = []
+    for row, mask, prompt_length in zip(input_ids, attention_mask, prompt_lengths or [0] * len(input_ids), strict=True):
+        # padding is on either side
+        first = prompt_length + (mask.index(1) if 1 in mask else len(mask))
+        labels.append(
+            [
+                token_id if is_token and position >= first else IGNORE_INDEX
+                for position, (token_id, is_token) in enumerate(zip(row, mask, strict=True))
+            ]
+        )
+    if all(label == IGNORE_INDEX for row in labels for label in row):
+        raise ValueError(
+            f"The prompts fill all {max(map(sum, attention_mask))} tokens that the texts may have, so that nothing is"
+            " left to train on. Use a larger max_length (by default the processor's max_text_length) or a shorter"
+            " prompt."
+        )
+    return labels
 
 
 def answer_shares(answers: list[str]) -> tuple[list[str], list[float]]:

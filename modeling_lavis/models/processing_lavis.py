@@ -7,17 +7,34 @@ Shapes: B batch size, T text tokens, k candidates.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_base import BatchFeature, ImageProcessingMixin
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from .image_processing_lavis import LavisImageProcessor, LavisImageProcessorTorchvision, reject_unknown
 from .modeling_base import HUB_OPTIONS
+from .outputs import IGNORE_INDEX
 from .tokenization_lavis import CLEANINGS, clean_text
 
 _OWN_BACKENDS = {"LavisImageProcessor": "pil", "LavisImageProcessorTorchvision": "torchvision"}
 # All names that transformers' BLIP image processor has had (`None`: older repositories do not name it); their options
 # are loaded into our classes.
 _BLIP_IMAGE_PROCESSORS = ("BlipImageProcessor", "BlipImageProcessorFast", "BlipImageProcessorPil", None)
+_BERT_TOKENS = ("cls_token", "sep_token", "pad_token")
+_PADDINGS = (True, False, "longest", "max_length", "do_not_pad")
+# Options of a tokenizer that return more than token ids and their mask, or that take more than one text per row.
+_UNSUPPORTED_TEXT_OPTIONS = (
+    "text_pair",
+    "text_target",
+    "text_pair_target",
+    "is_split_into_words",
+    "stride",
+    "return_overflowing_tokens",
+    "return_special_tokens_mask",
+    "return_offsets_mapping",
+    "return_length",
+)
 _OTHER_KWARGS = ("text_kwargs", "images_kwargs", "common_kwargs", "return_tensors")
 
 
@@ -85,6 +102,11 @@ class LavisProcessorMixin(ProcessorMixin):
     def _split_kwargs(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any]:
         """Split the options of a call into those of the tokenizer, those of the image processor, `return_tensors`."""
         reject_unknown(type(self).__name__, kwargs, self._known_kwargs())
+        for name in ("text_kwargs", "images_kwargs", "common_kwargs"):
+            if not isinstance(kwargs.get(name, {}), Mapping):
+                raise TypeError(f"{name} is {kwargs[name]!r}; expected a dict of options.")
+        known_text_kwargs = self.valid_processor_kwargs.__annotations__["text_kwargs"].__annotations__
+        reject_unknown(type(self).__name__, kwargs.get("text_kwargs", {}), known_text_kwargs)
         merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         text_kwargs, image_kwargs = dict(merged["text_kwargs"]), dict(merged["images_kwargs"])
         text_tensors = text_kwargs.pop("return_tensors", None)
@@ -101,11 +123,22 @@ class LavisProcessorMixin(ProcessorMixin):
 
     def _tokenize(self, texts: list[str], text_kwargs: Mapping[str, Any]) -> dict[str, list[list[int]]]:
         """Tokenize as `[CLS] text [SEP]`; every value has one row per text."""
+        if getattr(self, "language_model", None) is None:
+            self._check_tokenizer()
         for text in texts:
             if not text.isascii():
                 _check_encodable(text)
         encoding = self.tokenizer(texts, **text_kwargs)
         return {name: value for name, value in encoding.items() if name not in self.unused_input_names}
+
+    def _check_tokenizer(self) -> None:
+        missing = [token for token in _BERT_TOKENS if getattr(self.tokenizer, f"{token}_id", None) is None]
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__}: the tokenizer ({type(self.tokenizer).__name__}) has no {', '.join(missing)};"
+                " expected a tokenizer of BERT. A processor of BLIP-2 takes another one with language_model='causal' or"
+                " 'seq2seq'."
+            )
 
     def _tokenize_with_bos(
         self,
@@ -113,19 +146,97 @@ class LavisProcessorMixin(ProcessorMixin):
         bos_token_id: int,
         text_kwargs: Mapping[str, Any],
         add_eos: bool,
+        truncates: bool = False,
         padding_side: str = "right",
     ) -> dict[str, list[list[int]]]:
         """Tokenize with another token in place of `[CLS]`, with or without the final `[SEP]`, and pad."""
+        last = [self.tokenizer.sep_token_id] if add_eos else []
+        options = self._text_options(text_kwargs, truncates, padding_side)
+        # `max_length` counts the final `[SEP]` of a prompt, too
+        rows = self._truncate(self._tokenize_bare(texts), options, num_special_tokens=2)
+        return self._pad([[bos_token_id, *row, *last] for row in rows], options)
+
+    def _text_options(self, given: Mapping[str, Any], truncates: bool, padding_side: str = "right") -> dict[str, Any]:
+        """
+        Options for prompts, captions and answers, with defaults; raises errors for those that are not supported.
+
+        With `truncates`, texts are truncated to `max_text_length` by default, otherwise only to a given `max_length`.
+        """
         known = self.valid_processor_kwargs.__annotations__["text_kwargs"].__annotations__
-        reject_unknown(type(self).__name__, text_kwargs, known)
-        options = {"truncation": True, "max_length": self.max_text_length, **text_kwargs}
-        padding = options.pop("padding", True)
-        multiple = options.pop("pad_to_multiple_of", None)
-        options.pop("padding_side", None)
-        rows = self._tokenize(texts, options)["input_ids"]
-        rows = [[bos_token_id, *(row[1:] if add_eos else row[1:-1])] for row in rows]
-        length = padded_length(rows, padding, options["max_length"], multiple)
-        return pad_rows(rows, length, self.pad_token_id, padding_side)
+        reject_unknown(type(self).__name__, given, known)
+        for name in _UNSUPPORTED_TEXT_OPTIONS:
+            if given.get(name):
+                raise TypeError(
+                    f"{type(self).__name__} got {name}={given[name]!r}, which it does not support for prompts, captions"
+                    " and answers; call its tokenizer instead."
+                )
+        if given.get("add_special_tokens") is False:
+            raise TypeError(
+                f"{type(self).__name__} got add_special_tokens=False, but prompts, captions and answers need their"
+                " special tokens; call its tokenizer instead."
+            )
+        defaults = {
+            "padding": True,
+            "truncation": True,
+            "pad_to_multiple_of": None,
+            "padding_side": padding_side,
+            # the end of a caption is cut off, never its prompt
+            "truncation_side": "right" if truncates else self.tokenizer.truncation_side,
+        }
+        options = {name: default if given.get(name) is None else given[name] for name, default in defaults.items()}
+        length = given.get("max_length", self.max_text_length if truncates else None)
+        if length is None and truncates:
+            length = self._tokenizer_limit
+        options["max_length"] = length
+        if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
+            raise ValueError(f"max_length is {length!r}; expected a positive int, or None.")
+        if _value_of(options["padding"]) not in _PADDINGS:
+            raise ValueError(f"padding is {options['padding']!r}; expected one of {_PADDINGS}.")
+        if options["padding_side"] not in ("left", "right"):
+            raise ValueError(f"padding_side is {options['padding_side']!r}; expected 'left' or 'right'.")
+        return options
+
+    def _tokenize_bare(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts without special tokens, neither truncated nor padded."""
+        options = {"add_special_tokens": False, "padding": False, "truncation": False, "verbose": False}
+        return self._tokenize(texts, options)["input_ids"]
+
+    def _truncate(self, rows: list[list[int]], options: Mapping[str, Any], num_special_tokens: int) -> list[list[int]]:
+        """Truncate rows of token ids so that special tokens can be added to them."""
+        if options["max_length"] is None or _value_of(options["truncation"]) in (False, "do_not_truncate"):
+            return rows
+        length = max(options["max_length"] - num_special_tokens, 0)
+        if options["truncation_side"] == "left":
+            return [row[max(len(row) - length, 0) :] for row in rows]
+        return [row[:length] for row in rows]
+
+    def _pad(self, rows: list[list[int]], options: Mapping[str, Any]) -> dict[str, list[list[int]]]:
+        """Pad rows of token ids under the options of [`_text_options`]."""
+        max_length = self.padding_length if options["max_length"] is None else options["max_length"]
+        length = padded_length(rows, options["padding"], max_length, options["pad_to_multiple_of"])
+        return pad_rows(rows, length, self.pad_token_id, options["padding_side"])
+
+    @property
+    def padding_length(self) -> int | None:
+        """
+        Number of tokens to which `padding="max_length"` pads if a call gives no `max_length`: that of the tokenizer's
+        options, else `max_text_length`, else the limit of the tokenizer; `None` if there is none of them.
+        """
+        for length in (self.tokenizer.init_kwargs.get("max_length"), self.max_text_length):
+            if length is not None:
+                return length
+        return self._tokenizer_limit
+
+    @property
+    def _tokenizer_limit(self) -> int | None:
+        limit = self.tokenizer.model_max_length
+        return None if limit is None or limit > LARGE_INTEGER else int(limit)
+
+    def _to_batch(self, data: dict[str, Any], text_kwargs: Mapping[str, Any], return_tensors: Any) -> BatchFeature:
+        """A batch of the rows of [`_pad`] and other fields."""
+        if text_kwargs.get("return_attention_mask") is False:
+            data.pop("attention_mask", None)
+        return to_batch(data, return_tensors)
 
     # ---- post-processing ----
 
@@ -318,22 +429,32 @@ def list_of_texts(text: Any, name: str = "text") -> list[str]:
     return list(texts)
 
 
-def generated_rows(outputs: Any) -> list[Any]:
-    """Rows of token ids of the output of `generate`, of a tensor, of a list of rows, or of a single row."""
+def generated_rows(outputs: Any) -> list[list[int]]:
+    """
+    Rows of token ids of the output of `generate`, of a tensor, of a list of rows, or of a single row. -100, with which
+    a Trainer fills up predictions and labels, is removed.
+    """
     sequences = getattr(outputs, "sequences", outputs)
     sequences = sequences.tolist() if hasattr(sequences, "tolist") else list(sequences)
-    return [sequences] if sequences and isinstance(sequences[0], int) else sequences
+    rows = [sequences] if sequences and isinstance(sequences[0], int) else sequences
+    rows = [row.tolist() if hasattr(row, "tolist") else row for row in rows]
+    return [[token_id for token_id in row if token_id != IGNORE_INDEX] for row in rows]
 
 
 def padded_length(rows: list[list[int]], padding: Any, max_length: int | None, multiple: int | None) -> int:
     """Length to which rows of token ids are padded under transformers' `padding` option; 0 for no padding."""
-    strategy = getattr(padding, "value", padding)
+    strategy = _value_of(padding)
     if strategy in (False, "do_not_pad"):
         return 0
     length = max(map(len, rows))
     if strategy == "max_length" and max_length is not None:
         length = max(length, max_length)
     return -(-length // multiple) * multiple if multiple else length
+
+
+def _value_of(option: Any) -> Any:
+    """The value of an option that may be a member of one of transformers' enumerations."""
+    return getattr(option, "value", option)
 
 
 def pad_rows(rows: list[list[int]], length: int, pad_token_id: int, padding_side: str) -> dict[str, list[list[int]]]:
@@ -350,12 +471,16 @@ def pad_rows(rows: list[list[int]], length: int, pad_token_id: int, padding_side
 def to_batch(data: dict[str, Any], return_tensors: Any) -> BatchFeature:
     """Convert lists to a `BatchFeature`; raises `ValueError` if rows of different lengths cannot become a tensor."""
     try:
-        return BatchFeature(data, tensor_type=return_tensors)
+        batch = BatchFeature(data, tensor_type=return_tensors)
     except ValueError as error:
-        lengths = {name: sorted({len(row) for row in rows}) for name, rows in data.items()}
+        lengths = {name: sorted({len(row) for row in rows}) for name, rows in data.items() if isinstance(rows[0], list)}
         raise ValueError(
             f"The rows have different lengths ({lengths}) and cannot be stacked into a tensor; pass padding=True."
         ) from error
+    for name, value in batch.items():
+        if 0 in getattr(value, "shape", ()):  # rows without a token become floats
+            batch[name] = value.long() if isinstance(value, torch.Tensor) else value.astype("int64")
+    return batch
 
 
 def _check_encodable(text: str) -> None:

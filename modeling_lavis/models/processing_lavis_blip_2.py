@@ -4,9 +4,11 @@
 Models without a language model use BERT's vocabulary and `[DEC]`; their texts have the formats of the other families,
 `[CLS] text [SEP]` or, as a prompt, `[DEC] text`. With a language model, its own tokenizer is used:
 
-* causal: the prompt with the special tokens that the tokenizer prepends, padded on the left; captions and answers end
-  with a newline;
-* sequence-to-sequence: the prompt and its end token, padded on the right.
+* causal: the prompt after the special tokens that the tokenizer prepends, padded on the left. If the tokenizer has a
+  BOS token, but does not prepend it (GPT-2), it is prepended here, because `generate` starts with it where no prompt is
+  given; if it has none (Qwen), text follows the query tokens immediately. Captions and answers end with a newline, or
+  with the EOS token if the tokenizer has no token for a newline;
+* sequence-to-sequence: the prompt with the special tokens of the tokenizer, padded on the right.
 
 The model prepends the query tokens to the prompt. Prompts of repositories in transformers' format contain placeholders
 for them instead, which the processor inserts if `num_query_tokens` is set.
@@ -21,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.image_processing_base import BatchFeature
 
 from .processing_image_text import PromptProcessorMixin, mask_labels
-from .processing_lavis import generated_rows, list_of_texts, pad_rows, padded_length, to_batch
+from .processing_lavis import generated_rows, list_of_texts
 from .tokenization_lavis import add_blip_tokens, bert_tokenizer
 
 QUESTION_TEMPLATE = "Question: {} Short answer:"
@@ -40,7 +42,8 @@ class LavisBlip2Processor(PromptProcessorMixin):
             tokenizer of the language model; without one, a BERT tokenizer, to which `[DEC]` is added in-place.
         language_model (`str`, *optional*): `"causal"`, `"seq2seq"`, or `None` for models without a language model.
         prompt (`str`, *optional*, defaults to `""`):
-            start of every caption, `"a photo of"` for the published captioning models.
+            start of every caption, `"a photo of"` for the published captioning models. Spaces at its end are removed
+            for causal language models, whose tokens contain the space before a word.
         question_template (`str`, *optional*, defaults to `"Question: {} Short answer:"`):
             prompt for questions, with one `"{}"` for the question.
         max_text_length (`int`, *optional*, defaults to 32):
@@ -80,6 +83,8 @@ class LavisBlip2Processor(PromptProcessorMixin):
         self.language_model = language_model
         self.question_template = question_template
         self.num_query_tokens = num_query_tokens
+        if language_model == "causal" and isinstance(prompt, str):
+            prompt = prompt.rstrip()
         self.set_text_options(prompt, max_text_length, max_words, cleaning, text_format)
         if language_model is None:
             add_blip_tokens(self.tokenizer, enc_token=False)
@@ -93,9 +98,17 @@ class LavisBlip2Processor(PromptProcessorMixin):
         return self.tokenizer.bos_token_id
 
     @property
-    def newline_token_id(self) -> int:
-        """Id of the newline, which ends captions and answers of a causal language model."""
-        return self.tokenizer("\n", add_special_tokens=False)["input_ids"][0]
+    def pad_token_id(self) -> int:
+        """Id of the padding token; any, if the tokenizer of a language model has none."""
+        return 0 if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+
+    @property
+    def newline_token_id(self) -> int | None:
+        """
+        Id of the newline, which ends captions and answers of a causal language model; `None` if the tokenizer has no
+        token for it.
+        """
+        return find_newline_token(self.tokenizer)
 
     @property
     def requires_prompt(self) -> bool:
@@ -123,15 +136,14 @@ class LavisBlip2Processor(PromptProcessorMixin):
             final `[SEP]`.
 
         Raises:
-            ValueError: a prompt is not a string.
+            TypeError: an option is unknown. ValueError: a prompt is not a string.
         """
         if self.language_model is None:
             return super().prompt_inputs(prompt, return_tensors, **kwargs)
         prompts = list_of_texts(self.prompt if prompt is None else prompt, "prompt")
-        max_length, truncation = kwargs.pop("max_length", None), kwargs.pop("truncation", True)
-        padding_side = "right" if self.language_model == "seq2seq" else "left"
-        rows = self._tokenize_for_language_model(prompts, max_length if truncation else None, padding_side, kwargs)
-        return to_batch(rows, return_tensors)
+        options = self._text_options(kwargs, False, "right" if self.language_model == "seq2seq" else "left")
+        rows = self._add_placeholders(self._pad(self._tokenize_prompts(prompts, options), options))
+        return self._to_batch(rows, kwargs, return_tensors)
 
     def question_inputs(
         self, questions: str | Sequence[str], template: str | None = None, return_tensors: Any = "pt", **kwargs: Any
@@ -149,7 +161,7 @@ class LavisBlip2Processor(PromptProcessorMixin):
             `BatchFeature` with `input_ids` and `attention_mask` of shape `(B, T)`.
 
         Raises:
-            ValueError: a question is not a string.
+            TypeError: an option is unknown. ValueError: a question is not a string.
         """
         return self.prompt_inputs(self.question_prompts(questions, template), return_tensors, **kwargs)
 
@@ -201,7 +213,8 @@ class LavisBlip2Processor(PromptProcessorMixin):
             `(B, U)`, are the captions, -100 for padding.
 
         Raises:
-            ValueError: the numbers of prompts and captions differ, or a prompt is given without a language model.
+            TypeError: an option is unknown. ValueError: the numbers of prompts and captions differ, a prompt is given
+                without a language model, or the prompts leave no room for captions.
         """
         if self.language_model is None:
             if prompt is not None:
@@ -215,41 +228,101 @@ class LavisBlip2Processor(PromptProcessorMixin):
         prompts = prompts * len(texts) if len(prompts) == 1 else prompts
         if len(prompts) != len(texts):
             raise ValueError(f"{len(prompts)} prompts do not fit {len(texts)} captions; give one, or one per caption.")
-        max_length = kwargs.pop("max_length", self.max_text_length)
+        options = self._text_options(kwargs, truncates=True)
         if self.language_model == "seq2seq":
-            rows = self._tokenize_for_language_model(prompts, max_length, "right", kwargs)
-            targets = self._tokenize_for_language_model(texts, max_length, "right", kwargs)
+            rows = self._add_placeholders(self._pad(self._tokenize_prompts(prompts, options), options))
+            targets = self._pad(self._tokenize_own(texts, options), options)
             rows["labels"] = mask_labels(targets["input_ids"], targets["attention_mask"])
             rows["decoder_attention_mask"] = targets["attention_mask"]
-            return to_batch(rows, return_tensors)
-        prompted = [
-            f"{start.rstrip()} {text}\n" if add_prompt and start else f"{text}\n"
-            for start, text in zip(prompts, texts, strict=True)
-        ]
-        rows = self._tokenize_for_language_model(prompted, max_length, "right", kwargs)
-        # parity: the bos token of the tokenizer counts as part of the prompt, and is not ignored if there is no prompt
-        prompt_lengths = [len(self.tokenizer(start)["input_ids"]) if start else 0 for start in prompts]
-        rows["labels"] = mask_labels(rows["input_ids"], rows["attention_mask"], prompt_lengths)
-        return to_batch(rows, return_tensors)
+            return self._to_batch(rows, kwargs, return_tensors)
+        starts = [start.rstrip() for start in prompts]
+        if add_prompt:
+            texts = [f"{start} {text}" if start else text for start, text in zip(starts, texts, strict=True)]
+        rows = self._add_placeholders(self._pad(self._tokenize_captions(texts, options), options))
+        prompt_ids = self._tokenize_prompts(starts, {"max_length": None})
+        # parity: the special tokens count as part of the prompt, and are not ignored if there is no prompt
+        prompt_lengths = [len(ids) if start else 0 for ids, start in zip(prompt_ids, starts, strict=True)]
+        ignored = [(self.num_query_tokens or 0) + length for length in prompt_lengths]
+        rows["labels"] = mask_labels(rows["input_ids"], rows["attention_mask"], ignored)
+        return self._to_batch(rows, kwargs, return_tensors)
 
-    def _tokenize_for_language_model(
-        self, texts: list[str], max_length: int | None, padding_side: str, text_kwargs: Mapping[str, Any]
-    ) -> dict[str, list[list[int]]]:
-        """Tokenize, truncate to `max_length` unless it is `None`, pad, and insert the placeholders of the queries."""
-        options = dict(text_kwargs)
-        padding, multiple = options.pop("padding", True), options.pop("pad_to_multiple_of", None)
-        options.pop("padding_side", None)
-        options.pop("truncation", None)
-        if max_length is not None:
-            options = {"truncation": True, "max_length": max_length, **options}
-        token_ids = self._tokenize(texts, options)["input_ids"]
-        length = padded_length(token_ids, padding, max_length, multiple)
-        rows = pad_rows(token_ids, length, self.pad_token_id or 0, padding_side)
-        num_placeholders = self.num_query_tokens or 0
-        placeholders = [self.image_token_id or 0] * num_placeholders
-        rows["input_ids"] = [placeholders + row for row in rows["input_ids"]]
-        rows["attention_mask"] = [[1] * num_placeholders + row for row in rows["attention_mask"]]
-        return rows
+    def answer_candidates(self, answers: Sequence[str], return_tensors: Any = "pt", **kwargs: Any) -> BatchFeature:
+        """Only without a language model, see [`LavisBlipProcessor`]; `ValueError` with one, which ranks no answers."""
+        if self.language_model is None:
+            return super().answer_candidates(answers, return_tensors, **kwargs)
+        raise ValueError(
+            "A language model does not rank answers. Generate them from question_inputs(questions), or rank them with a"
+            " question answering model of ALBEF or BLIP."
+        )
+
+    def answer_labels(
+        self,
+        answers: Sequence[Sequence[str] | str],
+        weights: Sequence[Sequence[float]] | None = None,
+        return_tensors: Any = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Only without a language model, see [`LavisBlipProcessor`]; `ValueError` with one."""
+        if self.language_model is None:
+            return super().answer_labels(answers, weights, return_tensors, **kwargs)
+        raise ValueError(
+            "A language model is trained on one answer per question, which follows the question. Use"
+            " caption_labels(answers, prompt=question_prompts(questions), cleaning=None)."
+        )
+
+    # ---- texts of a language model ----
+
+    def _special_ids(self) -> tuple[list[int], list[int]]:
+        """Ids of the special tokens before and after each text of a causal language model."""
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        first, last = list(self.tokenizer("")["input_ids"]), []
+        # a single token that is both BOS and EOS (OPT) stands before the text
+        if first and first[-1] == eos and (len(first) > 1 or eos != bos):
+            first, last = first[:-1], [eos]
+        if not first and bos is not None:
+            first = [bos]
+        return first, last
+
+    def _tokenize_own(self, texts: list[str], options: Mapping[str, Any]) -> list[list[int]]:
+        """Token ids of texts with the special tokens that the tokenizer adds."""
+        truncation = options["max_length"] is not None and options["truncation"]
+        limit = {"truncation": truncation, "max_length": options["max_length"]}
+        return self._tokenize(texts, {"padding": False, "verbose": False, **limit})["input_ids"]
+
+    def _tokenize_prompts(self, prompts: list[str], options: Mapping[str, Any]) -> list[list[int]]:
+        """Token ids of prompts: for a causal language model without the special tokens that end a text."""
+        if self.language_model == "seq2seq":
+            return self._tokenize_own(prompts, options)
+        first, _ = self._special_ids()
+        return [[*first, *row] for row in self._truncate(self._tokenize_bare(prompts), options, len(first))]
+
+    def _tokenize_captions(self, texts: list[str], options: Mapping[str, Any]) -> list[list[int]]:
+        """Token ids of prompts with captions, for a causal language model, and the newline that ends them."""
+        first, last = self._special_ids()
+        end = self.newline_token_id
+        if end is None:
+            rows, last = self._tokenize_bare(texts), [self.tokenizer.eos_token_id]
+        else:
+            rows = self._tokenize_bare([f"{text}\n" for text in texts])
+            # some tokenizers have tokens for a punctuation mark and a newline, after which no caption would end
+            for index, row in enumerate(rows):
+                if row[-1] != end:
+                    rows[index] = [*self._tokenize_bare(texts[index : index + 1])[0], end]
+        last = [token_id for token_id in last if token_id is not None]
+        rows = self._truncate(rows, options, len(first) + len(last))
+        return [[*first, *row, *last] for row in rows]
+
+    def _add_placeholders(self, rows: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
+        """Insert the placeholders of the query tokens before padded texts, if the processor has them."""
+        if not self.num_query_tokens:
+            return rows
+        if self.image_token_id is None:
+            raise ValueError(
+                f"num_query_tokens is {self.num_query_tokens}, but the tokenizer has no token {_IMAGE_TOKEN!r}. Add it"
+                " with tokenizer.add_tokens, or set num_query_tokens=None for models that prepend the query tokens."
+            )
+        fills = {"input_ids": self.image_token_id, "attention_mask": 1}
+        return {name: [[fill] * self.num_query_tokens + row for row in rows[name]] for name, fill in fills.items()}
 
     @property
     def image_token_id(self) -> int | None:
@@ -288,9 +361,10 @@ class LavisBlip2Processor(PromptProcessorMixin):
         if len(rows) % len(prompts):
             raise ValueError(f"{len(prompts)} prompts do not fit {len(rows)} texts; give one, or one per input.")
         num_per_prompt = len(rows) // len(prompts)
-        prompt_ids = [self.tokenizer(text)["input_ids"] for text in prompts]
+        prompt_ids = self._tokenize_prompts(prompts, {"max_length": None})
         rows = [self._remove_prompt(row, prompt_ids[index // num_per_prompt]) for index, row in enumerate(rows)]
-        return [text.strip() for text in self._decode(rows)]
+        # A newline ends a caption, where `generate` did not stop at it, too.
+        return [text.strip().partition("\n")[0].rstrip() for text in self._decode(rows)]
 
     def _remove_prompt(self, row: list[int], prompt_ids: list[int]) -> list[int]:
         """Remove the padding, the placeholders and the prompt at the start of a row of token ids."""
@@ -315,6 +389,20 @@ class LavisBlip2Processor(PromptProcessorMixin):
         return {"language_model": "seq2seq" if model_type in _SEQ2SEQ_MODEL_TYPES else "causal"}
 
 
+def find_newline_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """
+    Find the token of a newline.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): tokenizer of a language model.
+
+    Returns:
+        `int`, *optional*: its id; `None` for tokenizers that drop newlines or replace them by spaces.
+    """
+    ids = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    return ids[-1] if ids and "\n" in tokenizer.decode(ids[-1:]) else None
+
+
 def qformer_tokenizer(source: Any, **kwargs: Any) -> PreTrainedTokenizerBase:
     """
     Create the Q-Former's tokenizer: an uncased BERT tokenizer with `[DEC]` as bos token.
@@ -329,4 +417,4 @@ def qformer_tokenizer(source: Any, **kwargs: Any) -> PreTrainedTokenizerBase:
     return add_blip_tokens(bert_tokenizer(source, **kwargs), enc_token=False)
 
 
-__all__ = ["LavisBlip2Processor", "qformer_tokenizer"]
+__all__ = ["LavisBlip2Processor", "find_newline_token", "qformer_tokenizer"]

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.utils.generic import is_flash_attention_requested, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import RowGroups, group_rows
+from .attention import RowCopies, RowGroups, group_rows
 from .checkpoint_formats import QFORMER_KEYS, register_keys
 from .configuration_text import LavisQFormerConfig
 from .modeling_base import check_input_ids
@@ -72,10 +72,10 @@ class QFormerLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
         num_query_tokens: int = 0,
         attention_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_index: RowGroups | None = None,
+        encoder_index: RowGroups | RowCopies | None = None,
         past_key_values: Cache | None = None,
         is_causal: bool = False,
         num_queries: int | None = None,
@@ -232,11 +232,12 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
         layers = self.encoder.layer
         for index, layer in enumerate(layers):
             shared = text_index if index == 0 else None
+            # Reentrant activation checkpointing passes gradient through positional arguments only.
             hidden_states = layer(
                 hidden_states,
+                encoder_hidden_states,
                 num_query_tokens=num_query_tokens,
                 attention_mask=mask,
-                encoder_hidden_states=encoder_hidden_states,
                 encoder_index=groups,
                 past_key_values=cache_of_layer(layer, past_key_values),
                 is_causal=causal and text_length > 0,

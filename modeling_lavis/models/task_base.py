@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.utils import can_return_tuple
 
 from .docstrings import add_shared_arguments
-from .modeling_base import LavisPreTrainedModel, project_features, set_first_token
+from .modeling_base import LavisPreTrainedModel, project_features, set_first_token, temperature_parameter
 from .outputs import LavisFeaturesOutput
 from .text_bert import BertLMPredictionHead, LavisBertModel
 from .vision_vit import LavisViTModel
@@ -71,7 +71,7 @@ class ImageTextPreTrainedModel(LavisPreTrainedModel):
     input_modalities: tuple[str, ...] = ("image", "text")
     _no_split_modules = ["ViTBlock", "BertLayer", "BertEmbeddings"]
     # The temperature divides cosine similarities and the queues hold past features: both stay exact in half precision.
-    _keep_in_fp32_modules_strict = ["temp", "image_queue", "text_queue"]
+    _keep_in_fp32_modules_strict = ["^temp$", "^image_queue$", "^text_queue$"]
     _keys_to_ignore_on_load_unexpected = [r"position_ids"]
     #: class of the vision encoder
     vision_model_class: type[LavisPreTrainedModel] = LavisViTModel
@@ -234,7 +234,7 @@ class FeatureExtractionMixin(ImageTextPreTrainedModel):
         """Create encoders, projections and temperature."""
         self.build_encoders(config, momentum=False)
         self.build_projections(config, momentum=False)
-        self.temp = nn.Parameter(torch.tensor(config.logit_temperature))
+        self.temp = temperature_parameter(config.logit_temperature)
 
     @can_return_tuple
     @add_shared_arguments

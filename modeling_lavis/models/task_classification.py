@@ -4,6 +4,7 @@
 Shapes: B batch size, N image tokens, T text tokens, D hidden size.
 """
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -21,6 +22,7 @@ from .modeling_base import (
     require_image_and_text,
     set_first_token,
 )
+from .momentum import schedule_update
 from .outputs import LavisClassificationOutput
 from .task_base import ImageTextModel
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
         text_encoder: nn.Module
         cls_head: nn.Module
 
-        def update_momentum(self) -> None: ...
+        def momentum_autocast(self) -> AbstractContextManager[Any]: ...
         def soft_target_weight(self, alpha: float | None) -> float: ...
 else:
     _ClassificationModel = object
@@ -154,9 +156,8 @@ class ClassificationMixin(_ClassificationModel):
         if labels is not None:
             loss = F.cross_entropy(logits.float(), labels)
             if hasattr(self, "vision_model_m"):
-                if self.training if update_state is None else update_state:
-                    self.update_momentum()
-                with torch.no_grad():
+                schedule_update(self, update_state)
+                with torch.no_grad(), self.momentum_autocast():
                     image_m, output_m, logits_m = self._classify(True, *inputs)
                 weight = self.soft_target_weight(alpha)
                 soft = soft_cross_entropy(logits.float(), logits_m.float().softmax(dim=-1))

@@ -5,6 +5,7 @@ Shapes: B questions, N image tokens, T question tokens, A answers, L answer toke
 candidates per question, g of them that run together.
 """
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -19,7 +20,7 @@ from .docstrings import add_shared_arguments
 from .generation import GroundedGenerationMixin, SharedCrossAttentionCache, shared_cross_attention_cache
 from .losses import next_token_loss, soft_next_token_loss, token_loss
 from .modeling_base import check_labels, set_first_token
-from .momentum import ModulePairs, resize_momentum_modules
+from .momentum import ModulePairs, resize_momentum_modules, schedule_update
 from .outputs import IGNORE_INDEX, LavisGenerationOutput, RankedAnswers
 from .text_bert import LavisBertLMHeadModel
 from .transformers_compat import accepts_cache, cache_output
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
         text_encoder_m: nn.Module
         text_decoder_m: nn.Module
 
-        def update_momentum(self) -> None: ...
+        def momentum_autocast(self) -> AbstractContextManager[Any]: ...
         def soft_target_weight(self, alpha: float | None) -> float: ...
         def get_input_embeddings(self) -> nn.Embedding: ...
         def tie_weights(self, *args: Any, **kwargs: Any) -> None: ...
@@ -255,9 +256,8 @@ class QuestionAnsweringMixin(GroundedGenerationMixin, _AnsweringModel):
             answer_losses = next_token_loss(logits, labels, self.config.label_smoothing).sum(dim=1)
             momentum: dict[str, Any] = {}
             if hasattr(self, "vision_model_m") and pixel_values is not None and input_ids is not None:
-                if self.training if update_state is None else update_state:
-                    self.update_momentum()
-                with torch.no_grad():
+                schedule_update(self, update_state)
+                with torch.no_grad(), self.momentum_autocast():
                     image_m = self.vision_model_m(
                         pixel_values, interpolate_pos_encoding=interpolate_pos_encoding
                     ).last_hidden_state

@@ -9,6 +9,7 @@ dimension, K pairs to score, M extra text rows of the matching pass.
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers.utils import can_return_tuple
 
-from .distributed import gather, gather_ragged, gather_with_grad, rank
+from .distributed import count_rows, first_row, gather, gather_ragged, gather_with_grad
 from .docstrings import add_shared_arguments
 from .itm_batching import check_pairs, cross_attention_cache, iter_image_chunks, itm_rows
 from .losses import (
@@ -28,10 +29,17 @@ from .losses import (
     match_ids,
     negative_weights,
     queue_contrastive_loss,
+    require_negatives,
 )
 from .memory import fused_loss_backward
-from .modeling_base import check_input_ids, project_features, require_image_and_text, set_first_token
-from .momentum import enqueue, init_feature_queue, register_feature_queue
+from .modeling_base import (
+    check_input_ids,
+    project_features,
+    require_image_and_text,
+    set_first_token,
+    temperature_parameter,
+)
+from .momentum import enqueue, init_feature_queue, register_feature_queue, schedule_update
 from .outputs import IGNORE_INDEX, LavisImageTextRetrievalOutput, PairScores
 from .task_base import ImageTextModel, get_image_features, get_text_features
 
@@ -55,6 +63,7 @@ class RetrievalOptions:
         negatives_from_all_processes (`bool`): whether hard negatives come from the batches of all processes.
         negative_floor (`float`): added to the probability of every hard negative.
         matches_single_pair (`bool`): whether a single pair, which has no negative, trains the matching head.
+        uses_image_ids (`bool`): whether rows with equal image ids count as matches.
         num_itm_tokens (`int`): multimodal tokens that the matching head is applied to; its logits are averaged.
         pooled_only_argument (`str`): argument of `fuse` that skips what the matching head does not use.
         returns_pooled_only (`bool`): whether `multimodal_embeds` has only the tokens that the matching head uses.
@@ -71,6 +80,7 @@ class RetrievalOptions:
     negatives_from_all_processes: bool = False
     negative_floor: float = 0.0
     matches_single_pair: bool = False
+    uses_image_ids: bool = True
     num_itm_tokens: int = 1
     pooled_only_argument: str = "first_token_only"
     returns_pooled_only: bool = False
@@ -92,6 +102,8 @@ class EncodedPairs:
         image_ids (`Tensor` of shape `(B,)`, *optional*): rows with equal ids belong to the same image.
         momentum (`dict`): hidden states of the momentum encoders, `image_embeds_m` and `text_embeds_m`.
         momentum_features (pair of `Tensor`s of shape `(B, P)`, *optional*): features of the momentum encoders.
+        counts (`tuple[int, ...]`): number of pairs of each process.
+        excluded (`Tensor` of shape `(B, B)` or `(B, W)`): boolean, candidates for hard negatives that are matches.
     """
 
     input_ids: Tensor
@@ -103,6 +115,8 @@ class EncodedPairs:
     image_ids: Tensor | None
     momentum: dict[str, Tensor]
     momentum_features: tuple[Tensor, Tensor] | None
+    counts: tuple[int, ...]
+    excluded: Tensor
 
 
 class PairLoss(NamedTuple):
@@ -116,14 +130,6 @@ class PairLoss(NamedTuple):
 
     fields: dict[str, Any]
     extra_hidden_states: Any
-
-
-class _Negatives(NamedTuple):
-    """Similarities `(B, B)` or `(B, W)` that hard negatives are drawn by, and the candidates that are matches."""
-
-    sim_i2t: Tensor
-    sim_t2i: Tensor
-    excluded: Tensor
 
 
 if TYPE_CHECKING:
@@ -145,7 +151,7 @@ if TYPE_CHECKING:
         def encode_for_itc(
             self, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor | None, **kwargs: Any
         ) -> tuple[Tensor, Tensor, Any]: ...
-        def update_momentum(self) -> None: ...
+        def momentum_autocast(self) -> AbstractContextManager[Any]: ...
         def soft_target_weight(self, alpha: float | None) -> float: ...
 else:
     _RetrievalModel = object
@@ -168,7 +174,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         self.build_encoders(config, momentum)
         self.build_projections(config, momentum)
         self.itm_head = nn.Linear(config.text_config.hidden_size, 2)
-        self.temp = nn.Parameter(torch.tensor(config.logit_temperature))
+        self.temp = temperature_parameter(config.logit_temperature)
         if momentum:
             register_feature_queue(self, config.queue_size, config.projection_dim, queue_with_ids)
 
@@ -183,6 +189,17 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         head: Any = self
         if module is head and hasattr(head, "queue_ptr"):
             init_feature_queue(head)
+
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        """Keep the temperature between 0.001 and 0.5, in families that do (ALBEF, section 3.2)."""
+        if self.retrieval_options.clamps_temperature:
+            self.temp.clamp_(0.001, 0.5)
+
+    def finish_step(self) -> None:
+        """Update what follows the weights after a step of the optimizer."""
+        self.clamp_temperature()
+        super().finish_step()  # type: ignore[misc]
 
     def draw_negatives(self, weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw a hard negative per row of weights `(B, K)`: int64 `(B,)`."""
@@ -294,8 +311,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         """Similarities of all images with all texts, as fields of the output."""
         text_embeds, image_features, recorded = self.encode_for_itc(image_embeds, input_ids, attention_mask, **kwargs)
         text_features = self.project_texts(text_embeds)
-        temperature = self.temp.to(image_features.dtype)
-        logits_per_image = self.compare_features(image_features, text_features) / temperature
+        logits_per_image = self.compare_features(image_features, text_features) / self.temp
         return {
             "hidden_states": recorded.hidden_states,
             "attentions": recorded.attentions,
@@ -366,8 +382,8 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         **projection_kwargs: Any,
     ) -> EncodedPairs:
         """
-        Check and encode a training batch; with `update_state` the temperature is clamped and the momentum encoders are
-        updated first, as in the original.
+        Check and encode a training batch. Nothing is updated for a batch that is refused; with `update_state` the
+        temperature is clamped and the momentum encoders are updated first, as in the original.
 
         Args:
             pixel_values, input_ids, attention_mask, image_ids, update_state, interpolate_pos_encoding: see `forward`.
@@ -383,12 +399,16 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         if image_ids is not None and image_ids.numel() != input_ids.shape[0]:
             raise ValueError(f"Got {image_ids.numel()} image_ids for {input_ids.shape[0]} pairs; pass one per pair.")
         has_momentum = hasattr(self, "vision_model_m")
+        options = self.retrieval_options
+        image_ids = None if image_ids is None or not options.uses_image_ids else image_ids.reshape(-1)
+        counts = count_rows(input_ids)
+        excluded = _same_image(image_ids, counts, input_ids, options.negatives_from_all_processes)
+        if self.training and not (options.matches_single_pair and excluded.numel() == 1):
+            if not torch.compiler.is_compiling():
+                require_negatives(~excluded.all(dim=1))
+        schedule_update(self, update_state)
         if self.training if update_state is None else update_state:
-            if self.retrieval_options.clamps_temperature:
-                with torch.no_grad():
-                    self.temp.clamp_(0.001, 0.5)
-            if has_momentum:
-                self.update_momentum()
+            self.clamp_temperature()
         input_ids = set_first_token(input_ids, self.config.cls_token_id)
         if attention_mask is None:
             attention_mask = (input_ids != self.config.pad_token_id).long()
@@ -398,7 +418,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         momentum: dict[str, Tensor] = {}
         momentum_features = None
         if has_momentum:
-            with torch.no_grad():
+            with torch.no_grad(), self.momentum_autocast():
                 image_m = self.vision_model_m(pixel_values, interpolate_pos_encoding=True).last_hidden_state
                 text_m = self.text_encoder_m(input_ids, attention_mask, mode="text").last_hidden_state
                 momentum = {"image_embeds_m": image_m, "text_embeds_m": text_m}
@@ -406,11 +426,11 @@ class ImageTextRetrievalMixin(_RetrievalModel):
                     project_features(image_m[:, 0], self.vision_proj_m),
                     project_features(text_m[:, 0], self.text_proj_m),
                 )
-        if not self.retrieval_options.encodes_images_first:
+        if not options.encodes_images_first:
             text_embeds = self.encode_texts(input_ids, attention_mask)
         image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
         image_features = self.project_images(image_embeds, **projection_kwargs)
-        if self.retrieval_options.encodes_images_first:
+        if options.encodes_images_first:
             text_embeds = self.encode_texts(input_ids, attention_mask)
         return EncodedPairs(
             input_ids=input_ids,
@@ -419,9 +439,11 @@ class ImageTextRetrievalMixin(_RetrievalModel):
             text_embeds=text_embeds,
             image_features=image_features,
             text_features=self.project_texts(text_embeds),
-            image_ids=None if image_ids is None else image_ids.reshape(-1),
+            image_ids=image_ids,
             momentum=momentum,
             momentum_features=momentum_features,
+            counts=counts,
+            excluded=excluded,
         )
 
     def itc_itm_loss(
@@ -442,17 +464,19 @@ class ImageTextRetrievalMixin(_RetrievalModel):
                 such as its masked text, to be fused with the image in the matching pass.
         """
         itc = self._itc_loss(pairs, alpha)
-        negatives = self._hard_negatives(pairs, itc)
-        loss_itm, logits, itm_inputs, extra = self._itm_loss(pairs, negatives, output_intermediates, extra_text_embeds)
+        similarities = self._hard_negatives(pairs, itc)
+        loss_itm, logits, itm_inputs, extra = self._itm_loss(
+            pairs, similarities, output_intermediates, extra_text_embeds
+        )
         update_state = self.training if update_state is None else update_state
         if update_state and pairs.momentum_features is not None:
-            self._update_queue(pairs.momentum_features, pairs.image_ids)
+            self._update_queue(pairs.momentum_features, pairs)
         intermediates = None
         if output_intermediates:
             intermediates = {**vars(itc), **pairs.momentum, **itm_inputs}
             if self.retrieval_options.negatives_from_online_features:
                 # parity: the original reports these similarities, not those with the queue
-                intermediates.update(sim_i2t=negatives.sim_i2t, sim_t2i=negatives.sim_t2i)
+                intermediates.update(sim_i2t=similarities[0], sim_t2i=similarities[1])
         fields = {
             "loss": itc.loss + loss_itm,
             "loss_itc": itc.loss,
@@ -472,9 +496,11 @@ class ImageTextRetrievalMixin(_RetrievalModel):
             return self._in_batch_itc_loss(pairs)
         image_m, text_m = pairs.momentum_features
         batch, ids = image_m.shape[0], pairs.image_ids
+        image_queue, text_queue = self.image_queue.to(image_m.dtype), self.text_queue.to(text_m.dtype)
+        if torch.compiler.is_compiling():  # the graph's backward pass runs after the queue was overwritten
+            image_queue, text_queue = image_queue.clone(), text_queue.clone()
         # parity: the momentum features of the batch come before the queue
-        image_candidates = (image_m.T, self.image_queue.to(image_m.dtype))
-        text_candidates = (text_m.T, self.text_queue.to(text_m.dtype))
+        image_candidates, text_candidates = (image_m.T, image_queue), (text_m.T, text_queue)
         if ids is None or not hasattr(self, "idx_queue"):
             total = batch + self.image_queue.shape[1]
             positives = torch.eye(batch, total, dtype=torch.bool, device=image_m.device)
@@ -492,24 +518,28 @@ class ImageTextRetrievalMixin(_RetrievalModel):
     def _in_batch_itc_loss(self, pairs: EncodedPairs) -> ContrastiveOutput:
         options = self.retrieval_options
         gather_candidates = gather_with_grad if options.candidates_receive_gradient else gather
-        images, texts = gather_candidates(pairs.image_features), gather_candidates(pairs.text_features)
+        images = gather_candidates(pairs.image_features, pairs.counts)
+        texts = gather_candidates(pairs.text_features, pairs.counts)
         if not options.candidates_receive_gradient:
             images, texts = images.detach(), texts.detach()
         sim_i2t = self.compare_features(pairs.image_features, texts) / self.temp
         sim_t2i = self.compare_features(images, pairs.text_features).T / self.temp
-        positives = _same_image(pairs.image_ids, sim_i2t.shape, all_processes=True, device=sim_i2t.device)
+        positives = _same_image(pairs.image_ids, pairs.counts, pairs.input_ids, all_processes=True)
         return in_batch_contrastive_loss(sim_i2t, sim_t2i, positives, options.label_smoothing)
 
     @torch.no_grad()
-    def _hard_negatives(self, pairs: EncodedPairs, itc: ContrastiveOutput) -> _Negatives:
-        """Similarities to the candidates for hard negatives, of this process or of all."""
+    def _hard_negatives(self, pairs: EncodedPairs, itc: ContrastiveOutput) -> tuple[Tensor, Tensor]:
+        """
+        Similarities of images to texts and of texts to images that hard negatives are drawn by, `(B, B)` or, with those
+        of all processes, `(B, W)`.
+        """
         options = self.retrieval_options
         batch, everywhere = pairs.text_features.shape[0], options.negatives_from_all_processes
         if options.negatives_from_online_features:
             # parity: by the online features, not by those of the momentum encoders
             images, texts = pairs.image_features, pairs.text_features
             if everywhere:
-                images, texts = gather(images), gather(texts)
+                images, texts = gather(images, pairs.counts), gather(texts, pairs.counts)
             sim_i2t = pairs.image_features @ texts.T / self.temp
             sim_t2i = pairs.text_features @ images.T / self.temp
         else:
@@ -517,43 +547,51 @@ class ImageTextRetrievalMixin(_RetrievalModel):
             # first
             sim_i2t, sim_t2i = itc.sim_i2t.detach(), itc.sim_t2i.detach()
             if not everywhere:
-                start = 0 if pairs.momentum_features is not None else rank() * batch
+                start = 0 if pairs.momentum_features is not None else first_row(pairs.counts)
                 sim_i2t, sim_t2i = sim_i2t[:, start : start + batch], sim_t2i[:, start : start + batch]
-        excluded = _same_image(pairs.image_ids, sim_i2t.shape, everywhere, sim_i2t.device)
-        return _Negatives(sim_i2t, sim_t2i, excluded)
+        return sim_i2t, sim_t2i
 
     def _itm_loss(
-        self, pairs: EncodedPairs, negatives: _Negatives, keep: bool, extra_text_embeds: Tensor | None
+        self, pairs: EncodedPairs, similarities: tuple[Tensor, Tensor], keep: bool, extra_text_embeds: Tensor | None
     ) -> tuple[Tensor, Tensor, dict[str, Any], Tensor | None]:
         """
         Loss of telling pairs from hard negatives, logits of the pairs `(B, 2)`, the inputs of the loss, and the hidden
         states `(B, T, D)` of the extra texts.
 
-        3B pairs and the extra texts are fused in one pass; keys and values are computed once per image.
+        3B pairs and the extra texts are fused in one pass; keys and values are computed once per image. In evaluation a
+        pair without a negative does not enter the loss.
         """
         options = self.retrieval_options
-        batch, total = negatives.sim_i2t.shape
+        sim_i2t, sim_t2i = similarities
+        excluded, batch = pairs.excluded, pairs.excluded.shape[0]
         image_embeds, input_ids, attention_mask = pairs.image_embeds, pairs.input_ids, pairs.attention_mask
         text_embeds = pairs.text_embeds if self.fuses_text_states else None
-        if total == 1 and options.matches_single_pair:
-            images = texts = torch.zeros(1, dtype=torch.long, device=negatives.excluded.device)
+        count, counted = batch, None
+        if excluded.numel() == 1 and options.matches_single_pair:
+            count, images, texts = 0, *torch.zeros(2, 1, dtype=torch.long, device=excluded.device)
             labels = torch.ones_like(images)
         else:
+            weights_t2i = negative_weights(sim_t2i, excluded, options.negative_floor)
+            weights_i2t = negative_weights(sim_i2t, excluded, options.negative_floor)
+            selected = None
+            if not self.training and not torch.compiler.is_compiling() and bool(excluded.all(dim=1).any()):
+                selected = (~excluded.all(dim=1)).nonzero()[:, 0]
+                weights_t2i, weights_i2t, count = weights_t2i[selected], weights_i2t[selected], len(selected)
+                counted = torch.cat([selected, torch.arange(batch, batch + 2 * count, device=selected.device)])
             # parity: images are drawn before texts
             images, texts, labels = itm_rows(
-                self.draw_negatives(negative_weights(negatives.sim_t2i, negatives.excluded, options.negative_floor)),
-                self.draw_negatives(negative_weights(negatives.sim_i2t, negatives.excluded, options.negative_floor)),
+                self.draw_negatives(weights_t2i), self.draw_negatives(weights_i2t), selected, batch
             )
         if options.negatives_from_all_processes:
             if text_embeds is not None:
                 raise ValueError("Negatives of other processes need texts as ids, but this model fuses hidden states.")
-            image_embeds = gather_with_grad(image_embeds)
-            input_ids = gather_ragged(input_ids, self.config.pad_token_id)
-            attention_mask = gather_ragged(attention_mask)
+            input_ids = gather_ragged(input_ids, pairs.counts, self.config.pad_token_id)
+            attention_mask = gather_ragged(attention_mask, pairs.counts)
             # negatives are numbered over all processes, the rows of this one only within it
-            offset = rank() * batch
-            images = torch.cat([images[:batch] + offset, images[batch : 2 * batch], images[2 * batch :] + offset])
-            texts = torch.cat([texts[: 2 * batch] + offset, texts[2 * batch :]])
+            offset, end = first_row(pairs.counts), batch + count
+            images = torch.cat([images[:batch] + offset, images[batch:end], images[end:] + offset])
+            texts = torch.cat([texts[:end] + offset, texts[end:]])
+            image_embeds, images = self._images_of_all_processes(image_embeds, images, pairs.counts)
         mask = attention_mask[texts]
         rows = None if text_embeds is None else text_embeds[texts]
         if rows is not None and extra_text_embeds is not None:
@@ -569,7 +607,10 @@ class ImageTextRetrievalMixin(_RetrievalModel):
             **{options.pooled_only_argument: not keep and extra_text_embeds is None},
         ).last_hidden_state
         logits = self.itm_logits(hidden_states[: labels.shape[0]])
-        loss = F.cross_entropy(logits.float(), labels)
+        if counted is None:
+            loss = F.cross_entropy(logits.float(), labels)
+        else:
+            loss = F.cross_entropy(logits[counted].float(), labels[counted], reduction="sum") / max(len(counted), 1)
         inputs: dict[str, Any] = {}
         if keep:
             inputs = {
@@ -580,13 +621,27 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         extra = hidden_states[labels.shape[0] :] if extra_text_embeds is not None else None
         return loss, logits[:batch], inputs, extra
 
-    def _update_queue(self, momentum_features: tuple[Tensor, Tensor], image_ids: Tensor | None) -> None:
+    @staticmethod
+    def _images_of_all_processes(
+        image_embeds: Tensor, images: Tensor, counts: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states of the images that the rows `images` of all processes name, each once, and its new number."""
+        gathered = gather_with_grad(image_embeds, counts)
+        if len(counts) == 1 or torch.compiler.is_compiling():
+            return gathered, images
+        # Keys and values are computed for every image that is passed on, so only those that are used are.
+        used, images = images.unique(return_inverse=True)
+        return gathered[used], images
+
+    def _update_queue(self, momentum_features: tuple[Tensor, Tensor], pairs: EncodedPairs) -> None:
         """Add the momentum features of all processes to the queue."""
-        queues = [(queue, gather(new).T) for queue, new in zip((self.image_queue, self.text_queue), momentum_features)]
+        own_queues = zip((self.image_queue, self.text_queue), momentum_features, strict=True)
+        queues = [(queue, gather(new, pairs.counts).T) for queue, new in own_queues]
         if hasattr(self, "idx_queue"):
-            batch = momentum_features[0].shape[0]
-            no_ids = torch.full((batch,), IGNORE_INDEX, device=self.idx_queue.device)
-            queues.append((self.idx_queue, gather(no_ids if image_ids is None else image_ids)[None]))
+            ids = pairs.image_ids
+            if ids is None:
+                ids = torch.full((momentum_features[0].shape[0],), IGNORE_INDEX, device=self.idx_queue.device)
+            queues.append((self.idx_queue, gather(ids, pairs.counts)[None]))
         enqueue(queues, self.queue_ptr)
 
     # ---- forward of retrieval heads ----
@@ -634,13 +689,14 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         )
 
 
-def _same_image(ids: Tensor | None, shape: torch.Size, all_processes: bool, device: torch.device) -> Tensor:
+def _same_image(image_ids: Tensor | None, counts: tuple[int, ...], input_ids: Tensor, all_processes: bool) -> Tensor:
     """Boolean `(B, W)`, or `(B, B)` within this process: candidates that belong to the image of a row."""
-    batch, total = shape
-    if ids is not None:
-        return match_ids(ids, gather(ids) if all_processes else ids)
-    own = torch.arange(batch, device=device) + (rank() * batch if all_processes else 0)
-    return match_ids(own, torch.arange(total, device=device))
+    if image_ids is not None:
+        return match_ids(image_ids, gather(image_ids, counts) if all_processes else image_ids)
+    own = torch.arange(input_ids.shape[0], device=input_ids.device)
+    if not all_processes:
+        return match_ids(own, own)
+    return match_ids(own + first_row(counts), torch.arange(sum(counts), device=own.device))
 
 
 def trim_common_padding(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import RowGroups, attend, group_rows, split_heads
+from .attention import RowCopies, RowGroups, attend, group_rows, split_heads
 from .configuration_text import LavisBertConfig
 from .memory import SkinnyLinear
 from .modeling_base import LavisPreTrainedModel, check_input_ids
@@ -148,7 +148,7 @@ class BertCrossAttention(nn.Module):
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None = None,
-        encoder_index: Tensor | RowGroups | None = None,
+        encoder_index: Tensor | RowGroups | RowCopies | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
@@ -157,7 +157,7 @@ class BertCrossAttention(nn.Module):
         # There are few query tokens and many image tokens, so queries are scattered to the keys, not keys repeated.
         groups = group_rows(encoder_index, key.shape[0]) if isinstance(encoder_index, Tensor) else encoder_index
         if groups is not None:
-            query = groups.scatter(query)
+            query, key, value = groups.scatter(query), groups.select(key), groups.select(value)
         context, weights = attend(
             self,
             query,
@@ -263,9 +263,11 @@ class ImagePairCrossAttentionBlock(nn.Module):
         self.self1 = BertCrossAttention(config, layer_idx)
         self.output = ImagePairCrossOutput(config, merge=layer_idx >= config.merge_from_layer)
 
-    def forward(self, hidden_states: Tensor, encoder_hidden_states: tuple[Tensor, Tensor], **kwargs: Any) -> Tensor:
-        first, _ = self.self0(hidden_states, encoder_hidden_states[0], **kwargs)
-        second, _ = self.self1(hidden_states, encoder_hidden_states[1], **kwargs)
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, second_encoder_hidden_states: Tensor, **kwargs: Any
+    ) -> Tensor:
+        first, _ = self.self0(hidden_states, encoder_hidden_states, **kwargs)
+        second, _ = self.self1(hidden_states, second_encoder_hidden_states, **kwargs)
         return self.output((first, second), hidden_states)
 
 
@@ -286,9 +288,10 @@ class BertLayer(GradientCheckpointingLayer):
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | tuple[Tensor, Tensor] | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        second_encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
-        encoder_index: RowGroups | None = None,
+        encoder_index: RowGroups | RowCopies | None = None,
         past_key_values: Cache | None = None,
         is_causal: bool = False,
         num_queries: int | None = None,
@@ -303,9 +306,11 @@ class BertLayer(GradientCheckpointingLayer):
             **kwargs,
         )
         if encoder_hidden_states is not None and hasattr(self, "crossattention"):
+            second = () if second_encoder_hidden_states is None else (second_encoder_hidden_states,)
             hidden_states = self.crossattention(
                 hidden_states,
                 encoder_hidden_states,
+                *second,
                 encoder_attention_mask=encoder_attention_mask,
                 encoder_index=encoder_index,
                 past_key_values=past_key_values,
@@ -488,10 +493,11 @@ class LavisBertModel(LavisBertPreTrainedModel):
         skip_rest = first_token_only and (mask is None or torch.is_tensor(mask)) and first < last
         for index in range(first, last):
             layer = self.encoder.layer[index]
+            # Reentrant activation checkpointing passes gradient through positional arguments only.
             hidden_states = layer(
                 hidden_states,
-                attention_mask=mask,
-                encoder_hidden_states=self._encoder_states_of_layer(encoder_hidden_states, index),
+                mask,
+                *self._encoder_states_of_layer(encoder_hidden_states, index),
                 encoder_attention_mask=cross_mask,
                 encoder_index=groups,
                 past_key_values=cache_of_layer(layer, past_key_values),
@@ -507,25 +513,29 @@ class LavisBertModel(LavisBertPreTrainedModel):
 
     def _encoder_states_of_layer(
         self, encoder_hidden_states: Tensor | tuple[Tensor, Tensor] | None, layer: int
-    ) -> Tensor | tuple[Tensor, Tensor] | None:
-        """With a pair of images and one image stream, fusion layers attend to the images in turn (ALBEF on NLVR2)."""
-        if isinstance(encoder_hidden_states, (tuple, list)) and self.config.num_image_streams == 1:
-            return encoder_hidden_states[(layer - (self.config.fusion_layer or 0)) % len(encoder_hidden_states)]
-        return encoder_hidden_states
+    ) -> tuple[Tensor | None, ...]:
+        """One or two encoder hidden states that a layer attends to. With a pair of images and one image stream, fusion
+        layers attend to the images in turn (ALBEF on NLVR2)."""
+        if not isinstance(encoder_hidden_states, (tuple, list)):
+            return (encoder_hidden_states,)
+        if self.config.num_image_streams == 1:
+            return (encoder_hidden_states[(layer - (self.config.fusion_layer or 0)) % len(encoder_hidden_states)],)
+        return tuple(encoder_hidden_states)
 
     def _cross_mask(
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | tuple[Tensor, Tensor] | None,
         encoder_attention_mask: Tensor | None,
-        groups: RowGroups | None,
+        groups: RowGroups | RowCopies | None,
     ) -> Tensor | None:
         """Mask of the encoder tokens for the grouped queries of each encoder row; `None` without padding."""
         if encoder_attention_mask is None or encoder_hidden_states is None:
             return None
-        rows, batch = hidden_states.shape[0], encoder_attention_mask.shape[0]
+        rows = hidden_states.shape[0]
         if groups is not None:
-            rows = batch * groups.size
+            rows, encoder_attention_mask = groups.num_rows, groups.select(encoder_attention_mask)
+        batch = encoder_attention_mask.shape[0]
         if rows % batch:
             raise ValueError(
                 f"{rows} texts cannot share {batch} rows of encoder hidden states evenly; give the same number of "

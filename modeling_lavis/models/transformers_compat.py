@@ -103,11 +103,6 @@ PRIVATE_API: tuple[PrivateName, ...] = (
         "the original's stopping rule looks at all candidates of a step",
     ),
     PrivateName(
-        "transformers.modeling_utils.PreTrainedModel._initialize_weights",
-        ("module", "is_custom_code"),
-        "momentum encoders are initialized from the online encoders by the head, which transformers would skip",
-    ),
-    PrivateName(
         "transformers.modeling_utils.PreTrainedModel._can_set_attn_implementation",
         (),
         "transformers searches the model's source file for the attention interface, which is in a shared file here",
@@ -200,8 +195,8 @@ def cache_output(cache: Cache | None) -> dict[str, Cache | None]:
 
 
 def cache_of_layer(layer: nn.Module, cache: Cache | None) -> Cache | None:
-    """`cache`, or `None` for a layer under activation checkpointing, whose second run would fill it twice."""
-    recomputed = layer.training and getattr(layer, "gradient_checkpointing", False)
+    """`cache`, or `None` for a layer that the backward pass runs again, which would fill it twice."""
+    recomputed = layer.training and torch.is_grad_enabled() and getattr(layer, "gradient_checkpointing", False)
     return None if recomputed else cache
 
 

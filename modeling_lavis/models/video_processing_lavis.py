@@ -17,7 +17,8 @@ import numpy as np
 import PIL.Image
 import torch
 from transformers.image_processing_base import BatchFeature
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ChannelDimension, PILImageResampling
+from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from .image_conversion import (
@@ -42,7 +43,24 @@ _WARNED: WeakSet[Any] = WeakSet()
 SAMPLINGS = ("uniform", "headtail", "random")
 
 _ARRAY_TYPES = (np.ndarray, torch.Tensor)
-_CALL_OPTIONS = ("start", "end", "rng", "on_error", "return_tensors")
+_CALL_OPTIONS = ("start", "end", "rng", "on_error", "input_data_format", "return_tensors")
+# Options of transformers' video processors that have one value here, with what to do for another one.
+_FIXED_OPTIONS: dict[str, tuple[Any, str]] = {
+    "do_convert_rgb": (True, "Frames are always converted to RGB."),
+    "default_to_square": (True, "An integer `size` is height and width; pass a dict for another shape."),
+    "resample": (
+        PILImageResampling.BICUBIC,
+        "Frames are resized with the bicubic filter. To use another one, resize them first and pass do_resize=False.",
+    ),
+    "do_center_crop": (False, "Crop the frames before they are passed."),
+    "crop_size": (None, "Crop the frames before they are passed."),
+    "do_pad": (False, "Pad the frames before they are passed."),
+    "data_format": (ChannelDimension.FIRST, "The channels come first; permute the result."),
+    "device": ("cpu", "Frames are processed on the CPU; move the result with `.to(device)`."),
+    "fps": (None, "Pass num_frames, and start and end for a part of a file."),
+    "video_metadata": (None, "Frames are sampled by their number; the timestamps of files are read from them."),
+    "return_metadata": (False, "Metadata is not returned."),
+}
 
 
 # ---- frame sampling ----
@@ -119,6 +137,24 @@ def sample_frame_indices(
 # ---- processor ----
 
 
+class LavisVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
+    """
+    Options of the video processor, in addition to those of transformers:
+
+    sampling (`str`, *optional*, defaults to `"uniform"`): how frames are sampled, see [`sample_frame_indices`].
+    start (`float` or `list[float]`, *optional*): time in seconds from which frames are sampled.
+    end (`float` or `list[float]`, *optional*): time in seconds before which frames are sampled.
+    rng (`random.Random`, *optional*): source of randomness.
+    on_error (`str`, *optional*, defaults to `"raise"`): `"raise"` or `"skip"`.
+    """
+
+    sampling: str | None
+    start: Any
+    end: Any
+    rng: Any
+    on_error: str | None
+
+
 class LavisVideoProcessor(VideoProcessorMixin):
     """
     Samples frames of videos, resizes them to (S, S), and normalizes them.
@@ -141,42 +177,78 @@ class LavisVideoProcessor(VideoProcessorMixin):
         sampling (`str`, *optional*, defaults to `"uniform"`):
             `"uniform"` (evenly spaced frames), `"headtail"` (random frames of both halves) or `"random"`; see
             [`sample_frame_indices`].
-        image_mean (`Sequence[float]`, *optional*, defaults to CLIP's): mean of each channel.
-        image_std (`Sequence[float]`, *optional*, defaults to CLIP's): standard deviation of each channel.
+        image_mean (`float` or `Sequence[float]`, *optional*, defaults to CLIP's): mean of each channel.
+        image_std (`float` or `Sequence[float]`, *optional*, defaults to CLIP's): standard deviation of each channel.
         do_normalize (`bool`, *optional*, defaults to `True`): whether to normalize by mean and standard deviation.
+        do_sample_frames (`bool`, *optional*, defaults to `True`):
+            whether to sample `num_frames` frames; `False` keeps all frames.
+        do_resize (`bool`, *optional*, defaults to `True`): whether to resize.
+        do_rescale (`bool`, *optional*, defaults to `True`): whether to multiply by `rescale_factor`.
+        rescale_factor (`float`, *optional*, defaults to `1 / 255`): factor, by default from 0..255 to 0..1.
+        kwargs:
+            other options of transformers' video processors, which have a single value here, for example
+            `do_convert_rgb=True`.
 
     Raises:
         TypeError: an option is unknown.
-        ValueError: `size` or `sampling` has an unsupported value.
+        ValueError: an option has an unsupported value; the message says what to do instead.
     """
 
     model_input_names = ["pixel_values_videos"]
+    valid_kwargs = LavisVideoProcessorKwargs
+    do_convert_rgb = True
+    # transformers saves `None` only where the class has another default
+    do_normalize: bool | None = True
+    do_sample_frames: bool | None = True
+    do_resize: bool | None = True
+    do_rescale: bool | None = True
 
     # Options that are saved, each of which a call can override.
-    options: Collection[str] = ("size", "num_frames", "sampling", "image_mean", "image_std", "do_normalize")
+    options: Collection[str] = (
+        "size",
+        "num_frames",
+        "sampling",
+        "image_mean",
+        "image_std",
+        "do_normalize",
+        "do_sample_frames",
+        "do_resize",
+        "do_rescale",
+        "rescale_factor",
+    )
+    # All options of a call.
+    call_options: Collection[str] = (*options, *_FIXED_OPTIONS, *_CALL_OPTIONS)
 
     def __init__(
         self,
         size: Any = 224,
         num_frames: int = 8,
         sampling: str = "uniform",
-        image_mean: Sequence[float] = OPENAI_CLIP_MEAN,
-        image_std: Sequence[float] = OPENAI_CLIP_STD,
-        do_normalize: bool = True,
+        image_mean: float | Sequence[float] = OPENAI_CLIP_MEAN,
+        image_std: float | Sequence[float] = OPENAI_CLIP_STD,
+        do_normalize: bool | None = True,
+        do_sample_frames: bool | None = True,
+        do_resize: bool | None = True,
+        do_rescale: bool | None = True,
+        rescale_factor: float = 1 / 255,
         **kwargs: Any,
     ) -> None:
         metadata = {name: kwargs.pop(name) for name in list(kwargs) if name in ("processor_class", "auto_map")}
         kwargs.pop("video_processor_type", None)
-        reject_unknown(type(self).__name__, kwargs, self.options)
+        reject_unknown(type(self).__name__, kwargs, (*self.options, *_FIXED_OPTIONS))
+        _check_fixed_options(kwargs)
         super().__init__(**metadata)
         self.size = _height_and_width(size)
         self.num_frames = num_frames
         self.sampling = sampling
-        self.image_mean = list(image_mean)
-        self.image_std = list(image_std)
+        self.image_mean = _of_channels(image_mean, "image_mean")
+        self.image_std = _of_channels(image_std, "image_std")
         self.do_normalize = do_normalize
-        if sampling not in SAMPLINGS:
-            raise ValueError(f"sampling is {sampling!r}; expected one of {', '.join(SAMPLINGS)}.")
+        self.do_sample_frames = do_sample_frames
+        self.do_resize = do_resize
+        self.do_rescale = do_rescale
+        self.rescale_factor = rescale_factor
+        _check_sampling(num_frames, sampling)
 
     def __call__(self, videos: Any, **kwargs: Any) -> BatchFeature:
         """
@@ -191,6 +263,8 @@ class LavisVideoProcessor(VideoProcessorMixin):
             rng (`random.Random`, *optional*):
                 source of randomness of `"headtail"` and `"random"`; defaults to the global one of `random`.
             on_error (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves out videos that cannot be read.
+            input_data_format (`str`, *optional*):
+                `"channels_first"` or `"channels_last"`, for arrays; inferred from the shape by default.
             return_tensors (`str`, *optional*): `"pt"`, `"np"`, or `None` for a NumPy array.
             kwargs: options of the class, for this call only.
 
@@ -204,14 +278,18 @@ class LavisVideoProcessor(VideoProcessorMixin):
             ValueError: a video has no frames between `start` and `end`, an option has an unsupported value, or no video
                 is left.
         """
-        reject_unknown(type(self).__name__, kwargs, (*self.options, *_CALL_OPTIONS))
+        reject_unknown(type(self).__name__, kwargs, self.call_options)
+        _check_fixed_options({name: kwargs.pop(name) for name in list(kwargs) if name in _FIXED_OPTIONS})
         entries = list_of_videos(videos)
-        on_error = kwargs.pop("on_error", "raise")
+        input_data_format = kwargs.pop("input_data_format", None)
+        entries = [_channels_first(video, input_data_format) for video in entries]
+        on_error = kwargs.pop("on_error", None) or "raise"
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'.")
         return_tensors, rng = kwargs.pop("return_tensors", None), kwargs.pop("rng", None) or random
         starts, ends = (_one_per_video(kwargs.pop(name, None), len(entries), name) for name in ("start", "end"))
-        options = {name: kwargs.get(name, getattr(self, name)) for name in self.options}
+        options = {name: getattr(self, name) if kwargs.get(name) is None else kwargs[name] for name in self.options}
+        _check_sampling(options["num_frames"], options["sampling"])
         clips, skipped = [], []
         for index, (video, start, end) in enumerate(zip(entries, starts, ends, strict=True)):
             try:
@@ -223,6 +301,12 @@ class LavisVideoProcessor(VideoProcessorMixin):
         if not clips:
             messages = "".join(f"\n{message}" for _, message in skipped[:5])
             raise ValueError(f"None of {len(entries)} videos can be read.{messages}")
+        shapes = {clip.shape for clip in clips}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"The videos have the shapes {sorted(shapes)} (frames, channels, height, width) and cannot be stacked."
+                " Pass them one at a time, or with do_sample_frames=True and do_resize=True."
+            )
         batch = BatchFeature({"pixel_values_videos": np.stack(clips)}, tensor_type=return_tensors)
         if on_error == "skip":
             batch.skipped = skipped
@@ -241,22 +325,34 @@ class LavisVideoProcessor(VideoProcessorMixin):
         size: Any,
         num_frames: int,
         sampling: str,
-        image_mean: Sequence[float],
-        image_std: Sequence[float],
-        do_normalize: bool,
+        image_mean: float | Sequence[float],
+        image_std: float | Sequence[float],
+        do_normalize: bool | None,
+        do_sample_frames: bool | None,
+        do_resize: bool | None,
+        do_rescale: bool | None,
+        rescale_factor: float,
     ) -> np.ndarray:
         """A video as an array of shape (F, C, S, S)."""
-        size = _height_and_width(size)
+        size = _height_and_width(size) if do_resize else {"height": 0, "width": 0}
+        if not _is_number(rescale_factor):
+            raise ValueError(f"rescale_factor is {rescale_factor!r}; expected a number.")
 
         def sample(length: int, first: int, last: int | None) -> list[int]:
+            if not do_sample_frames:
+                return list(range(first, length if last is None else min(last, length)))
             return sample_frame_indices(length, num_frames, sampling, rng, first, last)
 
         clip = load_video_frames(
             video, sample, size["height"], size["width"], start, end, on_drop=self._warn_of_transparency
         )
-        values = clip.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+        values = clip.transpose(0, 3, 1, 2).astype(np.float32)
+        if do_rescale:
+            # the original divides, which rounds differently
+            values = values / np.float32(255) if rescale_factor == 1 / 255 else values * np.float32(rescale_factor)
         if do_normalize:
-            mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in (image_mean, image_std))
+            numbers = _of_channels(image_mean, "image_mean"), _of_channels(image_std, "image_std")
+            mean, std = (np.array(given, np.float32)[..., None, None] for given in numbers)
             values = (values - mean) / std
         return values
 
@@ -422,19 +518,69 @@ def _to_frame(frame: Any, whites: Mapping[np.dtype, int], on_drop: Callable[[], 
 
 
 def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize an 8-bit RGB frame of shape (H, W, 3) to (height, width, 3), bicubic."""
-    if frame.shape[:2] == (height, width):
+    """Resize an 8-bit RGB frame of shape (H, W, 3) to (height, width, 3), bicubic; size 0 keeps its own."""
+    if frame.shape[:2] == (height, width) or (height, width) == (0, 0):
         return frame
     return np.asarray(PIL.Image.fromarray(frame).resize((width, height), PIL.Image.Resampling.BICUBIC))
 
 
 def _height_and_width(size: Any) -> dict[str, int]:
-    if isinstance(size, int):
-        return {"height": size, "width": size}
     try:
-        return {"height": int(size["height"]), "width": int(size["width"])}
-    except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"size is {size!r}; expected an int, or a dict with 'height' and 'width'.") from error
+        sides = [size, size] if isinstance(size, int) else [size["height"], size["width"]]
+    except (TypeError, KeyError, IndexError):
+        sides = []
+    if not sides or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
+        raise ValueError(f"size is {size!r}; expected a positive int, or a dict of them with 'height' and 'width'.")
+    return {"height": sides[0], "width": sides[1]}
+
+
+def _check_fixed_options(given: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for values other than those of `_FIXED_OPTIONS`; `None` is always accepted."""
+    for name, value in given.items():
+        fixed, advice = _FIXED_OPTIONS[name]
+        value = str(value) if name == "device" and value is not None else value
+        if value is not None and value != fixed:
+            raise ValueError(f"LavisVideoProcessor does not support {name}={value!r}. {advice}")
+
+
+def _check_sampling(num_frames: Any, sampling: Any) -> None:
+    if isinstance(num_frames, bool) or not isinstance(num_frames, int) or num_frames < 1:
+        raise ValueError(f"num_frames is {num_frames!r}; expected at least one, as an int.")
+    if sampling not in SAMPLINGS:
+        raise ValueError(f"sampling is {sampling!r}; expected one of {', '.join(SAMPLINGS)}.")
+
+
+def _of_channels(value: Any, name: str) -> float | list[float]:
+    """A mean or a standard deviation: one number, or a list of three."""
+    if _is_number(value):
+        return value
+    numbers = list(value) if isinstance(value, (list, tuple, np.ndarray)) else []
+    if len(numbers) != 3 or not all(map(_is_number, numbers)):
+        raise ValueError(f"{name} is {value!r}; expected a number, or one for each of the 3 channels.")
+    return [float(number) for number in numbers]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.floating)) and not isinstance(value, bool)
+
+
+def _channels_first(video: Any, input_data_format: Any) -> Any:
+    """Arrays of a video with the channels before height and width, where their order is given."""
+    if input_data_format is None:
+        return video
+    try:
+        last = ChannelDimension(input_data_format) == ChannelDimension.LAST
+    except ValueError as error:
+        raise ValueError(
+            f"input_data_format is {input_data_format!r}; expected 'channels_first' or 'channels_last'."
+        ) from error
+    if not last:
+        return video
+    if isinstance(video, (list, tuple)):
+        return [_channels_first(frame, input_data_format) for frame in video]
+    if isinstance(video, _ARRAY_TYPES) and video.ndim in (3, 4):
+        return np.moveaxis(video, -1, -3) if isinstance(video, np.ndarray) else video.movedim(-1, -3)
+    return video
 
 
 def _one_per_video(value: Any, count: int, name: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks` on tiny models. LAVIS is not installed here, so its runner is exercised by a fake peer."""
+"""`python -m benchmarks` with tiny models. LAVIS is not installed, so only its failure is tested."""
 
 import json
 import statistics
@@ -24,8 +24,8 @@ QUICK = ["--size", "tiny", "--threads", "1", "--repeats", "2", "--warmups", "0"]
 NATIVE_BFLOAT16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def test_caption_beside_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both run in processes of their own, find the same captions, and everything measured is in the file."""
+def test_caption_with_transformers_as_peer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both generate the same captions, and all measurements are in the file."""
     file = tmp_path / "caption.json"
     assert main(["caption", "--peer", "transformers", *QUICK, "--json", str(file)]) == 0
     table = capsys.readouterr().out
@@ -44,7 +44,7 @@ def test_caption_beside_transformers(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert sorted(path.name for path in tmp_path.iterdir()) == ["caption.json"]
 
 
-def test_a_language_model_beside_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_blip2_generate_with_transformers_as_peer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "blip2.json"
     assert main(["blip2_generate", "--peer", "transformers", *QUICK, "--json", str(file)]) == 0
     table = capsys.readouterr().out
@@ -56,7 +56,7 @@ def test_a_language_model_beside_transformers(tmp_path: Path, capsys: pytest.Cap
         assert "tokens/s" in row["notes"] and "of reading the weights" in row["notes"]
 
 
-def test_notes_of_a_language_model() -> None:
+def test_notes_of_blip2_generate() -> None:
     workload = WORKLOADS["blip2_generate"]
     size = workload.sizes["batch8"]
     rate = size.text_parameters * 2 / 0.01  # bytes per second: a step cannot take less than 10 ms
@@ -66,7 +66,7 @@ def test_notes_of_a_language_model() -> None:
 
 @pytest.mark.skipif(not NATIVE_BFLOAT16, reason="without bfloat16 instructions its matrix products take minutes")
 @pytest.mark.slow
-def test_bfloat16_brings_our_own_float32_as_a_peer(tmp_path: Path) -> None:
+def test_bfloat16_adds_float32_as_peer(tmp_path: Path) -> None:
     file = tmp_path / "rank.json"
     assert main(["vqa_rank", "--dtype", "bfloat16", *QUICK, "--json", str(file)]) == 0
     rows = json.loads(file.read_text())["peers"]
@@ -74,8 +74,8 @@ def test_bfloat16_brings_our_own_float32_as_a_peer(tmp_path: Path) -> None:
     assert rows[1]["time_ratio"] > 0
 
 
-def test_a_failing_peer_is_reported_and_the_rest_still_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    """This Python has no LAVIS; a Python that does not exist fails as well."""
+def test_failing_peers_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    """LAVIS is not installed, and the other Python does not exist."""
     status = main(["vqa_rank", "--peer", "lavis", "--peer", "lavis=/no/such/python", *QUICK])
     printed = capsys.readouterr()
     assert status == 1
@@ -85,7 +85,7 @@ def test_a_failing_peer_is_reported_and_the_rest_still_runs(capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(("workload", "expected"), [("train_retrieval", True), ("caption", False)])
-def test_peers_of_a_training_step_give_large_blocks_back(
+def test_training_workloads_set_glibc_tunables(
     workload: str, expected: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     environments: list[dict[str, str]] = []
@@ -106,7 +106,7 @@ def test_peers_of_a_training_step_give_large_blocks_back(
         (["vqa_rank", "--peer", "transformers"], "can be compared with lavis"),
         (["caption", "--size", "huge"], "has the sizes full, tiny"),
         (["caption", "--repeats", "0"], "not a positive number"),
-        (["caption", "--device", "cuda"], "on devices there is blip2_generate"),
+        (["caption", "--device", "cuda"], "workloads for other devices: blip2_generate"),
         (["unknown"], "invalid choice"),
     ],
 )
@@ -117,8 +117,8 @@ def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.Capt
     assert message in capsys.readouterr().err
 
 
-def test_workload_files_need_no_peer_to_be_imported() -> None:
-    """The runner is imported in the Python of every peer, where this project's packages are not installed."""
+def test_workloads_import_no_peer() -> None:
+    """The Python of each peer imports the runner, without the packages of this project."""
     import subprocess
 
     root = Path(__file__).resolve().parent.parent.parent
@@ -131,21 +131,21 @@ def test_workload_files_need_no_peer_to_be_imported() -> None:
 
 
 @pytest.mark.parametrize("workload", WORKLOADS.values(), ids=WORKLOADS)
-def test_every_workload_can_be_run(workload) -> None:
+def test_workloads_are_complete(workload) -> None:
     assert {"full", "tiny"} <= set(workload.sizes)
     assert OURS in workload.builders
     assert workload.count_flops(workload.sizes["full"]) > 1000 * workload.count_flops(workload.sizes["tiny"])
 
 
-def test_caption_floor_is_mostly_the_towers() -> None:
+def test_caption_flops_are_mostly_those_of_the_image_encoder() -> None:
     size = CAPTION.sizes["full"]
-    towers = size.images * flops.vit(size.image_size, size.width, size.layers)
-    # ViT-B at 384 px: 55.5 billion multiply-adds an image, the published figure
-    assert towers / size.images / 2 == pytest.approx(55.5e9, rel=0.02)
-    assert 0.7 < towers / CAPTION.count_flops(size) < 0.95
+    encoder_flops = size.images * flops.vit(size.image_size, size.hidden_size, size.layers)
+    # published: 55.5 billion multiply-adds per image for ViT-B at 384 px
+    assert encoder_flops / size.images / 2 == pytest.approx(55.5e9, rel=0.02)
+    assert 0.7 < encoder_flops / CAPTION.count_flops(size) < 0.95
 
 
-def test_rank_floor_grows_with_the_candidates() -> None:
+def test_rank_flops_are_linear_in_the_candidates() -> None:
     few = RANK.count_flops(Size(candidates=10))
     many = RANK.count_flops(Size(candidates=20))
     more = RANK.count_flops(Size(candidates=30))
@@ -153,7 +153,7 @@ def test_rank_floor_grows_with_the_candidates() -> None:
     assert more - many == pytest.approx(many - few)
 
 
-def test_questions_and_answers_are_fixed_and_well_formed() -> None:
+def test_questions_and_answers_are_deterministic_and_valid() -> None:
     size = Size(questions=2, answers=50)
     assert make_answers(size) == make_answers(size)
     assert len({tuple(answer) for answer in make_answers(size)}) == 50
@@ -165,17 +165,17 @@ def test_questions_and_answers_are_fixed_and_well_formed() -> None:
 
 
 class TestWeights:
-    def test_depend_on_the_name_alone(self) -> None:
+    def test_weights_depend_on_the_name_only(self) -> None:
         first, second = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4)), nn.Sequential(nn.Linear(3, 4))
         weights.fill(first)
         weights.fill(second)
         assert torch.equal(first[0].weight, second[0].weight)
         assert not torch.equal(first[0].weight, first[1].weight[:, :3])
 
-    def test_other_seed(self) -> None:
+    def test_weights_depend_on_the_seed(self) -> None:
         assert not torch.equal(weights.draw("a", (3,)), weights.draw("a", (3,), seed=1))
 
-    def test_norms_start_at_one(self) -> None:
+    def test_norm_weights_are_one(self) -> None:
         assert torch.equal(weights.draw("visual_encoder.blocks.0.norm1.weight", (3,)), torch.ones(3))
         assert torch.equal(weights.draw("bert.embeddings.LayerNorm.weight", (3,)), torch.ones(3))
         assert weights.draw("visual_encoder.blocks.0.norm1.bias", (3,)).abs().max() < 1
@@ -191,7 +191,7 @@ class TestWeights:
             ("text_decoder.cls.predictions.decoder.bias", "text_decoder.cls.predictions.bias"),
         ],
     )
-    def test_names_of_transformers(self, theirs: str, lavis: str) -> None:
+    def test_keys_of_transformers(self, theirs: str, lavis: str) -> None:
         assert weights.FROM_TRANSFORMERS_BLIP(theirs) == lavis
 
 
@@ -215,7 +215,7 @@ class TestReport:
             self.result(OURS, [2.0, 9.0, 1.0], [1, 2], 0.5),
             self.result("transformers", [4.0, 5.0, 6.0], [1, 3], 0.25),
         ]
-        summary = report.summarise(CAPTION, "tiny", 1, results)
+        summary = report.summarize(CAPTION, "tiny", 1, results)
         ours, theirs = summary["peers"]
         assert summary["floor_seconds"] == pytest.approx(1.0)
         assert (ours["median_seconds"], ours["times_floor"]) == (2.0, pytest.approx(2.0))
@@ -225,12 +225,12 @@ class TestReport:
         assert theirs["agreement"] == {"ids": "1 of 2 equal", "scores": 0.25}
         json.dumps(summary)
 
-    def test_outputs_of_other_shapes(self) -> None:
+    def test_outputs_of_different_shapes(self) -> None:
         found = report.compare({"ids": torch.zeros(2)}, {"ids": torch.zeros(3)}, frozenset({"ids"}))
         assert found == {"ids": "shapes (2,) and (3,)"}
 
-    def test_table_without_a_floor(self) -> None:
-        summary = report.summarise(CAPTION, "full", 2, [self.result(OURS, [1.5], [1], 0.0)])
+    def test_table_without_floor(self) -> None:
+        summary = report.summarize(CAPTION, "full", 2, [self.result(OURS, [1.5], [1], 0.0)])
         table = report.as_table(summary)
         assert "Floor" not in table
         assert "| modeling_lavis | float32 | 1.500 | 3.000 | 1500 |" in table
@@ -242,7 +242,7 @@ class TestMeasure:
         timing = measure.timed(lambda: calls.append(1) or len(calls), repeats=3, warmups=2)
         assert (len(timing.seconds), len(timing.processor_seconds), timing.result) == (3, 3, 5)
 
-    def test_peak_counts_what_was_freed_again(self) -> None:
+    def test_peak_includes_freed_memory(self) -> None:
         measure.reset_peak()
         before = measure.peak_bytes()
         block = torch.ones(30_000_000)
@@ -264,7 +264,7 @@ def test_prepared_tokenizer() -> None:
         tokenizer("unknown")
 
 
-def test_runner_writes_what_the_report_reads(tmp_path: Path) -> None:
+def test_report_reads_the_result_of_the_runner(tmp_path: Path) -> None:
     settings = {"peer": OURS, "workload": "vqa_rank", "size": "tiny", "dtype": "float32"}
     settings |= {"device": "cpu", "threads": 1}
     threads = torch.get_num_threads()

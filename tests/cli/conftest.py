@@ -1,4 +1,4 @@
-"""Models, and the command run in this process."""
+"""Fixtures of the command line tests: tiny models, and a function that runs a command in this process."""
 
 import json
 from collections.abc import Callable
@@ -11,36 +11,36 @@ from modeling_lavis.cli.main import main
 from tests.pipelines.tiny_models import save_model
 
 
-class Ran(NamedTuple):
+class Result(NamedTuple):
     status: int
     out: str
     err: str
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """Stdout, every line of which must be JSON."""
+        """The lines of stdout, parsed as JSON."""
         return [json.loads(line) for line in self.out.splitlines()]
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> dict[str, str]:
-    """Folders of tiny models, by the verb that they are for."""
+    """Folders of tiny models by command."""
     heads = {"caption": "ForPreTraining", "answer": "ForQuestionAnswering"}
     folders = {
-        verb: str(save_model(tmp_path_factory.mktemp(verb), head, goldens / "tokenizer"))
-        for verb, head in heads.items()
+        command: str(save_model(tmp_path_factory.mktemp(command), head, goldens / "tokenizer"))
+        for command, head in heads.items()
     }
     return {**folders, "match": folders["caption"], "embed": folders["caption"], "demo": folders["caption"]}
 
 
 @pytest.fixture
-def run(models: dict[str, str], capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Run a verb on its tiny model; `model=None` leaves `--model` out."""
+def run(models: dict[str, str], capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run a command with its tiny model; `model=None` leaves out `--model`."""
 
-    def call(verb: str, *arguments: object, model: str | None = "") -> Ran:
-        given = [] if model is None else ["--model", model or models[verb], "--device", "cpu"]
-        # texts take all that follows them, so options go in front
-        status = main([verb, *given, *map(str, arguments)])
-        return Ran(status, *capfd.readouterr())
+    def run_command(command: str, *arguments: object, model: str | None = "") -> Result:
+        model_options = [] if model is None else ["--model", model or models[command], "--device", "cpu"]
+        # options come first, because --text takes all arguments that follow
+        status = main([command, *model_options, *map(str, arguments)])
+        return Result(status, *capfd.readouterr())
 
-    return call
+    return run_command

@@ -1,4 +1,4 @@
-"""The verbs on ALPRO: convert a checkpoint of each kind, load the repository, then answer, match and embed a clip."""
+"""Commands with converted ALPRO models: answer, match and embed a video."""
 
 import json
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from transformers import AutoModel, AutoProcessor
 
 from modeling_lavis import AlproProcessor
 from modeling_lavis.cli.main import main
-from tests.cli.conftest import Ran
+from tests.cli.conftest import Result
 from tests.models.video_clips import write_clip
 
-Run = Callable[..., Ran]
+Run = Callable[..., Result]
 ANSWERS = ["run", "jump", "sleep", "eat", "sing"]
 KINDS = {
     "qa": ("alpro_qa", "alpro_qa/checkpoint.pth", "AlproForVideoQuestionAnswering"),
@@ -58,12 +58,12 @@ def test_repositories_are_complete(repositories: dict[str, Path], kind: str, cli
 @pytest.mark.parametrize("kind", ["qa", "qa_from_pretraining"])
 def test_answer(run: Run, repositories: dict[str, Path], kind: str, clip: str) -> None:
     folder, question = repositories[kind], "What is it doing?"
-    ran = run("answer", "--json", "--question", question, "--top-k", 5, clip, model=str(folder))
-    assert ran.status == 0
+    result = run("answer", "--json", "--question", question, "--top-k", 5, clip, model=str(folder))
+    assert result.status == 0
     model, processor = AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
     with torch.no_grad():
         scores = model(**processor(videos=clip, text=question, return_tensors="pt")).logits.softmax(-1)[0]
-    answers = ran.records[0]["answers"]
+    answers = result.records[0]["answers"]
     assert [row["answer"] for row in answers] == [ANSWERS[number] for number in scores.argsort(descending=True)]
     assert [row["score"] for row in answers] == pytest.approx(scores.sort(descending=True).values.tolist(), abs=1e-5)
 
@@ -71,20 +71,20 @@ def test_answer(run: Run, repositories: dict[str, Path], kind: str, clip: str) -
 @pytest.mark.parametrize("kind", ["retrieval", "retrieval_from_pretraining"])
 def test_match(run: Run, repositories: dict[str, Path], kind: str, clip: str) -> None:
     folder, texts = repositories[kind], ["a dog", "the man"]
-    ran = run("match", "--json", clip, "--text", *texts, model=str(folder))
-    assert ran.status == 0
+    result = run("match", "--json", clip, "--text", *texts, model=str(folder))
+    assert result.status == 0
     model, processor = AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
     inputs = processor(videos=[clip, clip], text=texts, return_tensors="pt")
     with torch.no_grad():
         expected = model(**inputs, match_head="vtm").logits.softmax(-1)[:, 1]
-    assert [row["score"] for row in ran.records[0]["matches"]] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert [row["score"] for row in result.records[0]["matches"]] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["retrieval", "retrieval_from_pretraining"])
 def test_embed(run: Run, repositories: dict[str, Path], kind: str, clip: str) -> None:
     folder = repositories[kind]
-    ran = run("embed", "--json", clip, "--text", "a dog", model=str(folder))
-    video, text = ran.records
+    result = run("embed", "--json", clip, "--text", "a dog", model=str(folder))
+    video, text = result.records
     model, processor = AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
     inputs = processor(videos=clip, text="a dog", return_tensors="pt")
     np.testing.assert_allclose(
@@ -94,9 +94,7 @@ def test_embed(run: Run, repositories: dict[str, Path], kind: str, clip: str) ->
     np.testing.assert_allclose(text["text_features"], expected, atol=1e-5)
 
 
-def test_answers_of_another_number_are_refused(
-    goldens: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_number_of_labels_is_an_error(goldens: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "settings.json").write_text(
         json.dumps({"vision": {"num_heads": 4}, "text": {"num_attention_heads": 4}, "labels": ANSWERS[:4]})
     )

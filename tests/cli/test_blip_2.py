@@ -1,4 +1,4 @@
-"""The verbs on BLIP-2: converted by the command, then used by it on real photos."""
+"""Commands with converted BLIP-2 models on photos."""
 
 import json
 from pathlib import Path
@@ -13,12 +13,12 @@ NAMES = ("blip2", "blip2_feature_extractor", "blip2_image_text_matching", "blip2
 
 @pytest.fixture(scope="module")
 def converted(goldens: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Repositories of all architectures, by the name of the architecture."""
+    """Folders of converted models by architecture."""
     folders = {}
     for name in NAMES:
         source, folder = goldens / name, tmp_path_factory.mktemp(name) / "model"
         options = ["--config", source / "config.json", "--tokenizer", goldens / "tokenizer"]
-        if name != "blip2_image_text_matching":  # whose tower was trained and is in the checkpoint
+        if name != "blip2_image_text_matching":  # its checkpoint contains the image encoder
             options += ["--vision-checkpoint", source / "vision.pth"]
         if (source / "llm").is_dir():
             options += ["--language-model", source / "llm"]
@@ -28,7 +28,7 @@ def converted(goldens: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 @pytest.mark.parametrize(
-    ("verb", "architecture", "options", "field"),
+    ("command", "architecture", "options", "field"),
     [
         ("caption", "blip2", ["--max-new-tokens", "4"], "captions"),
         ("caption", "blip2_opt", ["--max-new-tokens", "4"], "captions"),
@@ -40,32 +40,34 @@ def converted(goldens: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         ("embed", "blip2_feature_extractor", [], None),
     ],
 )
-def test_verbs(
+def test_commands(
     converted: dict[str, str],
     photos: dict[str, Path],
     capfd: pytest.CaptureFixture[str],
-    verb: str,
+    command: str,
     architecture: str,
     options: list[str],
     field: str | None,
 ) -> None:
-    pictures = [str(photos["coffee"]), str(photos["rocket"])]
-    where = ["--model", converted[architecture], "--device", "cpu", "--json"]
-    assert main([verb, *where, *pictures, *options]) == 0
+    files = [str(photos["coffee"]), str(photos["rocket"])]
+    model_options = ["--model", converted[architecture], "--device", "cpu", "--json"]
+    assert main([command, *model_options, *files, *options]) == 0
     printed, errors = capfd.readouterr()
     records: list[dict[str, Any]] = [json.loads(line) for line in printed.splitlines()]
-    assert [record["file"] for record in records] == pictures and "Traceback" not in errors
+    assert [record["file"] for record in records] == files and "Traceback" not in errors
     for record in records:
         assert "error" not in record
         if field is not None:
             texts = [entry["answer"] if field == "answers" else entry for entry in record[field]]
             assert texts and all(isinstance(text, str) for text in texts)
-    if verb == "match":
+    if command == "match":
         assert all(0 <= entry["score"] <= 1 for record in records for entry in record["matches"])
-        assert str(records[0]["matches"]) != str(records[1]["matches"]), "the pictures count"
+        assert str(records[0]["matches"]) != str(records[1]["matches"]), "the scores do not depend on the image"
 
 
-def test_a_language_model_is_asked_for(converted: dict[str, str], goldens: Path, tmp_path: Path, capfd: Any) -> None:
+def test_missing_language_model_is_an_error(
+    converted: dict[str, str], goldens: Path, tmp_path: Path, capfd: Any
+) -> None:
     source = goldens / "blip2_opt"
     options = ["--config", str(source / "config.json"), "--vision-checkpoint", str(source / "vision.pth")]
     assert main(["convert", "blip2_opt", str(source / "checkpoint.pth"), str(tmp_path / "out"), *options]) == 1

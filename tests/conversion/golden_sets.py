@@ -1,4 +1,4 @@
-"""The recordings of the original as inputs of a conversion."""
+"""Recordings of the original (golden sets) as inputs of a conversion."""
 
 import json
 import os
@@ -23,7 +23,7 @@ BLIP = (
 
 
 def checkpoint(architecture: str) -> Path:
-    """The file of a golden set."""
+    """The checkpoint of a golden set."""
     return GOLDENS / architecture / "checkpoint.pth"
 
 
@@ -33,12 +33,12 @@ def settings(architecture: str) -> dict[str, Any]:
 
 
 def weights(architecture: str) -> dict[str, Tensor]:
-    """The weights of a golden set by the original's names."""
+    """The weights of a golden set by the original's keys."""
     return dict(torch.load(checkpoint(architecture), weights_only=True)["model"])
 
 
 def arguments(architecture: str, output: Path, /, **changes: Any) -> dict[str, Any]:
-    """Arguments of a conversion of a golden set."""
+    """Arguments of `convert` for a golden set, updated by `changes`."""
     return {
         "architecture": architecture,
         "checkpoint": checkpoint(architecture),

@@ -1,4 +1,4 @@
-"""Model cards: complete facts, sound metadata, links to known places, code that parses."""
+"""Model cards: complete facts, valid metadata, links to known hosts, usage code that runs."""
 
 import ast
 import re
@@ -47,7 +47,7 @@ TASKS = {
 HOSTS = {"storage.googleapis.com", "github.com", "huggingface.co", "arxiv.org", "pypi.org"}
 
 
-def test_every_published_type_has_facts_and_settings() -> None:
+def test_every_published_checkpoint_has_facts_and_settings() -> None:
     assert {path.stem for path in FILES} == {entry.name for entry in ENTRIES}
     assert len(FILES) == 41
     assert sum(entry.facts["own_checkpoint"] for entry in ENTRIES) == 38
@@ -74,7 +74,7 @@ def test_facts_are_complete(path: Path) -> None:
         assert all(isinstance(value, float) and 0 < value <= 150 for value in score["metrics"].values())
 
 
-def test_settings_and_facts_say_nothing_twice() -> None:
+def test_settings_and_facts_do_not_overlap() -> None:
     for entry in ENTRIES:
         shared = set(entry.settings) & set(entry.facts) - {"language_model"}
         assert not shared, (entry.name, shared)
@@ -88,7 +88,7 @@ def card_of(entry: zoo.ZooEntry) -> ModelCard:
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_cards_are_sound(entry: zoo.ZooEntry) -> None:
+def test_cards_have_valid_metadata_and_all_facts(entry: zoo.ZooEntry) -> None:
     card = card_of(entry)
     metadata = yaml.safe_load(card.data.to_yaml())
     facts = entry.facts
@@ -106,19 +106,19 @@ def test_cards_are_sound(entry: zoo.ZooEntry) -> None:
         for name, value in score["metrics"].items():
             assert f"{name} {value}" in card.text
     prose = re.sub(r"```.*?```", "", card.text, flags=re.DOTALL)
-    assert not re.search(r"\{\{|\}\}|\{%|%\}|\bNone\b", prose), "left-overs of the template"
+    assert not re.search(r"\{\{|\}\}|\{%|%\}|\bNone\b", prose), "template syntax in the card"
     for address in re.findall(r"https?://[^\s)>\]\"]+", card.content):
         parts = urllib.parse.urlsplit(address)
         assert parts.scheme == "https" and parts.hostname in HOSTS, address
 
 
-def blocks(text: str) -> list[str]:
+def python_blocks(text: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("entry", [e for e in ENTRIES if e.architecture in ARCHITECTURES], ids=lambda entry: entry.name)
-def test_usage_is_python_with_names_that_exist(entry: zoo.ZooEntry) -> None:
-    (code,) = blocks(card_of(entry).text)
+def test_usage_code_is_valid_python_with_existing_names(entry: zoo.ZooEntry) -> None:
+    (code,) = python_blocks(card_of(entry).text)
     tree = ast.parse(code)
     assert '"ORG/NAME"' in code
     for node in ast.walk(tree):
@@ -126,7 +126,7 @@ def test_usage_is_python_with_names_that_exist(entry: zoo.ZooEntry) -> None:
             assert node.attr in modeling_lavis.__all__
 
 
-def test_tables_and_lists_render() -> None:
+def test_markdown_of_tables_and_lists() -> None:
     text = card_of(zoo.get("blip_caption", "base_coco")).text
     rows = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE)
     assert len(rows) == 3
@@ -136,7 +136,7 @@ def test_tables_and_lists_render() -> None:
     assert "\n\n\n" not in text and text.endswith("```\n") or text.endswith("```")
 
 
-def test_published_scores_go_only_with_the_published_file(tmp_path: Path) -> None:
+def test_published_scores_for_the_published_file_only(tmp_path: Path) -> None:
     convert(**arguments("blip_caption", tmp_path / "mine", model_type="base_coco"))
     mine = ModelCard.load(tmp_path / "mine" / "README.md")
     assert "133.5" not in mine.text and mine.data.license == "unknown" and "no published score" in mine.text
@@ -147,7 +147,7 @@ def test_published_scores_go_only_with_the_published_file(tmp_path: Path) -> Non
     assert "133.5" in theirs.text and theirs.data.license == "bsd-3-clause"
 
 
-def test_variants_are_found_by_name_and_by_address() -> None:
+def test_find_checkpoints_by_name_and_url() -> None:
     entry = zoo.get("blip_retrieval", "coco")
     assert zoo.find("blip_retrieval", None, entry.source) is entry
     assert zoo.find("blip_caption", None, entry.source) is None
@@ -157,34 +157,34 @@ def test_variants_are_found_by_name_and_by_address() -> None:
         zoo.get("blip_retrieval", "msrvtt")
 
 
-def test_damaged_facts_are_named(tmp_path: Path) -> None:
+def test_damaged_facts_raise(tmp_path: Path) -> None:
     for content in ("a: [", "- 1"):
         (tmp_path / "x.yaml").write_text(content)
         with pytest.raises(ValueError, match=r"x\.yaml"):
             zoo.read_facts(tmp_path / "x.yaml")
 
 
-def test_the_template_takes_facts_only() -> None:
+def test_template_variables_are_given() -> None:
     used = set(re.findall(r"\{\{ (\w+)", cards.TEMPLATE.read_text()))
     given: set[Any] = set(re.findall(r"^        (\w+)=", Path(cards.__file__).read_text(), flags=re.MULTILINE))
     assert used - given <= {"card_data", "name", "value", "limit", "score"}
 
 
-PICTURES = GOLDENS / "processors" / "images"
+IMAGES = GOLDENS / "processors" / "images"
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_usage_runs_on_what_was_converted(
+def test_usage_code_runs_on_converted_models(
     architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = sorted(path for path in PICTURES.iterdir() if path.suffix in (".jpg", ".png"))[0]
+    image = sorted(path for path in IMAGES.iterdir() if path.suffix in (".jpg", ".png"))[0]
     for name in ("photo.jpg", "left.jpg", "right.jpg"):
-        (tmp_path / name).write_bytes(picture.read_bytes())
+        (tmp_path / name).write_bytes(image.read_bytes())
     monkeypatch.chdir(tmp_path)
     convert(**arguments(architecture, Path("repo")))
-    code, by_its_own_code = blocks((tmp_path / "repo" / "README.md").read_text())
+    code, code_with_remote_code = python_blocks((tmp_path / "repo" / "README.md").read_text())
     exec(compile(code, "README.md", "exec"), {})
     assert architecture == "blip_feature_extractor" or capsys.readouterr().out.strip()
     made: dict[str, Any] = {}
-    exec(compile(by_its_own_code, "README.md", "exec"), made)
+    exec(compile(code_with_remote_code, "README.md", "exec"), made)
     assert type(made["model"]).__name__ == ARCHITECTURES[architecture].model_class

@@ -1,4 +1,4 @@
-"""Conversions of the recordings, from the file to a model that loads without a word."""
+"""Conversion of the golden sets, from checkpoint to repository."""
 
 import json
 import re
@@ -15,13 +15,13 @@ from modeling_lavis.hub.convert import convert
 from tests.conversion.golden_sets import BLIP, arguments, checkpoint, settings, weights
 
 
-def our_name(name: str) -> str:
-    """The key map once more, written independently."""
+def expected_key(name: str) -> str:
+    """An independent implementation of the key map."""
     return re.sub(r"^visual_encoder(_m)?\.", r"vision_model\1.", name)
 
 
 @pytest.mark.parametrize("architecture", BLIP)
-def test_each_recording_becomes_a_repository(architecture: str, tmp_path: Path) -> None:
+def test_repository_of_each_golden_set(architecture: str, tmp_path: Path) -> None:
     report = convert(**arguments(architecture, tmp_path / "repo"))
     model, info = AutoModel.from_pretrained(tmp_path / "repo", output_loading_info=True)
     assert type(model).__name__ == ARCHITECTURES[architecture].model_class == report.model_class
@@ -30,9 +30,9 @@ def test_each_recording_becomes_a_repository(architecture: str, tmp_path: Path) 
     original = weights(architecture)
     state = model.state_dict()
     for name, tensor in original.items():
-        if our_name(name) in state and name != "queue_ptr":
-            assert torch.equal(state[our_name(name)], tensor), name
-    missing = set(state) - {our_name(name) for name in original}
+        if expected_key(name) in state and name != "queue_ptr":
+            assert torch.equal(state[expected_key(name)], tensor), name
+    missing = set(state) - {expected_key(name) for name in original}
     assert not missing, missing
     assert set(report.used.values()) | set(report.dropped) == set(original)
     assert not set(report.used.values()) & set(report.dropped)
@@ -45,7 +45,7 @@ def test_each_recording_becomes_a_repository(architecture: str, tmp_path: Path) 
     assert (tmp_path / "repo" / "README.md").read_text().startswith("---\n")
 
 
-def test_pointers_start_anew_as_after_the_originals_loading(tmp_path: Path) -> None:
+def test_queue_pointer_is_reset(tmp_path: Path) -> None:
     assert weights("blip_retrieval")["queue_ptr"].item() == 4
     report = convert(**arguments("blip_retrieval", tmp_path / "reset"))
     model = AutoModel.from_pretrained(tmp_path / "reset")
@@ -55,7 +55,7 @@ def test_pointers_start_anew_as_after_the_originals_loading(tmp_path: Path) -> N
     assert AutoModel.from_pretrained(tmp_path / "kept").queue_ptr.tolist() == [4]
 
 
-def test_generation_defaults_are_the_originals(tmp_path: Path) -> None:
+def test_generation_defaults_equal_the_original(tmp_path: Path) -> None:
     expected = {"blip_caption": (3, 30, 10), "blip_pretrain": (3, 30, 10), "blip_vqa": (3, 10, 1)}
     for architecture in BLIP:
         convert(**arguments(architecture, tmp_path / architecture))
@@ -81,7 +81,7 @@ def test_prompts_and_text_lengths(tmp_path: Path) -> None:
         assert processor.cleaning == ("question" if architecture == "blip_vqa" else "caption")
 
 
-def test_matching_has_neither_twins_nor_queues(tmp_path: Path) -> None:
+def test_matching_has_neither_momentum_encoders_nor_queues(tmp_path: Path) -> None:
     report = convert(**arguments("blip_image_text_matching", tmp_path / "repo"))
     model = AutoModel.from_pretrained(tmp_path / "repo")
     assert model.config.use_momentum is False
@@ -92,7 +92,7 @@ def test_matching_has_neither_twins_nor_queues(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrapper", ["model", "state_dict", None])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_wrapped_and_flat_files_with_and_without_a_prefix(wrapper: str | None, prefix: str, tmp_path: Path) -> None:
+def test_wrapped_checkpoints_and_key_prefixes(wrapper: str | None, prefix: str, tmp_path: Path) -> None:
     renamed = {prefix + name: tensor for name, tensor in weights("blip_retrieval").items()}
     renamed[prefix + "ptr_queue"] = renamed.pop(prefix + "queue_ptr")  # as in the original BLIP repository
     torch.save({wrapper: renamed, "epoch": 3} if wrapper else renamed, tmp_path / "file.bin")
@@ -100,26 +100,26 @@ def test_wrapped_and_flat_files_with_and_without_a_prefix(wrapper: str | None, p
     assert "ptr_queue" in report.dropped and len(report.used) == 186
 
 
-def test_safetensors_files_are_read_too(tmp_path: Path) -> None:
+def test_safetensors_checkpoint(tmp_path: Path) -> None:
     save_file({name: tensor.clone() for name, tensor in weights("blip_nlvr").items()}, tmp_path / "x.pth")
     report = convert(**arguments("blip_nlvr", tmp_path / "repo", checkpoint=tmp_path / "x.pth"))
     assert len(report.used) == 314
 
 
-def test_files_without_twins_get_copies_of_the_online_weights(tmp_path: Path) -> None:
-    left = {name: tensor for name, tensor in weights("blip_retrieval").items() if "_m." not in name}
-    torch.save({"model": left}, tmp_path / "file.pth")
+def test_missing_momentum_encoders_are_copies_of_online_weights(tmp_path: Path) -> None:
+    kept = {name: tensor for name, tensor in weights("blip_retrieval").items() if "_m." not in name}
+    torch.save({"model": kept}, tmp_path / "file.pth")
     report = convert(**arguments("blip_retrieval", tmp_path / "repo", checkpoint=tmp_path / "file.pth"))
     model = AutoModel.from_pretrained(tmp_path / "repo")
-    for online, twin in model.momentum_pairs:
-        for ours, copy in zip(online.parameters(), twin.parameters(), strict=True):
-            assert torch.equal(ours, copy)
+    for online, momentum in model.momentum_pairs:
+        for online_parameter, momentum_parameter in zip(online.parameters(), momentum.parameters(), strict=True):
+            assert torch.equal(online_parameter, momentum_parameter)
     assert "copy of the online weights" in report.initialised["vision_model_m.cls_token"]
 
 
-def test_files_without_queues_get_new_ones(tmp_path: Path) -> None:
-    left = {name: tensor for name, tensor in weights("blip_pretrain").items() if "queue" not in name}
-    torch.save(left, tmp_path / "file.pth")
+def test_missing_queues_are_initialized(tmp_path: Path) -> None:
+    kept = {name: tensor for name, tensor in weights("blip_pretrain").items() if "queue" not in name}
+    torch.save(kept, tmp_path / "file.pth")
     convert(**arguments("blip_pretrain", tmp_path / "repo", checkpoint=tmp_path / "file.pth"))
     model = AutoModel.from_pretrained(tmp_path / "repo")
     assert model.image_queue.shape == (16, 8)
@@ -127,7 +127,7 @@ def test_files_without_queues_get_new_ones(tmp_path: Path) -> None:
     assert not torch.equal(model.image_queue, model.text_queue)
 
 
-def test_another_queue_length_starts_a_new_queue(tmp_path: Path) -> None:
+def test_queue_of_another_size_is_initialized(tmp_path: Path) -> None:
     config = settings("blip_retrieval") | {"queue_size": 12}
     report = convert(**arguments("blip_retrieval", tmp_path / "repo", config=config))
     model = AutoModel.from_pretrained(tmp_path / "repo")
@@ -135,7 +135,7 @@ def test_another_queue_length_starts_a_new_queue(tmp_path: Path) -> None:
     assert {"image_queue", "text_queue", "idx_queue", "queue_ptr"} <= set(report.dropped)
 
 
-def test_twins_can_be_switched_off(tmp_path: Path) -> None:
+def test_use_momentum_false(tmp_path: Path) -> None:
     config = settings("blip_retrieval") | {"use_momentum": False}
     report = convert(**arguments("blip_retrieval", tmp_path / "repo", config=config))
     assert report.dropped["text_encoder_m.embeddings.LayerNorm.bias"] == "momentum encoder, switched off"
@@ -143,15 +143,13 @@ def test_twins_can_be_switched_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_keeps_what_must_stay_exact(dtype: str, tmp_path: Path) -> None:
+def test_half_precision_keeps_float32_weights(dtype: str, tmp_path: Path) -> None:
     convert(**arguments("blip_retrieval", tmp_path / "repo", dtype=dtype))
     stored = load_file(tmp_path / "repo" / "model.safetensors")
     half = getattr(torch, dtype)
-    assert (
-        stored["vision_model.pos_embed"].dtype == half
-        and stored["text_encoder_m.embeddings.LayerNorm.bias"].dtype == half
-    )
-    assert stored["temp"].dtype == stored["image_queue"].dtype == torch.float32
+    assert stored["vision_model.pos_embed"].dtype == half
+    momentum = stored["text_encoder_m.embeddings.LayerNorm.bias"]
+    assert momentum.dtype == stored["temp"].dtype == stored["image_queue"].dtype == torch.float32
     assert stored["idx_queue"].dtype == torch.int64
     model = AutoModel.from_pretrained(tmp_path / "repo")
     assert model.vision_model.pos_embed.dtype == half and model.temp.dtype == torch.float32
@@ -168,16 +166,16 @@ def test_shards_with_an_index(tmp_path: Path) -> None:
     assert not any(info.values())
 
 
-def test_converting_again_gives_the_same_bytes(tmp_path: Path) -> None:
-    left = {name: tensor for name, tensor in weights("blip_pretrain").items() if "queue" not in name}
-    torch.save(left, tmp_path / "file.pth")
+def test_conversion_is_deterministic(tmp_path: Path) -> None:
+    kept = {name: tensor for name, tensor in weights("blip_pretrain").items() if "queue" not in name}
+    torch.save(kept, tmp_path / "file.pth")
     for name in ("first", "second"):
         convert(**arguments("blip_pretrain", tmp_path / name, checkpoint=tmp_path / "file.pth"))
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
     assert first == second
 
 
-def test_sizes_come_from_the_weights_when_no_configuration_is_given(tmp_path: Path) -> None:
+def test_sizes_are_inferred_from_the_weights(tmp_path: Path) -> None:
     heads = {"vision": {"num_heads": 4}, "text": {"num_attention_heads": 4}}
     convert(**arguments("blip_pretrain", tmp_path / "repo", config=heads))
     config = AutoModel.from_pretrained(tmp_path / "repo").config
@@ -186,7 +184,7 @@ def test_sizes_come_from_the_weights_when_no_configuration_is_given(tmp_path: Pa
     assert (config.projection_dim, config.queue_size) == (16, 8)
 
 
-def test_the_report_says_what_happened(tmp_path: Path) -> None:
+def test_report(tmp_path: Path) -> None:
     report = convert(**arguments("blip_feature_extractor", tmp_path / "repo"))
     text = str(report)
     for part in (
@@ -199,15 +197,15 @@ def test_the_report_says_what_happened(tmp_path: Path) -> None:
     assert json.loads(json.dumps(report.as_dict()))["architecture"] == "blip_feature_extractor"
 
 
-def test_a_published_type_sets_what_shapes_cannot_say(tmp_path: Path) -> None:
+def test_model_type_sets_what_shapes_do_not_tell(tmp_path: Path) -> None:
     config = {"vision": {"num_heads": 4}, "text": {"num_attention_heads": 4}}
     convert(**arguments("blip_vqa", tmp_path / "repo", config=config, model_type="vqav2"))
     loaded = modeling_lavis.LavisBlipConfig.from_pretrained(tmp_path / "repo")
     assert loaded.vision_config.drop_path_rate == 0.1
-    assert loaded.vision_config.image_size == 32  # the file's own, not the published 480
+    assert loaded.vision_config.image_size == 32  # from the file, not the published 480
 
 
-def test_the_pushed_repository_is_the_written_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_push_to_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     class Api:
@@ -226,7 +224,7 @@ def test_the_pushed_repository_is_the_written_one(tmp_path: Path, monkeypatch: p
     assert 'model="me/captioner"' in (tmp_path / "repo" / "README.md").read_text()
 
 
-def test_a_failed_upload_keeps_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_upload_keeps_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Api:
         def create_repo(self, repo_id: str, exist_ok: bool) -> str:
             raise OSError("no network")
@@ -237,7 +235,7 @@ def test_a_failed_upload_keeps_the_repository(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "repo" / "model.safetensors").exists()
 
 
-def test_the_recorded_file_is_not_touched(tmp_path: Path) -> None:
+def test_checkpoint_is_not_modified(tmp_path: Path) -> None:
     before = checkpoint("blip_caption").read_bytes()
     convert(**arguments("blip_caption", tmp_path / "repo", dtype="float16"))
     assert checkpoint("blip_caption").read_bytes() == before

@@ -1,4 +1,4 @@
-"""Every key of the original's full-size models is accounted for, without building one of them."""
+"""Keys of the original's full-size BLIP models: each one is used or dropped for a reason. No model is built."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ DTYPES = {"float32": torch.float32, "int64": torch.int64}
 
 
 class FullSizeTokenizer:
-    """What a conversion asks of bert-base-uncased with `[DEC]` and `[ENC]`."""
+    """The attributes of bert-base-uncased with `[DEC]` and `[ENC]` that a conversion needs."""
 
     pad_token_id, cls_token_id, sep_token_id, bos_token_id = 0, 101, 102, 30522
 
@@ -33,12 +33,12 @@ class FullSizeTokenizer:
 
 
 def full_size(path: Path) -> dict[str, Tensor]:
-    """The state dict of a full-size model; each tensor is one number, stretched, and takes no memory."""
+    """The state dict of a full-size model, with expanded tensors that take no memory."""
     keys = json.loads(path.read_text())
     return {name: torch.zeros((), dtype=DTYPES[dtype]).expand(shape) for name, (shape, dtype) in keys.items()}
 
 
-def plan_of(
+def conversion_plan(
     architecture: str,
     sources: dict[str, Tensor],
     settings: dict[str, Any],
@@ -63,7 +63,7 @@ def settings_of(architecture: str, model_type: str) -> dict[str, Any]:
     return dict(zoo.get(architecture, model_type).settings) | extra
 
 
-def test_all_published_types_are_here() -> None:
+def test_all_published_checkpoints_are_covered() -> None:
     published = {key for key in zoo.entries() if key[0].startswith("blip_")}
     assert {variant(path) for path in FILES} == published and len(published) == 13
 
@@ -73,7 +73,7 @@ def test_every_key_is_used_or_dropped_for_a_reason(path: Path) -> None:
     architecture, model_type = variant(path)
     sources = full_size(path)
     assert FAMILY.recognize(sources) == architecture
-    plan, config = plan_of(architecture, sources, settings_of(architecture, model_type))
+    plan, config = conversion_plan(architecture, sources, settings_of(architecture, model_type))
 
     used = {filled.source for filled in plan.filled.values()}
     assert used | set(plan.dropped) == set(sources) and not used & set(plan.dropped)
@@ -81,13 +81,13 @@ def test_every_key_is_used_or_dropped_for_a_reason(path: Path) -> None:
     for target, filled in plan.filled.items():
         assert sources[filled.source].shape == plan.targets[target].shape, target
 
-    # What is dropped is a constant, a tied weight or the pointer that restarts; what is new is little.
+    # Only constants, tied weights and the queue pointer are dropped, and little is initialized.
     for name, reason in plan.dropped.items():
         assert name.endswith("position_ids") or "tied weight" in reason or name == "queue_ptr", (name, reason)
     allowed = {"blip_image_text_matching": {"temp"}, "blip_retrieval": {"queue_ptr"}, "blip_pretrain": {"queue_ptr"}}
     assert set(plan.initialized) == allowed.get(architecture, set())
 
-    # And back: our names give the original's, all of them.
+    # Backwards, the keys of this package give all keys of the original.
     back = {FAMILY.key_map.backward(name) for name in (*plan.targets, *plan.tied)}
     positions = {name for name in sources if name.endswith("position_ids")}
     assert back - allowed.get(architecture, set()) == set(sources) - positions - allowed.get(architecture, set())
@@ -96,12 +96,12 @@ def test_every_key_is_used_or_dropped_for_a_reason(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_files_as_the_runner_saves_them(path: Path) -> None:
-    """LAVIS's runner leaves frozen parameters out: momentum twins, of which only a constant stays."""
+def test_checkpoints_of_the_original_runner(path: Path) -> None:
+    """The runner of LAVIS leaves out frozen parameters: momentum encoders, except for a constant."""
     architecture, model_type = variant(path)
     rules = json.loads((FOLDER / "_index.json").read_text())["models"][path.stem]["dropped_when_saved"]
     sources = full_size(path)
-    left = {
+    saved = {
         name: tensor
         for name, tensor in sources.items()
         if not any(
@@ -110,10 +110,10 @@ def test_files_as_the_runner_saves_them(path: Path) -> None:
             for prefix, rule in rules.items()
         )
     }
-    plan, _ = plan_of(architecture, left, settings_of(architecture, model_type))
-    twins = {name for name in plan.targets if name.partition(".")[0].endswith("_m")}
-    assert bool(twins) == bool(rules)
-    for name in twins:
+    plan, _ = conversion_plan(architecture, saved, settings_of(architecture, model_type))
+    momentum_names = {name for name in plan.targets if name.partition(".")[0].endswith("_m")}
+    assert bool(momentum_names) == bool(rules)
+    for name in momentum_names:
         online = plan.initialized[name].copy_of
         assert online is not None and online == name.replace("_m.", ".", 1) and online in plan.filled
 
@@ -122,21 +122,21 @@ PRETRAINED = FOLDER / "blip_pretrain__base.json"
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if "large" not in path.stem], ids=lambda path: path.stem)
-def test_pretraining_starts_every_task_at_full_size(path: Path) -> None:
+def test_every_task_starts_from_pretraining(path: Path) -> None:
     architecture, model_type = variant(path)
     entry = zoo.get(architecture, model_type)
     size = entry.facts["image_size"]
     settings = settings_of(architecture, model_type)
     settings["vision"] = {**settings.get("vision", {}), "image_size": size}
-    plan, config = plan_of(architecture, full_size(PRETRAINED), settings, resize=True)
-    wanted = {
+    plan, config = conversion_plan(architecture, full_size(PRETRAINED), settings, resize=True)
+    expected = {
         FAMILY.key_map.forward(name)[0]: tuple(tensor.shape)
         for name, tensor in full_size(path).items()
         if not name.endswith("position_ids")
     }
-    have = {name: tuple(plan.targets[plan.tied.get(name, name)].shape) for name in (*plan.targets, *plan.tied)}
-    have.pop("temp", None), wanted.pop("temp", None)
-    assert have == wanted
+    found = {name: tuple(plan.targets[plan.tied.get(name, name)].shape) for name in (*plan.targets, *plan.tied)}
+    found.pop("temp", None), expected.pop("temp", None)
+    assert found == expected
     resized = {target for target, filled in plan.filled.items() if filled.resized_from}
     assert resized == ({name for name in plan.targets if name.endswith("pos_embed")} if size != 224 else set())
     assert config.vision_config.image_size == size

@@ -1,4 +1,4 @@
-"""Every key of the original's full-size BLIP-2 models is accounted for, without memory for one of them."""
+"""Keys of the original's full-size BLIP-2 models: each one is used or dropped for a reason. No model is built."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 class FullSizeTokenizer:
-    """What a conversion asks of bert-base-uncased with `[DEC]`."""
+    """The attributes of bert-base-uncased with `[DEC]` that a conversion needs."""
 
     pad_token_id, cls_token_id, sep_token_id, bos_token_id = 0, 101, 102, 30522
 
@@ -36,7 +36,7 @@ class FullSizeTokenizer:
 
 
 def language_model(architecture: str, model_type: str) -> Any:
-    """The configuration of the language model that a published type names."""
+    """The configuration of the language model of a published checkpoint."""
     name = next(part for part in model_type.split("_") if part in SIZES)
     if architecture == "blip2_opt":
         return AutoConfig.for_model("opt", num_hidden_layers=32, num_attention_heads=32, **SIZES[name])
@@ -49,11 +49,11 @@ def test_every_key_is_used_or_dropped_for_a_reason(path: Path) -> None:
     architecture, _, model_type = path.stem.partition("__")
     keys = json.loads(path.read_text())
     sources: dict[str, Tensor] = {
-        # each tensor is one number, stretched, and takes no memory
+        # expanded tensors take no memory
         name: torch.zeros((), dtype=DTYPES[dtype]).expand(shape)
         for name, (shape, dtype) in keys.items()
     }
-    for name in ("class_embedding", "positional_embedding"):  # as the parts are added
+    for name in ("class_embedding", "positional_embedding"):  # the shape that the conversion gives them
         if f"visual_encoder.{name}" in sources:
             table = sources[f"visual_encoder.{name}"]
             sources[f"visual_encoder.{name}"] = table.reshape(1, -1, table.shape[-1])
@@ -74,17 +74,17 @@ def test_every_key_is_used_or_dropped_for_a_reason(path: Path) -> None:
         heads = name.startswith(("Qformer.cls.", "itm_head.")) and source_architecture != architecture
         assert name.endswith("position_ids") or "tied weight" in reason or heads, (name, reason)
     is_clip = "vitL" in model_type
-    if not is_clip:  # and back: our names give the original's
+    if not is_clip:  # backwards, the keys of this package give the original's
         key_map = FAMILY.key_map_of(architecture)
         assert {key_map.backward(name) for name in (*plan.targets, *plan.tied)} == set(sources) - {
             name for name in plan.dropped if "tied weight" not in plan.dropped[name]
         }
     assert config.vision_config.num_attention_heads == 16
-    assert config.vision_config.num_hidden_layers == (21 if is_clip else 39)  # 1.0.2's number
+    assert config.vision_config.num_hidden_layers == (21 if is_clip else 39)  # parity: the depth of version 1.0.2
     assert config.freeze_vision == ("coco" not in model_type)
     assert blip2_settings.image_encoder_kind(settings).model_type == config.vision_config.model_type
 
 
-def test_all_published_types_are_here() -> None:
+def test_all_published_checkpoints_are_covered() -> None:
     published = {f"{name}__{kind}" for name, kind in zoo.entries() if name.startswith("blip2")}
     assert {path.stem for path in FILES} == published and len(published) == 17

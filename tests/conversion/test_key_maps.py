@@ -1,4 +1,4 @@
-"""Key maps are pure functions on names; here they are tested as such."""
+"""Key maps: keys of the original to keys of this package and back."""
 
 import pytest
 
@@ -19,23 +19,23 @@ ROUND_TRIPS = {
 
 
 @pytest.mark.parametrize(("original", "ours"), ROUND_TRIPS.items())
-def test_names_are_translated_both_ways(original: str, ours: str) -> None:
+def test_keys_in_both_directions(original: str, ours: str) -> None:
     assert KEY_MAP.forward(original) == (ours,)
     assert KEY_MAP.backward(ours) == original
 
 
-def test_the_original_repository_spells_the_pointer_otherwise() -> None:
+def test_other_name_of_the_queue_pointer() -> None:
     assert KEY_MAP.forward("ptr_queue") == ("queue_ptr",)
     assert KEY_MAP.backward("queue_ptr") == "queue_ptr"
 
 
-def test_rows_are_anchored() -> None:
+def test_rules_match_whole_keys() -> None:
     assert KEY_MAP.forward("my_visual_encoder.norm.weight") == ("my_visual_encoder.norm.weight",)
     assert KEY_MAP.forward("visual_encoder") == ("visual_encoder",)
     assert KEY_MAP.forward("ptr_queue.more") == ("ptr_queue.more",)
 
 
-def test_one_reader_of_images_becomes_two() -> None:
+def test_cross_attention_is_copied_for_two_images() -> None:
     to_pairs = KEY_MAP.preceded_by(ARCHITECTURES["blip_nlvr"].transfer_renames["blip_pretrain"])
     layer = "text_encoder.encoder.layer.4.crossattention"
     assert to_pairs.forward(f"{layer}.self.query.weight") == (
@@ -50,7 +50,7 @@ def test_one_reader_of_images_becomes_two() -> None:
     assert to_pairs.forward(f"{layer}.self0.query.weight") == (f"{layer}.self0.query.weight",)
 
 
-def test_the_first_row_that_matches_decides() -> None:
+def test_first_matching_rule_is_used() -> None:
     table = KeyMap((Rename("a.{n:d}.{rest}", "b.{n}.{rest}"), Rename("a.{rest}", "c.{rest}")))
     assert table.forward("a.7.w") == ("b.7.w",)
     assert table.forward("a.x.w") == ("c.x.w",)
@@ -58,7 +58,7 @@ def test_the_first_row_that_matches_decides() -> None:
     assert table.backward("c.x.w") == "a.x.w"
 
 
-def test_templates_match_whole_names_and_take_dots_literally() -> None:
+def test_templates_match_whole_names_and_literal_dots() -> None:
     assert matches("{rest}.position_ids", "text_encoder.embeddings.position_ids")
     assert not matches("{rest}.position_ids", "text_encoder.embeddings.position_ids.more")
     assert not matches("a.b", "a_b")
@@ -85,6 +85,6 @@ def test_templates_match_whole_names_and_take_dots_literally() -> None:
         ),
     ],
 )
-def test_architectures_are_recognised_by_their_names(names: list[str], architecture: str) -> None:
+def test_architectures_are_recognized_by_keys(names: list[str], architecture: str) -> None:
     assert FAMILY.recognize(names) == architecture
     assert set(ARCHITECTURES) >= {architecture}

@@ -1,4 +1,4 @@
-"""Starting a task from pre-training: each weight comes from where the original took it."""
+"""Conversion from pre-training to other tasks: each weight has the origin that it has in the original."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from transformers import AutoModel
 from modeling_lavis.hub.convert import convert
 from modeling_lavis.models.vision_vit import interpolate_grid_positions
 from tests.conversion.golden_sets import BLIP, GOLDENS, TOKENIZER, arguments, settings, weights
-from tests.conversion.test_convert import our_name
+from tests.conversion.test_convert import expected_key
 
 FOLDER = GOLDENS / "transfer"
 TARGETS: dict[str, Any] = {
@@ -23,7 +23,7 @@ TARGETS: dict[str, Any] = {
 }
 
 
-def test_every_blip_architecture_but_the_source_is_a_target() -> None:
+def test_every_blip_architecture_except_pretraining_is_a_target() -> None:
     assert set(TARGETS) == set(BLIP) - {"blip_pretrain"}
 
 
@@ -33,7 +33,7 @@ def resized_values(architecture: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("architecture", sorted(TARGETS))
-def test_origins_are_the_recorded_ones(architecture: str, tmp_path: Path) -> None:
+def test_origins_equal_recordings(architecture: str, tmp_path: Path) -> None:
     target = TARGETS[architecture]
     report = convert(
         architecture, FOLDER / target["source"], tmp_path / "repo", config=target["config"], tokenizer=TOKENIZER
@@ -46,12 +46,12 @@ def test_origins_are_the_recorded_ones(architecture: str, tmp_path: Path) -> Non
     for name, origin in target["origin"].items():
         if name.endswith("position_ids") or name == "queue_ptr":
             continue
-        ours = state[our_name(name)]
+        ours = state[expected_key(name)]
         if origin is None:
-            assert our_name(name) in report.initialised, name
+            assert expected_key(name) in report.initialised, name
         elif origin.startswith("resized from "):
             torch.testing.assert_close(ours, resized[name], rtol=1e-5, atol=1e-6)
-            assert our_name(name) in report.resized
+            assert expected_key(name) in report.resized
         else:
             assert torch.equal(ours, source[origin]), (name, origin)
         checked += 1
@@ -59,7 +59,7 @@ def test_origins_are_the_recorded_ones(architecture: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("architecture", ["blip_classification", "blip_nlvr"])
-def test_new_heads_are_initialised_and_twins_copy_them(architecture: str, tmp_path: Path) -> None:
+def test_new_heads_are_initialized_and_copied_to_momentum_heads(architecture: str, tmp_path: Path) -> None:
     target = TARGETS[architecture]
     convert(architecture, FOLDER / target["source"], tmp_path / "repo", config=target["config"], tokenizer=TOKENIZER)
     model = AutoModel.from_pretrained(tmp_path / "repo")
@@ -69,7 +69,7 @@ def test_new_heads_are_initialised_and_twins_copy_them(architecture: str, tmp_pa
 
 
 def deep_pretraining() -> dict[str, Tensor]:
-    """The pre-training recording with its text layers repeated eightfold, so that upper layers exist."""
+    """The recorded pre-training checkpoint with repeated text layers, eight in total."""
     state = {}
     for name, tensor in weights("blip_pretrain").items():
         parts = name.split(".layer.")
@@ -82,7 +82,7 @@ def deep_pretraining() -> dict[str, Tensor]:
     return state
 
 
-def test_merge_layers_of_upper_layers_are_new(tmp_path: Path) -> None:
+def test_merge_layers_of_upper_layers_are_initialized(tmp_path: Path) -> None:
     torch.save({"model": deep_pretraining()}, tmp_path / "deep.pth")
     config = settings("blip_pretrain")
     config = {"vision": config["vision"], "text": {"num_attention_heads": 4}}
@@ -93,9 +93,9 @@ def test_merge_layers_of_upper_layers_are_new(tmp_path: Path) -> None:
     assert not any(info.values())
 
 
-def test_twins_are_copied_when_pretraining_has_none(tmp_path: Path) -> None:
-    left = {name: tensor for name, tensor in weights("blip_pretrain").items() if "_m." not in name}
-    torch.save({"model": left}, tmp_path / "file.pth")
+def test_missing_momentum_encoders_are_copied_after_resizing(tmp_path: Path) -> None:
+    kept = {name: tensor for name, tensor in weights("blip_pretrain").items() if "_m." not in name}
+    torch.save({"model": kept}, tmp_path / "file.pth")
     target = TARGETS["blip_retrieval"]
     report = convert(
         "blip_retrieval", tmp_path / "file.pth", tmp_path / "repo", config=target["config"], tokenizer=TOKENIZER
@@ -105,7 +105,7 @@ def test_twins_are_copied_when_pretraining_has_none(tmp_path: Path) -> None:
     assert model.vision_model.pos_embed.shape[1] == 37 and "vision_model_m.pos_embed" in report.initialised
 
 
-def test_classification_can_start_from_a_captioner(tmp_path: Path) -> None:
+def test_classification_from_a_captioning_checkpoint(tmp_path: Path) -> None:
     config = settings("blip_caption") | {
         "arch": "blip_classification",
         "num_classes": 3,
@@ -119,13 +119,13 @@ def test_classification_can_start_from_a_captioner(tmp_path: Path) -> None:
     assert report.source_architecture == "blip_caption" and model.config.id2label == {0: "no", 1: "maybe", 2: "yes"}
 
 
-def test_matching_files_start_retrieval_training(tmp_path: Path) -> None:
-    left = {
+def test_retrieval_from_a_matching_checkpoint(tmp_path: Path) -> None:
+    kept = {
         name: tensor
         for name, tensor in weights("blip_image_text_matching").items()
         if "_m." not in name and "queue" not in name and name != "temp"
     }
-    torch.save(left, tmp_path / "file.pth")
+    torch.save(kept, tmp_path / "file.pth")
     config = settings("blip_image_text_matching") | {"arch": "blip_retrieval", "queue_size": 6}
     report = convert("blip_retrieval", tmp_path / "file.pth", tmp_path / "repo", config=config, tokenizer=TOKENIZER)
     model = AutoModel.from_pretrained(tmp_path / "repo")
@@ -133,7 +133,7 @@ def test_matching_files_start_retrieval_training(tmp_path: Path) -> None:
     assert model.temp.item() == pytest.approx(0.07) and model.image_queue.shape == (16, 6)
 
 
-def test_a_published_type_sets_the_resolution_of_a_transfer(tmp_path: Path) -> None:
+def test_model_type_sets_the_resolution(tmp_path: Path) -> None:
     heads = {"vision": {"num_heads": 4}, "text": {"num_attention_heads": 4}}
     source = FOLDER / "blip_pretrain.pth"
     for model_type, patches in (("base_coco", 48 * 48), (None, 16)):
@@ -142,7 +142,7 @@ def test_a_published_type_sets_the_resolution_of_a_transfer(tmp_path: Path) -> N
         assert AutoModel.from_pretrained(output).vision_model.pos_embed.shape[1] == patches + 1
 
 
-def test_positions_are_resized_only_when_asked() -> None:
+def test_positions_of_equal_size_are_not_resized() -> None:
     table = torch.randn(1, 17, 8)
     assert interpolate_grid_positions(table, (4, 4)) is table
     bigger = interpolate_grid_positions(table, (6, 6))

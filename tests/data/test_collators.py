@@ -1,4 +1,4 @@
-"""The collators: every task's rows to a batch that its model trains on."""
+"""Collators: rows of every task to training batches."""
 
 import pickle
 from pathlib import Path
@@ -49,13 +49,13 @@ def test_captioning(processor, root: Path) -> None:
     assert torch.equal(batch["labels"], expected["labels"]) and batch["input_ids"][0, 0] == processor.bos_token_id
 
 
-def test_one_of_several_captions_is_drawn(processor, root: Path) -> None:
+def test_one_of_several_captions_is_sampled(processor, root: Path) -> None:
     rows = [{"image": "coffee.png", "caption": ["a cup", "a table with a cup"]}]
     collate = CaptioningCollator(processor, image_root=root)
     assert {collate(rows)["labels"].shape[1] for _ in range(30)} == {4, 7}
 
 
-def test_image_text(processor, root: Path) -> None:
+def test_image_text_retrieval(processor, root: Path) -> None:
     collate = ImageTextCollator(processor, image_root=root, text_options={"padding": "max_length", "max_length": 12})
     batch = collate(ROWS)
     assert batch["return_loss"] is True and batch["input_ids"].shape == (3, 12)
@@ -81,12 +81,12 @@ def test_question_answering(processor, root: Path) -> None:
     batch = QuestionAnsweringCollator(processor, image_root=root)(rows)
     assert batch["answer_counts"].tolist() == [1, 1, 2, 1, 2, 1]
     torch.testing.assert_close(batch["answer_weights"], torch.tensor([1.0, 1.0, 2 / 3, 1 / 3, 0.2, 0.6, 0.3, 0.5]))
-    words = [processor.tokenizer.decode(row[row != -100][1:-1]) for row in batch["labels"]]
-    assert words == ["cup", "no", "1", "2", "sky", "sky", "air", "sky"]
+    decoded = [processor.tokenizer.decode(row[row != -100][1:-1]) for row in batch["labels"]]
+    assert decoded == ["cup", "no", "1", "2", "sky", "sky", "air", "sky"]
     assert batch["input_ids"].shape[0] == len(rows)
 
 
-def test_pairs_and_their_swap(processor, root: Path) -> None:
+def test_image_pairs_with_swap(processor, root: Path) -> None:
     rows = [
         {"images": ["coffee.png", "rocket.jpg"], "sentence": "The Left one is bright.", "label": "True"},
         {"images": ["rocket.jpg", "coffee.png"], "sentence": "both are red", "label": "False"},
@@ -101,17 +101,17 @@ def test_pairs_and_their_swap(processor, root: Path) -> None:
     assert batch["labels"].tolist() == plain["labels"].tolist()
     texts = processor.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
     sentences = [text.strip() for text in texts]
-    straight, crossed = (processor(text=text, cleaning=None)["input_ids"][0] for text in PAIR_SENTENCES)
+    original_ids, swapped_ids = (processor(text=text, cleaning=None)["input_ids"][0] for text in PAIR_SENTENCES)
     for number in range(0, 16, 2):
         row = batch["input_ids"][number][batch["attention_mask"][number] == 1].tolist()
-        assert row == (crossed if swapped[number] else straight), sentences[number]
+        assert row == (swapped_ids if swapped[number] else original_ids), sentences[number]
     assert len(set(sentences[1::2])) == 1
 
 
 PAIR_SENTENCES = ("the left one is bright", "the right one is bleft")
 
 
-def test_left_and_right() -> None:
+def test_swap_left_right() -> None:
     assert swap_left_right("left of the right, leftmost") == "right of the left, rightmost"
     assert swap_left_right("nothing here") == "nothing here"
 
@@ -154,6 +154,6 @@ def test_training_transform_and_workers(processor, root: Path) -> None:
     assert len(batches) == 2 and torch.isfinite(batches[0]).all() and not torch.equal(*batches)
 
 
-def test_missing_image_is_named(processor, root: Path) -> None:
+def test_missing_image_raises(processor, root: Path) -> None:
     with pytest.raises(FileNotFoundError, match="lost.png"):
         CaptioningCollator(processor, image_root=root)([{"image": "lost.png", "caption": "a"}])

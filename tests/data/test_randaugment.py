@@ -1,4 +1,4 @@
-"""The augmentation: bit for bit the recorded results of OpenCV, and the draws."""
+"""RandAugment: operations equal recorded results of OpenCV exactly; random draws."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def recordings(goldens: Path) -> dict[str, np.ndarray]:
     return load_file(goldens / "processors" / "randaugment.safetensors")
 
 
-def test_every_recorded_operation(goldens: Path, recordings) -> None:
+def test_operations_equal_recordings(goldens: Path, recordings) -> None:
     rows = json.loads((goldens / "processors" / "randaugment.json").read_text())["rows"]
     assert {row["op"] for row in rows} > set(OPERATIONS)
     before = recordings["input"].copy()
@@ -40,7 +40,7 @@ def test_every_recorded_operation(goldens: Path, recordings) -> None:
 
 
 class Fixed:
-    """Draws the same number for ever."""
+    """Always draws the same number."""
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -52,37 +52,37 @@ class Fixed:
         return list(a)[:size]
 
 
-def test_signs() -> None:
+def test_sign_of_arguments() -> None:
     assert draw_arguments("Rotate", 5, Fixed(0.4)) == (-15.0, GRAY)
     assert draw_arguments("Rotate", 5, Fixed(0.6)) == (15.0, GRAY)
     assert draw_arguments("ShearX", 5, Fixed(0.4)) == (0.15, GRAY)
     assert draw_arguments("TranslateY", 5, Fixed(0.6)) == (-5.0, GRAY)
 
 
-def test_warps_by_whole_pixels_and_quarter_turns(recordings) -> None:
+def test_warp_affine_by_integer_shift_and_rotation(recordings) -> None:
     image = recordings["input"][:41, :41]
     moved = warp_affine(image, np.array([[1, 0, 3], [0, 1, -2]]), (1, 2, 3))
     np.testing.assert_array_equal(moved[:-2, 3:], image[2:, :-3])
     assert (moved[:, :3] == (1, 2, 3)).all() and (moved[-2:] == (1, 2, 3)).all()
-    # column x becomes row 40 - x: a quarter turn about the middle
+    # column x becomes row 40 - x: a rotation by 90 degrees
     turned = warp_affine(image, np.array([[0, 1, 0], [-1, 0, 40]]), GRAY)
     np.testing.assert_array_equal(turned, np.rot90(image))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (2, 5, 3), (1, 30, 3), (64, 3, 3)])
-def test_any_size(shape: tuple[int, int, int]) -> None:
+def test_image_sizes(shape: tuple[int, int, int]) -> None:
     image = np.arange(np.prod(shape), dtype=np.int64).astype(np.uint8).reshape(shape)
     for name in (*OPERATIONS, "Color", "Contrast", "Solarize", "Posterize"):
         result = apply_operation(image, Operation(name, draw_arguments(name, 10, Fixed(0.6))))
         assert result.shape == shape and result.dtype == np.uint8
 
 
-def test_level_five_leaves_brightness_and_sharpness_alone(recordings) -> None:
+def test_brightness_and_sharpness_of_level_five_are_no_ops(recordings) -> None:
     operations = [Operation(name, draw_arguments(name, 5, Fixed(0))) for name in ("Brightness", "Sharpness")]
     np.testing.assert_array_equal(apply_operations(recordings["input"], operations), recordings["input"])
 
 
-def test_draws_follow_the_generator() -> None:
+def test_draws_depend_on_the_generator() -> None:
     draws = [draw_operations(TorchDraws(torch.Generator().manual_seed(seed))) for seed in range(200)]
     assert draws == [draw_operations(TorchDraws(torch.Generator().manual_seed(seed))) for seed in range(200)]
     assert {operation.name for drawn in draws for operation in drawn} == set(OPERATIONS)
@@ -105,8 +105,8 @@ def test_invalid_arguments_raise(recordings) -> None:
         apply_operation(recordings["input"] / 255, Operation("Identity"))
 
 
-def test_auto_contrast_whitens_a_channel_without_black() -> None:
-    """As the original does, by an overflow of a byte; the recorded image has black in every channel."""
+def test_auto_contrast_of_a_channel_without_zero() -> None:
+    """parity: an overflow in the original makes the channel white. Every channel of the recorded image has zeros."""
     ramp = np.arange(12, dtype=np.uint8).reshape(3, 4)
     image = np.stack([ramp, ramp + 1, np.full_like(ramp, 7)], axis=-1)
     made = apply_operation(image, Operation("AutoContrast"))

@@ -1,4 +1,4 @@
-"""The training transforms: recorded draws give the recorded pixels; seeds give the recorded draws."""
+"""Training transforms: recorded draws give the recorded pixels, and recorded seeds the recorded draws."""
 
 import json
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_recorded_seeds_give_the_recorded_draws(recordings) -> None:
         ]
 
 
-def test_a_call_draws_and_applies(photos) -> None:
+def test_call_equals_draw_and_apply(photos) -> None:
     transform = blip_image_train(40, level=9, count=4)
     for seed in range(5):
         pixels = transform(photos["coffee"], torch.Generator().manual_seed(seed))
@@ -67,7 +67,7 @@ def test_a_call_draws_and_applies(photos) -> None:
     assert not any(blip2_image_train(40).draw(photos["coffee"]).operations for _ in range(20))
 
 
-def test_takes_what_the_image_processors_take(photos) -> None:
+def test_image_types(photos) -> None:
     transform = blip_image_train(24)
     draw = TrainDraw((3, 5, 100, 120), True, (Operation("Equalize"),))
     image = PIL.Image.open(photos["rocket"]).convert("RGB")
@@ -80,14 +80,16 @@ def test_takes_what_the_image_processors_take(photos) -> None:
 
 
 @pytest.mark.parametrize("size", [(480, 640), (1, 1), (10, 500), (500, 10), (2, 2)])
-def test_crops_stay_inside_and_keep_their_bounds(size: tuple[int, int]) -> None:
+def test_crop_positions_and_sizes(size: tuple[int, int]) -> None:
     height, width = size
     generator = torch.Generator().manual_seed(0)
     shares = []
     for _ in range(300):
-        top, left, high, wide = draw_crop(height, width, generator=generator)
-        assert 0 <= top <= height - high and 0 <= left <= width - wide and high > 0 and wide > 0
-        shares.append(high * wide / (height * width))
+        top, left, crop_height, crop_width = draw_crop(height, width, generator=generator)
+        assert (
+            0 <= top <= height - crop_height and 0 <= left <= width - crop_width and crop_height > 0 and crop_width > 0
+        )
+        shares.append(crop_height * crop_width / (height * width))
     if size == (480, 640):
         assert 0.49 < min(shares) < 0.6 and 0.9 < max(shares) <= 1.0
 

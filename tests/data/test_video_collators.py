@@ -1,4 +1,4 @@
-"""Collators of videos, and a plain Trainer that learns from what they make."""
+"""Video collators, and training with `Trainer` on their batches."""
 
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def test_question_answering(processor: AlproProcessor, folder: Path) -> None:
         collate([{"question": "what?"}])
 
 
-def test_broken_videos_are_named_or_left_out(processor: AlproProcessor, folder: Path) -> None:
+def test_broken_videos_raise_or_are_skipped(processor: AlproProcessor, folder: Path) -> None:
     with pytest.raises(OSError, match="broken.mp4"):
         VideoTextCollator(processor, image_root=folder)([ROWS[0], BROKEN])
     for kind, options in ((VideoTextCollator, {}), (VideoQuestionAnsweringCollator, {"label2id": ANSWERS})):
@@ -94,13 +94,13 @@ def test_broken_videos_are_named_or_left_out(processor: AlproProcessor, folder: 
         VideoTextCollator(processor, on_error="ignore")
 
 
-# weights that are larger than those of a width of 768, to learn in a few steps
-WIDER = {"vocab_size": 600, "initializer_range": 0.2}
+# large initial weights, so that the loss decreases within a few steps
+TEXT_OPTIONS = {"vocab_size": 600, "initializer_range": 0.2}
 HEADS: dict[str, Any] = {
-    "retrieval": (AlproForVideoTextRetrieval, lambda: alpro_config(WIDER), VideoTextCollator, {}),
+    "retrieval": (AlproForVideoTextRetrieval, lambda: alpro_config(TEXT_OPTIONS), VideoTextCollator, {}),
     "answering": (
         AlproForVideoQuestionAnswering,
-        lambda: alpro_config(WIDER, num_labels=2, label2id=ANSWERS, id2label={0: "run", 1: "jump"}),
+        lambda: alpro_config(TEXT_OPTIONS, num_labels=2, label2id=ANSWERS, id2label={0: "run", 1: "jump"}),
         VideoQuestionAnsweringCollator,
         {"label2id": ANSWERS},
     ),
@@ -108,7 +108,7 @@ HEADS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_trainer_learns(head: str, processor: AlproProcessor, folder: Path, tmp_path: Path) -> None:
+def test_loss_decreases_in_training(head: str, processor: AlproProcessor, folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="the Trainer needs the extra [train]")
     kind, config, collator, options = HEADS[head]
     torch.manual_seed(0)
@@ -134,5 +134,5 @@ def test_a_trainer_learns(head: str, processor: AlproProcessor, folder: Path, tm
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
-    still = {name for name, value in model.named_parameters() if torch.equal(value, before[name])}
-    assert not still, f"these never changed: {sorted(still)}"
+    unchanged = {name for name, value in model.named_parameters() if torch.equal(value, before[name])}
+    assert not unchanged, f"parameters without updates: {sorted(unchanged)}"

@@ -1,4 +1,4 @@
-"""ALPRO's training transform: recorded draws and seeds give the pixels of the original; what the options do."""
+"""ALPRO's training transform: recorded draws and seeds give the recorded pixels; options."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from modeling_lavis.data.video_transforms import (
     alpro_video_train,
     draw_frame_operations,
 )
-from tests.models.video_clips import number_of, write_clip
+from tests.models.video_clips import frame_number, write_clip
 
 RECORDINGS = Path(__file__).parent / "recordings"
 
@@ -45,19 +45,19 @@ def test_seeds_give_the_recorded_draws(recordings) -> None:
     for row, frames, pixels in recordings:
         transform = alpro_video_train(frames.shape[1], len(frames))
         draw = transform.draw(torch.Generator().manual_seed(row["seed"]), np.random.RandomState(row["seed"]))
-        # the original takes the flip from Python's own generator
+        # parity: the original draws the flip from Python's `random`
         draw = dataclasses.replace(draw, flip=random.Random(row["seed"]).random() < 0.5)
         torch.testing.assert_close(transform.apply(frames, draw), pixels, rtol=0, atol=0)
 
 
-def test_contrast_of_a_channel_without_a_zero_is_that_of_the_original() -> None:
+def test_auto_contrast_of_a_channel_without_zero() -> None:
     image = np.stack([np.arange(64), np.arange(64) + 5, np.full(64, 9)], axis=-1).astype(np.uint8).reshape(8, 8, 3)
     made = apply_operation(image, ("AutoContrast", ()))
     assert made[..., 0].min() == 0 and made[..., 0].max() == 255
     assert (made[..., 1] == 255).all() and (made[..., 2] == 9).all()
 
 
-def test_a_clip_has_the_same_operations_on_all_frames() -> None:
+def test_operations_are_the_same_for_all_frames() -> None:
     signs = set()
     for seed in range(60):
         drawn = draw_frame_operations(TorchDraws(torch.Generator().manual_seed(seed)), 4)
@@ -67,7 +67,7 @@ def test_a_clip_has_the_same_operations_on_all_frames() -> None:
     assert signs == {-1, 1}
 
 
-def test_from_file_to_clip(tmp_path: Path) -> None:
+def test_video_files(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", frames=20)
     transform = alpro_video_train(32, 4)
     clip = transform(path, torch.Generator().manual_seed(0))
@@ -77,13 +77,13 @@ def test_from_file_to_clip(tmp_path: Path) -> None:
     frames = VideoTrainTransform(96, 6).read(path, torch.Generator().manual_seed(0))
     assert frames.shape == (6, 96, 96, 3)
     whole = [np.asarray(PIL.Image.fromarray(frame).resize((96, 64))) for frame in frames]
-    shown = [number_of(frame) for frame in whole]
+    shown = [frame_number(frame) for frame in whole]
     assert shown == sorted(set(shown)) and sum(number < 10 for number in shown) == 3
     late = VideoTrainTransform(96, 3).read(path, start=1.0)
-    assert min(number_of(np.asarray(PIL.Image.fromarray(frame).resize((96, 64)))) for frame in late) >= 10
+    assert min(frame_number(np.asarray(PIL.Image.fromarray(frame).resize((96, 64)))) for frame in late) >= 10
 
 
-def test_global_seed_decides_where_no_generator_is_given() -> None:
+def test_global_seed_without_generator() -> None:
     frames = np.random.RandomState(0).randint(0, 256, (3, 16, 16, 3)).astype(np.uint8)
     made = []
     for _ in range(2):
@@ -94,14 +94,14 @@ def test_global_seed_decides_where_no_generator_is_given() -> None:
 
 
 def test_options() -> None:
-    # a sharp edge, enlarged: the overshoot wraps round or is held
+    # upscaling a sharp edge overshoots: values wrap around or are clamped
     frames = np.zeros((1, 16, 16, 3), np.uint8)
     frames[:, :, 8:] = 255
     draw = VideoTrainDraw((0, 4, 16, 8))
     plain = {"image_mean": (0, 0, 0), "image_std": (1, 1, 1)}
     wrapped = VideoTrainTransform(16, 1, **plain).apply(frames, draw)[0, 0, 0]
-    held = VideoTrainTransform(16, 1, wrap_overshoot=False, **plain).apply(frames, draw)[0, 0, 0]
-    assert (held.diff() >= 0).all() and not (wrapped.diff() >= 0).all()
+    clamped = VideoTrainTransform(16, 1, wrap_overshoot=False, **plain).apply(frames, draw)[0, 0, 0]
+    assert (clamped.diff() >= 0).all() and not (wrapped.diff() >= 0).all()
     assert not any(VideoTrainTransform(16, 1, flip_probability=0).draw().flip for _ in range(20))
     assert VideoTrainTransform(16, 1, augment=False).draw().operations == ()
     for wrong in ({"image_size": 0}, {"sampling": "middle"}, {"count": 11}):

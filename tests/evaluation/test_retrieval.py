@@ -53,7 +53,7 @@ def all_pairs(case: Any, model: Any, images: Tensor, inputs: dict[str, Tensor]) 
         for text in range(TEXTS):
             length = int(inputs["attention_mask"][text].sum())
             pair = {name: value[text, None, :length] for name, value in inputs.items()}
-            output = model(**{case.pixels: images[image, None]}, **pair, match_head="both")
+            output = model(**{case.pixel_name: images[image, None]}, **pair, match_head="both")
             image_features = output.video_features if case is ALPRO else output.image_features
             cosine[image, text] = model.compare_features(image_features, output.text_features).item()
             logits[image, text] = output.logits[0, 1]

@@ -1,4 +1,4 @@
-"""Loads a script of `examples/`, which is no package, as a module."""
+"""Loads scripts of `examples/`, which is not a package, as modules."""
 
 import importlib.util
 from pathlib import Path

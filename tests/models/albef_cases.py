@@ -1,4 +1,4 @@
-"""Tiny ALBEF models for the contract tests; batches are those of BLIP's cases."""
+"""Tiny ALBEF models for the contract tests, with the batches of BLIP's cases."""
 
 from typing import Any
 
@@ -22,10 +22,10 @@ from tests.models.lavis_blip_cases import (
     SEP,
     SIZE,
     VOCAB,
-    answers,
-    classes,
+    answer_labels,
+    class_labels,
+    contrastive_inputs,
     one_image,
-    pairs_to_learn,
     two_images,
 )
 
@@ -38,7 +38,7 @@ VARIANTS = {
 
 
 def albef_config(text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None, **options: Any) -> Any:
-    """A configuration with an image tower that is wider than the text (24 against 16), and one layer below fusion."""
+    """A configuration with hidden size 24 for images and 16 for texts, and one text layer below the fusion layers."""
     return AlbefConfig(
         vision_config={
             "image_size": SIZE,
@@ -76,33 +76,33 @@ FEATURES = Case(
     one_image,
     lambda batch: {},
     modes={"both": {}, "image": {"input_ids": None, "attention_mask": None}, "text": {"pixel_values": None}},
-    needed=(),
+    required=(),
 )
 RETRIEVAL = Case(
     AlbefForImageTextRetrieval,
     albef_config,
     one_image,
-    pairs_to_learn,
+    contrastive_inputs,
     modes=MATCHING,
     variants=VARIANTS,
     auto_classes=("AutoModelForZeroShotImageClassification", "AutoModelForImageTextRetrieval"),
-    pairs=True,
+    needs_negatives=True,
 )
 PRETRAINING = Case(
     AlbefForPreTraining,
     albef_config,
     one_image,
-    pairs_to_learn,
+    contrastive_inputs,
     modes=MATCHING,
     variants=VARIANTS,
     auto_classes=("AutoModelForPreTraining",),
-    pairs=True,
+    needs_negatives=True,
 )
 ANSWERING = Case(
     AlbefForQuestionAnswering,
     albef_config,
     one_image,
-    answers,
+    answer_labels,
     modes={"decoder": DECODER},
     variants=VARIANTS,
     auto_classes=("AutoModelForVisualQuestionAnswering",),
@@ -111,7 +111,7 @@ IMAGE_PAIRS = Case(
     AlbefForImagesAndTextClassification,
     albef_config,
     two_images,
-    classes,
+    class_labels,
     variants=VARIANTS,
     auto_classes=("AutoModelForImagesAndTextClassification",),
 )
@@ -119,7 +119,7 @@ CLASSIFICATION = Case(
     AlbefForImageAndTextClassification,
     albef_config,
     one_image,
-    classes,
+    class_labels,
     variants=VARIANTS,
     auto_classes=("AutoModelForImageAndTextClassification",),
 )

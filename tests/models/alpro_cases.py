@@ -1,6 +1,6 @@
 """Tiny ALPRO models and batches for the contract tests.
 
-Letters: B rows, F frames.
+Shapes: B batch size, F frames.
 """
 
 from typing import Any
@@ -9,19 +9,30 @@ from torch import Tensor
 
 from modeling_lavis import AlproConfig, AlproForVideoQuestionAnswering, AlproForVideoTextRetrieval, AlproModel
 from tests.models.contract import Case
-from tests.models.lavis_blip_cases import CLS, PAD, PATCH, SEP, SIZE, VOCAB, classes, pairs_to_learn, pixels, texts
+from tests.models.lavis_blip_cases import (
+    CLS,
+    PAD,
+    PATCH,
+    SEP,
+    SIZE,
+    VOCAB,
+    class_labels,
+    contrastive_inputs,
+    pixels,
+    texts,
+)
 
-FRAMES, WIDTH = 3, 16
+FRAMES, HIDDEN_SIZE = 3, 16
 
 
 def alpro_config(text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None, **options: Any) -> Any:
-    """A configuration with two blocks over space and time and one layer below the joint one."""
+    """A configuration with two space-time blocks, one text layer and one multimodal layer."""
     return AlproConfig(
         vision_config={
             "image_size": SIZE,
             "patch_size": PATCH,
             "num_frames": FRAMES,
-            "hidden_size": WIDTH,
+            "hidden_size": HIDDEN_SIZE,
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
             "drop_path_rate": 0.0,
@@ -29,7 +40,7 @@ def alpro_config(text: dict[str, Any] | None = None, vision: dict[str, Any] | No
         },
         text_config={
             "vocab_size": VOCAB,
-            "hidden_size": WIDTH,
+            "hidden_size": HIDDEN_SIZE,
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
             "intermediate_size": 32,
@@ -51,27 +62,27 @@ FEATURES = Case(
     one_clip,
     lambda batch: {},
     modes={"both": {}, "video": {"input_ids": None, "attention_mask": None}, "text": {"pixel_values_videos": None}},
-    needed=(),
-    pixels="pixel_values_videos",
+    required=(),
+    pixel_name="pixel_values_videos",
 )
 RETRIEVAL = Case(
     AlproForVideoTextRetrieval,
     alpro_config,
     one_clip,
-    pairs_to_learn,
+    contrastive_inputs,
     modes={name: {"match_head": name} for name in ("vtc", "vtm", "both")},
-    needed=_NEEDED,
+    required=_NEEDED,
     auto_classes=("AutoModelForVideoTextRetrieval",),
-    pairs=True,
-    pixels="pixel_values_videos",
+    needs_negatives=True,
+    pixel_name="pixel_values_videos",
 )
 ANSWERING = Case(
     AlproForVideoQuestionAnswering,
     lambda **options: alpro_config(**{"num_labels": 5, **options}),
     one_clip,
-    classes,
-    needed=_NEEDED,
+    class_labels,
+    required=_NEEDED,
     auto_classes=("AutoModelForVideoQuestionAnswering",),
-    pixels="pixel_values_videos",
+    pixel_name="pixel_values_videos",
 )
 CASES = (FEATURES, RETRIEVAL, ANSWERING)

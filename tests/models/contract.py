@@ -1,7 +1,7 @@
-"""What every model class is held to: the table of cases, and the tools that the contract tests share.
+"""Contract of every model class: the cases under test, and the helpers of the contract tests.
 
-A family gives a table of [`Case`]s; the classes of tests in `contract_saving`, `contract_forward`, `contract_training`
-and `contract_auto` run over it. See `test_lavis_blip_contract` for how they are put together.
+Each family defines [`Case`]s; the test classes in `contract_saving`, `contract_forward`, `contract_training` and
+`contract_auto` run over them. See `test_modeling_lavis_blip_contract` for an example.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,31 +14,31 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
-#: numbers of dropout and stochastic depth that make training repeatable whatever the order of random draws
+#: text options that make training independent of random draws
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 @dataclass(frozen=True)
 class Case:
     """
-    One model class with tiny settings.
+    A model class with a tiny configuration.
 
     Args:
-        model_class: the class.
-        config: makes a configuration; keyword arguments override top-level fields, `text` and `vision` are
-            dictionaries that override fields of the parts.
-        inputs: `inputs(batch)` makes what inference takes; with `padded=False` without any padding.
-        training: `training(batch)` makes what is added to the inputs to get a loss.
-        modes: options of `forward` for every kind of inference, by name.
-        needed: inputs without which the class cannot run.
-        variants: further settings of the configuration under which the class has to train.
-        auto_classes: names of the Auto classes that find the class, `AutoModel` left out.
-        pairs: whether training compares rows with each other, and therefore needs at least two.
-        training_compiles: whether the forward with a loss is one graph.
+        model_class: the class under test.
+        config: returns a configuration; keyword arguments override top-level fields, `text` and `vision` are
+            dictionaries that override fields of the sub-configurations.
+        inputs: `inputs(batch)` returns the inputs of inference; `padded=False` leaves out padding.
+        training: `training(batch)` returns the inputs that a loss needs in addition.
+        modes: options of `forward` for each kind of inference, by name.
+        required: inputs without which the class raises.
+        variants: further configuration options under which the class must train.
+        auto_classes: names of the Auto classes that resolve to the class, besides `AutoModel`.
+        needs_negatives: whether training draws in-batch negatives and therefore needs two different images.
+        training_compiles: whether the forward pass with a loss compiles to one graph.
         frozen: top-level modules that are not trained.
-        exact: top-level modules that stay in float32 in half precision, and what they give with them.
+        float32_modules: top-level modules that stay in float32 when the model is loaded in half precision.
         returns_image_tokens: whether `image_embeds` has one row per image token.
-        pixels: name of the input that is seen.
+        pixel_name: name of the image or video input.
     """
 
     model_class: type[PreTrainedModel]
@@ -46,38 +46,38 @@ class Case:
     inputs: Callable[..., dict[str, Tensor]]
     training: Callable[..., dict[str, Any]]
     modes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"plain": {}})
-    needed: tuple[str, ...] = ("pixel_values", "input_ids")
+    required: tuple[str, ...] = ("pixel_values", "input_ids")
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     auto_classes: tuple[str, ...] = ()
-    pairs: bool = False
+    needs_negatives: bool = False
     training_compiles: bool = True
     frozen: tuple[str, ...] = ()
-    exact: tuple[str, ...] = ("temp", "image_queue", "text_queue")
+    float32_modules: tuple[str, ...] = ("temp", "image_queue", "text_queue")
     returns_image_tokens: bool = True
-    pixels: str = "pixel_values"
+    pixel_name: str = "pixel_values"
 
     @property
     def name(self) -> str:
         return self.model_class.__name__
 
     def model(self, seed: int = 0, **options: Any) -> PreTrainedModel:
-        """A freshly initialised model in evaluation mode, without dropout, whose biases and norms are no identities."""
+        """A new model in evaluation mode, without dropout, with perturbed biases and norms."""
         torch.manual_seed(seed)
         options = {**options, "text": {**NO_DROPOUT, **options.get("text", {})}}
         model = self.model_class(self.config(**options)).eval()
-        shake(model)
+        perturb(model)
         return model
 
     def calls(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Options of every mode, the one with a loss included, for a batch of three."""
+        """Name and inputs of every mode, including the one with a loss, for a batch of three."""
         for name, options in self.modes.items():
             yield name, {**self.inputs(3), **options}
         yield "loss", {**self.inputs(3), **self.training(3)}
 
 
 @torch.no_grad()
-def shake(model: nn.Module) -> None:
-    """Move all float weights a little, so that a weight that is left out or mixed up shows; twins follow."""
+def perturb(model: nn.Module) -> None:
+    """Add noise to all floating-point parameters, so that an ignored or mixed-up weight changes the output."""
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if name != "temp" and parameter.is_floating_point():
@@ -85,7 +85,7 @@ def shake(model: nn.Module) -> None:
 
 
 class Contract:
-    """Runs its tests over `cases`."""
+    """Base of the contract tests, parametrized over `cases`."""
 
     cases: tuple[Case, ...] = ()
 
@@ -95,7 +95,7 @@ class Contract:
 
 
 def tensors_of(value: Any, name: str = "") -> dict[str, Tensor]:
-    """All tensors of an output by name, the caches left out."""
+    """All tensors of an output by name, without caches."""
     if isinstance(value, Tensor):
         return {name: value}
     if isinstance(value, Cache):
@@ -113,7 +113,7 @@ def tensors_of(value: Any, name: str = "") -> dict[str, Tensor]:
 
 
 def assert_same(actual: Any, expected: Any, atol: float = 2e-5, rtol: float = 1e-4) -> None:
-    """The same tensors by name, close to each other."""
+    """Outputs have tensors of the same names with close values."""
     left, right = tensors_of(actual), tensors_of(expected)
     assert left.keys() == right.keys()
     assert left, "there is nothing to compare"
@@ -122,7 +122,7 @@ def assert_same(actual: Any, expected: Any, atol: float = 2e-5, rtol: float = 1e
 
 
 def assert_same_state(actual: nn.Module, expected: nn.Module) -> None:
-    """Equal parameters and buffers, in name, type and value."""
+    """State dicts are equal in keys, dtypes and values."""
     left, right = actual.state_dict(), expected.state_dict()
     assert left.keys() == right.keys()
     for name in left:
@@ -130,18 +130,18 @@ def assert_same_state(actual: nn.Module, expected: nn.Module) -> None:
         assert torch.equal(left[name], right[name]), name
 
 
-def state_copy(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict, detached from what happens to the model."""
+def clone_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the state dict that later updates of the model do not change."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def changed_names(model: nn.Module, before: Mapping[str, Tensor]) -> set[str]:
-    """Names of the state dict whose values are others than `before`."""
+    """Keys of the state dict whose values differ from `before`."""
     return {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
 
 
-def twin_pairs(model: nn.Module) -> list[tuple[str, str]]:
-    """Names of online parameters and their twins: `a.b` and `a_m.b`."""
+def momentum_pairs(model: nn.Module) -> list[tuple[str, str]]:
+    """Names of online parameters and of the momentum parameters that follow them: `a.b` and `a_m.b`."""
     names = dict(model.named_parameters(remove_duplicate=False))
     pairs = []
     for name in names:
@@ -158,8 +158,8 @@ __all__ = [
     "assert_same",
     "assert_same_state",
     "changed_names",
-    "shake",
-    "state_copy",
+    "clone_state_dict",
+    "momentum_pairs",
+    "perturb",
     "tensors_of",
-    "twin_pairs",
 ]

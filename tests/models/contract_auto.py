@@ -1,4 +1,4 @@
-"""Contract of the Auto classes: a new process that imports the package finds every class."""
+"""Contract of the Auto classes: in a new process, they resolve to every class after the package is imported."""
 
 import json
 import subprocess
@@ -25,16 +25,16 @@ print(json.dumps(found))
 
 
 class AutoContract(Contract):
-    """One process for all classes."""
+    """One process for all classes of a family."""
 
-    def test_found_in_a_new_process(self, tmp_path: Path) -> None:
-        wanted = {}
+    def test_auto_classes_in_a_new_process(self, tmp_path: Path) -> None:
+        expected = {}
         for case in self.cases:
             folder = tmp_path / case.name
             case.model().save_pretrained(folder)
-            wanted[str(folder)] = ["AutoModel", *case.auto_classes]
+            expected[str(folder)] = ["AutoModel", *case.auto_classes]
         run = subprocess.run(
-            [sys.executable, "-c", _SCRIPT, json.dumps(wanted)], capture_output=True, text=True, check=False
+            [sys.executable, "-c", _SCRIPT, json.dumps(expected)], capture_output=True, text=True, check=False
         )
         assert run.returncode == 0, run.stderr
         found = json.loads(run.stdout.strip().splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Contract of saving and loading: nothing is lost, nothing is left as uninitialised memory, names are our own."""
+"""Contract of saving and loading: round trips, partial checkpoints, and initialization of missing weights."""
 
 import copy
 import io
@@ -13,23 +13,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from modeling_lavis.models.task_classification import ClassificationMixin
-from tests.models.contract import Case, Contract, assert_same, assert_same_state, twin_pairs
+from tests.models.contract import Case, Contract, assert_same, assert_same_state, momentum_pairs
 
 BUFFERS = ("image_queue", "text_queue", "idx_queue", "queue_ptr")
 
 
-def own_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Settings without those that transformers writes while it saves and loads."""
+def without_saved_metadata(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the entries that transformers writes when it saves and loads."""
     ignored = ("dtype", "transformers_version", "_name_or_path", "architectures")
     return {
-        name: own_settings(value) if isinstance(value, dict) else value
+        name: without_saved_metadata(value) if isinstance(value, dict) else value
         for name, value in config.items()
         if name not in ignored
     }
 
 
 def tied_groups(model: nn.Module) -> set[frozenset[str]]:
-    """Names of parameters that are one and the same."""
+    """Groups of names that refer to the same parameter."""
     by_identity: dict[int, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         by_identity.setdefault(id(parameter), set()).add(name)
@@ -37,20 +37,20 @@ def tied_groups(model: nn.Module) -> set[frozenset[str]]:
 
 
 def load(case: Case, model: PreTrainedModel, weights: dict[str, Tensor]) -> tuple[PreTrainedModel, dict[str, set[str]]]:
-    """The class from some of the weights, as a Hub repository that has only those would give it."""
+    """Load the class from a state dict, as from a repository with only these weights."""
     return case.model_class.from_pretrained(
         None, config=copy.deepcopy(model.config), state_dict=dict(weights), output_loading_info=True
     )
 
 
 def plausible_subsets(names: list[str]) -> dict[str, set[str]]:
-    """Parts of a checkpoint: all without one top-level entry, one entry alone, without twins, the towers of others."""
+    """Keys of partial checkpoints: without one top-level module, one encoder alone, without momentum encoders, ..."""
     tops = list(dict.fromkeys(name.partition(".")[0] for name in names))
     subsets = {f"without {top}": {name for name in names if name.partition(".")[0] != top} for top in tops}
     for top in tops:
         if "encoder" in top or "vision_model" in top or "decoder" in top:
             subsets[f"only {top}"] = {name for name in names if name.partition(".")[0] == top}
-    subsets["without twins and queues"] = {
+    subsets["without momentum encoders and queues"] = {
         name for name in names if not name.partition(".")[0].endswith(("_m", "_queue", "_ptr"))
     }
     subsets["without cross-attention"] = {name for name in names if ".crossattention." not in name}
@@ -58,15 +58,15 @@ def plausible_subsets(names: list[str]) -> dict[str, set[str]]:
     return {what: kept for what, kept in subsets.items() if kept and len(kept) < len(names)}
 
 
-def assert_initialised(model: PreTrainedModel, missing: set[str]) -> None:
-    """Weights that no checkpoint gave look as the class initialises them."""
-    twins = {twin: online for online, twin in twin_pairs(model)}
+def assert_initialized(model: PreTrainedModel, missing: set[str]) -> None:
+    """Weights that are missing in a checkpoint have the distribution of their initialization."""
+    online_names = {momentum: online for online, momentum in momentum_pairs(model)}
     state = model.state_dict()
     for name in missing:
         value = state[name]
         leaf = name.rpartition(".")[2]
-        if name in twins:
-            assert torch.equal(value, state[twins[name]]), name
+        if name in online_names:
+            assert torch.equal(value, state[online_names[name]]), name
         elif name == "temp":
             assert value.item() == pytest.approx(model.config.logit_temperature)
         elif name in ("image_queue", "text_queue"):
@@ -88,9 +88,9 @@ def assert_initialised(model: PreTrainedModel, missing: set[str]) -> None:
 
 
 class SavingContract(Contract):
-    """Round trips through files, and checkpoints that hold only a part."""
+    """Round trips through files, and partial checkpoints."""
 
-    def test_round_trip(self, case: Case, tmp_path: Path) -> None:
+    def test_save_and_load(self, case: Case, tmp_path: Path) -> None:
         model = case.model()
         for index, name in enumerate(name for name in BUFFERS if hasattr(model, name)):
             getattr(model, name).fill_(index + 1)
@@ -100,11 +100,11 @@ class SavingContract(Contract):
         assert_same_state(again, model)
         assert tied_groups(again) == tied_groups(model)
         assert not again.training
-        assert own_settings(again.config.to_dict()) == own_settings(model.config.to_dict())
+        assert without_saved_metadata(again.config.to_dict()) == without_saved_metadata(model.config.to_dict())
         inputs = case.inputs(2)
-        assert_same(again(**inputs, **_cut(case)), model(**inputs, **_cut(case)))
+        assert_same(again(**inputs, **_decoder_inputs(case)), model(**inputs, **_decoder_inputs(case)))
 
-    def test_file_has_own_names_and_each_weight_once(self, case: Case, tmp_path: Path) -> None:
+    def test_checkpoint_keys(self, case: Case, tmp_path: Path) -> None:
         model = case.model()
         model.save_pretrained(tmp_path)
         stored = load_file(tmp_path / "model.safetensors")
@@ -116,7 +116,7 @@ class SavingContract(Contract):
         assert left_out <= set(itertools.chain.from_iterable(tied_groups(model)))
         assert not any("position_ids" in name for name in stored)
 
-    def test_shards(self, case: Case, tmp_path: Path) -> None:
+    def test_sharded_checkpoint(self, case: Case, tmp_path: Path) -> None:
         model = case.model()
         model.save_pretrained(tmp_path, max_shard_size="20KB")
         assert len(list(tmp_path.glob("*.safetensors"))) > 1
@@ -135,23 +135,24 @@ class SavingContract(Contract):
             loaded = again.state_dict()
             for name in given:
                 assert torch.equal(loaded[name], state[name]), f"{what}: {name}"
-            assert_initialised(again, set(state) - given)
-            assert {name for name in info["missing_keys"] if name not in tied} == {
-                name for name in set(state) - given if name not in tied
-            }, what
+            assert_initialized(again, set(state) - given)
+            # momentum weights are filled from the online weights, so nothing is missing
+            missing = {name for name in set(state) - given if not name.partition(".")[0].endswith("_m")}
+            assert {name for name in info["missing_keys"] if name not in tied} == missing - set(tied), what
 
     def test_checkpoints_of_other_heads(self, case: Case, tmp_path: Path) -> None:
         """
-        A head starts from the checkpoint of any other: what both have is taken, the rest is initialised. A head for two
-        images says that layers for one do not make it.
+        A head loads the checkpoint of any other: shared weights are loaded, the rest is initialized. A head for two
+        images refuses checkpoints for one.
         """
         for other in self.cases:
             if other is case or getattr(other.config().text_config, "num_image_streams", 1) != 1:
                 continue
-            source = other.model(vision={"hidden_size": 16})  # as wide as the text, so that decoders fit each other
+            # the text hidden size, so that the shapes of cross-attention match
+            source = other.model(vision={"hidden_size": 16})
             text = source.config.text_config
             if getattr(text, "num_image_streams", 1) != 1 or getattr(text, "pair_image_layers", False):
-                continue  # its text encoder is of another build, for two images
+                continue  # the text encoder has other modules, for two images
             source.save_pretrained(tmp_path / other.name)
             if issubclass(case.model_class, ClassificationMixin) and case.model_class.num_images == 2:
                 with pytest.raises(ValueError, match=f"a model for one image .{other.model_class.__name__}.*convert"):
@@ -164,45 +165,45 @@ class SavingContract(Contract):
             assert both
             for name in both:
                 if name in tied and not torch.equal(given[name], found[name]):
-                    continue  # of two tied weights that the source has apart, one is taken
+                    continue  # tied here but not in the source: one of the two values is loaded
                 assert torch.equal(given[name], found[name]), f"{other.name}: {name}"
             assert all(bool(value.isfinite().all()) for value in found.values())
-            assert_initialised(made, {name for name in info["missing_keys"] if name not in tied | given})
+            assert_initialized(made, {name for name in info["missing_keys"] if name not in tied | given})
             run_options = {name: value for name, value in case.inputs(2).items() if torch.is_tensor(value)}
-            made(**run_options, **_cut(case))
+            made(**run_options, **_decoder_inputs(case))
 
-    def test_twins_are_frozen_and_the_rest_learns(self, case: Case, tmp_path: Path) -> None:
+    def test_momentum_parameters_are_frozen(self, case: Case, tmp_path: Path) -> None:
         model = case.model_class(case.config())
         model.save_pretrained(tmp_path)
         for made in (model, case.model_class.from_pretrained(tmp_path)):
-            twins = {twin for _, twin in twin_pairs(made)}
+            momentum_names = {momentum for _, momentum in momentum_pairs(made)}
             for name, parameter in made.named_parameters():
-                frozen = name in twins or name.partition(".")[0] in case.frozen
+                frozen = name in momentum_names or name.partition(".")[0] in case.frozen
                 assert parameter.requires_grad == (not frozen), name
 
-    def test_new_twins_equal_online_weights(self, case: Case) -> None:
+    def test_new_momentum_parameters_equal_online_parameters(self, case: Case) -> None:
         model = case.model_class(case.config())
         state = model.state_dict()
-        for online, twin in twin_pairs(model):
-            assert torch.equal(state[online], state[twin]), twin
+        for online, momentum in momentum_pairs(model):
+            assert torch.equal(state[online], state[momentum]), momentum
 
-    def test_fresh_weights_are_initialised(self, case: Case) -> None:
+    def test_new_weights_are_initialized(self, case: Case) -> None:
         model = case.model_class(case.config())
-        assert_initialised(model, set(model.state_dict()))
-        words = model.get_input_embeddings()
-        assert not words.weight[words.padding_idx].any()
+        assert_initialized(model, set(model.state_dict()))
+        embeddings = model.get_input_embeddings()
+        assert not embeddings.weight[embeddings.padding_idx].any()
 
-    def test_copies(self, case: Case) -> None:
+    def test_deepcopy_and_pickle(self, case: Case) -> None:
         model = case.model()
         inputs = case.inputs(2)
-        expected = model(**inputs, **_cut(case))
+        expected = model(**inputs, **_decoder_inputs(case))
         buffer = io.BytesIO()
         torch.save(model, buffer)
         buffer.seek(0)
         for made in (copy.deepcopy(model), torch.load(buffer, weights_only=False)):
             assert tied_groups(made) == tied_groups(model)
             assert_same_state(made, model)
-            assert_same(made(**inputs, **_cut(case)), expected)
+            assert_same(made(**inputs, **_decoder_inputs(case)), expected)
 
     def test_device_map(self, case: Case, tmp_path: Path) -> None:
         pytest.importorskip("accelerate")
@@ -211,22 +212,24 @@ class SavingContract(Contract):
         again = case.model_class.from_pretrained(tmp_path, device_map="auto")
         if next(again.parameters()).device.type == "cpu":
             assert_same_state(again, model)
-            assert_same(again(**case.inputs(2), **_cut(case)), model(**case.inputs(2), **_cut(case)))
+            inputs = {**case.inputs(2), **_decoder_inputs(case)}
+            assert_same(again(**inputs), model(**inputs))
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
-    def test_half_precision_keeps_history_exact(self, case: Case, dtype: torch.dtype, tmp_path: Path) -> None:
+    def test_half_precision_keeps_float32_modules(self, case: Case, dtype: torch.dtype, tmp_path: Path) -> None:
         model = case.model()
         model.save_pretrained(tmp_path)
         again = case.model_class.from_pretrained(tmp_path, dtype=dtype)
         for name, value in again.state_dict().items():
-            if name.partition(".")[0] in case.exact:
+            top = name.partition(".")[0]
+            if top in case.float32_modules or top.endswith("_m"):
                 assert value.dtype == torch.float32 and torch.equal(value, model.state_dict()[name])
             elif value.is_floating_point():
                 assert value.dtype == dtype, name
 
 
-def _cut(case: Case) -> dict[str, Tensor]:
-    """Options for a batch of two, for classes whose inputs do not suffice."""
+def _decoder_inputs(case: Case) -> dict[str, Tensor]:
+    """Additional inputs for a batch of two, for classes that need decoder inputs."""
     for options in case.modes.values():
         if "match_head" in options:
             return {}
@@ -234,4 +237,4 @@ def _cut(case: Case) -> dict[str, Tensor]:
     return {}
 
 
-__all__ = ["SavingContract", "assert_initialised", "plausible_subsets", "tied_groups"]
+__all__ = ["SavingContract", "assert_initialized", "plausible_subsets", "tied_groups"]

@@ -1,4 +1,4 @@
-"""One of two processes that train together; started by `test_distributed`."""
+"""One of two processes of distributed training; `test_distributed` starts them."""
 
 import sys
 
@@ -13,13 +13,13 @@ from tests.models import alpro_cases, lavis_blip_cases
 CASES = (*lavis_blip_cases.CASES, *alpro_cases.CASES)
 
 
-def likeliest(weights: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Negatives that do not depend on random draws."""
+def argmax_negatives(weights: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Deterministic replacement of `draw_negatives`."""
     return weights.argmax(dim=1)
 
 
-def gathering() -> dict[str, torch.Tensor]:
-    """What the gathering functions give, and the gradient through them."""
+def gather_results() -> dict[str, torch.Tensor]:
+    """Results of the gather functions, and the gradient through `gather_with_grad`."""
     own = torch.arange(4.0).view(2, 2) + 10 * rank()
     own.requires_grad_()
     everything = gather_with_grad(own)
@@ -29,8 +29,10 @@ def gathering() -> dict[str, torch.Tensor]:
     return {"all": everything.detach(), "grad": own.grad, "plain": gather(own.detach()), "ragged": ragged}
 
 
-def training(name: str, options: dict, rows: slice, ddp: bool, learnt: str = "loss") -> dict[str, torch.Tensor]:
-    """Two steps of a head on some rows of a batch of four, down one of its losses; losses, weights and state."""
+def train_two_steps(
+    name: str, options: dict, rows: slice, ddp: bool, loss_name: str = "loss"
+) -> dict[str, torch.Tensor]:
+    """Losses and final state of two training steps on some rows of a batch of four."""
     case = next(case for case in CASES if case.name == name)
     model = case.model(**options).train()
     wrapped = DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False) if ddp else model
@@ -39,12 +41,12 @@ def training(name: str, options: dict, rows: slice, ddp: bool, learnt: str = "lo
     for step in range(2):
         torch.manual_seed(step)
         call = {**case.inputs(4), **case.training(4)}
-        call[case.pixels] = torch.randn_like(call[case.pixels])
+        call[case.pixel_name] = torch.randn_like(call[case.pixel_name])
         call["image_ids"] = torch.tensor([3, 4, 5, 6]) + step
         call = {key: value[rows] if torch.is_tensor(value) else value for key, value in call.items()}
         output = wrapped(**call)
         optimizer.zero_grad()
-        output[learnt].backward()
+        output[loss_name].backward()
         optimizer.step()
         for key, value in output.items():
             if key.startswith("loss"):
@@ -54,24 +56,24 @@ def training(name: str, options: dict, rows: slice, ddp: bool, learnt: str = "lo
 
 
 def main() -> None:
-    """`distributed_worker RANK STORE OUTPUT`: run everything and save it."""
+    """`distributed_worker RANK STORE OUTPUT`: run all checks and save their results."""
     number, store, output = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
-    task_retrieval.draw_negatives = likeliest
-    results: dict[str, object] = {"world": world_size(), "gathering": gathering()}
+    task_retrieval.draw_negatives = argmax_negatives
+    results: dict[str, object] = {"world": world_size(), "gathering": gather_results()}
     for label, name, options in RUNS:
-        results[label] = training(name, options, slice(2 * number, 2 * number + 2), ddp=True)
-    # ALPRO draws its negatives from the own batch only, so what equals the double batch is its contrast.
+        results[label] = train_two_steps(name, options, slice(2 * number, 2 * number + 2), ddp=True)
+    # ALPRO draws negatives from the local batch, so only its contrastive loss equals the one of the whole batch.
     rows = slice(2 * number, 2 * number + 2)
-    results["video"] = training("AlproForVideoTextRetrieval", {}, rows, ddp=True, learnt="loss_vtc")
+    results["video"] = train_two_steps("AlproForVideoTextRetrieval", {}, rows, ddp=True, loss_name="loss_vtc")
     torch.save(results, f"{output}.{number}")
     dist.destroy_process_group()
 
 
 RUNS = (
     ("retrieval", "LavisBlipForImageTextRetrieval", {"negative_all_rank": True}),
-    ("own negatives", "LavisBlipForImageTextRetrieval", {"negative_all_rank": False}),
+    ("local negatives", "LavisBlipForImageTextRetrieval", {"negative_all_rank": False}),
     ("no momentum", "LavisBlipForImageTextRetrieval", {"negative_all_rank": True, "use_momentum": False}),
     ("pretraining", "LavisBlipForPreTraining", {}),
 )

@@ -1,12 +1,12 @@
 """Tiny BLIP-2 models and batches for the tests.
 
-Letters: B rows, T text tokens.
+Shapes: B batch size, T text tokens.
 """
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modeling_lavis import (
     LavisBlip2Config,
@@ -15,7 +15,7 @@ from modeling_lavis import (
     LavisBlip2ForPreTraining,
     LavisBlip2Model,
 )
-from tests.models.contract import Case, shake
+from tests.models.contract import Case, perturb
 
 PAD, CLS, SEP, DEC, VOCAB = 0, 2, 3, 59, 60
 SIZE, PATCH, QUERIES = 32, 16, 4
@@ -94,8 +94,8 @@ LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
         "dropout": 0.0,
     },
 }
-#: widths of which quantised weights can be made
-_WIDE: dict[str, dict[str, int]] = {
+#: hidden sizes that the quantization methods support
+_QUANTIZABLE: dict[str, dict[str, int]] = {
     "opt": {"hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 128},
     "t5": {"d_model": 64, "d_kv": 32, "d_ff": 128},
 }
@@ -107,7 +107,7 @@ def blip_2_config(
     language_model: str | None = None,
     **options: Any,
 ) -> Any:
-    """A configuration with an image tower that is wider than the Q-Former (24 against 16)."""
+    """A configuration with hidden size 24 for images and 16 for the Q-Former."""
     ids = {"pad_token_id": PAD, "cls_token_id": CLS, "eos_token_id": SEP, "bos_token_id": DEC}
     return LavisBlip2Config(
         vision_config={
@@ -135,24 +135,29 @@ def blip_2_config(
     )
 
 
-def second_stage(kind: str, wide: bool = False, **options: Any) -> LavisBlip2ForConditionalGeneration:
-    """A model with a language model; always the same weights, which are far from their initial values."""
+def second_stage(kind: str, quantizable: bool = False, **options: Any) -> LavisBlip2ForConditionalGeneration:
+    """A model with a language model; `quantizable` gives it hidden sizes that quantization methods support."""
     torch.manual_seed(0)
-    config = blip_2_config(language_model=kind, vision={"hidden_size": 64} if wide else None, **options)
-    if wide:
-        config.text_config = type(config.text_config)(**{**LANGUAGE_MODELS[kind], **_WIDE[kind]})
+    config = blip_2_config(language_model=kind, vision={"hidden_size": 64} if quantizable else None, **options)
+    if quantizable:
+        config.text_config = type(config.text_config)(**{**LANGUAGE_MODELS[kind], **_QUANTIZABLE[kind]})
     model = LavisBlip2ForConditionalGeneration(config).eval()
-    shake(model)
+    perturb(model)
     return model
 
 
+def trainable_modules(model: nn.Module) -> set[str]:
+    """Names of the top-level modules with trainable parameters."""
+    return {name.partition(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def pixels(batch: int, seed: int = 0) -> Tensor:
-    """Normal noise of `(batch, 3, SIZE, SIZE)`."""
+    """Normal noise of shape `(batch, 3, SIZE, SIZE)`."""
     return torch.randn(batch, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
 
 
 def texts(batch: int, length: int = 6, padded: bool = True, seed: int = 1) -> dict[str, Tensor]:
-    """`[CLS] words [SEP]`; of a padded batch every second row is two tokens shorter."""
+    """`[CLS] tokens [SEP]`; in a padded batch, every second row is two tokens shorter."""
     ids = torch.randint(5, DEC, (batch, length), generator=torch.Generator().manual_seed(seed))
     ids[:, 0], ids[:, -1] = CLS, SEP
     mask = torch.ones_like(ids)
@@ -162,7 +167,7 @@ def texts(batch: int, length: int = 6, padded: bool = True, seed: int = 1) -> di
 
 
 def prompts(batch: int, length: int = 5, side: str = "left", pad: int = 1) -> dict[str, Tensor]:
-    """Words of a language model; every second row is two tokens shorter."""
+    """Prompts of a language model, padded on `side`; every second row is two tokens shorter."""
     ids = torch.randint(5, VOCAB, (batch, length), generator=torch.Generator().manual_seed(3))
     mask = torch.ones_like(ids)
     short = slice(0, 2) if side == "left" else slice(-2, None)
@@ -174,13 +179,13 @@ def one_image(batch: int, padded: bool = True) -> dict[str, Tensor]:
     return {"pixel_values": pixels(batch), **texts(batch, padded=padded)}
 
 
-def pairs_to_learn(batch: int) -> dict[str, Any]:
+def contrastive_inputs(batch: int) -> dict[str, Any]:
     return {"image_ids": torch.arange(batch) + 7, "return_loss": True}
 
 
-def same_as_labels(batch: int) -> dict[str, Tensor]:
-    made = texts(batch)
-    return {"labels": made["input_ids"].masked_fill(made["attention_mask"] == 0, -100)}
+def language_model_labels(batch: int) -> dict[str, Tensor]:
+    text = texts(batch)
+    return {"labels": text["input_ids"].masked_fill(text["attention_mask"] == 0, -100)}
 
 
 def with_language_model(kind: str) -> Any:
@@ -189,9 +194,9 @@ def with_language_model(kind: str) -> Any:
 
 _MATCHING = {name: {"match_head": name} for name in ("itc", "itm", "both")}
 _DECODER = {"decoder_input_ids": torch.tensor([[DEC, 5, 6, 7], [DEC, 8, 9, 10], [DEC, 11, 12, 13]])}
-_OBJECTIVES = {"1.0.2": {"objective": "1.0.2"}, "trained tower": {"freeze_vision": False}}
+_OBJECTIVES = {"1.0.2": {"objective": "1.0.2"}, "trained image encoder": {"freeze_vision": False}}
 
-_EXACT = (
+_FLOAT32_MODULES = (
     "query_tokens",
     "ln_vision",
     "qformer",
@@ -210,44 +215,44 @@ FEATURES = Case(
     one_image,
     lambda batch: {},
     modes={"both": {}, "image": {"input_ids": None, "attention_mask": None}, "text": {"pixel_values": None}},
-    needed=(),
+    required=(),
     returns_image_tokens=False,
     frozen=_FROZEN,
-    exact=_EXACT,
+    float32_modules=_FLOAT32_MODULES,
 )
 RETRIEVAL = Case(
     LavisBlip2ForImageTextRetrieval,
     blip_2_config,
     one_image,
-    pairs_to_learn,
+    contrastive_inputs,
     modes=_MATCHING,
     variants=_OBJECTIVES,
     auto_classes=("AutoModelForZeroShotImageClassification", "AutoModelForImageTextRetrieval"),
     frozen=_FROZEN,
-    exact=_EXACT,
+    float32_modules=_FLOAT32_MODULES,
 )
 PRETRAINING = Case(
     LavisBlip2ForPreTraining,
     blip_2_config,
     one_image,
-    pairs_to_learn,
+    contrastive_inputs,
     modes={**_MATCHING, "decoder": _DECODER},
     variants=_OBJECTIVES,
     auto_classes=("AutoModelForPreTraining",),
     frozen=_FROZEN,
-    exact=_EXACT,
+    float32_modules=_FLOAT32_MODULES,
 )
 OPT = Case(
     LavisBlip2ForConditionalGeneration,
     with_language_model("opt"),
     one_image,
-    same_as_labels,
-    needed=("pixel_values",),
+    language_model_labels,
+    required=("pixel_values",),
     variants={"trained language model": {"freeze_language_model": False}},
     auto_classes=("AutoModelForImageTextToText",),
     returns_image_tokens=False,
     frozen=_FROZEN,
-    exact=_EXACT,
+    float32_modules=_FLOAT32_MODULES,
 )
 FIRST_STAGE = (FEATURES, RETRIEVAL, PRETRAINING)
 SECOND_STAGE = (OPT,)
@@ -264,4 +269,5 @@ __all__ = [
     "prompts",
     "second_stage",
     "texts",
+    "trainable_modules",
 ]

@@ -1,6 +1,6 @@
 """Tiny BLIP models and batches for the contract tests.
 
-Letters: B rows, T text tokens, A answers.
+Shapes: B batch size, T text tokens.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ SIZE, PATCH, QUEUE = 32, 16, 10
 
 
 def blip_config(text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None, **options: Any) -> Any:
-    """A configuration with an image tower that is wider than the text (24 against 16)."""
+    """A configuration with hidden size 24 for images and 16 for texts."""
     return LavisBlipConfig(
         vision_config={
             "image_size": SIZE,
@@ -58,12 +58,12 @@ def blip_config(text: dict[str, Any] | None = None, vision: dict[str, Any] | Non
 
 
 def pixels(*shape: int, seed: int = 0) -> Tensor:
-    """Normal noise of `(*shape, 3, SIZE, SIZE)`."""
+    """Normal noise of shape `(*shape, 3, SIZE, SIZE)`."""
     return torch.randn(*shape, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
 
 
 def texts(batch: int, length: int = 6, padded: bool = True, seed: int = 1) -> dict[str, Tensor]:
-    """`[CLS] words [SEP]`; of a padded batch every second row is two tokens shorter."""
+    """`[CLS] tokens [SEP]`; in a padded batch, every second row is two tokens shorter."""
     ids = torch.randint(5, DEC, (batch, length), generator=torch.Generator().manual_seed(seed))
     ids[:, 0], ids[:, -1] = CLS, SEP
     mask = torch.ones_like(ids)
@@ -81,27 +81,27 @@ def two_images(batch: int, padded: bool = True) -> dict[str, Tensor]:
 
 
 def caption_labels(batch: int) -> dict[str, Tensor]:
-    made = texts(batch)
-    labels = made["input_ids"].masked_fill(made["attention_mask"] == 0, -100)
+    text = texts(batch)
+    labels = text["input_ids"].masked_fill(text["attention_mask"] == 0, -100)
     labels[:, :2] = -100
     return {"labels": labels}
 
 
-def answers(batch: int) -> dict[str, Tensor]:
+def answer_labels(batch: int) -> dict[str, Tensor]:
     """Two answers for the first question, one for each of the others."""
-    made = texts(batch + 1, length=4, seed=5)
-    labels = made["input_ids"].masked_fill(made["attention_mask"] == 0, -100)
+    text = texts(batch + 1, length=4, seed=5)
+    labels = text["input_ids"].masked_fill(text["attention_mask"] == 0, -100)
     labels[:, 0] = DEC
     counts = torch.ones(batch, dtype=torch.long)
     counts[0] = 2
     return {"labels": labels, "answer_counts": counts, "answer_weights": torch.rand(batch + 1) + 0.1}
 
 
-def pairs_to_learn(batch: int) -> dict[str, Any]:
+def contrastive_inputs(batch: int) -> dict[str, Any]:
     return {"image_ids": torch.arange(batch) + 7, "return_loss": True}
 
 
-def classes(batch: int) -> dict[str, Tensor]:
+def class_labels(batch: int) -> dict[str, Tensor]:
     return {"labels": torch.arange(batch) % 2}
 
 
@@ -114,32 +114,32 @@ FEATURES = Case(
     one_image,
     lambda batch: {},
     modes={"both": {}, "image": {"input_ids": None, "attention_mask": None}, "text": {"pixel_values": None}},
-    needed=(),
+    required=(),
 )
 RETRIEVAL = Case(
     LavisBlipForImageTextRetrieval,
     blip_config,
     one_image,
-    pairs_to_learn,
+    contrastive_inputs,
     modes=_MATCHING,
     variants={
         "no momentum": {"use_momentum": False},
         "no distillation": {"use_distill": False},
-        "negatives of all": {"negative_all_rank": True},
+        "negatives of all ranks": {"negative_all_rank": True},
         "no enc token": {"enc_token_id": None},
     },
     auto_classes=("AutoModelForZeroShotImageClassification", "AutoModelForImageTextRetrieval"),
-    pairs=True,
+    needs_negatives=True,
 )
 PRETRAINING = Case(
     LavisBlipForPreTraining,
     blip_config,
     one_image,
-    pairs_to_learn,
+    contrastive_inputs,
     modes={**_MATCHING, "decoder": _DECODER},
     variants={"no momentum": {"use_momentum": False}, "no distillation": {"use_distill": False}},
     auto_classes=("AutoModelForPreTraining",),
-    pairs=True,
+    needs_negatives=True,
 )
 CAPTIONING = Case(
     LavisBlipForConditionalGeneration,
@@ -152,7 +152,7 @@ ANSWERING = Case(
     LavisBlipForQuestionAnswering,
     blip_config,
     one_image,
-    answers,
+    answer_labels,
     modes={"decoder": _DECODER},
     auto_classes=("AutoModelForVisualQuestionAnswering",),
 )
@@ -160,14 +160,14 @@ IMAGE_PAIRS = Case(
     LavisBlipForImagesAndTextClassification,
     lambda **options: blip_config(**{**options, "text": {"merge_from_layer": 1, **options.get("text", {})}}),
     two_images,
-    classes,
+    class_labels,
     auto_classes=("AutoModelForImagesAndTextClassification",),
 )
 CLASSIFICATION = Case(
     LavisBlipForImageAndTextClassification,
     blip_config,
     one_image,
-    classes,
+    class_labels,
     variants={"no momentum": {"use_momentum": False}, "no distillation": {"use_distill": False}},
     auto_classes=("AutoModelForImageAndTextClassification",),
 )

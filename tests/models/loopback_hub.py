@@ -1,4 +1,4 @@
-"""A Hub on 127.0.0.1 that serves folders as repositories: what `from_pretrained` asks for, and no more."""
+"""A Hub server on 127.0.0.1 for folders: the requests of `from_pretrained` only."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ def _handler(repositories: Mapping[str, Path]) -> type[http.server.BaseHTTPReque
         protocol_version = "HTTP/1.1"
 
         def log_message(self, *args: Any) -> None:
-            """Say nothing."""
+            """Do not log."""
 
         def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
             self.send_response(status)
@@ -34,7 +34,7 @@ def _handler(repositories: Mapping[str, Path]) -> type[http.server.BaseHTTPReque
                 if name not in repositories:
                     self.reply(404, X_Error_Code="RepoNotFound")
                     return
-                if parts[4:5] == ["tree"]:  # only asked for folders, which these repositories do not have
+                if parts[4:5] == ["tree"]:  # requested for subfolders, which these repositories do not have
                     self.reply(404, X_Error_Code="EntryNotFound")
                     return
                 files = [{"rfilename": path.name} for path in sorted(repositories[name].iterdir())]

@@ -1,7 +1,4 @@
-"""Beam search by the original's rules, against the same rules written down plainly.
-
-Letters: B images, n beams, T tokens.
-"""
+"""Beam search with the original's rules, against a plain reference implementation."""
 
 from typing import Any
 
@@ -9,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models.contract import shake
+from tests.models.contract import perturb
 from tests.models.lavis_blip_cases import CAPTIONING, CLS, DEC, PAD, SEP, pixels
 
 Hypothesis = tuple[float, list[int]]
@@ -19,37 +16,39 @@ def best_first(hypotheses: list[Hypothesis]) -> list[Hypothesis]:
     return sorted(hypotheses, key=lambda one: one[0], reverse=True)
 
 
-def written_down(model: Any, states: Tensor, prompt: list[int], beams: int, length: int, penalty: float) -> Any:
-    """Finished hypotheses with their scores for the states (1, N, D) of one image, best first."""
-    going_on: list[Hypothesis] = [(0.0, prompt)]
+def reference_beam_search(
+    model: Any, states: Tensor, prompt: list[int], beams: int, length: int, penalty: float
+) -> Any:
+    """Best hypotheses with their scores for the hidden states `(1, N, D)` of one image, best first."""
+    unfinished: list[Hypothesis] = [(0.0, prompt)]
     finished: list[Hypothesis] = []
     for size in range(len(prompt), length):
-        ids = torch.tensor([words for _, words in going_on])
+        ids = torch.tensor([tokens for _, tokens in unfinished])
         with torch.no_grad():
             logits = model(encoder_outputs=(states.expand(len(ids), -1, -1),), decoder_input_ids=ids).logits[:, -1]
         steps = logits.log_softmax(dim=-1).tolist()
         candidates = best_first(
             [
-                (total + chance, [*words, word])
-                for (total, words), row in zip(going_on, steps, strict=True)
-                for word, chance in enumerate(row)
+                (total + log_probability, [*tokens, token])
+                for (total, tokens), row in zip(unfinished, steps, strict=True)
+                for token, log_probability in enumerate(row)
             ]
         )[: 2 * beams]
-        ended = [(total / size**penalty, words) for total, words in candidates[:beams] if words[-1] == SEP]
-        finished = best_first(finished + ended)[:beams]
-        going_on = [one for one in candidates if one[1][-1] != SEP][:beams]
+        newly_finished = [(total / size**penalty, tokens) for total, tokens in candidates[:beams] if tokens[-1] == SEP]
+        finished = best_first(finished + newly_finished)[:beams]
+        unfinished = [one for one in candidates if one[1][-1] != SEP][:beams]
         if len(finished) == beams and finished[-1][0] >= candidates[0][0] / size**penalty:
             return finished
-    cut_off = [(total / length**penalty, words) for total, words in going_on]
-    return best_first(finished + cut_off)[:beams]
+    truncated = [(total / length**penalty, tokens) for total, tokens in unfinished]
+    return best_first(finished + truncated)[:beams]
 
 
-def opinionated_model(seed: int) -> Any:
-    """One with clear winners, which ends its captions the earlier the greater the seed."""
+def peaked_model(seed: int) -> Any:
+    """A model with peaked token distributions; the greater the seed, the earlier captions end."""
     torch.manual_seed(seed)
     model = CAPTIONING.model()
     for _ in range(4):
-        shake(model)
+        perturb(model)
     with torch.no_grad():
         model.text_decoder.cls.predictions.bias[SEP] += seed / 2
     return model
@@ -57,10 +56,10 @@ def opinionated_model(seed: int) -> Any:
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("beams", [2, 3])
-def test_beams_end_where_the_original_ends(beams: int, penalty: float) -> None:
+def test_beam_search_equals_reference(beams: int, penalty: float) -> None:
     lengths = set()
     for seed in range(8):
-        model = opinionated_model(seed)
+        model = peaked_model(seed)
         images, prompt = pixels(2), [DEC, 10]
         for length in (4, 9):
             found = model.generate(
@@ -74,27 +73,27 @@ def test_beams_end_where_the_original_ends(beams: int, penalty: float) -> None:
                 return_dict_in_generate=True,
                 output_scores=True,
             )
-            wanted = []
+            expected = []
             for image in images:
                 states = model.encode_images(image[None])
-                wanted += written_down(model, states, prompt, beams, length, penalty)
-            scores = torch.tensor([score for score, _ in wanted])
+                expected += reference_beam_search(model, states, prompt, beams, length, penalty)
+            scores = torch.tensor([score for score, _ in expected])
             torch.testing.assert_close(found.sequences_scores, scores, atol=1e-4, rtol=1e-4)
-            for ids, (_, words) in zip(found.sequences.tolist(), wanted, strict=True):
-                assert ids == words + [PAD] * (len(ids) - len(words))
-                lengths.add(len(words))
-    assert len(lengths) > 2, "nothing ended early"
+            for ids, (_, tokens) in zip(found.sequences.tolist(), expected, strict=True):
+                assert ids == tokens + [PAD] * (len(ids) - len(tokens))
+                lengths.add(len(tokens))
+    assert len(lengths) > 2, "no hypothesis finished before max_length"
 
 
 @pytest.mark.parametrize("penalty", [-1.0, 1.0])
-def test_beams_do_not_depend_on_the_prompts_of_other_rows(penalty: float) -> None:
-    images, long, short = pixels(2), [CLS, 10, 11, 12, 13, 14, SEP], [CLS, 10, SEP]
-    rows = torch.tensor([long, short + [PAD] * 4])
+def test_beam_search_rows_are_independent(penalty: float) -> None:
+    images, long_prompt, short_prompt = pixels(2), [CLS, 10, 11, 12, 13, 14, SEP], [CLS, 10, SEP]
+    rows = torch.tensor([long_prompt, short_prompt + [PAD] * 4])
     options = {"num_beams": 3, "length_penalty": penalty, "return_dict_in_generate": True, "output_scores": True}
     for seed in range(6):
-        model = opinionated_model(seed)
+        model = peaked_model(seed)
         both = model.generate(images, input_ids=rows, max_new_tokens=7, **options)
-        for row, prompt in enumerate((long, short)):
+        for row, prompt in enumerate((long_prompt, short_prompt)):
             alone = model.generate(images[row : row + 1], input_ids=torch.tensor([prompt]), max_new_tokens=7, **options)
             torch.testing.assert_close(both.sequences_scores[row], alone.sequences_scores[0], atol=1e-4, rtol=1e-4)
             assert [id for id in both.sequences[row].tolist() if id != PAD] == [

@@ -1,7 +1,4 @@
-"""Generation by transformers' `generate`: strategies, caches, prompts, and work that is done once per image.
-
-Letters: B images, n beams or sequences per image.
-"""
+"""`generate`: decoding strategies, caches, prompts, and computation once per image."""
 
 from pathlib import Path
 from typing import Any
@@ -13,8 +10,8 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from modeling_lavis.models.generation import as_prompt
 from modeling_lavis.models.modeling_base import set_first_token
-from tests.models.contract import Case, assert_same_state, shake
-from tests.models.contract_training import Rows
+from tests.models.contract import Case, assert_same_state, perturb
+from tests.models.contract_training import BatchDataset
 from tests.models.lavis_blip_cases import ANSWERING, CAPTIONING, CLS, DEC, PAD, PRETRAINING, SEP, pixels, texts
 
 GENERATORS = pytest.mark.parametrize("case", [CAPTIONING, PRETRAINING, ANSWERING], ids=lambda case: case.name)
@@ -26,51 +23,51 @@ STRATEGIES = {
 }
 
 
-def lively(case: Case, **options: Any) -> Any:
-    """A model whose next words depend on image and text, and which ends some of its sentences."""
+def perturbed_model(case: Case, **options: Any) -> Any:
+    """A model whose next tokens depend on image and text, and which generates some end tokens."""
     model = case.model(**options)
     for _ in range(4):
-        shake(model)
+        perturb(model)
     with torch.no_grad():
         model.text_decoder.cls.predictions.bias[SEP] += 1.0
     return model
 
 
 def inputs(case: Case, batch: int = 3) -> dict[str, Tensor]:
-    """Pictures and, where they are read, questions."""
+    """Images and, for question answering, questions."""
     made = {"pixel_values": pixels(batch)}
     return {**made, **texts(batch, padded=False)} if case is ANSWERING else made
 
 
-def by_hand(model: Any, call: dict[str, Tensor], length: int) -> list[int]:
-    """Greedy decoding of one row without cache or `generate`."""
+def greedy_reference(model: Any, call: dict[str, Tensor], length: int) -> list[int]:
+    """Greedy decoding of one row without cache and `generate`."""
     ids = torch.tensor([[DEC]])
     while ids.shape[1] < length:
-        word = model(**call, decoder_input_ids=ids).logits[0, -1].argmax()
-        ids = torch.cat([ids, word.view(1, 1)], dim=1)
-        if word == SEP:
+        token = model(**call, decoder_input_ids=ids).logits[0, -1].argmax()
+        ids = torch.cat([ids, token.view(1, 1)], dim=1)
+        if token == SEP:
             break
     return ids[0].tolist()
 
 
 @GENERATORS
-def test_greedy_equals_decoding_by_hand(case: Case) -> None:
-    model, call = lively(case), inputs(case)
+def test_greedy_equals_reference(case: Case) -> None:
+    model, call = perturbed_model(case), inputs(case)
     found = model.generate(**call, max_length=9, do_sample=False)
     assert found[:, 0].tolist() == [DEC] * 3
     rows = []
     for row in range(3):
         one = {name: value[row : row + 1] for name, value in call.items()}
-        rows.append(by_hand(model, one, 9))
+        rows.append(greedy_reference(model, one, 9))
         assert found[row, : len(rows[-1])].tolist() == rows[-1]
         assert not found[row, len(rows[-1]) :].any()
-    assert len({tuple(row) for row in rows}) > 1, "the pictures make no difference"
+    assert len({tuple(row) for row in rows}) > 1, "the output does not depend on the image"
 
 
 @GENERATORS
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_cache_makes_no_difference(case: Case, strategy: str) -> None:
-    model, call = lively(case), inputs(case)
+def test_cache_does_not_change_outputs(case: Case, strategy: str) -> None:
+    model, call = perturbed_model(case), inputs(case)
     options = {**STRATEGIES[strategy], "max_length": 8}
     expected = model.generate(**call, **options, use_cache=False)
     assert torch.equal(model.generate(**call, **options), expected)
@@ -78,15 +75,15 @@ def test_cache_makes_no_difference(case: Case, strategy: str) -> None:
 
 @GENERATORS
 def test_static_cache(case: Case) -> None:
-    model, call = lively(case), inputs(case)
+    model, call = perturbed_model(case), inputs(case)
     expected = model.generate(**call, max_length=8, do_sample=False)
     found = model.generate(**call, max_length=8, do_sample=False, cache_implementation="static", disable_compile=True)
     assert torch.equal(found, expected)
 
 
 @GENERATORS
-def test_rows_and_beams_do_not_mix(case: Case) -> None:
-    model, call = lively(case), inputs(case)
+def test_rows_are_independent(case: Case) -> None:
+    model, call = perturbed_model(case), inputs(case)
     options = {"num_beams": 3, "num_return_sequences": 3, "max_length": 8, "min_length": 8}
     together = model.generate(**call, **options)
     assert together.shape[0] == 9
@@ -98,17 +95,17 @@ def test_rows_and_beams_do_not_mix(case: Case) -> None:
 
 
 @GENERATORS
-def test_first_of_several_beams_is_the_best(case: Case) -> None:
-    model, call = lively(case), inputs(case)
+def test_first_returned_sequence_is_the_best(case: Case) -> None:
+    model, call = perturbed_model(case), inputs(case)
     one = model.generate(**call, num_beams=4, max_length=8)
     several = model.generate(**call, num_beams=4, num_return_sequences=3, max_length=8)
-    width = min(one.shape[1], several.shape[1])
-    assert torch.equal(several[::3, :width], one[:, :width])
+    length = min(one.shape[1], several.shape[1])
+    assert torch.equal(several[::3, :length], one[:, :length])
 
 
 @GENERATORS
-def test_sampling_follows_the_seed(case: Case) -> None:
-    model, call = lively(case), inputs(case)
+def test_sampling_depends_on_the_seed_only(case: Case) -> None:
+    model, call = perturbed_model(case), inputs(case)
     options = {"do_sample": True, "top_p": 0.9, "num_return_sequences": 4, "max_length": 9, "min_length": 9}
     found = []
     for seed in (0, 0, 1):
@@ -121,22 +118,22 @@ def test_sampling_follows_the_seed(case: Case) -> None:
 
 @GENERATORS
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 3}])
-def test_images_are_projected_once(case: Case, options: dict[str, Any]) -> None:
-    model, call = lively(case), inputs(case)
-    towers: list[int] = []
-    keys: list[int] = []
-    model.vision_model.register_forward_hook(lambda module, args, output: towers.append(output[0].shape[0]))
+def test_images_are_encoded_and_projected_once(case: Case, options: dict[str, Any]) -> None:
+    model, call = perturbed_model(case), inputs(case)
+    encoded_rows: list[int] = []
+    key_rows: list[int] = []
+    model.vision_model.register_forward_hook(lambda module, args, output: encoded_rows.append(output[0].shape[0]))
     for layer in model.text_decoder.bert.encoder.layer:
-        layer.crossattention.self.key.register_forward_hook(lambda m, args, output: keys.append(args[0].shape[0]))
+        layer.crossattention.self.key.register_forward_hook(lambda m, args, output: key_rows.append(args[0].shape[0]))
     model.generate(**call, **options, max_length=7, min_length=7)
-    assert towers == [3]
-    assert keys == [3] * len(model.text_decoder.bert.encoder.layer)
+    assert encoded_rows == [3]
+    assert key_rows == [3] * len(model.text_decoder.bert.encoder.layer)
 
 
 @GENERATORS
 @pytest.mark.parametrize("strategy", ["beams", "several"])
-def test_prompts_run_once_per_image(case: Case, strategy: str) -> None:
-    model, call = lively(case), inputs(case)
+def test_prefill_once_per_image(case: Case, strategy: str) -> None:
+    model, call = perturbed_model(case), inputs(case)
     rows: list[int] = []
     model.text_decoder.register_forward_hook(lambda module, args, output: rows.append(output[0].shape[0]))
     model.generate(**call, **STRATEGIES[strategy], max_length=5, min_length=5)
@@ -145,8 +142,8 @@ def test_prompts_run_once_per_image(case: Case, strategy: str) -> None:
 
 @pytest.mark.parametrize("case", [CAPTIONING, PRETRAINING], ids=lambda case: case.name)
 @pytest.mark.parametrize("strategy", ["greedy", "beams"])
-def test_prompts_of_unequal_length(case: Case, strategy: str) -> None:
-    model, call = lively(case), inputs(case, 3)
+def test_padded_prompts_equal_single_prompts(case: Case, strategy: str) -> None:
+    model, call = perturbed_model(case), inputs(case, 3)
     prompts = torch.tensor([[CLS, 10, 11, 12, SEP], [CLS, 13, SEP, PAD, PAD], [CLS, 14, 15, SEP, PAD]])
     mask = (prompts != PAD).long()
     options = {**STRATEGIES[strategy], "max_new_tokens": 5, "min_new_tokens": 5}
@@ -156,14 +153,14 @@ def test_prompts_of_unequal_length(case: Case, strategy: str) -> None:
     left = torch.tensor([[CLS, 10, 11, 12, SEP], [PAD, PAD, CLS, 13, SEP], [PAD, CLS, 14, 15, SEP]])
     assert torch.equal(model.generate(**call, input_ids=left, **options), together)
     for row, length in enumerate((4, 2, 3)):
-        words = prompts[row : row + 1, :length]
-        alone = model.generate(call["pixel_values"][row : row + 1], input_ids=words, **options)
-        assert alone[0, 0] == DEC and alone[0, 1:length].tolist() == words[0, 1:].tolist()
+        tokens = prompts[row : row + 1, :length]
+        alone = model.generate(call["pixel_values"][row : row + 1], input_ids=tokens, **options)
+        assert alone[0, 0] == DEC and alone[0, 1:length].tolist() == tokens[0, 1:].tolist()
         assert alone[0, length:].tolist() == together[row, -5:].tolist()
 
 
-def test_prompts_are_left_as_they_are() -> None:
-    model = lively(CAPTIONING)
+def test_prompts_are_not_modified() -> None:
+    model = perturbed_model(CAPTIONING)
     prompts = torch.tensor([[CLS, 10, 11, SEP]])
     model.generate(pixels(1), input_ids=prompts, max_new_tokens=3)
     assert prompts.tolist() == [[CLS, 10, 11, SEP]]
@@ -174,11 +171,11 @@ def test_prompts_are_left_as_they_are() -> None:
     assert set_first_token(prompts, None) is prompts
 
 
-def test_questions_of_unequal_length() -> None:
-    """Answers depend on padding as the original's do, unless the configuration says otherwise."""
+def test_attend_question_padding() -> None:
+    """parity: by default, answers depend on the padding of questions."""
     call = {"pixel_values": pixels(3), **texts(3)}
     for attend in (True, False):
-        model = lively(ANSWERING, attend_question_padding=attend)
+        model = perturbed_model(ANSWERING, attend_question_padding=attend)
         together = model.generate(**call, max_length=8, min_length=8, num_beams=2)
         alone = model.generate(
             call["pixel_values"][1:2], input_ids=call["input_ids"][1:2, :4], max_length=8, min_length=8, num_beams=2
@@ -195,8 +192,8 @@ def test_questions_of_unequal_length() -> None:
 
 
 @GENERATORS
-def test_recorded_states(case: Case) -> None:
-    model, call = lively(case), inputs(case)
+def test_output_hidden_states_attentions_and_scores(case: Case) -> None:
+    model, call = perturbed_model(case), inputs(case)
     model.set_attn_implementation("eager")
     output = model.generate(
         **call,
@@ -215,14 +212,14 @@ def test_recorded_states(case: Case) -> None:
 
 @GENERATORS
 def test_training_inputs_are_ignored(case: Case) -> None:
-    model, call = lively(case), inputs(case)
+    model, call = perturbed_model(case), inputs(case)
     extra = {"labels": torch.zeros(3, 4, dtype=torch.long), "image_ids": torch.arange(3), "return_loss": True}
     assert torch.equal(model.generate(**call, **extra, max_length=6), model.generate(**call, max_length=6))
 
 
 @GENERATORS
-def test_missing_inputs_are_named(case: Case) -> None:
-    model = lively(case)
+def test_missing_inputs_raise(case: Case) -> None:
+    model = perturbed_model(case)
     with pytest.raises(ValueError, match="pixel_values"):
         model.generate(max_length=5)
     if case is ANSWERING:
@@ -231,8 +228,8 @@ def test_missing_inputs_are_named(case: Case) -> None:
 
 
 @GENERATORS
-def test_other_resolution(case: Case) -> None:
-    model, call = lively(case), inputs(case)
+def test_interpolate_pos_encoding(case: Case) -> None:
+    model, call = perturbed_model(case), inputs(case)
     call["pixel_values"] = torch.randn(3, 3, 48, 48)
     assert model.generate(**call, interpolate_pos_encoding=True, max_length=5).shape[0] == 3
     with pytest.raises(ValueError, match="interpolate_pos_encoding"):
@@ -240,8 +237,8 @@ def test_other_resolution(case: Case) -> None:
 
 
 @GENERATORS
-def test_saved_settings_of_generation(case: Case, tmp_path: Path) -> None:
-    model, call = lively(case), inputs(case)
+def test_saved_generation_config(case: Case, tmp_path: Path) -> None:
+    model, call = perturbed_model(case), inputs(case)
     expected = model.generate(**call, num_beams=3, max_length=8)
     model.generation_config.update(num_beams=3, max_length=8)
     model.save_pretrained(tmp_path)
@@ -253,20 +250,20 @@ def test_saved_settings_of_generation(case: Case, tmp_path: Path) -> None:
 @GENERATORS
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 def test_half_precision(case: Case, dtype: torch.dtype) -> None:
-    model, call = lively(case).to(dtype), inputs(case)
+    model, call = perturbed_model(case).to(dtype), inputs(case)
     assert model.generate(**call, num_beams=2, max_length=6).shape[0] == 3
 
 
-class Pads:
-    """What Seq2SeqTrainer asks its processing class for."""
+class PaddingInfo:
+    """The attribute of a processing class that Seq2SeqTrainer needs."""
 
     pad_token_id = PAD
 
 
 @pytest.mark.parametrize("case", [CAPTIONING, ANSWERING], ids=lambda case: case.name)
-def test_seq2seq_trainer_predicts_by_generating(case: Case, tmp_path: Path) -> None:
+def test_seq2seq_trainer_with_predict_with_generate(case: Case, tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
-    model = lively(case)
+    model = perturbed_model(case)
     batches = [{**case.inputs(3), **case.training(3)} for _ in range(2)]
     trainer = Seq2SeqTrainer(
         model=model,
@@ -282,15 +279,14 @@ def test_seq2seq_trainer_predicts_by_generating(case: Case, tmp_path: Path) -> N
             disable_tqdm=True,
         ),
         data_collator=lambda rows: rows[0],
-        eval_dataset=Rows(batches),
+        eval_dataset=BatchDataset(batches),
     )
-    result = trainer.predict(Rows(batches))
+    result = trainer.predict(BatchDataset(batches))
     assert result.metrics["test_loss"] > 0
     assert result.predictions.shape[0] == 6 and not result.predictions[:, 7:].any()  # filled up with padding
-    wanted = model.generate(
-        **{name: value for name, value in batches[0].items() if name not in case.training(3)},
-        num_beams=2,
-        max_length=7,
-    )
+    call = {name: value for name, value in batches[0].items() if name not in case.training(3)}
+    if case is CAPTIONING:  # the prompt consists of the tokens that are no labels
+        call["input_ids"], call["attention_mask"] = call["input_ids"][:, :2], call["attention_mask"][:, :2]
+    wanted = model.generate(**call, num_beams=2, max_length=7)
     width = min(wanted.shape[1], result.predictions.shape[1])
     assert torch.equal(torch.as_tensor(result.predictions[:3, :width]), wanted[:, :width])

@@ -1,7 +1,4 @@
-"""Matching scores of chosen pairs against one pass per pair.
-
-Letters: K pairs.
-"""
+"""Matching scores of image-text pairs against one forward pass per pair."""
 
 import pytest
 import torch
@@ -12,16 +9,18 @@ from tests.models.lavis_blip_2_cases import PRETRAINING as BLIP_2_PRETRAINING
 from tests.models.lavis_blip_2_cases import RETRIEVAL as BLIP_2
 from tests.models.lavis_blip_cases import PRETRAINING, RETRIEVAL, pixels, texts
 
-BOTH = pytest.mark.parametrize("case", [RETRIEVAL, PRETRAINING, BLIP_2, BLIP_2_PRETRAINING], ids=lambda case: case.name)
+CASES = pytest.mark.parametrize(
+    "case", [RETRIEVAL, PRETRAINING, BLIP_2, BLIP_2_PRETRAINING], ids=lambda case: case.name
+)
 PAIRS = torch.tensor([[2, 0], [0, 4], [0, 0], [2, 3], [1, 1], [0, 2], [0, 0], [2, 1]])
 
 
-def expected(model, images: Tensor, words: dict[str, Tensor], pairs: Tensor) -> Tensor:
+def score_one_by_one(model, images: Tensor, text_inputs: dict[str, Tensor], pairs: Tensor) -> Tensor:
     rows = [
         model(
             pixel_values=images[i][None],
-            input_ids=words["input_ids"][t][None],
-            attention_mask=words["attention_mask"][t][None],
+            input_ids=text_inputs["input_ids"][t][None],
+            attention_mask=text_inputs["attention_mask"][t][None],
             match_head="itm",
         ).logits[0]
         for i, t in pairs.tolist()
@@ -29,29 +28,29 @@ def expected(model, images: Tensor, words: dict[str, Tensor], pairs: Tensor) -> 
     return torch.stack(rows).detach()
 
 
-@BOTH
+@CASES
 @pytest.mark.parametrize("max_rows", [1, 2, 3, 256])
-def test_equals_one_pass_per_pair(case, max_rows: int) -> None:
+def test_scores_equal_one_pass_per_pair(case, max_rows: int) -> None:
     model = case.model()
-    images, words = pixels(3), texts(5)
-    scores = model.score_pairs(images, words, PAIRS, max_rows=max_rows)
-    wanted = expected(model, images, words, PAIRS)
-    torch.testing.assert_close(scores.logits, wanted, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(scores.probabilities, wanted.softmax(1)[:, 1], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(scores.logits[2], scores.logits[6])  # the same pair, maybe in another pass
+    images, text_inputs = pixels(3), texts(5)
+    scores = model.score_pairs(images, text_inputs, PAIRS, max_rows=max_rows)
+    expected = score_one_by_one(model, images, text_inputs, PAIRS)
+    torch.testing.assert_close(scores.logits, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(scores.probabilities, expected.softmax(1)[:, 1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(scores.logits[2], scores.logits[6])  # the same pair, possibly in another batch
     assert not scores.logits.requires_grad
 
 
-@BOTH
-def test_encoded_images_and_missing_mask(case) -> None:
+@CASES
+def test_encoded_images_missing_mask_and_lists(case) -> None:
     model = case.model()
-    images, words = pixels(3), texts(5)
-    whole = model.score_pairs(images, words, PAIRS)
+    images, text_inputs = pixels(3), texts(5)
+    whole = model.score_pairs(images, text_inputs, PAIRS)
     states = model.encode_images(images).detach()
-    torch.testing.assert_close(model.score_pairs(states, words, PAIRS).logits, whole.logits)
-    without = {"input_ids": words["input_ids"]}
+    torch.testing.assert_close(model.score_pairs(states, text_inputs, PAIRS).logits, whole.logits)
+    without = {"input_ids": text_inputs["input_ids"]}
     torch.testing.assert_close(model.score_pairs(states, without, PAIRS).logits, whole.logits)
-    torch.testing.assert_close(model.score_pairs(states, words, PAIRS.tolist()).logits, whole.logits)
+    torch.testing.assert_close(model.score_pairs(states, text_inputs, PAIRS.tolist()).logits, whole.logits)
 
 
 def test_each_image_is_encoded_and_projected_once() -> None:
@@ -70,7 +69,7 @@ def test_no_pairs() -> None:
     assert scores.logits.shape == (0, 2) and scores.probabilities.shape == (0,)
 
 
-def test_training_mode_is_left_alone() -> None:
+def test_training_mode_is_kept() -> None:
     model = RETRIEVAL.model().train()
     model.score_pairs(pixels(2), texts(2), torch.tensor([[0, 1]]))
     assert model.training
@@ -86,7 +85,7 @@ def test_training_mode_is_left_alone() -> None:
         (torch.zeros(2, 3, dtype=torch.long), r"expected \(pairs, 2\)"),
     ],
 )
-def test_wrong_pairs_are_named(pairs: Tensor, message: str) -> None:
+def test_invalid_pairs_raise(pairs: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_pairs(pairs, 3, 5)
     with pytest.raises(ValueError, match=message):
@@ -94,49 +93,49 @@ def test_wrong_pairs_are_named(pairs: Tensor, message: str) -> None:
 
 
 @pytest.mark.parametrize(("max_rows", "max_images"), [(1, 8), (8, 1), (12, 3), (100, 8)])
-def test_texts_of_some_images_are_cut_by_length(max_rows: int, max_images: int) -> None:
+def test_image_chunks_and_their_batches(max_rows: int, max_images: int) -> None:
     generator = torch.Generator().manual_seed(0)
     pairs = torch.stack(
         [torch.randint(0, 6, (40,), generator=generator), torch.randint(0, 9, (40,), generator=generator)], 1
     )
     lengths = torch.randint(3, 12, (9,), generator=generator)
-    answered: list[int] = []
+    seen_pairs: list[int] = []
     images: list[int] = []
     for chunk in iter_image_chunks(pairs, lengths, max_rows, max_images):
         images += chunk.images.tolist()
         rows = sum(len(part.texts) for part in chunk.batches)
         assert rows <= max_rows or len(chunk.images) == 1
         assert len(chunk.images) <= max_images or len(chunk.batches) == 1
-        before = 0
+        previous_length = 0
         for part in chunk.batches:
             assert 0 < len(part.texts) <= max(max_rows // 4, 1)
-            assert before <= int(lengths[part.texts].min())
-            before = int(lengths[part.texts].max())
+            assert previous_length <= int(lengths[part.texts].min())
+            previous_length = int(lengths[part.texts].max())
             assert torch.equal(pairs[part.pairs], torch.stack([chunk.images[part.image_index], part.texts], 1))
-            answered += part.pairs.tolist()
-    assert sorted(answered) == list(range(40))
+            seen_pairs += part.pairs.tolist()
+    assert sorted(seen_pairs) == list(range(40))
     assert images == sorted(set(pairs[:, 0].tolist()))
 
 
-@BOTH
-def test_cut_texts_make_keys_and_values_once_per_image(case) -> None:
+@CASES
+def test_keys_and_values_once_per_image_with_small_batches(case) -> None:
     model = case.model()
     projected: list[int] = []
-    reader = model.qformer if hasattr(model, "qformer") else model.text_encoder
-    key = reader.encoder.layer[-1].crossattention.self.key
+    multimodal_encoder = model.qformer if hasattr(model, "qformer") else model.text_encoder
+    key = multimodal_encoder.encoder.layer[-1].crossattention.self.key
     key.register_forward_hook(lambda m, args, out: projected.append(args[0].shape[0]))
     model.score_pairs(pixels(3), texts(5), PAIRS, max_rows=8)
     assert sum(projected) == 3
 
 
-@BOTH
+@CASES
 @pytest.mark.parametrize("max_rows", [256, 40])
-def test_many_texts_of_many_lengths(case, max_rows: int) -> None:
-    """Two images with fifty texts each: more than run at once."""
+def test_many_texts_of_different_lengths(case, max_rows: int) -> None:
+    """Two images with fifty texts each, which do not fit into one batch."""
     model = case.model()
-    words = texts(50, length=12)
+    text_inputs = texts(50, length=12)
     kept = torch.arange(12)[None] < torch.randint(3, 12, (50, 1), generator=torch.Generator().manual_seed(0))
-    words["attention_mask"] = kept.long()
+    text_inputs["attention_mask"] = kept.long()
     pairs = torch.cartesian_prod(torch.arange(2), torch.arange(50))
-    found = model.score_pairs(pixels(2), words, pairs, max_rows=max_rows).logits
-    torch.testing.assert_close(found, expected(model, pixels(2), words, pairs), atol=1e-5, rtol=1e-4)
+    found = model.score_pairs(pixels(2), text_inputs, pairs, max_rows=max_rows).logits
+    torch.testing.assert_close(found, score_one_by_one(model, pixels(2), text_inputs, pairs), atol=1e-5, rtol=1e-4)

@@ -1,6 +1,6 @@
-"""Contrastive learning against loops over rows, and the matching batch with its hard negatives.
+"""Contrastive losses against loops over rows, hard negatives of ITM, masked language modeling.
 
-Letters: B rows, K candidates (batch, then queue), P width of the features.
+Shapes: B batch size, K candidates (batch, then queue), P projection dimension.
 """
 
 from typing import Any
@@ -12,71 +12,95 @@ from torch.nn import functional as F
 
 from modeling_lavis.models.itm_batching import itm_rows
 from modeling_lavis.models.losses import (
+    MaskDraws,
+    draw_masks,
     draw_negatives,
     in_batch_contrastive_loss,
+    mask_tokens,
     match_ids,
     negative_weights,
     queue_contrastive_loss,
 )
-from tests.models.contract import state_copy
-from tests.models.lavis_blip_cases import PRETRAINING, RETRIEVAL
+from tests.models.albef_cases import MASK
+from tests.models.contract import clone_state_dict
+from tests.models.lavis_blip_cases import CLS, PAD, PRETRAINING, RETRIEVAL, SEP, VOCAB
 
-BOTH = pytest.mark.parametrize("case", [RETRIEVAL, PRETRAINING], ids=lambda case: case.name)
+CASES = pytest.mark.parametrize("case", [RETRIEVAL, PRETRAINING], ids=lambda case: case.name)
 
 
 def unit(*shape: int, dim: int, seed: int) -> Tensor:
     return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=dim)
 
 
-def loss_by_loops(
-    rows: Tensor, bank: Tensor, temperature: float, positives: Tensor, soft: Tensor | None, alpha: float
+def contrastive_loss_reference(
+    rows: Tensor, candidates: Tensor, temperature: float, positives: Tensor, momentum_rows: Tensor | None, alpha: float
 ) -> float:
-    """One direction: features (B, P), candidates (P, K), positives (B, K), twins' features (B, P)."""
+    """One direction: features `(B, P)`, candidates `(P, K)`, positives `(B, K)`, momentum features `(B, P)`."""
     total = 0.0
     for row in range(rows.shape[0]):
-        scores = [float(rows[row] @ bank[:, k]) / temperature for k in range(bank.shape[1])]
+        scores = [float(rows[row] @ candidates[:, k]) / temperature for k in range(candidates.shape[1])]
         log_sum = torch.tensor(scores, dtype=torch.float64).logsumexp(0).item()
         count = int(positives[row].sum())
-        targets = [float(positives[row, k]) / count for k in range(bank.shape[1])]
-        if soft is not None:
-            guesses = torch.tensor([float(soft[row] @ bank[:, k]) / temperature for k in range(bank.shape[1])])
-            guesses = guesses.double().softmax(0).tolist()
-            targets = [(1 - alpha) * hard + alpha * guess for hard, guess in zip(targets, guesses, strict=True)]
+        targets = [float(positives[row, k]) / count for k in range(candidates.shape[1])]
+        if momentum_rows is not None:
+            soft_targets = torch.tensor(
+                [float(momentum_rows[row] @ candidates[:, k]) / temperature for k in range(candidates.shape[1])]
+            )
+            soft_targets = soft_targets.double().softmax(0).tolist()
+            targets = [(1 - alpha) * hard + alpha * soft for hard, soft in zip(targets, soft_targets, strict=True)]
         total -= sum(target * (score - log_sum) for target, score in zip(targets, scores, strict=True))
     return total / rows.shape[0]
 
 
 @pytest.mark.parametrize("alpha", [None, 0.0, 0.4, 1.0])
-def test_loss_equals_loops(alpha: float | None) -> None:
+def test_contrastive_losses_equal_reference(alpha: float | None) -> None:
     image, text = unit(4, 5, dim=1, seed=1), unit(4, 5, dim=1, seed=2)
-    image_bank, text_bank = unit(5, 9, dim=0, seed=3), unit(5, 9, dim=0, seed=4)
-    twins = None if alpha is None else (unit(4, 5, dim=1, seed=5), unit(4, 5, dim=1, seed=6))
+    image_candidates, text_candidates = unit(5, 9, dim=0, seed=3), unit(5, 9, dim=0, seed=4)
+    momentum_features = None if alpha is None else (unit(4, 5, dim=1, seed=5), unit(4, 5, dim=1, seed=6))
     positives = match_ids(torch.tensor([7, 8, 7, 9]), torch.tensor([7, 8, 7, 9, 9, 1, 2, 7, 3]))
     assert positives.sum(1).tolist() == [3, 1, 3, 2]
     temperature = torch.tensor(0.07)
-    if twins is None or alpha is None:
-        output = in_batch_contrastive_loss(image @ text_bank / temperature, text @ image_bank / temperature, positives)
+    if momentum_features is None or alpha is None:
+        output = in_batch_contrastive_loss(
+            image @ text_candidates / temperature, text @ image_candidates / temperature, positives
+        )
     else:
-        banks = (image_bank.split([4, 5], dim=1), (text_bank,))
-        output = queue_contrastive_loss(image, text, *banks, temperature, positives, twins, alpha)
-    i2t = loss_by_loops(image, text_bank, 0.07, positives, None if twins is None else twins[0], alpha or 0.0)
-    t2i = loss_by_loops(text, image_bank, 0.07, positives, None if twins is None else twins[1], alpha or 0.0)
+        candidates_of = (image_candidates.split([4, 5], dim=1), (text_candidates,))
+        output = queue_contrastive_loss(image, text, *candidates_of, temperature, positives, momentum_features, alpha)
+    i2t = contrastive_loss_reference(
+        image,
+        text_candidates,
+        0.07,
+        positives,
+        None if momentum_features is None else momentum_features[0],
+        alpha or 0.0,
+    )
+    t2i = contrastive_loss_reference(
+        text,
+        image_candidates,
+        0.07,
+        positives,
+        None if momentum_features is None else momentum_features[1],
+        alpha or 0.0,
+    )
     assert output.loss.item() == pytest.approx((i2t + t2i) / 2, rel=1e-5)
     torch.testing.assert_close(output.sim_i2t_targets.sum(1), torch.ones(4, dtype=torch.float64))
-    torch.testing.assert_close(output.sim_i2t, image @ text_bank / 0.07)
+    torch.testing.assert_close(output.sim_i2t, image @ text_candidates / 0.07)
 
 
-def test_targets_carry_no_gradient() -> None:
+def test_soft_targets_carry_no_gradient() -> None:
     image, text = unit(3, 5, dim=1, seed=1).requires_grad_(), unit(3, 5, dim=1, seed=2).requires_grad_()
     temperature = torch.tensor(0.07, requires_grad=True)
-    bank = unit(5, 6, dim=0, seed=3)
+    candidates = unit(5, 6, dim=0, seed=3)
     positives = torch.eye(3, 6, dtype=torch.bool)
-    output = queue_contrastive_loss(image, text, (bank,), (bank,), temperature, positives, (image, text), 0.4)
+    output = queue_contrastive_loss(
+        image, text, (candidates,), (candidates,), temperature, positives, (image, text), 0.4
+    )
     assert not output.sim_i2t_targets.requires_grad
     output.loss.backward()
-    probabilities = (image @ bank / temperature).softmax(1)
-    wanted = (probabilities - output.sim_i2t_targets) @ bank.T / temperature / 3 / 2
-    torch.testing.assert_close(image.grad, wanted.detach())
+    probabilities = (image @ candidates / temperature).softmax(1)
+    expected = (probabilities - output.sim_i2t_targets) @ candidates.T / temperature / 3 / 2
+    torch.testing.assert_close(image.grad, expected.detach())
     assert temperature.grad is not None and temperature.grad != 0
 
 
@@ -87,9 +111,9 @@ def test_negative_weights() -> None:
     similarity = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
     excluded = torch.tensor([[False, False, True], [True, False, False]])
     weights = negative_weights(similarity, excluded, floor=0.1)
-    wanted = similarity.softmax(1) + 0.1
-    wanted[0, 2] = wanted[1, 0] = 0
-    torch.testing.assert_close(weights, wanted)
+    expected = similarity.softmax(1) + 0.1
+    expected[0, 2] = expected[1, 0] = 0
+    torch.testing.assert_close(weights, expected)
 
 
 def test_excluded_rows_are_never_drawn() -> None:
@@ -100,14 +124,14 @@ def test_excluded_rows_are_never_drawn() -> None:
     assert {0, 2, 3} == set(drawn.flatten().tolist())
 
 
-def test_draws_follow_the_weights_and_the_generator() -> None:
+def test_draws_depend_on_weights_and_generator() -> None:
     weights = torch.tensor([[0.0, 3.0, 1.0]]).expand(4000, 3)
     drawn = draw_negatives(weights, torch.Generator().manual_seed(0))
     assert 0.72 < (drawn == 1).float().mean() < 0.78
     assert torch.equal(drawn, draw_negatives(weights, torch.Generator().manual_seed(0)))
 
 
-def test_no_negative_left_is_named() -> None:
+def test_rows_without_negatives_raise() -> None:
     with pytest.raises(ValueError, match="at least two different images"):
         draw_negatives(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
 
@@ -119,23 +143,54 @@ def test_itm_rows() -> None:
     assert labels.tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0]
 
 
-# ---- whole heads ----
+# ---- masked language modeling ----
+
+
+def mask_draws(chosen: Tensor, masked: Tensor, replaced: Tensor) -> MaskDraws:
+    return MaskDraws(chosen, masked, replaced, torch.full(chosen.shape, 9))
+
+
+def test_special_tokens_are_not_masked() -> None:
+    ids = torch.tensor([[CLS, 10, 11, 12, SEP, PAD]])
+    everything = torch.ones_like(ids, dtype=torch.bool)
+    nothing = torch.zeros_like(everything)
+    masked_ids, labels = mask_tokens(ids, mask_draws(everything, everything, nothing), MASK, PAD, CLS)
+    assert masked_ids.tolist() == [[CLS, MASK, MASK, MASK, MASK, PAD]]
+    assert labels.tolist() == [[-100, 10, 11, 12, SEP, -100]]
+    masked_ids, _ = mask_tokens(ids, mask_draws(everything, nothing, everything), MASK, PAD, CLS)
+    assert masked_ids.tolist() == [[CLS, 9, 9, 9, 9, PAD]]
+    masked_ids, labels = mask_tokens(ids, mask_draws(everything, nothing, nothing), MASK, PAD, CLS)
+    assert torch.equal(masked_ids, ids)
+    assert labels.tolist() == [[-100, 10, 11, 12, SEP, -100]]
+
+
+def test_shares_of_masked_tokens() -> None:
+    ids = torch.full((200, 100), 7)
+    drawn = draw_masks(ids, 0.15, VOCAB, torch.Generator().manual_seed(0))
+    again = draw_masks(ids, 0.15, VOCAB, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn.chosen, again.chosen)
+    shares = [part.float().mean().item() for part in (drawn.chosen, drawn.masked, drawn.replaced)]
+    assert shares == pytest.approx([0.15, 0.8, 0.5], abs=0.02)
+    assert 0 <= int(drawn.random_ids.min()) and int(drawn.random_ids.max()) == VOCAB - 1
+
+
+# ---- losses of heads ----
 
 
 def training_pass(model: Any, call: dict[str, Any], monkeypatch: Any) -> tuple[Any, list[Tensor]]:
-    """A pass that writes down the weights of the negatives and draws the likeliest."""
+    """A forward pass that records the weights of the negatives and draws the most probable ones."""
     seen: list[Tensor] = []
 
-    def likeliest(weights: Tensor, generator: Any = None) -> Tensor:
+    def argmax_negatives(weights: Tensor, generator: Any = None) -> Tensor:
         seen.append(weights)
         return weights.argmax(dim=1)
 
-    monkeypatch.setattr(model, "draw_negatives", likeliest)
+    monkeypatch.setattr(model, "draw_negatives", argmax_negatives)
     return model(**call, output_intermediates=True), seen
 
 
-@BOTH
-def test_pairs_of_one_image_are_no_negatives(case, monkeypatch: Any) -> None:
+@CASES
+def test_texts_of_the_same_image_are_no_negatives(case, monkeypatch: Any) -> None:
     model = case.model()
     call = {**case.inputs(4), **case.training(4), "image_ids": torch.tensor([5, 6, 5, 7])}
     _, seen = training_pass(model, call, monkeypatch)
@@ -145,9 +200,9 @@ def test_pairs_of_one_image_are_no_negatives(case, monkeypatch: Any) -> None:
         assert torch.equal(weights == 0, same)
 
 
-@BOTH
-def test_losses_equal_loops(case, monkeypatch: Any) -> None:
-    """The head's losses from features and pairs that are computed one by one."""
+@CASES
+def test_head_losses_equal_reference(case, monkeypatch: Any) -> None:
+    """The losses of a head against losses of its features and of pairs that run one by one."""
     model = case.model()
     call = {**case.inputs(4), **case.training(4)}
     if hasattr(model, "idx_queue"):
@@ -158,23 +213,23 @@ def test_losses_equal_loops(case, monkeypatch: Any) -> None:
     text = model.get_text_features(call["input_ids"], call["attention_mask"])
     torch.testing.assert_close(output.image_features, image)
     torch.testing.assert_close(output.text_features, text)
-    # The twins are copies at the start up to what `model()` has shaken, so they are asked themselves.
-    kept = {name: output.intermediates[name] for name in ("image_embeds_m", "text_embeds_m")}
-    image_m = F.normalize(model.vision_proj_m(kept["image_embeds_m"][:, 0]), dim=-1)
-    text_m = F.normalize(model.text_proj_m(kept["text_embeds_m"][:, 0]), dim=-1)
+    # `case.model()` perturbs the momentum encoders, so their own outputs are needed.
+    momentum_states = {name: output.intermediates[name] for name in ("image_embeds_m", "text_embeds_m")}
+    image_m = F.normalize(model.vision_proj_m(momentum_states["image_embeds_m"][:, 0]), dim=-1)
+    text_m = F.normalize(model.text_proj_m(momentum_states["text_embeds_m"][:, 0]), dim=-1)
     positives = torch.eye(4, 14, dtype=torch.bool)
     if hasattr(model, "idx_queue"):
         positives = match_ids(call["image_ids"], torch.cat([call["image_ids"], model.idx_queue[0]]))
         assert int(positives.sum()) == 4 + 2 + 1 + 2
-    banks = [
+    candidates_of = [
         torch.cat([features.T, queue], 1)
         for features, queue in ((image_m, model.image_queue), (text_m, model.text_queue))
     ]
     temperature, alpha = model.temp.item(), model.config.alpha
-    i2t = loss_by_loops(image, banks[1], temperature, positives, image_m, alpha)
-    t2i = loss_by_loops(text, banks[0], temperature, positives, text_m, alpha)
+    i2t = contrastive_loss_reference(image, candidates_of[1], temperature, positives, image_m, alpha)
+    t2i = contrastive_loss_reference(text, candidates_of[0], temperature, positives, text_m, alpha)
     assert output.loss_itc.item() == pytest.approx((i2t + t2i) / 2, rel=1e-4)
-    # matching: every pair on its own
+    # ITM: one forward pass per pair
     negative_images, negative_texts = (weights.argmax(1) for weights in seen)
     losses = []
     for images, texts, label in (
@@ -193,30 +248,30 @@ def test_losses_equal_loops(case, monkeypatch: Any) -> None:
     torch.testing.assert_close(output.loss_itm, torch.stack(losses).mean(), atol=1e-5, rtol=1e-4)
 
 
-@BOTH
-def test_padding_of_the_batch_does_not_change_the_losses(case) -> None:
+@CASES
+def test_padding_does_not_change_the_loss(case) -> None:
     model = case.model()
     call = {**case.inputs(4), **case.training(4)}
-    wider = dict(call)
-    wider["input_ids"] = F.pad(call["input_ids"], (0, 4))
-    wider["attention_mask"] = F.pad(call["attention_mask"], (0, 4))
+    padded = dict(call)
+    padded["input_ids"] = F.pad(call["input_ids"], (0, 4))
+    padded["attention_mask"] = F.pad(call["attention_mask"], (0, 4))
     losses = []
-    for version in (call, wider):
+    for version in (call, padded):
         torch.manual_seed(0)
         losses.append(model(**version).loss)
     torch.testing.assert_close(losses[0], losses[1])
 
 
-@BOTH
-def test_within_batch_without_momentum(case, monkeypatch: Any) -> None:
+@CASES
+def test_in_batch_contrastive_loss_without_momentum(case, monkeypatch: Any) -> None:
     model = case.model(use_momentum=False)
     call = {**case.inputs(4), **case.training(4), "image_ids": torch.tensor([5, 6, 5, 7])}
-    before = state_copy(model)
+    before = clone_state_dict(model)
     output, _ = training_pass(model.train(), call, monkeypatch)
     image, text = output.image_features.detach(), output.text_features.detach()
     positives = match_ids(call["image_ids"], call["image_ids"])
-    i2t = loss_by_loops(image, text.T, before["temp"].item(), positives, None, 0.0)
-    t2i = loss_by_loops(text, image.T, before["temp"].item(), positives, None, 0.0)
+    i2t = contrastive_loss_reference(image, text.T, before["temp"].item(), positives, None, 0.0)
+    t2i = contrastive_loss_reference(text, image.T, before["temp"].item(), positives, None, 0.0)
     assert output.loss_itc.item() == pytest.approx((i2t + t2i) / 2, rel=1e-4)
     output.loss_itc.backward()
     assert model.vision_proj.weight.grad.any() and model.text_proj.weight.grad.any()

@@ -1,4 +1,4 @@
-"""ALPRO's processor: videos, texts and answers, saving."""
+"""ALPRO's processor: saving and loading, skipped videos, answer labels."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.models.video_clips import write_clip
 GOLDEN_TOKENIZER = Path(__file__).parents[1] / "goldens" / "tokenizer"
 
 
-def test_processor_is_saved_and_found(tmp_path: Path) -> None:
+def test_save_and_load_with_auto_classes(tmp_path: Path) -> None:
     own = AlproProcessor(LavisVideoProcessor(size=16, num_frames=2), bert_tokenizer(str(GOLDEN_TOKENIZER)), 12)
     own.save_pretrained(tmp_path)
     AlproConfig().save_pretrained(tmp_path)
@@ -28,7 +28,7 @@ def test_processor_is_saved_and_found(tmp_path: Path) -> None:
         assert torch.equal(again(**inputs)[name], value)
 
 
-def test_texts_of_skipped_videos_go_too(tmp_path: Path) -> None:
+def test_texts_of_skipped_videos_are_skipped(tmp_path: Path) -> None:
     processor = AlproProcessor(LavisVideoProcessor(size=16, num_frames=2), bert_tokenizer(str(GOLDEN_TOKENIZER)))
     clip = write_clip(tmp_path / "clip.mp4")
     batch = processor(

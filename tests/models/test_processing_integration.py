@@ -1,4 +1,4 @@
-"""The BLIP processor where others call it: transformers' pipelines, `generate`, and `Trainer` with the collators."""
+"""The BLIP processor in `generate`, in transformers' pipelines, and in `Trainer` with the collators."""
 
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def captioner(goldens: Path):
     return model, processor(goldens, prompt="a picture of ")
 
 
-def test_prompts_in_a_batch_go_on_as_alone(captioner, photos) -> None:
+def test_generation_of_padded_prompts_equals_single_prompts(captioner, photos) -> None:
     model, made = captioner
     images, prompts = [photos["coffee"], photos["rocket"]], ["a photo of the big dog", "a cat"]
     for options in ({}, {"num_beams": 3}):
@@ -98,7 +98,7 @@ def test_image_text_to_text_pipeline(captioner, photos, tmp_path: Path) -> None:
     assert batch[0] == single and batch[1]["generated_text"].startswith("a cat")
 
 
-def test_zero_shot_pipeline(goldens: Path, photos, tmp_path: Path) -> None:
+def test_zero_shot_image_classification_pipeline(goldens: Path, photos, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = LavisBlipForImageTextRetrieval(config()).eval()
     made = processor(goldens)
@@ -121,7 +121,7 @@ TASKS = {
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_trainer(task: str, goldens: Path, photos, tmp_path: Path) -> None:
+def test_trainer_with_collators(task: str, goldens: Path, photos, tmp_path: Path) -> None:
     model_class, collator_class, options = TASKS[task]
     torch.manual_seed(0)
     model = model_class(config(**{**options, **({"text": dict(options["text"])} if "text" in options else {})}))

@@ -1,4 +1,4 @@
-"""The BLIP processor: layouts, labels, results back to text, saving, foreign layouts, bad input."""
+"""The BLIP processor: prompts, labels, post-processing, saving, transformers' formats, invalid inputs."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def recorded(goldens: Path, folder: str) -> tuple[dict, dict, dict]:
 # ---- texts ----
 
 
-def test_token_ids_equal_the_recordings(goldens: Path, processor) -> None:
+def test_token_ids_equal_recordings(goldens: Path, processor) -> None:
     inputs, _, outputs = recorded(goldens, "blip_vqa")
     batch = processor(text=inputs["text_input"], cleaning="question", return_tensors="pt")
     assert torch.equal(batch["input_ids"], outputs["tokenized.text_input"])
@@ -56,7 +56,7 @@ def test_token_ids_equal_the_recordings(goldens: Path, processor) -> None:
     assert torch.equal(answers["answer_input_ids"], expected)
 
 
-def test_cleaning_is_applied_and_can_be_switched(processor) -> None:
+def test_text_cleaning(processor) -> None:
     dirty, clean = "A DOG, (on: a bench)!", "a dog, on a bench"
     assert processor(text=dirty)["input_ids"] == processor(text=clean, cleaning=None)["input_ids"]
     assert processor(text=dirty, cleaning=None)["input_ids"] != processor(text=clean)["input_ids"]
@@ -80,7 +80,7 @@ def test_padding_and_truncation(processor) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " ", "🙂🙃", "שלום עולם", "مرحبا", "word " * 10_000, "x" * 10_000, "\x00\n"])
-def test_unusual_texts_give_a_result(processor, captioner, text: str) -> None:
+def test_unusual_texts(processor, captioner, text: str) -> None:
     ids = processor(text=[text, "a dog"], return_tensors="pt")["input_ids"]
     assert ids.shape[0] == 2 and ids.shape[1] <= 35 and ids[0, 0] == CLS and SEP in ids[0]
     assert captioner(text=text, return_tensors="pt")["input_ids"][0, 0] == DEC
@@ -124,7 +124,7 @@ def test_images_and_texts(processor, photos) -> None:
     assert larger["pixel_values"].shape == (1, 3, 64, 64) and larger["input_ids"].shape == (1, 3)
 
 
-def test_pairs(processor, photos) -> None:
+def test_image_pairs(processor, photos) -> None:
     pairs = [[photos["coffee"], photos["rocket"]]] * 2
     batch = processor(images=pairs, text=["both", "none"], return_tensors="pt")
     assert batch["pixel_values"].shape == (2, 2, 3, 32, 32)
@@ -137,8 +137,8 @@ def test_pairs(processor, photos) -> None:
 
 def test_prompts(captioner, photos) -> None:
     batch = captioner(images=[photos["coffee"], photos["rocket"]], return_tensors="pt")
-    words = captioner.tokenizer("a picture of", add_special_tokens=False)["input_ids"]
-    assert batch["input_ids"].tolist() == [[DEC, *words]] * 2
+    prompt_ids = captioner.tokenizer("a picture of", add_special_tokens=False)["input_ids"]
+    assert batch["input_ids"].tolist() == [[DEC, *prompt_ids]] * 2
     assert SEP not in batch["input_ids"] and batch["attention_mask"].all()
     own = captioner(images=[photos["coffee"], photos["rocket"]], text="a photo of", return_tensors="pt")
     assert own["input_ids"].shape == (2, 4)
@@ -147,7 +147,7 @@ def test_prompts(captioner, photos) -> None:
     assert encoder[0, 0] == CLS and encoder[0, -1] == SEP
 
 
-def test_prompts_of_different_length_are_padded_on_the_left(captioner) -> None:
+def test_prompts_are_padded_on_the_left(captioner) -> None:
     batch = captioner(text=["a dog on a bench", "a cat"], return_tensors="pt")
     assert batch["input_ids"][1].tolist()[:3] == [PAD, PAD, PAD] and batch["input_ids"][1, 3] == DEC
     assert batch["attention_mask"].tolist() == [[1] * 6, [0, 0, 0, 1, 1, 1]]
@@ -167,20 +167,20 @@ def test_caption_labels(captioner) -> None:
     assert torch.equal(again["labels"][0], batch["labels"][0][:7])
 
 
-def test_prompts_are_cut_only_on_request(captioner) -> None:
+def test_prompts_are_truncated_on_request_only(captioner) -> None:
     long = " ".join(["a dog"] * 30)
     assert captioner.prompt_inputs(long)["input_ids"].shape == (1, 61)
     assert captioner.prompt_inputs(long, max_length=9)["input_ids"].shape == (1, 8)
     assert captioner.caption_labels(long)["input_ids"].shape == (1, 40)
 
 
-def test_caption_labels_without_prompt_learn_everything_but_the_start(processor) -> None:
+def test_caption_labels_without_prompt(processor) -> None:
     batch = processor.caption_labels("a dog")
     assert batch["labels"].tolist() == [[-100, *batch["input_ids"][0, 1:].tolist()]]
 
 
 @pytest.mark.parametrize("cut", ["prompt", "characters"])
-def test_captions_equal_the_recorded_strings(goldens: Path, captioner, cut: str) -> None:
+def test_captions_equal_recorded_strings(goldens: Path, captioner, cut: str) -> None:
     _, strings, outputs = recorded(goldens, "blip_caption")
     names = [name for name in outputs if name.endswith(".sequences")]
     assert names
@@ -188,7 +188,7 @@ def test_captions_equal_the_recorded_strings(goldens: Path, captioner, cut: str)
         assert captioner.post_process_captions(outputs[name], cut=cut) == strings[name.removesuffix(".sequences")]
 
 
-def test_answers_equal_the_recorded_strings(goldens: Path, processor) -> None:
+def test_answers_equal_recorded_strings(goldens: Path, processor) -> None:
     _, strings, outputs = recorded(goldens, "blip_vqa")
     names = [name for name in outputs if name.endswith(".sequences")]
     assert names
@@ -196,7 +196,7 @@ def test_answers_equal_the_recorded_strings(goldens: Path, processor) -> None:
         assert processor.post_process_answers(outputs[name]) == strings[name.removesuffix(".sequences")]
 
 
-def test_prompts_are_stripped_only_where_they_are(captioner) -> None:
+def test_prompts_are_removed_where_present(captioner) -> None:
     def row(text: str) -> list[int]:
         return [DEC, *captioner.tokenizer(text, add_special_tokens=False)["input_ids"], SEP]
 
@@ -216,16 +216,16 @@ def test_prompts_are_stripped_only_where_they_are(captioner) -> None:
 # ---- answers ----
 
 
-def test_answer_labels_count_and_weigh(processor) -> None:
+def test_answer_counts_and_weights(processor) -> None:
     batch = processor.answer_labels([["yes"] * 7 + ["no"] * 3, "red", ["no", "yes"]])
     assert batch["answer_counts"].tolist() == [2, 1, 2]
     torch.testing.assert_close(batch["answer_weights"], torch.tensor([0.7, 0.3, 1.0, 0.5, 0.5]))
-    words = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
-    assert words == [f"[DEC] {word} [SEP]" for word in ("yes", "no", "red", "no", "yes")]
+    decoded = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
+    assert decoded == [f"[DEC] {answer} [SEP]" for answer in ("yes", "no", "red", "no", "yes")]
     assert torch.equal(processor(answers=[["yes"], ["no"]], return_tensors="pt")["labels"][0], batch["labels"][0][:3])
 
 
-def test_answers_are_not_cut_with_the_questions(processor) -> None:
+def test_answers_have_their_own_maximal_length(processor) -> None:
     long = " ".join(["red"] * (processor.max_text_length + 5))
     listed = processor.answer_candidates([long, "red"])
     assert listed["answer_attention_mask"].sum(dim=1).tolist() == [processor.max_text_length + 7, 3]
@@ -256,7 +256,7 @@ def test_ranked_answers(processor) -> None:
         processor.post_process_ranked_answers(output, ["a", "b"])
 
 
-def test_classes_are_named(processor) -> None:
+def test_post_process_classification(processor) -> None:
     logits = torch.tensor([[0.0, 2.0, 1.0]])
     named = processor.post_process_classification(SimpleNamespace(logits=logits), {0: "no", 1: "yes", 2: "maybe"})
     assert [entry["label"] for entry in named[0]] == ["yes", "maybe", "no"]
@@ -269,7 +269,7 @@ def test_classes_are_named(processor) -> None:
 # ---- saving and loading ----
 
 
-def test_round_trip_in_a_fresh_process(captioner, tmp_path: Path, photos) -> None:
+def test_save_and_load_in_this_and_a_new_process(captioner, tmp_path: Path, photos) -> None:
     captioner.cleaning, captioner.max_words = "question", 7
     captioner.save_pretrained(tmp_path)
     again = AutoProcessor.from_pretrained(tmp_path)
@@ -288,7 +288,7 @@ def test_round_trip_in_a_fresh_process(captioner, tmp_path: Path, photos) -> Non
     assert run.stdout.strip() == f"LavisBlipProcessor LavisImageProcessor {expected}"
 
 
-def test_the_faster_image_processor_by_choice(processor, tmp_path: Path) -> None:
+def test_torchvision_backend(processor, tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path / "exact")
     chosen = LavisBlipProcessor.from_pretrained(tmp_path / "exact", backend="torchvision")
     assert type(chosen.image_processor) is LavisImageProcessorTorchvision and chosen.image_processor.size.height == 32
@@ -299,7 +299,7 @@ def test_the_faster_image_processor_by_choice(processor, tmp_path: Path) -> None
         LavisBlipProcessor.from_pretrained(tmp_path / "exact", backend="fast")
 
 
-def test_options_can_be_replaced_on_load(captioner, tmp_path: Path) -> None:
+def test_options_of_from_pretrained(captioner, tmp_path: Path) -> None:
     captioner.save_pretrained(tmp_path)
     assert LavisBlipProcessor.from_pretrained(tmp_path, prompt="", max_text_length=9).max_text_length == 9
 
@@ -312,7 +312,7 @@ def test_options_can_be_replaced_on_load(captioner, tmp_path: Path) -> None:
         ("BlipForImageTextRetrieval", (None, "caption", 35)),
     ],
 )
-def test_loads_what_transformers_blip_processor_saves(goldens, tmp_path, photos, architecture: str, expected) -> None:
+def test_load_processor_of_transformers(goldens, tmp_path, photos, architecture: str, expected) -> None:
     foreign = BlipProcessor(
         BlipImageProcessor(size={"height": 32, "width": 32}), BertTokenizer.from_pretrained(goldens / "tokenizer")
     )
@@ -328,7 +328,7 @@ def test_loads_what_transformers_blip_processor_saves(goldens, tmp_path, photos,
     torch.testing.assert_close(batch["pixel_values"], theirs["pixel_values"], rtol=0, atol=0.05)
 
 
-def test_loads_the_older_layout_of_transformers(goldens: Path, tmp_path: Path) -> None:
+def test_load_older_format_of_transformers(goldens: Path, tmp_path: Path) -> None:
     for path in (goldens / "tokenizer").iterdir():
         shutil.copy(path, tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(

@@ -1,4 +1,4 @@
-"""BLIP-2's processor: prompts of both kinds of language models, labels, placeholders, and results back to text."""
+"""BLIP-2's processor: prompts of causal and encoder-decoder models, labels, placeholders, post-processing."""
 
 import json
 from pathlib import Path
@@ -24,21 +24,21 @@ def processor(kind: str | None, **options: Any) -> LavisBlip2Processor:
 
 
 @pytest.mark.parametrize(("kind", "side"), [("causal", "left"), ("seq2seq", "right")])
-def test_prompts_of_unequal_length(kind: str, side: str) -> None:
+def test_padding_side_of_prompts(kind: str, side: str) -> None:
     made = processor(kind)(images=[IMAGE] * 2, text=["a photo", "a photo of a red dog"], return_tensors="pt")
     assert made["pixel_values"].shape == (2, 3, 28, 28)
     column = 0 if side == "left" else -1
     assert made["attention_mask"][:, column].tolist() == [0, 1]
 
 
-def test_own_prompt_is_used_for_every_image() -> None:
+def test_default_prompt_for_every_image() -> None:
     made = processor("causal", prompt="a photo of")(images=[IMAGE] * 2, return_tensors="pt")
     again = processor("causal").prompt_inputs(["a photo of"] * 2)
     assert torch.equal(made["input_ids"], again["input_ids"])
 
 
 @pytest.mark.parametrize("kind", ["causal", "seq2seq", None])
-def test_prompts_are_cut_only_where_a_call_says_so(kind: str | None) -> None:
+def test_prompts_are_truncated_on_request_only(kind: str | None) -> None:
     run = processor(kind, max_text_length=8)
     prompt = "question what is this thing here on the street short answer"
     whole = run.prompt_inputs(prompt)["input_ids"]
@@ -51,7 +51,7 @@ def test_prompts_are_cut_only_where_a_call_says_so(kind: str | None) -> None:
     assert encoded["input_ids"].shape[1] == 8
 
 
-def test_questions() -> None:
+def test_question_prompts() -> None:
     run = processor("causal")
     assert run.question_prompts("what is it?") == ["Question: what is it? Short answer:"]
     assert run.question_prompts(["a?"], "Q: {} A:") == ["Q: a? A:"]
@@ -70,7 +70,7 @@ def test_labels_of_a_causal_language_model() -> None:
         assert ids[end - 1] == run.newline_token_id
 
 
-def test_labels_of_a_sequence_to_sequence_model() -> None:
+def test_labels_of_an_encoder_decoder_model() -> None:
     made = processor("seq2seq").caption_labels(["red", "two dogs"], prompt=["what color?", "what is there to see?"])
     assert made["labels"].shape == made["decoder_attention_mask"].shape
     assert ((made["labels"] == -100) == (made["decoder_attention_mask"] == 0)).all()
@@ -79,7 +79,7 @@ def test_labels_of_a_sequence_to_sequence_model() -> None:
         processor("seq2seq").caption_labels(["a", "b", "c"], prompt=["x", "y"])
 
 
-def test_prompt_and_padding_are_taken_off() -> None:
+def test_post_processing_removes_prompt_and_padding() -> None:
     run = processor("causal")
     prompts = run.prompt_inputs(["a photo", "a photo of a dog"])["input_ids"]
     more = torch.tensor(run.tokenizer([" in a park"], add_special_tokens=False)["input_ids"] * 2)
@@ -87,7 +87,7 @@ def test_prompt_and_padding_are_taken_off() -> None:
     assert texts == ["in a park", "in a park"]
 
 
-def test_placeholders_for_their_repositories() -> None:
+def test_image_placeholders() -> None:
     run = processor("causal", num_query_tokens=3)
     run.tokenizer.add_tokens(["<image>"], special_tokens=True)
     made = run(images=IMAGE, text="a photo of", return_tensors="pt")
@@ -95,7 +95,7 @@ def test_placeholders_for_their_repositories() -> None:
     assert run.post_process_captions(made["input_ids"], "a photo of") == [""]
 
 
-def test_the_qformers_texts() -> None:
+def test_qformer_texts() -> None:
     run = processor(None, max_text_length=8)
     made = run(images=IMAGE, text="A Dog!", return_tensors="pt")
     assert made["input_ids"][0, 0] == run.tokenizer.cls_token_id
@@ -104,7 +104,7 @@ def test_the_qformers_texts() -> None:
 
 
 @pytest.mark.parametrize("kind", [None, "causal", "seq2seq"])
-def test_saved_and_loaded(kind: str | None, tmp_path: Path) -> None:
+def test_save_and_load(kind: str | None, tmp_path: Path) -> None:
     run = processor(kind, prompt="a photo of", max_text_length=20)
     run.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "lavis_blip_2"}))
@@ -113,13 +113,13 @@ def test_saved_and_loaded(kind: str | None, tmp_path: Path) -> None:
     assert again.prompt_inputs("a red dog", None) == run.prompt_inputs("a red dog", None)
 
 
-def test_unknown_options_are_named() -> None:
+def test_invalid_language_model_raises() -> None:
     with pytest.raises(ValueError, match="language_model is 'gpt'"):
         processor(None).__class__(LavisImageProcessor(), qformer_tokenizer(str(TOKENIZER)), language_model="gpt")
 
 
-def test_spaces_at_the_end_stay_where_the_original_leaves_them() -> None:
-    """It strips the texts of OPT, not those of T5."""
+def test_trailing_spaces_of_post_processed_captions() -> None:
+    """parity: the original strips the texts of OPT, not those of T5."""
     for kind, stripped in (("causal", True), ("seq2seq", False)):
         own = processor(kind)
         space = own.tokenizer.convert_tokens_to_ids("Ġ" if kind == "causal" else "▁")

@@ -1,7 +1,4 @@
-"""The text transformer: its modes, its cache, its shortcuts, and transformers' BERT with copied weights.
-
-Letters: R rows of text, B rows of encoder states, T tokens, N encoder tokens, D width.
-"""
+"""Text encoder and decoder: modes, cache, shared image states, and equality with transformers' BERT."""
 
 from typing import Any
 
@@ -13,7 +10,7 @@ from transformers import BertConfig, BertModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
 
 from modeling_lavis.models.configuration_text import LavisBertConfig
-from modeling_lavis.models.text_bert import LavisBertLMHeadModel, LavisBertModel
+from modeling_lavis.models.text_bert import LavisBertLMHeadModel, LavisBertModel, shared_pair_projections
 
 SETTINGS: dict[str, Any] = {
     "vocab_size": 50,
@@ -43,7 +40,7 @@ def texts(rows: int = 4, length: int = 6) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def near(actual: Tensor, expected: Tensor) -> None:
+def assert_near(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-4)
 
 
@@ -69,11 +66,11 @@ def test_text_mode_equals_transformers_bert(padded: bool, causal: bool) -> None:
     if not padded:
         call["attention_mask"] = torch.ones_like(call["input_ids"])
     expected = theirs(**call).last_hidden_state
-    near(model(**call, mode="text", causal=causal).last_hidden_state, expected)
-    near(model(**call, mode="multimodal", causal=causal).last_hidden_state, expected)
+    assert_near(model(**call, mode="text", causal=causal).last_hidden_state, expected)
+    assert_near(model(**call, mode="multimodal", causal=causal).last_hidden_state, expected)
 
 
-def test_token_types_count_only_when_given() -> None:
+def test_token_type_embeddings_are_added_only_when_given() -> None:
     model = bert(type_vocab_size=2)
     call = texts()
     plain = model(**call).last_hidden_state
@@ -81,27 +78,27 @@ def test_token_types_count_only_when_given() -> None:
     assert not torch.allclose(plain, zeros)
     with torch.no_grad():
         model.embeddings.token_type_embeddings.weight.zero_()
-    near(model(**call, token_type_ids=torch.zeros_like(call["input_ids"])).last_hidden_state, plain)
+    assert_near(model(**call, token_type_ids=torch.zeros_like(call["input_ids"])).last_hidden_state, plain)
 
 
 # ---- modes ----
 
 
-def test_text_then_fusion_equals_both_at_once() -> None:
+def test_text_then_fusion_equals_multimodal() -> None:
     model = bert(fusion_layer=2)
     call, states = texts(), torch.randn(4, 5, 24)
     text = model(**call, mode="text").last_hidden_state
     fused = model(
         text_embeds=text, attention_mask=call["attention_mask"], encoder_hidden_states=states, mode="fusion"
     ).last_hidden_state
-    near(fused, model(**call, encoder_hidden_states=states).last_hidden_state)
+    assert_near(fused, model(**call, encoder_hidden_states=states).last_hidden_state)
     assert not torch.allclose(fused, model(**call).last_hidden_state)
 
 
-def test_text_mode_reads_no_images() -> None:
+def test_text_mode_ignores_images() -> None:
     model = bert()
     call = texts()
-    near(
+    assert_near(
         model(**call, encoder_hidden_states=torch.randn(4, 5, 24), mode="text").last_hidden_state,
         model(**call).last_hidden_state,
     )
@@ -113,14 +110,14 @@ def test_layers_below_the_fusion_layer_have_no_cross_attention() -> None:
     assert bert(fusion_layer=0).config.num_text_layers == 0
 
 
-def test_encoder_states_of_another_width() -> None:
+def test_encoder_hidden_size() -> None:
     model = bert(encoder_hidden_size=10)
     assert model.encoder.layer[0].crossattention.self.key.in_features == 10
     assert model(**texts(), encoder_hidden_states=torch.randn(4, 5, 10)).last_hidden_state.shape == (4, 6, 24)
 
 
 @pytest.mark.parametrize("streams", [1, 2])
-def test_pairs_of_images(streams: int) -> None:
+def test_image_pairs(streams: int) -> None:
     model = bert(num_image_streams=streams, fusion_layer=1, merge_from_layer=2)
     first, second, call = torch.randn(4, 5, 24), torch.randn(4, 5, 24), texts()
     both = model(**call, encoder_hidden_states=(first, second)).last_hidden_state
@@ -128,10 +125,10 @@ def test_pairs_of_images(streams: int) -> None:
     assert not torch.allclose(both, model(**call, encoder_hidden_states=(first, first)).last_hidden_state)
     if streams == 1:
         same = model(**call, encoder_hidden_states=(first, first)).last_hidden_state
-        near(same, model(**call, encoder_hidden_states=first).last_hidden_state)
+        assert_near(same, model(**call, encoder_hidden_states=first).last_hidden_state)
 
 
-def test_merged_streams_follow_the_paper() -> None:
+def test_merge_layer_of_two_image_streams() -> None:
     model = bert(num_image_streams=2, merge_from_layer=2)
     outputs = [layer.crossattention.output for layer in model.encoder.layer]
     assert [hasattr(output, "merge_layer") for output in outputs] == [False, False, True]
@@ -141,14 +138,14 @@ def test_merged_streams_follow_the_paper() -> None:
         merged = (one + two) / 2
         if hasattr(output, "merge_layer"):
             merged = torch.cat([one, two], -1) @ output.merge_layer.weight.T + output.merge_layer.bias
-        near(output((first, second), residual), output.LayerNorm(merged + residual))
+        assert_near(output((first, second), residual), output.LayerNorm(merged + residual))
 
 
-# ---- shortcuts ----
+# ---- less computation ----
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa", pytest.param("flex_attention", marks=pytest.mark.slow)])
-def test_first_token_alone_equals_all_tokens(implementation: str) -> None:
+def test_first_token_only(implementation: str) -> None:
     model = bert(fusion_layer=1)
     model.set_attn_implementation(implementation)
     states = torch.randn(2, 5, 24)
@@ -162,11 +159,11 @@ def test_first_token_alone_equals_all_tokens(implementation: str) -> None:
         for call in calls:
             short = model(**call, first_token_only=True).last_hidden_state
             assert short.shape == (4, 1, 24)
-            near(short, model(**call).last_hidden_state[:, :1])
+            assert_near(short, model(**call).last_hidden_state[:, :1])
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_indexed_states_equal_repeated_ones(padded: bool) -> None:
+def test_encoder_index_equals_repeated_states(padded: bool) -> None:
     model = bert()
     states, index = torch.randn(3, 5, 24), torch.tensor([2, 0, 0, 1])
     mask = torch.tensor([[1] * 5, [1, 1, 0, 0, 0], [1] * 4 + [0]]) if padded else None
@@ -178,7 +175,7 @@ def test_indexed_states_equal_repeated_ones(padded: bool) -> None:
         encoder_hidden_states=states[index],
         encoder_attention_mask=None if mask is None else mask[index],
     ).last_hidden_state
-    near(found, expected)
+    assert_near(found, expected)
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -192,10 +189,10 @@ def test_shared_states_equal_repeated_ones(padded: bool) -> None:
         encoder_hidden_states=states.repeat_interleave(2, 0),
         encoder_attention_mask=None if mask is None else mask.repeat_interleave(2, 0),
     ).last_hidden_state
-    near(shared, repeated)
+    assert_near(shared, repeated)
 
 
-def test_keys_of_images_are_made_once() -> None:
+def test_keys_of_images_are_projected_once() -> None:
     model = bert()
     sizes: list[tuple[int, ...]] = []
     for layer in model.encoder.layer:
@@ -233,30 +230,30 @@ def test_cache_equals_no_cache(kind: str, padded: bool) -> None:
             )
             found.append(logits)
     real = torch.ones(4, 6, dtype=torch.bool) if mask is None else mask.bool()
-    near(torch.cat(found, dim=1)[real], expected[real])
+    assert_near(torch.cat(found, dim=1)[real], expected[real])
     assert int(own.get_seq_length()) == 6
 
 
 def test_logits_to_keep() -> None:
     model = bert(head=True)
     logits, _ = model(**texts())
-    near(model(**texts(), logits_to_keep=2)[0], logits[:, -2:])
-    near(model(**texts(), logits_to_keep=torch.tensor([0, 3]))[0], logits[:, [0, 3]])
+    assert_near(model(**texts(), logits_to_keep=2)[0], logits[:, -2:])
+    assert_near(model(**texts(), logits_to_keep=torch.tensor([0, 3]))[0], logits[:, [0, 3]])
 
 
-def test_causal_or_masked_language_model_by_call() -> None:
+def test_causal_argument() -> None:
     model = bert(head=True)
     call = texts()
     changed = call["input_ids"].clone()
     changed[:, -1] = 7
-    near(model(changed)[0][:, :-1], model(call["input_ids"])[0][:, :-1])
+    assert_near(model(changed)[0][:, :-1], model(call["input_ids"])[0][:, :-1])
     assert not torch.allclose(model(changed, causal=False)[0][:, 0], model(call["input_ids"], causal=False)[0][:, 0])
 
 
-# ---- bad input ----
+# ---- invalid inputs ----
 
 
-def test_bad_input_is_named() -> None:
+def test_invalid_inputs_raise() -> None:
     model = bert()
     call = texts()
     with pytest.raises(ValueError, match="Exactly one of input_ids, inputs_embeds and text_embeds"):
@@ -277,3 +274,9 @@ def test_bad_input_is_named() -> None:
         LavisBertConfig(**SETTINGS, fusion_layer=5)
     with pytest.raises(StrictDataclassClassValidationError, match="is not divisible by num_attention_heads 5"):
         LavisBertConfig(**{**SETTINGS, "num_attention_heads": 5})
+
+
+def test_odd_number_of_shared_layers_raises() -> None:
+    config = LavisBertConfig(num_hidden_layers=5, fusion_layer=2)
+    with pytest.raises(ValueError, match="do not form pairs"):
+        shared_pair_projections(config)

@@ -1,13 +1,174 @@
-"""The cache of keys and values by both of its names."""
+"""Compatibility with transformers: private API that the package depends on, and the names of the key/value cache."""
+
+import ast
+import importlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationMixin, PreTrainedModel, ProcessorMixin
 from transformers.cache_utils import DynamicCache
+from transformers.image_processing_backends import PilBackend, TorchvisionBackend
+from transformers.models.auto import auto_factory
 
+import modeling_lavis
 from modeling_lavis.models.configuration_text import LavisBertConfig
 from modeling_lavis.models.outputs import LavisGenerationOutput, LavisPreTrainingOutput
 from modeling_lavis.models.text_bert import LavisBertModel
-from modeling_lavis.models.transformers_compat import CACHE_NAME, CACHE_NAMES
+from modeling_lavis.models.transformers_compat import CACHE_NAME, CACHE_NAMES, PRIVATE_API, PrivateName
+
+PACKAGE = Path(modeling_lavis.__file__).parent
+
+# ---- private API of transformers ----
+
+#: Classes whose private names the package must list in PRIVATE_API when it uses them.
+WATCHED_CLASSES = (
+    GenerationMixin,
+    PreTrainedModel,
+    ProcessorMixin,
+    PilBackend,
+    TorchvisionBackend,
+    auto_factory._BaseAutoModelClass,
+    auto_factory._LazyAutoMapping,
+)
+
+#: Hooks that transformers documents for authors of models and pipelines.
+DOCUMENTED_HOOKS = frozenset(
+    {
+        "_attn_implementation",
+        "_can_compile_fullgraph",
+        "_can_record_outputs",
+        "_forward",
+        "_init_weights",
+        "_keep_in_fp32_modules",
+        "_keep_in_fp32_modules_strict",
+        "_keys_to_ignore_on_load_missing",
+        "_keys_to_ignore_on_load_unexpected",
+        "_no_split_modules",
+        "_sanitize_parameters",
+        "_skip_keys_device_placement",
+        "_supports_attention_backend",
+        "_supports_flash_attn",
+        "_supports_flex_attn",
+        "_supports_sdpa",
+        "_tied_weights_keys",
+    }
+)
+
+
+def resolve(path: str) -> Any:
+    """The object at a dotted path: the longest prefix that is a module, then attributes."""
+    parts = path.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[length:]:
+            found = getattr(found, name)
+        return found
+    raise AttributeError(f"no module at the start of {path}")
+
+
+@pytest.mark.parametrize("entry", PRIVATE_API, ids=lambda entry: entry.path.rpartition(".")[2])
+def test_private_api_exists_with_its_parameters(entry: PrivateName) -> None:
+    needed_for = f"{entry.path} is needed for: {entry.reason}"
+    try:
+        found = resolve(entry.path)
+    except AttributeError as error:
+        pytest.fail(f"transformers has no {entry.path} any more ({error}). {needed_for}")
+    if entry.parameters is None:
+        return
+    parameters = inspect.signature(found).parameters
+    takes_any_keyword = any(value.kind is inspect.Parameter.VAR_KEYWORD for value in parameters.values())
+    missing = [
+        name
+        for name in entry.parameters
+        if name not in parameters and not (name in ("model_kwargs", "kwargs") and takes_any_keyword)
+    ]
+    assert not missing, f"{entry.path}{inspect.signature(found)} has no parameters {missing}. {needed_for}"
+
+
+def test_private_api_lists_every_name_once() -> None:
+    paths = [entry.path for entry in PRIVATE_API]
+    assert len(paths) == len(set(paths))
+    assert all(entry.reason for entry in PRIVATE_API)
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_names_of_transformers() -> dict[str, str]:
+    """Private attributes of the watched classes and of `auto_factory`, with where they are defined."""
+    names = {name: auto_factory.__name__ for name in vars(auto_factory) if is_private(name)}
+    for watched in WATCHED_CLASSES:
+        for base in watched.__mro__:
+            if base.__module__.startswith("transformers"):  # not torch.nn.Module
+                for name in (*vars(base), *vars(base).get("__annotations__", {})):
+                    if is_private(name):
+                        names.setdefault(name, base.__qualname__)
+    return names
+
+
+def used_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Names and lines of attribute accesses, methods, class attributes, and names imported from transformers."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            yield node.attr, node.lineno
+        elif isinstance(node, ast.ClassDef):
+            for statement in node.body:
+                if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield statement.name, statement.lineno
+                elif isinstance(statement, ast.Assign | ast.AnnAssign):
+                    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+                    yield from ((target.id, target.lineno) for target in targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _ATTRIBUTE_FUNCTIONS:
+            if len(node.args) > 1 and isinstance(node.args[1], ast.Constant) and isinstance(node.args[1].value, str):
+                yield node.args[1].value, node.lineno
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("transformers"):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+
+
+_ATTRIBUTE_FUNCTIONS = {"getattr", "setattr", "hasattr", "delattr"}
+
+
+def test_used_private_names_are_listed() -> None:
+    private = private_names_of_transformers()
+    listed = {entry.path.rpartition(".")[2] for entry in PRIVATE_API}
+    unlisted = [
+        f"{path.relative_to(PACKAGE.parent)}:{line}: {name} of {private[name]}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for name, line in used_names(ast.parse(path.read_text(encoding="utf-8")))
+        if name in private and name not in listed | DOCUMENTED_HOOKS
+    ]
+    assert not unlisted, (
+        "The package uses private names of transformers. List them in PRIVATE_API in models/transformers_compat.py, or "
+        "rename them if they are the package's own:\n" + "\n".join(unlisted)
+    )
+
+
+def test_listed_private_names_are_used() -> None:
+    used = {name for path in PACKAGE.rglob("*.py") for name, _ in used_names(ast.parse(path.read_text("utf-8")))}
+    assert [entry.path for entry in PRIVATE_API if entry.path.rpartition(".")[2] not in used] == []
+
+
+def test_every_form_of_use_is_found() -> None:
+    source = """
+from transformers.generation.utils import _a
+class Model(Base):
+    _b = 1
+    _c: int = 2
+    def _d(self):
+        return self._e, getattr(self, "_f", None), setattr(self, "_g", 1)
+"""
+    assert {name for name, _ in used_names(ast.parse(source))} == {"_a", "_b", "_c", "_d", "_e", "_f", "_g"}
+
+
+# ---- key/value cache ----
 
 
 def tiny_model() -> LavisBertModel:
@@ -16,7 +177,7 @@ def tiny_model() -> LavisBertModel:
 
 
 @pytest.mark.parametrize("name", CACHE_NAMES)
-def test_a_model_takes_it_by_either_name_and_returns_it(name: str) -> None:
+def test_model_accepts_both_cache_names(name: str) -> None:
     model = tiny_model().eval()
     ids = torch.tensor([[2, 5, 6, 7]])
     cache = DynamicCache(config=model.config)
@@ -27,7 +188,7 @@ def test_a_model_takes_it_by_either_name_and_returns_it(name: str) -> None:
     assert output[CACHE_NAME] is cache
 
 
-def test_two_caches_are_refused() -> None:
+def test_two_caches_raise() -> None:
     model = tiny_model()
     caches = {name: DynamicCache(config=model.config) for name in CACHE_NAMES}
     with pytest.raises(TypeError, match="two names of one argument"):
@@ -35,7 +196,7 @@ def test_two_caches_are_refused() -> None:
 
 
 @pytest.mark.parametrize("output_class", [LavisGenerationOutput, LavisPreTrainingOutput])
-def test_outputs_have_the_field_and_begin_with_the_loss(output_class: type) -> None:
+def test_outputs_with_cache_field(output_class: type) -> None:
     cache = DynamicCache()
     output = output_class(loss=torch.zeros(()), **{CACHE_NAME: cache})
     assert list(output) == ["loss", CACHE_NAME]
@@ -43,7 +204,7 @@ def test_outputs_have_the_field_and_begin_with_the_loss(output_class: type) -> N
     assert output_class().to_tuple() == ()
 
 
-def test_layers_that_are_recomputed_leave_it_empty() -> None:
+def test_activation_checkpointing_does_not_fill_the_cache() -> None:
     model = tiny_model().train()
     model.gradient_checkpointing_enable()
     cache = DynamicCache(config=model.config)

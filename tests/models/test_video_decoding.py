@@ -1,4 +1,4 @@
-"""Frames of video files by number: files of many kinds, and both decoders."""
+"""Decoding of video frames by index: containers, codecs, timestamps, and both decoders."""
 
 import os
 import re
@@ -22,16 +22,16 @@ from modeling_lavis.models.video_decoding import (
     read_frames,
     torchcodec_decoder,
 )
-from tests.models.video_clips import WIDTH, number_of, turn_clip, write_clip
+from tests.models.video_clips import WIDTH, frame_number, rotate_clip, write_clip
 
-UNEVEN = [100 * i // 10 + (7 if i % 3 == 1 else 0) + 13 * (i // 10) for i in range(30)]
+VARIABLE_TIMES = [100 * i // 10 + (7 if i % 3 == 1 else 0) + 13 * (i // 10) for i in range(30)]
 KINDS: dict[str, dict[str, Any]] = {
     "plain.mp4": {},
-    "uneven.mp4": {"times": UNEVEN},
-    "uneven_in_order.mp4": {"times": UNEVEN, "b_frames": 0},
+    "uneven.mp4": {"times": VARIABLE_TIMES},
+    "uneven_in_order.mp4": {"times": VARIABLE_TIMES, "b_frames": 0},
     "ten_bits.mp4": {"pixel_format": "yuv444p10le"},
     "no_count.mkv": {},
-    "uneven.mkv": {"times": UNEVEN},
+    "uneven.mkv": {"times": VARIABLE_TIMES},
     "grey.mkv": {"codec": "ffv1", "pixel_format": "gray"},
     "palette.mov": {"codec": "png", "pixel_format": "pal8", "b_frames": 0},
     "rgb.avi": {"codec": "png", "pixel_format": "rgb24", "b_frames": 0},
@@ -51,8 +51,8 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-# where torchcodec finds other frames or times, so that PyAV takes over
-NOT_TORCHCODECS = {*(name for name in KINDS if name.endswith(".avi")), "stream.ts", "stream.mpg"}
+# torchcodec finds other frames or timestamps in these files, so PyAV decodes them
+PYAV_ONLY = {*(name for name in KINDS if name.endswith(".avi")), "stream.ts", "stream.mpg"}
 
 
 @pytest.fixture(scope="module")
@@ -66,43 +66,43 @@ needs_torchcodec = pytest.mark.skipif(
     reason="torchcodec finds no FFmpeg here; test_torchcodec_with_the_libraries_of_pyav runs this with PyAV's",
 )
 DECODERS = [PyAVReader, pytest.param(TorchcodecReader, marks=needs_torchcodec)]
-AT_WORK = [
+DECODERS_AND_NAMES = [
     pytest.param(decoder, name, marks=marks, id=f"{decoder.__name__}-{name}")
     for decoder, marks in ((PyAVReader, ()), (TorchcodecReader, needs_torchcodec))
     for name in KINDS
-    if decoder is PyAVReader or name not in NOT_TORCHCODECS
+    if decoder is PyAVReader or name not in PYAV_ONLY
 ]
 
 
-@pytest.mark.parametrize(("decoder", "name"), AT_WORK)
-@pytest.mark.parametrize("wanted", [[0, 1, 5, 5, 12, 19, 20, 29], [29], list(range(30))], ids=["some", "last", "all"])
-def test_frames_by_number(clips: dict[str, Path], decoder: Any, name: str, wanted: list[int]) -> None:
+@pytest.mark.parametrize(("decoder", "name"), DECODERS_AND_NAMES)
+@pytest.mark.parametrize("indices", [[0, 1, 5, 5, 12, 19, 20, 29], [29], list(range(30))], ids=["some", "last", "all"])
+def test_frames_by_index(clips: dict[str, Path], decoder: Any, name: str, indices: list[int]) -> None:
     with decoder(clips[name]) as video:
         assert video.length == 30
-        for _ in range(2):  # also from where the first time has left the file
-            assert [number_of(frame) for frame in video.frames(wanted)] == wanted
+        for _ in range(2):  # the second time, from the position where the first one ended
+            assert [frame_number(frame) for frame in video.frames(indices)] == indices
 
 
 @needs_torchcodec
-@pytest.mark.parametrize("wanted", [list(range(30)), [4, 9, 17, 18]], ids=["all", "some"])
+@pytest.mark.parametrize("indices", [list(range(30)), [4, 9, 17, 18]], ids=["all", "some"])
 @pytest.mark.parametrize("name", KINDS)
-def test_torchcodec_gives_the_same_frames_as_pyav(
-    clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str, wanted: list[int]
+def test_torchcodec_frames_equal_pyav_frames(
+    clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str, indices: list[int]
 ) -> None:
-    def both() -> Any:
-        return list(read_frames(clips[name], lambda length, index_at: wanted))
+    def decode() -> Any:
+        return list(read_frames(clips[name], lambda length, index_at: indices))
 
-    frames = both()
+    frames = decode()
     monkeypatch.setattr(video_decoding, "torchcodec_decoder", lambda: None)
-    for left, right in zip(frames, both(), strict=True):
+    for left, right in zip(frames, decode(), strict=True):
         np.testing.assert_array_equal(left, right)
 
 
-class OtherDecoder:
-    """torchcodec's decoder, played by PyAV, with a fault."""
+class FaultyDecoder:
+    """torchcodec's decoder, simulated with PyAV, with a fault."""
 
     fault: str
-    asked: list[int]
+    requested: list[int]
 
     def __init__(self, name: str, num_ffmpeg_threads: int) -> None:
         self.video = PyAVReader(name)
@@ -111,7 +111,7 @@ class OtherDecoder:
         return self.video.length + (self.fault == "count")
 
     def get_frame_at(self, number: int) -> Any:
-        self.asked.append(number)
+        self.requested.append(number)
         if self.fault == "damage" and number == 15:
             raise RuntimeError("damaged")
         number += self.fault == "time" and number == 15
@@ -120,14 +120,14 @@ class OtherDecoder:
 
 
 @pytest.mark.parametrize(
-    ("fault", "asked"),
+    ("fault", "requested"),
     [("", [0, 7, 15, 22]), ("count", []), ("damage", [0, 7, 15]), ("time", [0, 7, 15]), ("absent", [])],
 )
-def test_pyav_continues_where_torchcodec_fails(
-    clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch, fault: str, asked: list[int]
+def test_fallback_to_pyav(
+    clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch, fault: str, requested: list[int]
 ) -> None:
-    OtherDecoder.fault, OtherDecoder.asked = fault, []
-    decoder = None if fault == "absent" else OtherDecoder
+    FaultyDecoder.fault, FaultyDecoder.requested = fault, []
+    decoder = None if fault == "absent" else FaultyDecoder
     monkeypatch.setattr(video_decoding, "torchcodec_decoder", lambda: decoder)
     picked = []
 
@@ -136,49 +136,49 @@ def test_pyav_continues_where_torchcodec_fails(
         return [0, 7, 15, 22]
 
     frames = read_frames(clips["uneven.mp4"], pick)
-    assert [number_of(frame) for frame in frames] == [0, 7, 15, 22]
-    assert picked == [30] and OtherDecoder.asked == asked
+    assert [frame_number(frame) for frame in frames] == [0, 7, 15, 22]
+    assert picked == [30] and FaultyDecoder.requested == requested
 
 
 @pytest.mark.parametrize("name", ["rgb.avi", "old_out_of_order.avi", "stream.mpg"])
 def test_torchcodec_is_not_used_for_files_without_timestamps(
     clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    OtherDecoder.fault, OtherDecoder.asked = "", []
-    monkeypatch.setattr(video_decoding, "torchcodec_decoder", lambda: OtherDecoder)
+    FaultyDecoder.fault, FaultyDecoder.requested = "", []
+    monkeypatch.setattr(video_decoding, "torchcodec_decoder", lambda: FaultyDecoder)
     frames = read_frames(clips[name], lambda length, index_at: [index_at(0.4), length - 1])
-    assert [number_of(frame) for frame in frames] == [10 if name == "stream.mpg" else 4, 29]
-    assert OtherDecoder.asked == []
+    assert [frame_number(frame) for frame in frames] == [10 if name == "stream.mpg" else 4, 29]
+    assert FaultyDecoder.requested == []
 
 
 @pytest.mark.parametrize("libraries", [8, None])
-def test_torchcodec_without_libraries_is_not_used(monkeypatch: pytest.MonkeyPatch, libraries: int | None) -> None:
+def test_torchcodec_without_ffmpeg_is_not_used(monkeypatch: pytest.MonkeyPatch, libraries: int | None) -> None:
     package, decoders = ModuleType("torchcodec"), ModuleType("torchcodec.decoders")
     package.ffmpeg_major_version = libraries  # type: ignore[attr-defined]
-    decoders.VideoDecoder = OtherDecoder  # type: ignore[attr-defined]
+    decoders.VideoDecoder = FaultyDecoder  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torchcodec", package)
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
-    assert torchcodec_decoder.__wrapped__() is (OtherDecoder if libraries else None)
+    assert torchcodec_decoder.__wrapped__() is (FaultyDecoder if libraries else None)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("name", ["plain.mp4", "no_count.mkv", "web.webm"])
-def test_times(clips: dict[str, Path], decoder: Any, name: str) -> None:
+def test_index_at_time(clips: dict[str, Path], decoder: Any, name: str) -> None:
     with decoder(clips[name]) as video:
         assert [video.index_at(seconds) for seconds in (0, 0.05, 1, 2.9, 99)] == [0, 1, 10, 29, 30]
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("name", ["uneven.mp4", "uneven_in_order.mp4", "uneven.mkv"])
-def test_times_at_uneven_distances(clips: dict[str, Path], decoder: Any, name: str) -> None:
+def test_index_at_time_with_variable_frame_rate(clips: dict[str, Path], decoder: Any, name: str) -> None:
     with decoder(clips[name]) as video:
-        for number, hundredths in enumerate(UNEVEN):
+        for number, hundredths in enumerate(VARIABLE_TIMES):
             assert video.index_at(hundredths / 100) == number
             assert video.index_at(hundredths / 100 + 0.005) == number + 1
 
 
 @pytest.mark.parametrize("numbers", [[-1], [3, 30]])
-def test_indices_out_of_range(clips: dict[str, Path], numbers: list[int]) -> None:
+def test_indices_out_of_range_raise(clips: dict[str, Path], numbers: list[int]) -> None:
     with PyAVReader(clips["plain.mp4"]) as video, pytest.raises(OSError, match=f"Frame {numbers[-1]} of 30.*plain.mp4"):
         next(video.frames(numbers))
 
@@ -193,15 +193,15 @@ def test_interlaced_frames_are_converted_as_progressive(clips: dict[str, Path]) 
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("quarters", [1, 2, 3])
-def test_rotation_flags(clips: dict[str, Path], tmp_path: Path, decoder: Any, quarters: int) -> None:
-    turned = turn_clip(clips["plain.mp4"], tmp_path / "turned.mp4", quarters)
+def test_display_matrix_rotation(clips: dict[str, Path], tmp_path: Path, decoder: Any, quarters: int) -> None:
+    turned = rotate_clip(clips["plain.mp4"], tmp_path / "turned.mp4", quarters)
     with PyAVReader(clips["plain.mp4"]) as plain, decoder(turned) as video:
         for left, right in zip(plain.frames([3, 20]), video.frames([3, 20]), strict=True):
             np.testing.assert_array_equal(np.rot90(left, -quarters), right)
 
 
 def link_libraries(folder: Path) -> Counter[str]:
-    """FFmpeg's libraries out of PyAV's wheel, under the names that others know; how many of each major version."""
+    """Link FFmpeg's libraries of PyAV's wheel under their standard names; returns the number of files of each."""
     found: Counter[str] = Counter()
     for path in (Path(av.__file__).parents[1] / "av.libs").glob("*.so*"):
         (folder / path.name).symlink_to(path)
@@ -213,7 +213,7 @@ def link_libraries(folder: Path) -> Counter[str]:
 
 @pytest.mark.slow
 def test_torchcodec_with_the_libraries_of_pyav(tmp_path: Path) -> None:
-    """All of the above that needs torchcodec, in a process whose loader finds FFmpeg in PyAV's wheel."""
+    """The tests above that need torchcodec, in a process that finds FFmpeg in PyAV's wheel."""
     pytest.importorskip("torchcodec", reason="needs torchcodec, which the extra 'test' brings on Linux")
     if not link_libraries(tmp_path):
         pytest.skip("PyAV was not installed from a wheel for Linux, so it carries no libraries")
@@ -238,14 +238,14 @@ if sys.argv[2] == "PyAVReader":
     video_decoding.torchcodec_decoder = lambda: None
 processor = LavisVideoProcessor(size={"height": 64, "width": 96}, num_frames=8, do_normalize=False)
 clip = processor(sys.argv[1])["pixel_values_videos"][0]
-from tests.models.video_clips import number_of
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, *(number_of(f.transpose(1, 2, 0) * 255) for f in clip))
+from tests.models.video_clips import frame_number
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, *(frame_number(f.transpose(1, 2, 0) * 255) for f in clip))
 """
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Films by their minutes."""
+def long_videos(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Long videos by their length in minutes."""
     folder = tmp_path_factory.mktemp("films")
     options = {"codec": "mpeg4", "gap": 100, "b_frames": 0}
     return {minutes: write_clip(folder / f"{minutes}.mp4", frames=600 * minutes, **options) for minutes in (1, 60)}
@@ -253,11 +253,11 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_an_hour_takes_no_more_memory_than_a_minute(films: dict[int, Path], decoder: Any) -> None:
+def test_peak_memory_does_not_depend_on_the_length(long_videos: dict[int, Path], decoder: Any) -> None:
     peaks = {}
-    for minutes, film in films.items():
-        command = [sys.executable, "-c", PEAK, str(film), decoder.__name__]
+    for minutes, path in long_videos.items():
+        command = [sys.executable, "-c", PEAK, str(path), decoder.__name__]
         done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
-        peaks[minutes], *numbers = map(int, done.stdout.split())  # kilobytes of the whole process
+        peaks[minutes], *numbers = map(int, done.stdout.split())  # kilobytes
         assert numbers == [(75 * minutes * place) % 4096 for place in range(8)]
     assert peaks[60] < peaks[1] + 30_000

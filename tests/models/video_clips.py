@@ -1,4 +1,4 @@
-"""Clips whose frames say their own number, made by PyAV of a real image."""
+"""Video files whose frames encode their own index, written with PyAV."""
 
 import struct
 from collections.abc import Sequence
@@ -20,28 +20,28 @@ def _base_frame() -> np.ndarray:
 
 
 def numbered_frame(number: int) -> np.ndarray:
-    """An image (HEIGHT, WIDTH, 3) with the binary digits of a number as black and white blocks at its top."""
+    """An image `(HEIGHT, WIDTH, 3)` with the binary digits of a number as black and white blocks at the top."""
     frame = _base_frame().copy()
     for bit in range(BITS):
         frame[:BLOCK, bit * BLOCK : (bit + 1) * BLOCK] = 255 * (number >> bit & 1)
     return frame
 
 
-def number_of(frame: np.ndarray) -> int:
-    """The number that a frame shows, however it was compressed."""
+def frame_number(frame: np.ndarray) -> int:
+    """The number in a frame; robust to compression."""
     blocks = np.asarray(frame)[1 : BLOCK - 1, :WIDTH].reshape(BLOCK - 2, BITS, BLOCK, -1)[:, :, 1:-1]
     return sum(int(value > 127) << bit for bit, value in enumerate(blocks.mean(axis=(0, 2, 3))))
 
 
 def _as_frame(image: np.ndarray, pixel_format: str) -> av.VideoFrame:
-    """An image (H, W, 3) in a pixel format."""
-    if pixel_format != "pal8":  # nothing of FFmpeg makes a palette
+    """Convert an image `(H, W, 3)` to a frame of a pixel format."""
+    if pixel_format != "pal8":  # FFmpeg's scaler does not write palettes
         return av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixel_format)
     indexed = PIL.Image.fromarray(image).quantize(256)
-    colours = np.zeros((256, 4), np.uint8)  # alpha first
+    palette = np.zeros((256, 4), np.uint8)  # alpha first
     found = np.array(indexed.getpalette(), np.uint8).reshape(-1, 3)
-    colours[:, 0], colours[: len(found), 1:] = 255, found
-    return av.VideoFrame.from_ndarray((np.asarray(indexed), colours), format="pal8")
+    palette[:, 0], palette[: len(found), 1:] = 255, found
+    return av.VideoFrame.from_ndarray((np.asarray(indexed), palette), format="pal8")
 
 
 def write_clip(
@@ -57,13 +57,13 @@ def write_clip(
     width: int = WIDTH,
 ) -> Path:
     """
-    Write a clip.
+    Write a video file and return its path.
 
     Args:
-        times: of the frames, in hundredths of a second; at even distances by default.
+        times: timestamps of the frames in hundredths of a second; evenly spaced by default.
         gap: frames between key frames.
-        options: of the codec, as FFmpeg knows them.
-        width: more than WIDTH repeats the last column.
+        options: codec options of FFmpeg.
+        width: width of the frames; beyond WIDTH, the last column is repeated.
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
@@ -86,13 +86,13 @@ def write_clip(
     return path
 
 
-def turn_clip(source: Path, path: Path, quarters: int) -> Path:
-    """Copy an mp4 file and let its display matrix turn the images by quarters, clockwise, when they are shown."""
+def rotate_clip(source: Path, path: Path, quarters: int) -> Path:
+    """Copy an mp4 file with a display matrix that rotates it clockwise by quarter turns."""
     content = bytearray(source.read_bytes())
     plain = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
-    place = content.index(plain, content.index(b"tkhd"))
+    offset = content.index(plain, content.index(b"tkhd"))
     cosine, sine = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarters % 4]
-    content[place : place + 36] = struct.pack(
+    content[offset : offset + 36] = struct.pack(
         ">9i", cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30
     )
     path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""What every replay of images and texts starts with: the converted model and tokenised texts."""
+"""Inputs of the replays of images and texts: tokenized texts, and the comparison of tokenizers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .converted import Converted
 
 
 def compare_tokenizer(run: Converted) -> None:
-    """Special ids and the ids of every recorded list of texts, without truncation, padded to the longest."""
+    """Compare special token ids, and the ids of every recorded list of texts, without truncation."""
     tokenizer, ledger = run.processor.tokenizer, run.ledger
     ledger.compare_value(
         "tokenizer",
@@ -30,9 +30,9 @@ def compare_tokenizer(run: Converted) -> None:
 
 
 def tokens(run: Converted, texts: str | list[str], **options: Any) -> dict[str, torch.Tensor]:
-    """The processor's `input_ids` and `attention_mask` of uncleaned texts, `[CLS]` in slot 0.
+    """`input_ids` and `attention_mask` of texts that start with `[CLS]`, without cleaning.
 
-    Length limit and padding are what the conversion has put into the processor, unless `options` say otherwise: the
-    recorded calls of the original tokenise without cleaning, some of them without a limit.
+    Maximal length and padding are those of the converted processor, unless `options` override them: the recorded calls
+    of the original tokenize without cleaning, some of them without truncation.
     """
     return dict(run.processor(text=texts, cleaning=None, text_format="encoder", return_tensors="pt", **options))

@@ -1,4 +1,4 @@
-"""A golden checkpoint after the real conversion: the repository that it made, loaded with the Auto classes."""
+"""A golden checkpoint, converted with the conversion code of the package and loaded with the Auto classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .goldens import GoldenSet
 from .ledger import Ledger
 from .names import Names
 
-# Class and Auto class of each architecture, from the package's contract.
+# Expected class and Auto class of each architecture.
 HEADS = {
     "albef_classification": ("AlbefForImageAndTextClassification", "AutoModelForImageAndTextClassification"),
     "albef_feature_extractor": ("AlbefModel", "AutoModel"),
@@ -45,8 +45,8 @@ HEADS = {
 }
 
 
-# Why a weight that the original loads may be left out here: stored twice, or of no use to the architecture.
-GROUNDS = (
+# Beginnings of the accepted reasons for dropping a weight that the original loads: stored twice, or unused.
+ACCEPTED_REASONS = (
     "tied weight",
     "copy of a frozen weight of the language model",
     "MLM head, which only pretraining uses",
@@ -66,36 +66,38 @@ def auto_class(name: str) -> Any:
 def compare_load(
     ledger: Ledger, report: ConversionReport, recorded: Mapping[str, list[str]], checkpoint_keys: set[str]
 ) -> None:
-    """The conversion's account against the missing and unexpected keys of the original's load.
+    """Compare the conversion report with the missing and unexpected keys of the original's load.
 
-    Our classes may own more than the original's (twins, queues, a temperature), so a key that was unexpected there
-    may be used here; every other difference needs one of the grounds below.
+    The classes of this package may have more weights than the original's (momentum encoders, queues, a temperature), so
+    a key that is unexpected for the original may be used here. Every other difference needs an accepted reason.
     """
     names = Names.of(report.architecture)
     missing, unexpected = set(recorded["missing_keys"]), set(recorded["unexpected_keys"])
     used = set(report.used.values())
     for key in sorted(checkpoint_keys - used - set(report.dropped)):
-        ledger.check(f"conversion: {key} of the checkpoint is unaccounted for", False)
+        ledger.check(f"conversion: {key} of the checkpoint is neither used nor dropped", False)
     for key in sorted(set(report.dropped) - unexpected):
-        ground = key.endswith("position_ids") or key == "queue_ptr" or report.dropped[key].startswith(GROUNDS)
-        ledger.check(f"conversion: drops {key} ({report.dropped[key]}), which the original loads", ground)
+        accepted = (
+            key.endswith("position_ids") or key == "queue_ptr" or report.dropped[key].startswith(ACCEPTED_REASONS)
+        )
+        ledger.check(f"conversion: drops {key} ({report.dropped[key]}), which the original loads", accepted)
     original = (checkpoint_keys - unexpected) | missing
-    initialised = {names.theirs(target) for target in report.initialised} - {"queue_ptr"}
-    for key in sorted(initialised & original - missing):
-        ledger.check(f"conversion: {key} starts anew, but the original loads it", False)
-    # Keys of constant buffers and second names of tied weights have no target of their own. What comes from separate
-    # files is there for the original before it loads the checkpoint.
+    initialized = {names.theirs(target) for target in report.initialised} - {"queue_ptr"}
+    for key in sorted(initialized & original - missing):
+        ledger.check(f"conversion: {key} is initialized, but the original loads it", False)
+    # Constant buffers and second names of tied weights have no target. The original loads separate files before the
+    # checkpoint.
     from_parts = {name for name in (used | set(report.dropped)) - checkpoint_keys if name in missing}
-    for key in sorted(missing - initialised - from_parts):
-        ground = key.endswith("position_ids") or key == "queue_ptr"
-        ledger.check(f"conversion: {key} is missing for the original, but not here", ground)
+    for key in sorted(missing - initialized - from_parts):
+        accepted = key.endswith("position_ids") or key == "queue_ptr"
+        ledger.check(f"conversion: {key} is missing for the original, but not here", accepted)
 
 
 class Converted:
     """
-    Converts `golden.checkpoint` into `folder` once and loads from there as often as needed.
+    Converts `golden.checkpoint` into `folder` once; `model` loads it from there.
 
-    `architecture` is another one that the original makes of the same checkpoint with the same class.
+    `architecture` is another architecture that the original loads from the same checkpoint with the same class.
     """
 
     def __init__(self, golden: GoldenSet, ledger: Ledger, folder: Path, architecture: str | None = None) -> None:
@@ -124,11 +126,11 @@ class Converted:
         )
 
     def model(self, **settings: Any) -> nn.Module:
-        """A fresh model in evaluation mode, with some settings of its configuration changed."""
-        # The recordings were made in float32, in which frozen parts in half precision are read exactly.
+        """Load the model in evaluation mode, with some configuration options changed."""
+        # The recordings were made in float32, to which frozen parts in half precision convert without loss.
         settings = {"dtype": torch.float32, **settings}
         model, loading = auto_class(self.auto_name).from_pretrained(self.folder, output_loading_info=True, **settings)
-        left = {kind: sorted(keys) for kind, keys in loading.items() if keys}
-        self.ledger.check(f"loading the converted files: {left}", not left)
+        problems = {kind: sorted(keys) for kind, keys in loading.items() if keys}
+        self.ledger.check(f"loading the converted files: {problems}", not problems)
         self.ledger.check(f"{self.auto_name} gives {type(model).__name__}", type(model).__name__ == self.class_name)
         return model.eval()

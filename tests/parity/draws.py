@@ -1,6 +1,6 @@
-"""Puts recorded random draws in place of random choices, and checks what they were drawn from.
+"""Replaces random functions by recorded draws, and compares the distributions that they are drawn from.
 
-Shapes: B batch, R candidates for a negative, V vocabulary.
+Shapes: B batch size, R candidates for a negative, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .goldens import call_numbers
 from .ledger import Ledger
 
 
-def normalised(weights: torch.Tensor) -> torch.Tensor:
-    """Weights (..., R) that sum to 1: a draw does not depend on their scale."""
+def normalized(weights: torch.Tensor) -> torch.Tensor:
+    """Normalize weights `(..., R)`, whose scale does not change the draws."""
     return weights.double() / weights.double().sum(-1, keepdim=True)
 
 
 class RecordedCalls:
-    """The recorded calls of one random function inside one scope, in order."""
+    """Recorded calls of one random function in a scope, in order."""
 
     def __init__(self, ledger: Ledger, scope: str, function: str) -> None:
         self.ledger = ledger
@@ -32,9 +32,9 @@ class RecordedCalls:
         self.next = 0
 
     def take(
-        self, weights: torch.Tensor | None, transform: Callable[[torch.Tensor], torch.Tensor] | None = normalised
+        self, weights: torch.Tensor | None, transform: Callable[[torch.Tensor], torch.Tensor] | None = normalized
     ) -> torch.Tensor:
-        """The next recorded result; `weights` (those of our call, same shape as recorded) are compared."""
+        """The next recorded result; `weights` are compared with the recorded ones."""
         if self.next >= self.total:
             raise AssertionError(f"More draws than the {self.total} recorded under {self.prefix}*.")
         name = f"{self.prefix}{self.next:03d}"
@@ -45,7 +45,7 @@ class RecordedCalls:
         return self.ledger.feed(name)
 
     def finish(self) -> None:
-        """Fails when recorded calls were not asked for."""
+        """Note a failure if recorded calls were not used."""
         self.ledger.check(
             f"{self.prefix}*: {self.next} of {self.total} recorded draws were used", self.next == self.total
         )
@@ -53,9 +53,9 @@ class RecordedCalls:
 
 @contextmanager
 def recorded_negatives(model: nn.Module, ledger: Ledger, scope: str) -> Iterator[None]:
-    """Replaces `model.draw_negatives`: first call negative images for texts, second negative texts for images.
+    """Replace `model.draw_negatives`: the first call draws images for texts, the second one texts for images.
 
-    The original draws row by row, so each row of our weights (B, R) belongs to one recorded call.
+    The original draws row by row, so each row of the weights `(B, R)` belongs to one recorded call.
     """
     calls = RecordedCalls(ledger, scope, "multinomial")
     if not calls.total:
@@ -72,31 +72,31 @@ def recorded_negatives(model: nn.Module, ledger: Ledger, scope: str) -> Iterator
 
 @contextmanager
 def recorded_masks(model: nn.Module, ledger: Ledger, scope: str) -> Iterator[None]:
-    """Replaces the coins and words of masked language modelling: three coins per text and token, one word each."""
-    coins = RecordedCalls(ledger, scope, "bernoulli")
-    words = RecordedCalls(ledger, scope, "randint")
-    if not coins.total:
+    """Replace the draws of masked language modeling: three Bernoulli draws and one token id per token."""
+    bernoulli_calls = RecordedCalls(ledger, scope, "bernoulli")
+    randint_calls = RecordedCalls(ledger, scope, "randint")
+    if not bernoulli_calls.total:
         yield
         return
 
-    def bernoulli(chances: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        return coins.take(chances, transform=None)
+    def bernoulli(probabilities: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        return bernoulli_calls.take(probabilities, transform=None)
 
     def randint(high: int, shape: tuple[int, ...], **options: object) -> torch.Tensor:
-        recorded = words.take(None)
-        ledger.check(f"{scope}: words are drawn below {high}", high == model.config.text_config.vocab_size)
-        ledger.check(f"{scope}: words of shape {tuple(shape)}", tuple(shape) == tuple(recorded.shape))
+        recorded = randint_calls.take(None)
+        ledger.check(f"{scope}: token ids are drawn below {high}", high == model.config.text_config.vocab_size)
+        ledger.check(f"{scope}: token ids of shape {tuple(shape)}", tuple(shape) == tuple(recorded.shape))
         return recorded
 
     with patch.object(torch, "bernoulli", bernoulli), patch.object(torch, "randint", randint):
         yield
-    coins.finish()
-    words.finish()
+    bernoulli_calls.finish()
+    randint_calls.finish()
 
 
 @contextmanager
 def recorded_multinomial(ledger: Ledger, scope: str) -> Iterator[None]:
-    """Replaces `torch.multinomial`: one call per generated position, weights (rows, V)."""
+    """Replace `torch.multinomial`: one call per generated token, weights `(rows, V)`."""
     calls = RecordedCalls(ledger, scope, "multinomial")
 
     def multinomial(weights: torch.Tensor, *arguments: object, **keywords: object) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Reads golden sets: folders that hold a checkpoint, inputs, and what the original computed from them."""
+"""Reads golden sets: folders with a checkpoint, inputs, and recorded outputs of the original."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-# Folders beside the sets: what they hold is described in the goldens' README.
+# Folders that are not golden sets; see the README of the goldens.
 TOKENIZER, PROCESSORS, TRANSFER, FULL_SIZE = "tokenizer", "processors", "transfer", "full_size_keys"
 SIDE_FOLDERS = {TOKENIZER, PROCESSORS, TRANSFER, FULL_SIZE}
 
 
 def goldens_root() -> Path:
-    """The folder to replay: `LAVIS_GOLDENS`, by default `tests/goldens`."""
+    """The folder of the golden sets: `LAVIS_GOLDENS`, defaults to `tests/goldens`."""
     default = Path(__file__).resolve().parents[1] / "goldens"
     root = Path(os.environ.get("LAVIS_GOLDENS") or default)
     if not root.is_dir():
@@ -29,12 +29,12 @@ def goldens_root() -> Path:
 
 
 def golden_folders(root: Path | None = None) -> list[Path]:
-    """Every folder that is not one of the known side folders, so that an unknown one is replayed or fails."""
+    """All folders except the known side folders, so that an unknown folder is replayed or fails."""
     return sorted(p for p in (root or goldens_root()).iterdir() if p.is_dir() and p.name not in SIDE_FOLDERS)
 
 
 def read_json(path: Path) -> Any:
-    """One JSON file."""
+    """The content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -42,8 +42,8 @@ class GoldenSet:
     """One recorded architecture.
 
     Attributes: `folder`; `architecture` (LAVIS's name, from config.json); `config`; `inputs` (JSON and tensors in one
-    dictionary); `tensors` (recorded tensors by name); `strings` (recorded strings and notes by name); `load`
-    (missing and unexpected keys of the original's load).
+    dictionary); `tensors` (recorded tensors by name); `strings` (recorded strings and notes by name); `load` (missing
+    and unexpected keys when the original loads the checkpoint).
     """
 
     def __init__(self, folder: Path, outputs: str = "outputs") -> None:
@@ -110,7 +110,7 @@ class GoldenSet:
         return int(self.config["batch_size"])
 
     def names(self) -> Iterator[str]:
-        """Everything recorded: tensors first, then strings."""
+        """Names of all recorded entries: tensors first, then strings."""
         yield from self.tensors
         yield from self.strings
 
@@ -131,7 +131,7 @@ class GoldenSet:
 
 
 def call_numbers(names: list[str]) -> list[int]:
-    """The last part of each name as a number; they must be 0, 1, 2, ... without a gap."""
+    """The last component of each name as a number; raises ValueError unless they are 0, 1, 2, ..."""
     numbers = sorted(int(name.rsplit(".", 1)[1]) for name in names)
     if numbers != list(range(len(numbers))):
         raise ValueError(f"Recorded calls are not numbered from 0 without a gap: {names}")
@@ -139,12 +139,12 @@ def call_numbers(names: list[str]) -> list[int]:
 
 
 def is_exact(tensor: torch.Tensor) -> bool:
-    """Whether a recorded tensor (ids, masks, labels) must be met exactly."""
+    """Whether a tensor (ids, masks, labels) must equal the recorded one exactly."""
     return not (tensor.is_floating_point() or tensor.is_complex())
 
 
 def excess(actual: torch.Tensor, recorded: torch.Tensor, tolerance: float = 1e-4) -> float:
-    """Largest `abs(a - b) - tolerance * abs(b)`, to be at most `tolerance`; NaN anywhere gives infinity."""
+    """Largest `abs(a - b) - tolerance * abs(b)`, which must be at most `tolerance`; infinity if any value is NaN."""
     a, b = actual.detach().double(), recorded.double()
     if a.numel() == 0:
         return 0.0

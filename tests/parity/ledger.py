@@ -1,4 +1,4 @@
-"""Keeps account of what a golden set records and what became of each entry."""
+"""Records which entries of a golden set were compared, and with what result."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TOLERANCE = 1e-4
 
 
 class Ledger:
-    """Every recorded tensor and string ends as compared, fed (a recorded draw put back in), undefined (a loss that is
-    not a number in the original, and one here) or excused by `REASONS`.
+    """Every recorded tensor and string must be compared, fed (a recorded draw that replaces a random one), undefined (a
+    loss that is NaN in the original and finite here) or excused by `REASONS`.
 
-    Comparisons do not stop at the first difference: `close` raises one AssertionError that lists them all, with every
-    entry that nothing was done with.
+    Comparisons do not stop at the first difference: `close` raises one AssertionError that lists all differences, and
+    all entries that were not used.
     """
 
     def __init__(self, golden: GoldenSet, reasons: dict[tuple[str, str], str] | None = None) -> None:
@@ -40,7 +40,7 @@ class Ledger:
         actual: torch.Tensor,
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
-        """Compares a tensor with the one recorded under `name`; `transform` is applied to both sides first."""
+        """Compare a tensor with the one recorded under `name`; `transform` is applied to both first."""
         recorded = self._recorded(name, self.golden.tensors)
         self.done[name] = "compared"
         if not isinstance(actual, torch.Tensor):
@@ -58,7 +58,7 @@ class Ledger:
                 self.failures.append(f"{name}: {wrong} of {recorded.numel()} values differ (exact comparison)")
             return
         if recorded.ndim == 0 and recorded.isnan():
-            # The original's mean over no token at all (a batch with nothing to learn); ours is 0 there.
+            # The original averages over no token (all labels are ignored); the loss of this package is 0.
             self.done[name] = "undefined"
             if not actual.isfinite():
                 self.failures.append(f"{name}: the original's is undefined, ours is {actual.item()}, expected a number")
@@ -71,7 +71,7 @@ class Ledger:
             self.failures.append(f"{name}: differs by up to {gap:.3g} {tuple(recorded.shape)}")
 
     def compare_value(self, name: str, actual: Any, tolerance: float | None = None) -> None:
-        """Compares a recorded string, list or note, exactly unless a `tolerance` for a number is given."""
+        """Compare a recorded string, list or number: exactly, or within `tolerance`."""
         recorded = self._recorded(name, self.golden.strings)
         self.done[name] = "compared"
         same = actual == recorded if tolerance is None else abs(actual - recorded) <= tolerance
@@ -79,29 +79,29 @@ class Ledger:
             self.failures.append(f"{name}: recorded {recorded!r}, got {actual!r}")
 
     def check(self, what: str, condition: bool) -> None:
-        """Notes a failure that belongs to no single recorded entry."""
+        """Note a failure that belongs to no recorded entry, unless `condition` holds."""
         if not condition:
             self.failures.append(what)
 
     def feed(self, name: str) -> torch.Tensor:
-        """The recorded draw `name`, which the replay puts in place of a random choice."""
+        """The recorded draw `name`, which replaces a random one."""
         recorded = self._recorded(name, self.golden.tensors)
         self.done[name] = "fed"
         return recorded
 
     def records(self, name: str) -> bool:
-        """Whether the set records `name`."""
+        """Whether the golden set has an entry `name`."""
         return name in self.golden.tensors or name in self.golden.strings
 
     def reason(self, name: str) -> str | None:
-        """The stated reason for which `name` is not compared, or None."""
+        """The reason in `REASONS` for not comparing `name`, or None."""
         for (sets, names), text in self.reasons.items():
             if re.fullmatch(sets, self.golden.architecture) and re.fullmatch(names, name):
                 return text
         return None
 
     def summary(self) -> Counter[str]:
-        """How many entries were compared, fed, excused and left."""
+        """Numbers of entries that were compared, fed, excused and left."""
         counts = Counter(self.done.values())
         for name in self.golden.names():
             if name not in self.done:
@@ -109,7 +109,7 @@ class Ledger:
         return counts
 
     def close(self) -> None:
-        """Raises AssertionError unless everything recorded is accounted for and equal."""
+        """Raise AssertionError unless all entries were used and are equal."""
         problems = list(self.failures)
         for name in self.golden.names():
             reason = self.reason(name)

@@ -1,4 +1,4 @@
-"""Names of the original and names of this package."""
+"""Parameter and module names of the original and of this package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _INSIDE = ".weight"
 
 
 class Names:
-    """Translates parameter, buffer and module names of one architecture with the converter's own key map."""
+    """Converts parameter, buffer and module names of an architecture with the key map of the conversion."""
 
     def __init__(self, key_map: KeyMap) -> None:
         self.key_map = key_map

@@ -1,4 +1,4 @@
-"""Which function replays which architecture."""
+"""Registry of the replay functions by architecture."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ Replay = Callable[[GoldenSet, Ledger, Path], None]
 
 REPLAYS: dict[str, Replay] = {}
 
-# Architectures that this package does not build yet, with the reason. An entry leaves when its replay arrives; an
-# architecture in neither table fails.
+# Architectures that this package does not support yet, with the reason. An architecture in neither table fails.
 PLANNED: dict[str, str] = {}
 
 
 def replays(*architectures: str) -> Callable[[Replay], Replay]:
-    """Registers a function `(golden, ledger, scratch folder)` as the replay of `architectures`."""
+    """Register a function `(golden, ledger, scratch folder)` as the replay of `architectures`."""
 
     def register(function: Replay) -> Replay:
         for name in architectures:
@@ -31,7 +30,7 @@ def replays(*architectures: str) -> Callable[[Replay], Replay]:
 
 
 def replay_of(architecture: str) -> Replay:
-    """The replay of one architecture; LookupError for a name that nobody registered."""
+    """The replay of an architecture; raises LookupError if there is none."""
     if architecture not in REPLAYS:
         raise LookupError(
             f"No replay for the architecture {architecture!r}. Write one and register it with @replays; "

@@ -1,6 +1,6 @@
 """Replays of the ALPRO architectures.
 
-Shapes: B batch, F frames, P patches of a frame, N = P + 1 places, T text tokens, D width.
+Shapes: B batch size, F frames, P patches per frame, N = P + 1 tokens per frame, T text tokens, D hidden size.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from .training import pick, replay_training
 
 
 def _clips(golden: GoldenSet) -> torch.Tensor:
-    """The recorded clips; the original has channels before frames."""
+    """The recorded videos; the original has channels before frames."""
     return golden.inputs["video"].transpose(1, 2)
 
 
 def _all_tokens(run: Converted, clips: torch.Tensor) -> None:
-    """States of all frames; the original has one row (B, 1 + P * F, D), the class token first, then place by place."""
-    kept: list[torch.Tensor] = []
-    tower = run.model().vision_model
-    tower.norm.register_forward_hook(lambda module, arguments, output: kept.append(output))
+    """Compare hidden states in the original's layout `(B, 1 + P * F, D)`: class token, then frames per patch."""
+    normed: list[torch.Tensor] = []
+    video_encoder = run.model().vision_model
+    video_encoder.norm.register_forward_hook(lambda module, arguments, output: normed.append(output))
     with torch.no_grad():
-        pooled = tower(clips).last_hidden_state
-    (states,) = kept  # (B, N, F, D)
+        pooled = video_encoder(clips).last_hidden_state
+    (states,) = normed  # (B, N, F, D)
     run.ledger.compare("vision_all_tokens", torch.cat([states[:, 0, :1], states[:, 1:].flatten(1, 2)], dim=1))
     run.ledger.compare("train.intermediate_output.video_embeds", pooled)
 
 
 def _record(output: ModelOutput) -> dict[str, torch.Tensor]:
-    """Names of the original's output, without the scope."""
-    kept = output.get("intermediates")
+    """Outputs by their recorded names, without the scope."""
+    intermediates = output.get("intermediates")
     inner = pick(output, "video_embeds", "text_embeds")
-    if kept is None:
+    if intermediates is None:
         inner["encoder_output.last_hidden_state"] = output.multimodal_embeds
     else:
         batch = len(output.video_embeds)
-        inner |= pick(kept, "vtm_logits", "vtm_labels")
-        # Ours reads positives and negatives in one pass, the original in two.
-        inner["encoder_output.last_hidden_state"] = kept["multimodal_embeds"][:batch]
-        inner["encoder_output_neg.last_hidden_state"] = kept["multimodal_embeds"][batch:]
+        inner |= pick(intermediates, "vtm_logits", "vtm_labels")
+        # One forward pass for positives and negatives here, two in the original.
+        inner["encoder_output.last_hidden_state"] = intermediates["multimodal_embeds"][:batch]
+        inner["encoder_output_neg.last_hidden_state"] = intermediates["multimodal_embeds"][batch:]
     fields = {f"intermediate_output.{name}": value for name, value in inner.items()}
-    return fields if kept is not None else {**fields, **pick(output, "logits")}
+    return fields if intermediates is not None else {**fields, **pick(output, "logits")}
 
 
 @replays("alpro_retrieval")

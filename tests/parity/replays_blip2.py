@@ -1,6 +1,6 @@
 """Replays of the BLIP-2 architectures.
 
-Shapes: B batch, N image tokens, Q queries, T text tokens, D width, P width of the common space, V vocabulary.
+Shapes: B batch size, N image tokens, Q query tokens, T text tokens, D hidden size, P projection dimension.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from modeling_lavis.hub.blip2 import load_tokenizer
 
 from .blip_inputs import compare_tokenizer, tokens
 from .converted import Converted
-from .generating import replay_generate
+from .generation import replay_generate
 from .goldens import GoldenSet
 from .ledger import Ledger
 from .names import Names
 from .registry import replays
 from .training import replay_training
 
-# Texts of a similarity matrix are padded to this many tokens, whatever the model was trained with.
+# parity: texts of a similarity matrix are padded to this length, independently of training
 MATRIX_TEXT_LENGTH = 35
 BEAM3 = {"num_beams": 3, "max_length": 20, "min_length": 5}
 CAPTION_CASES: dict[str, dict[str, Any]] = {
     "default": {},
     "greedy": {**BEAM3, "num_beams": 1},
     "beam3": BEAM3,
-    # parity: the original never switches top_k off
+    # parity: the original always uses top_k
     "nucleus": {**BEAM3, "num_beams": 1, "do_sample": True, "top_p": 0.9, "top_k": 50},
 }
 NEW3 = {"num_beams": 3, "max_new_tokens": 20, "min_length": 5}
@@ -51,7 +51,7 @@ LANGUAGE_CASES: dict[str, dict[str, Any]] = {
         "temperature": 0.8,
     },
 }
-# The original's defaults for answers, and the recorded case with other lengths.
+# defaults of the original for answers, and the recorded case with other lengths
 ANSWERS = {"num_beams": 5, "max_new_tokens": 10, "min_length": 1, "length_penalty": -1.0}
 ANSWERS3 = {**ANSWERS, "num_beams": 3, "max_new_tokens": 20, "min_length": 5}
 
@@ -60,33 +60,33 @@ ANSWERS3 = {**ANSWERS, "num_beams": 3, "max_new_tokens": 20, "min_length": 5}
 def replay_first_stage(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
     run = Converted(golden, ledger, scratch)
     compare_tokenizer(run)
-    # One class of the original, three of ours: what one does not offer, another made of the same checkpoint does.
-    whole = run if golden.architecture == "blip2" else Converted(golden, ledger, scratch, "blip2")
+    # The original has one class where this package has three, so some outputs come from another converted class.
+    pretraining = run if golden.architecture == "blip2" else Converted(golden, ledger, scratch, "blip2")
     features = run if golden.architecture == "blip2_feature_extractor" else None
     features = features or Converted(golden, ledger, scratch, "blip2_feature_extractor")
-    matching = run.model() if golden.architecture != "blip2_feature_extractor" else whole.model()
+    matching = run.model() if golden.architecture != "blip2_feature_extractor" else pretraining.model()
     with torch.no_grad():
         _features(features, features.model())
         _parts(run, run.model())
         _matching(run, matching)
-    _captions(whole)
+    _captions(pretraining)
     texts = tokens(run, golden.inputs["retrieval_texts"], max_length=MATRIX_TEXT_LENGTH, padding="max_length")
     matrices = similarity_matrices(matching, golden.inputs["image"], texts, k=golden.inputs["k_test"])
     ledger.compare("compute_sim_matrix.score_i2t", matrices.i2t)
     ledger.compare("compute_sim_matrix.score_t2i", matrices.t2i)
     if golden.below("train."):
-        _train(whole, ledger, "train", "1.0.2")
+        _train_first_stage(pretraining, ledger, "train", "1.0.2")
     if (golden.folder / "outputs_main.json").exists():
         newer = GoldenSet(golden.folder, "outputs_main")
         own = Ledger(newer)
         own.feed("image_id")
-        _train(whole, own, "train_main", "main")
-        _train(whole, own, "train_main_image_id", "main", image_ids=newer.tensors["image_id"])
+        _train_first_stage(pretraining, own, "train_main", "main")
+        _train_first_stage(pretraining, own, "train_main_image_id", "main", image_ids=newer.tensors["image_id"])
         own.close()
 
 
 def _features(run: Converted, model: nn.Module) -> None:
-    """Texts are not cut here, whatever the model was trained with."""
+    """Compare features; the recorded texts are not truncated."""
     texts = tokens(run, run.golden.inputs["text_input"], truncation=False, max_length=None)
     images = {"pixel_values": run.golden.inputs["image"]}
     for mode, inputs in {"image": images, "text": texts, "multimodal": {**images, **texts}}.items():
@@ -117,7 +117,7 @@ def _matching(run: Converted, model: nn.Module) -> None:
     texts = tokens(run, given, padding="max_length")
     logits = model(pixel_values=images, **texts, match_head="itm").logits
     ledger.compare("compute_itm.output", logits[:, 1])
-    # The original takes texts of one length only, so its calls were made one by one.
+    # The original supports texts of equal length only, so pairs were recorded one by one.
     for number in range(len(run.golden.below("forward.itm."))):
         single = {"pixel_values": images[number : number + 1], **tokens(run, given[number : number + 1])}
         ledger.compare(f"forward.itm.{number}", model(**single, match_head="itm").logits)
@@ -132,7 +132,7 @@ def _captions(run: Converted) -> None:
         ledger.compare_value(f"generate.{case}", run.processor.post_process_captions(ids))
 
 
-def _train(run: Converted, ledger: Ledger, scope: str, objective: str, **more: torch.Tensor) -> None:
+def _train_first_stage(run: Converted, ledger: Ledger, scope: str, objective: str, **more: torch.Tensor) -> None:
     texts = tokens(run, run.golden.inputs["text_input"], padding="max_length")
 
     def forward(model: nn.Module) -> ModelOutput:
@@ -161,11 +161,11 @@ def replay_second_stage(golden: GoldenSet, ledger: Ledger, scratch: Path) -> Non
         ids = replay_generate(model, ledger, scope, inputs, options)
         ledger.compare_value(scope, run.processor.post_process_captions(ids, prompts))
     _answers(run, model)
-    _learn(run)
+    _train_second_stage(run)
 
 
 def _tokenizers(run: Converted) -> None:
-    """The language model's, and the Q-Former's, which the original loads here too without using it."""
+    """Compare the tokenizers of the language model and of the Q-Former, which the original loads without using it."""
     ledger, golden, kind = run.ledger, run.golden, run.golden.architecture.removeprefix("blip2_")
     queries = load_tokenizer(golden.tokenizer_folder)
     ledger.compare_value(
@@ -207,13 +207,13 @@ def _answers(run: Converted, model: nn.Module) -> None:
 
 
 class _NamesWithEncoder(Names):
-    """Names of modules, with the one that the recording gave to a part of the language model."""
+    """Names of modules, including `t5_encoder`, the recorded name of the encoder of the language model."""
 
     def module(self, name: str) -> str:
         return "language_model.encoder" if name == "t5_encoder" else super().module(name)
 
 
-def _learn(run: Converted) -> None:
+def _train_second_stage(run: Converted) -> None:
     golden, given = run.golden, run.golden.inputs
     if golden.architecture == "blip2_opt":
         texts = run.processor.caption_labels(given["text_input"], add_prompt=False, cleaning=None)

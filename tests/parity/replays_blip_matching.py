@@ -1,7 +1,4 @@
-"""Replays of the ALBEF and BLIP architectures that compare images and texts.
-
-Shapes: B batch, N image tokens, T text tokens, D width, P width of the common space.
-"""
+"""Replays of ALBEF and BLIP feature extraction, image-text matching, retrieval and pre-training."""
 
 from __future__ import annotations
 
@@ -22,11 +19,11 @@ from .ledger import Ledger
 from .registry import replays
 from .training import compare_gradients, pick, replay_training
 
-# Texts of a similarity matrix are padded to this many tokens, whatever the model was trained with.
+# parity: texts of a similarity matrix are padded to this length, independently of training
 MATRIX_TEXT_LENGTH = 35
-# itm_rank drops the first tokens of what it is given; the slot after them becomes slot 0.
-RANKED_FROM = 3
-# Recorded outputs of the text transformer of ALBEF's pre-training, whose passes are others here.
+# parity: itm_rank drops the first tokens of its input
+DROPPED_TOKENS = 3
+# recorded outputs of the text encoder in ALBEF's pre-training, which runs in other passes here
 TEXT_TAPS = frozenset({"text_encoder_bert", "text_encoder_cls", "text_encoder_m_cls"})
 
 
@@ -64,19 +61,19 @@ def replay_matching(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
     texts = tokens(run, golden.inputs["text_input"])
     with torch.no_grad():
         matched = model(pixel_values=images, **texts, match_head="itm")
-        contrasted = model(pixel_values=images, **texts, match_head="itc")
+        contrastive = model(pixel_values=images, **texts, match_head="itc")
     ledger.compare("image_embeds", matched.image_embeds)
     ledger.compare("forward.itm", matched.logits)
-    # The original's matrix is the bare cosine.
-    ledger.compare("forward.itc", contrasted.logits_per_image * model.temp.detach())
-    ledger.compare("forward.itc", contrasted.logits_per_text.T * model.temp.detach())
+    # The original returns cosine similarities, without the temperature.
+    ledger.compare("forward.itc", contrastive.logits_per_image * model.temp.detach())
+    ledger.compare("forward.itc", contrastive.logits_per_text.T * model.temp.detach())
     _ranking(run, model, images)
     _matching_gradients(run, images, texts)
     _gradcam(run, images)
 
 
 def _ranking(run: Converted, model: nn.Module, images: torch.Tensor) -> None:
-    ids = run.ledger.feed("itm_rank.input_ids")[:, RANKED_FROM:]
+    ids = run.ledger.feed("itm_rank.input_ids")[:, DROPPED_TOKENS:]
     texts = {"input_ids": ids, "attention_mask": (ids != run.golden.config["text"]["pad_token_id"]).long()}
     own = torch.arange(len(images))
     scores = model.score_pairs(images, texts, torch.stack([own, own], dim=1))
@@ -88,7 +85,7 @@ def _ranking(run: Converted, model: nn.Module, images: torch.Tensor) -> None:
 def _matching_gradients(run: Converted, images: torch.Tensor, texts: dict[str, torch.Tensor]) -> None:
     model, scope = run.model(), "itm_cross_entropy"
     logits = model(pixel_values=images, **texts, match_head="itm").logits
-    # The recording names no labels; 0, 1, 0, ... give its loss.
+    # The labels are not recorded; 0, 1, 0, ... give the recorded loss.
     loss = F.cross_entropy(logits, torch.arange(len(logits)) % 2)
     run.ledger.compare(f"{scope}.loss", loss)
     loss.backward()
@@ -103,27 +100,27 @@ def _gradcam(run: Converted, images: torch.Tensor) -> None:
     texts = tokens(run, golden.inputs["text_input"][:pairs])
     ledger.compare("gradcam.input_ids", texts["input_ids"])
     pixel_values = images[:pairs]
-    explained = gradcam(model, pixel_values, **texts, layer=golden.config["gradcam_block"])
-    ledger.check(f"gradcam: {len(explained.maps)} maps for {pairs} pairs", len(explained.maps) == pairs)
-    for number, own in enumerate(explained.maps):
+    explanation = gradcam(model, pixel_values, **texts, layer=golden.config["gradcam_block"])
+    ledger.check(f"gradcam: {len(explanation.maps)} maps for {pairs} pairs", len(explanation.maps) == pairs)
+    for number, own in enumerate(explanation.maps):
         ledger.compare(f"gradcam.maps.{number}", own)
-    ledger.compare("gradcam.output", explained.logits)
+    ledger.compare("gradcam.output", explanation.logits)
 
 
 def _record(output: ModelOutput) -> dict[str, torch.Tensor]:
-    """Names of the original's output, without the scope."""
-    kept = output.intermediates
+    """Outputs by their recorded names, without the scope."""
+    intermediates = output.intermediates
     batch = len(output.image_embeds)
     inner = {
         **pick(output, "image_embeds", "text_embeds"),
-        **pick(kept, "image_embeds_m", "text_embeds_m", "itm_logits", "itm_labels", "decoder_labels"),
-        # Ours reads positives and negatives in one pass, the original in two.
-        "encoder_output.last_hidden_state": kept["multimodal_embeds"][:batch],
-        "encoder_output_neg.last_hidden_state": kept["multimodal_embeds"][batch:],
-        "decoder_output.logits": kept.get("decoder_logits"),
+        **pick(intermediates, "image_embeds_m", "text_embeds_m", "itm_logits", "itm_labels", "decoder_labels"),
+        # One forward pass for positives and negatives here, two in the original.
+        "encoder_output.last_hidden_state": intermediates["multimodal_embeds"][:batch],
+        "encoder_output_neg.last_hidden_state": intermediates["multimodal_embeds"][batch:],
+        "decoder_output.logits": intermediates.get("decoder_logits"),
         "decoder_output.loss": output.get("loss_lm"),
     }
-    sims = pick(kept, *(f"sim_{way}{kind}" for way in ("i2t", "t2i") for kind in ("", "_m", "_targets")))
+    sims = pick(intermediates, *(f"sim_{way}{kind}" for way in ("i2t", "t2i") for kind in ("", "_m", "_targets")))
     return {
         **{f"intermediate_output.{name}": value for name, value in inner.items() if value is not None},
         **{f"sims.{name}": value for name, value in sims.items()},
@@ -131,22 +128,22 @@ def _record(output: ModelOutput) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def _hidden_words(model: nn.Module, output: ModelOutput) -> dict[str, torch.Tensor]:
-    """Names of what the original records of hidden words, without the scope."""
-    kept, batch = output.intermediates, len(output.image_embeds)
-    if "mlm_labels" not in kept:
+def _masked_language_modeling(model: nn.Module, output: ModelOutput) -> dict[str, torch.Tensor]:
+    """Outputs of masked language modeling by their recorded names, without the scope."""
+    intermediates, batch = output.intermediates, len(output.image_embeds)
+    if "mlm_labels" not in intermediates:
         return {}
     return {
-        "mlm.input_ids": kept["mlm_input_ids"],
-        "mlm.labels": kept["mlm_labels"],
-        # The passes of the original's text transformer; ours does the last three at once.
+        "mlm.input_ids": intermediates["mlm_input_ids"],
+        "mlm.labels": intermediates["mlm_labels"],
+        # The passes of the original's text encoder; the last three are one pass here.
         "tap.text_encoder_bert.0": output.text_embeds,
-        "tap.text_encoder_bert.1": kept["multimodal_embeds"][:batch],
-        "tap.text_encoder_bert.2": kept["multimodal_embeds"][batch:],
-        "tap.text_encoder_bert.3": kept["mlm_embeds"],
-        # Ours shows hidden words alone to the heads, the original all words.
-        "tap.text_encoder_cls.0": model.mlm_head(kept["mlm_embeds"]),
-        "tap.text_encoder_m_cls.0": model.mlm_head_m(kept["mlm_embeds_m"]),
+        "tap.text_encoder_bert.1": intermediates["multimodal_embeds"][:batch],
+        "tap.text_encoder_bert.2": intermediates["multimodal_embeds"][batch:],
+        "tap.text_encoder_bert.3": intermediates["mlm_embeds"],
+        # The MLM heads of this package run on masked tokens only, those of the original on all tokens.
+        "tap.text_encoder_cls.0": model.mlm_head(intermediates["mlm_embeds"]),
+        "tap.text_encoder_m_cls.0": model.mlm_head_m(intermediates["mlm_embeds_m"]),
     }
 
 
@@ -163,7 +160,7 @@ def _train(run: Converted, scope: str, model: nn.Module) -> None:
         )
 
     def record(output: ModelOutput) -> dict[str, torch.Tensor]:
-        return {**_record(output), **_hidden_words(model, output)}
+        return {**_record(output), **_masked_language_modeling(model, output)}
 
     replay_training(model, run.ledger, run.names, forward, record, scope, TEXT_TAPS)
 

@@ -1,4 +1,4 @@
-"""Replays every golden set below `LAVIS_GOLDENS` (default tests/goldens)."""
+"""Replays all golden sets in `LAVIS_GOLDENS` (default: tests/goldens)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from . import (  # noqa: F401  they register their replays
+from . import (  # noqa: F401  (register their replays)
     replays_alpro,
     replays_blip2,
-    replays_blip_labels,
+    replays_blip_classification,
+    replays_blip_generation,
     replays_blip_matching,
-    replays_blip_text,
 )
 from .goldens import GoldenSet, golden_folders
 from .ledger import Ledger
@@ -20,7 +20,7 @@ from .registry import PLANNED, replay_of
 FOLDERS = golden_folders()
 
 
-def test_there_is_something_to_replay() -> None:
+def test_golden_sets_are_found() -> None:
     assert FOLDERS
 
 

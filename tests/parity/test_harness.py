@@ -1,4 +1,4 @@
-"""The replays can fail: what is not compared, not equal, not registered or drawn too often is noticed."""
+"""The harness reports entries that are unequal, not compared or not registered, and wrong numbers of draws."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def golden(tmp_path: Path) -> GoldenSet:
     return GoldenSet(folder)
 
 
-class Chooser(nn.Module):
+class NegativeSampler(nn.Module):
     def draw_negatives(self, weights: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         return torch.multinomial(weights, 1, generator=generator)[:, 0]
 
@@ -49,12 +49,12 @@ def replay_all(golden: GoldenSet, ledger: Ledger) -> None:
     ledger.compare("loss", torch.tensor(2.0001))
     ledger.compare("ids", torch.tensor([1, 2, 3], dtype=torch.int32))
     ledger.compare_value("answer", ["red"])
-    model = Chooser()
+    model = NegativeSampler()
     with recorded_negatives(model, ledger, "train"):
         assert model.draw_negatives(torch.tensor([[0.0, 0.5], [0.25, 0.0]])).tolist() == [1, 0]
 
 
-def test_everything_accounted_for(golden: GoldenSet) -> None:
+def test_all_entries_compared(golden: GoldenSet) -> None:
     ledger = Ledger(golden, reasons={})
     replay_all(golden, ledger)
     ledger.close()
@@ -71,7 +71,7 @@ def test_everything_accounted_for(golden: GoldenSet) -> None:
         (None, "expected a tensor"),
     ],
 )
-def test_a_difference_fails(golden: GoldenSet, value: torch.Tensor | None, message: str) -> None:
+def test_difference_fails(golden: GoldenSet, value: torch.Tensor | None, message: str) -> None:
     ledger = Ledger(golden, reasons={})
     replay_all(golden, ledger)
     ledger.compare("loss", value)
@@ -79,7 +79,7 @@ def test_a_difference_fails(golden: GoldenSet, value: torch.Tensor | None, messa
         ledger.close()
 
 
-def test_a_loss_over_nothing_must_be_a_number_here(golden: GoldenSet) -> None:
+def test_undefined_loss_must_be_finite(golden: GoldenSet) -> None:
     golden.tensors["loss"] = torch.tensor(float("nan"))
     ledger = Ledger(golden, reasons={})
     replay_all(golden, ledger)
@@ -90,7 +90,7 @@ def test_a_loss_over_nothing_must_be_a_number_here(golden: GoldenSet) -> None:
         ledger.close()
 
 
-def test_ids_are_exact(golden: GoldenSet) -> None:
+def test_ids_are_compared_exactly(golden: GoldenSet) -> None:
     ledger = Ledger(golden, reasons={})
     replay_all(golden, ledger)
     ledger.compare("ids", torch.tensor([1, 2, 4]))
@@ -98,36 +98,36 @@ def test_ids_are_exact(golden: GoldenSet) -> None:
         ledger.close()
 
 
-def test_an_entry_that_nothing_compares_fails(golden: GoldenSet) -> None:
+def test_entry_that_is_not_compared_fails(golden: GoldenSet) -> None:
     ledger = Ledger(golden, reasons={})
     with pytest.raises(AssertionError, match="answer: recorded, but neither compared nor excused"):
         ledger.close()
 
 
-def test_a_reason_excuses_and_must_not_be_stale(golden: GoldenSet) -> None:
-    reasons = {("some_.*", "answer"): "told apart by eye"}
+def test_outdated_reason_fails(golden: GoldenSet) -> None:
+    reasons = {("some_.*", "answer"): "compared by eye"}
     ledger = Ledger(golden, reasons=reasons)
-    assert ledger.reason("answer") == "told apart by eye"
+    assert ledger.reason("answer") == "compared by eye"
     assert ledger.reason("answers") is None
     replay_all(golden, ledger)
     with pytest.raises(AssertionError, match="take it out of REASONS"):
         ledger.close()
 
 
-def test_nothing_can_be_compared_that_is_not_recorded(golden: GoldenSet) -> None:
+def test_comparing_an_unknown_entry_raises(golden: GoldenSet) -> None:
     with pytest.raises(KeyError, match="nothing is recorded"):
         Ledger(golden).compare("los", torch.tensor(2.0))
 
 
-def test_draws_from_other_weights_fail(golden: GoldenSet) -> None:
-    ledger, model = Ledger(golden, reasons={}), Chooser()
+def test_draws_from_different_weights_fail(golden: GoldenSet) -> None:
+    ledger, model = Ledger(golden, reasons={}), NegativeSampler()
     with recorded_negatives(model, ledger, "train"):
         model.draw_negatives(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
     with pytest.raises(AssertionError, match="sampling_weights.train.multinomial.000: differs"):
         ledger.close()
 
 
-def test_the_number_of_draws_counts(golden: GoldenSet) -> None:
+def test_wrong_number_of_draws_fails(golden: GoldenSet) -> None:
     ledger = Ledger(golden, reasons={})
     with recorded_multinomial(ledger, "train"):
         assert torch.multinomial(torch.tensor([0.0, 1.0]), 1).tolist() == [1]
@@ -141,29 +141,29 @@ def test_the_number_of_draws_counts(golden: GoldenSet) -> None:
             torch.multinomial(torch.tensor([1.0, 1.0]), 1)
 
 
-def test_calls_are_numbered_without_a_gap() -> None:
+def test_call_numbers_with_a_gap_raise() -> None:
     with pytest.raises(ValueError, match="without a gap"):
         call_numbers(["a.000", "a.002"])
 
 
-def test_alpha_follows_the_ramp(golden: GoldenSet) -> None:
+def test_alpha_ramp(golden: GoldenSet) -> None:
     assert golden.alpha(epochs=1) == pytest.approx(0.15)
     assert golden.alpha(epochs=2) == pytest.approx(0.075)
 
 
-def test_an_unknown_architecture_fails() -> None:
+def test_unknown_architecture_raises() -> None:
     with pytest.raises(LookupError, match="No replay for the architecture 'blip3'"):
         replay_of("blip3")
     assert not set(REPLAYS) & set(PLANNED)
 
 
-def test_an_unknown_folder_is_not_overlooked(tmp_path: Path) -> None:
+def test_unknown_folders_are_replayed(tmp_path: Path) -> None:
     for name in ("tokenizer", "transfer", "something_new"):
         (tmp_path / name).mkdir()
     assert [folder.name for folder in golden_folders(tmp_path)] == ["something_new"]
 
 
-def test_names_translate_both_ways() -> None:
+def test_names_in_both_directions() -> None:
     names = Names(KeyMap((Rename("visual_encoder.{rest}", "vision_model.{rest}"),)))
     for theirs, ours in {
         "visual_encoder.pos_embed": "vision_model.pos_embed",

@@ -1,6 +1,6 @@
-"""The corner cases of `original_behaviour.json`: what the original did there, and what this package does.
+"""The corner cases of `original_behaviour.json`: recorded behavior of the original, and behavior of this package.
 
-Each case of an architecture that is built needs an entry in `CASES`, so that none is forgotten.
+Each case of a supported architecture needs an entry in `CASES`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CASES: dict[tuple[str, str], Callable[[dict[str, Any], Path], None]] = {}
 
 
 def case(architecture: str, about: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers what a row's case must do here: `(row, scratch folder)`."""
+    """Register the test of a recorded case: a function `(row, scratch folder)`."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         CASES[architecture, about] = function
@@ -48,22 +48,22 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_corner_case(row: dict[str, Any], scratch: Path) -> None:
     if row["arch"] in PLANNED:
         pytest.skip(f"{row['arch']}: {PLANNED[row['arch']]}")
-    assert (row["arch"], row["case"]) in CASES, "an unknown case; say in CASES what this package does in it"
+    assert (row["arch"], row["case"]) in CASES, "an unknown case; add its test to CASES"
     CASES[row["arch"], row["case"]](row, scratch)
 
 
 def recorded_set(architecture: str) -> GoldenSet:
-    """The first set of an architecture."""
+    """The first golden set of an architecture."""
     for folder in golden_folders():
         golden = GoldenSet(folder)
         if golden.architecture == architecture:
             return golden
-    pytest.skip(f"this folder of golden sets has none of {architecture}")
+    pytest.skip(f"no golden set of {architecture}")
 
 
 @cache
 def converted(architecture: str, scratch: Path) -> Converted:
-    """One conversion per architecture for the whole file."""
+    """Convert each architecture once for all cases."""
     golden = recorded_set(architecture)
     return Converted(golden, Ledger(golden), scratch / architecture)
 
@@ -79,20 +79,20 @@ def batch(run: Converted, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
 def _classification_trains(row: dict[str, Any], scratch: Path) -> None:
     assert "error" in row
     run = converted("blip_classification", scratch)
-    distil = row["case"].endswith("True")
-    output = run.model(use_distill=distil)(**batch(run), labels=run.golden.inputs["label"])
+    distill = row["case"].endswith("True")
+    output = run.model(use_distill=distill)(**batch(run), labels=run.golden.inputs["label"])
     plain = torch.nn.functional.cross_entropy(output.logits, run.golden.inputs["label"])
-    assert torch.isclose(output.loss, plain) != distil
+    assert torch.isclose(output.loss, plain) != distill
 
 
 @case("albef_pretrain", "training forward with a batch of one")
 @case("blip_pretrain", "training forward with a batch of one")
 @case("blip_retrieval", "training forward with a batch of one")
-def _needs_a_negative(row: dict[str, Any], scratch: Path) -> None:
+def _batch_of_one_raises(row: dict[str, Any], scratch: Path) -> None:
     assert "error" in row
     run = converted(row["arch"], scratch)
     with pytest.raises(ValueError, match="negative for every row"):
-        run.model()(**batch(run, slice(0, 1)), return_loss=True)
+        run.model().train()(**batch(run, slice(0, 1)), return_loss=True)
 
 
 @case("albef_classification", "training forward, use_distill=False")
@@ -100,7 +100,7 @@ def _needs_a_negative(row: dict[str, Any], scratch: Path) -> None:
 @case("albef_retrieval", "training forward, use_distill=False")
 @case("albef_vqa", "training forward, use_distill=False")
 def _trains_without_distillation(row: dict[str, Any], scratch: Path) -> None:
-    """The original crashes for three of the four."""
+    """The original crashes for three of these four."""
     run = converted(row["arch"], scratch)
     model = run.model(use_distill=False).train()
     output = model(**training_batch(run))
@@ -111,7 +111,7 @@ def _trains_without_distillation(row: dict[str, Any], scratch: Path) -> None:
 
 
 def training_batch(run: Converted) -> dict[str, Any]:
-    """What the head of an ALBEF set is trained on."""
+    """Training inputs of an ALBEF head."""
     given = run.golden.inputs
     if "image0" in given:
         images = torch.stack([given["image0"], given["image1"]], dim=1)
@@ -127,7 +127,7 @@ def training_batch(run: Converted) -> dict[str, Any]:
 
 
 @case("albef_retrieval", "training forward without torch.distributed.init_process_group")
-def _needs_no_process_group(row: dict[str, Any], scratch: Path) -> None:
+def _training_without_process_group(row: dict[str, Any], scratch: Path) -> None:
     assert row["result"] == "no error"
     assert not torch.distributed.is_initialized()
     run = converted(row["arch"], scratch)
@@ -135,7 +135,7 @@ def _needs_no_process_group(row: dict[str, Any], scratch: Path) -> None:
 
 
 @case("albef_retrieval", "batch of 3 with queue_size 8 (not a multiple)")
-def _queue_wraps(row: dict[str, Any], scratch: Path) -> None:
+def _queue_wraps_around(row: dict[str, Any], scratch: Path) -> None:
     assert "error" in row
     run = converted(row["arch"], scratch)
     model, size = run.model(), run.golden.config["queue_size"]
@@ -146,21 +146,24 @@ def _queue_wraps(row: dict[str, Any], scratch: Path) -> None:
         ids = torch.arange(3) + 3 * number
         model(**inputs, image_ids=ids, return_loss=True, update_state=True)
     assert int(model.queue_ptr) == (start + 3 * steps) % size
-    newest = range(3 * steps - size, 3 * steps)
-    assert sorted(model.idx_queue[0].tolist()) == list(newest)
+    expected_ids = range(3 * steps - size, 3 * steps)
+    assert sorted(model.idx_queue[0].tolist()) == list(expected_ids)
 
 
 @case("albef_vqa", "predict_answers, use_distill=False (random weights)")
-def _answers_without_twins(row: dict[str, Any], scratch: Path) -> None:
+def _ranking_without_distillation(row: dict[str, Any], scratch: Path) -> None:
     run = converted(row["arch"], scratch)
     answers = run.golden.inputs["answer_list"]
-    ranked = run.model(use_distill=False).rank_answers(**batch(run), **run.processor.answer_candidates(answers))
     assert row["result"], "the original answers as well"
-    assert len(ranked.best) == len(run.golden.inputs["text_input"])
+    inputs = {**batch(run), **run.processor.answer_candidates(answers)}
+    plain, distilled = run.model(use_distill=False), run.model()
+    assert distilled.has_momentum_encoders and not plain.has_momentum_encoders
+    ranked, expected = plain.rank_answers(**inputs), distilled.rank_answers(**inputs)
+    assert torch.equal(ranked.candidates, expected.candidates) and torch.equal(ranked.scores, expected.scores)
 
 
 @case("albef_vqa", "tensors of the model changed by predict_answers under eval()")
-def _answering_changes_nothing(row: dict[str, Any], scratch: Path) -> None:
+def _answering_keeps_the_state(row: dict[str, Any], scratch: Path) -> None:
     assert row["result"]["changed_tensors"] > 0
     run = converted(row["arch"], scratch)
     answers = run.golden.inputs["answer_list"]
@@ -172,7 +175,7 @@ def _answering_changes_nothing(row: dict[str, Any], scratch: Path) -> None:
 
 
 @case("albef_nlvr", "does the momentum branch use text_encoder_m?")
-def _twin_that_only_moves_along(row: dict[str, Any], scratch: Path) -> None:
+def _unused_momentum_text_encoder(row: dict[str, Any], scratch: Path) -> None:
     run = converted(row["arch"], scratch)
     inputs = {**training_batch(run), "alpha": run.golden.alpha(epochs=2)}
 
@@ -186,30 +189,33 @@ def _twin_that_only_moves_along(row: dict[str, Any], scratch: Path) -> None:
     plain = loss_without(None)
     same = {name: torch.equal(plain, loss_without(name)) for name in ("text_encoder_m", "vision_model_m", "cls_head_m")}
     recorded = row["result"]
-    theirs = {name: recorded[f"loss_with_{name.replace('vision_model', 'visual_encoder')}_zeroed"] for name in same}
-    assert same == {name: loss == recorded["loss"] for name, loss in theirs.items()}
+    recorded_losses = {
+        name: recorded[f"loss_with_{name.replace('vision_model', 'visual_encoder')}_zeroed"] for name in same
+    }
+    assert same == {name: loss == recorded["loss"] for name, loss in recorded_losses.items()}
 
 
 @case("blip_retrieval", "all image ids of the batch equal (no negative left)")
-def _needs_another_image(row: dict[str, Any], scratch: Path) -> None:
+def _equal_image_ids_raise(row: dict[str, Any], scratch: Path) -> None:
     run = converted(row["arch"], scratch)
     ids = torch.zeros_like(run.golden.inputs["image_id"])
     with pytest.raises(ValueError, match="image_ids are equal"):
-        run.model()(**batch(run), image_ids=ids, return_loss=True)
+        run.model().train()(**batch(run), image_ids=ids, return_loss=True)
 
 
 @case("albef_feature_extractor", "extract_features(mode='text') without an image key")
 @case("blip_feature_extractor", "extract_features(mode='text') without an image key")
-def _text_alone(row: dict[str, Any], scratch: Path) -> None:
+def _features_of_texts_alone(row: dict[str, Any], scratch: Path) -> None:
     assert row.get("result", "no error") == "no error"
     run = converted(row["arch"], scratch)
-    output = run.model()(**tokens(run, run.golden.inputs["text_input"]))
-    assert output.text_embeds is not None
-    assert output.image_embeds is None
+    model = run.model()
+    output, whole = model(**tokens(run, run.golden.inputs["text_input"])), model(**batch(run))
+    assert output.image_embeds is None and whole.image_embeds is not None
+    torch.testing.assert_close(output.text_embeds, whole.text_embeds)
 
 
 @case("blip_retrieval", "compute_sim_matrix with k_test larger than the number of texts")
-def _k_is_clipped(row: dict[str, Any], scratch: Path) -> None:
+def _k_test_is_clipped(row: dict[str, Any], scratch: Path) -> None:
     assert "error" in row
     run = converted(row["arch"], scratch)
     texts, images = tokens(run, run.golden.inputs["retrieval_texts"]), run.golden.inputs["image"]
@@ -222,7 +228,7 @@ def _k_is_clipped(row: dict[str, Any], scratch: Path) -> None:
     "blip_image_text_matching",
     "compute_gradcam with 6 instead of 12 heads (12 heads and a 24x24 grid are fixed in it)",
 )
-def _any_heads_and_grid(row: dict[str, Any], scratch: Path) -> None:
+def _gradcam_of_any_size(row: dict[str, Any], scratch: Path) -> None:
     run = converted("blip_retrieval", scratch)
     model, inputs = run.model(), batch(run)
     config = model.config
@@ -238,7 +244,7 @@ def _several_captions(row: dict[str, Any], scratch: Path) -> None:
     prompts = run.processor.prompt_inputs([run.golden.config["prompt"]] * len(images))
     ids = run.model().generate(images, **prompts, num_beams=3, num_return_sequences=2, max_new_tokens=10)
     assert len(ids) == row["result"]
-    # Unlike there, the captions of an image differ.
+    # Unlike in the original, the captions of an image differ.
     assert not any(torch.equal(first, second) for first, second in ids.view(len(images), 2, -1))
 
 
@@ -246,9 +252,15 @@ def _several_captions(row: dict[str, Any], scratch: Path) -> None:
 def _no_prompt(row: dict[str, Any], scratch: Path) -> None:
     assert "error" in row
     run = converted("blip_caption", scratch)
-    ids = run.model().generate(run.golden.inputs["image"], max_new_tokens=10)
-    assert (ids[:, 0] == run.model().config.bos_token_id).all()
-    assert len(run.processor.post_process_captions(ids, "")) == len(ids)
+    model, images = run.model(), run.golden.inputs["image"]
+    ids = model.generate(images, max_new_tokens=10)
+    assert (ids[:, 0] == model.config.bos_token_id).all()
+    empty = run.processor.prompt_inputs([""] * len(images))
+    assert empty["input_ids"].tolist() == [[model.config.bos_token_id]] * len(images)
+    assert torch.equal(model.generate(images, **empty, max_new_tokens=10), ids)
+    captions = run.processor.post_process_captions(ids, "")
+    assert captions == [run.processor.tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids]
+    assert all(captions)
 
 
 @case("blip_caption", "decoding steps: does generate use the key/value cache?")
@@ -272,16 +284,16 @@ def _length(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
 
 
 @case("runner", "momentum copies have requires_grad False, so the 1.0.2 checkpoint rule drops them")
-def _without_momentum(row: dict[str, Any], scratch: Path) -> None:
-    """A file that the original's runner has saved: twins are absent, but for constants and second names."""
+def _checkpoint_of_the_runner(row: dict[str, Any], scratch: Path) -> None:
+    """Checkpoints of the original's runner have no momentum encoders, except for constants and tied names."""
     for architecture, recorded in row["result"].items():
         if architecture in PLANNED:
             continue
         golden = recorded_set(architecture)
         model = torch.load(golden.checkpoint, map_location="cpu", weights_only=True)["model"]
-        twins = {key for key in model if key.split(".")[0].endswith("_m")}
-        kept = {key: value for key, value in model.items() if key not in twins - set(recorded["kept_momentum"])}
-        # a count tells that the rule is the recorded one, if it was recorded with a model of as many layers
+        momentum_keys = {key for key in model if key.split(".")[0].endswith("_m")}
+        kept = {key: value for key, value in model.items() if key not in momentum_keys - set(recorded["kept_momentum"])}
+        # the recorded count applies to models with as many layers
         if len(model) == recorded["state_dict"]:
             assert len(kept) == recorded["kept"]
         assert len(kept) < len(model)
@@ -289,29 +301,29 @@ def _without_momentum(row: dict[str, Any], scratch: Path) -> None:
         report = convert(
             architecture,
             scratch / "saved.pth",
-            scratch / f"{architecture}_without_twins",
+            scratch / f"{architecture}_without_momentum",
             config=golden.folder / "config.json",
             tokenizer=golden.tokenizer_folder,
         )
         assert {name.split(".")[0] for name in report.initialised} - {"queue_ptr"} == {
-            key.split(".")[0].replace("visual_encoder", "vision_model") for key in twins
+            key.split(".")[0].replace("visual_encoder", "vision_model") for key in momentum_keys
         }
 
 
 def clips(run: Converted) -> torch.Tensor:
-    """The recorded clips (B, F, C, H, W); the original has channels before frames."""
+    """The recorded videos `(B, F, C, H, W)`; the original has channels before frames."""
     return run.golden.inputs["video"].transpose(1, 2)
 
 
 @case("alpro_retrieval", "training forward without torch.distributed.init_process_group")
 @case("alpro_retrieval", "training forward with a batch of one")
-def _clips_train_on_one_process(row: dict[str, Any], scratch: Path) -> None:
+def _video_training_without_process_group(row: dict[str, Any], scratch: Path) -> None:
     run = converted(row["arch"], scratch)
     texts, model = run.golden.inputs["text_input"], run.model()
     assert not torch.distributed.is_initialized()
     if "batch of one" in row["case"]:
         with pytest.raises(ValueError, match="negative"):
-            model(clips(run)[:1], **tokens(run, texts[:1]), return_loss=True)
+            model.train()(clips(run)[:1], **tokens(run, texts[:1]), return_loss=True)
     else:
         assert torch.isfinite(model(clips(run), **tokens(run, texts), return_loss=True).loss)
 
@@ -329,7 +341,7 @@ def _other_frame_counts(row: dict[str, Any], scratch: Path) -> None:
 
 @case("blip2", "training forward without torch.distributed.init_process_group")
 @case("blip2", "training forward with a batch of one")
-def _queries_train_on_one_process(row: dict[str, Any], scratch: Path) -> None:
+def _first_stage_training_without_process_group(row: dict[str, Any], scratch: Path) -> None:
     run = converted(row["arch"], scratch)
     rows = slice(0, 1) if "batch of one" in row["case"] else slice(None)
     assert not torch.distributed.is_initialized()
@@ -337,7 +349,7 @@ def _queries_train_on_one_process(row: dict[str, Any], scratch: Path) -> None:
 
 
 @case("blip2", "generate with default arguments")
-def _caption_of_the_queries(row: dict[str, Any], scratch: Path) -> None:
+def _captioning_with_the_qformer(row: dict[str, Any], scratch: Path) -> None:
     run = converted(row["arch"], scratch)
     ids = run.model().generate(pixel_values=run.golden.inputs["image"][:1])
     texts = run.processor.post_process_captions(ids)
@@ -345,7 +357,7 @@ def _caption_of_the_queries(row: dict[str, Any], scratch: Path) -> None:
 
 
 @case("blip2_image_text_matching", "texts of different token lengths in one batch")
-def _ragged_texts(row: dict[str, Any], scratch: Path) -> None:
+def _texts_of_different_lengths(row: dict[str, Any], scratch: Path) -> None:
     run = converted(row["arch"], scratch)
     texts = ["a dog", "two people are riding bicycles down a busy street"]
     images = run.golden.inputs["image"][:2]
@@ -356,7 +368,7 @@ def _ragged_texts(row: dict[str, Any], scratch: Path) -> None:
 
 
 @case("blip2_t5", "generate with a list of prompts of another length than the batch")
-def _one_prompt_per_image(row: dict[str, Any], scratch: Path) -> None:
+def _wrong_number_of_prompts_raises(row: dict[str, Any], scratch: Path) -> None:
     run = converted(row["arch"], scratch)
     images = run.golden.inputs["image"]
     prompts = run.processor.prompt_inputs(["a photo of"] * (len(images) + 1))

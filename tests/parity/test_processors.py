@@ -1,7 +1,4 @@
-"""Replays of the recorded image, text and augmentation processors.
-
-Letters: H height, W width, S side of what goes into the model.
-"""
+"""Replays of the recorded image, text, video and augmentation processors."""
 
 from __future__ import annotations
 
@@ -32,39 +29,39 @@ FOLDER = goldens_root() / PROCESSORS
 IMAGES = FOLDER / "images"
 
 REPLAYED = {"image_eval", "image_train", "randaugment", "text", "video_eval"}
-NOT_RECORDINGS = {"versions"}
+OTHER_FILES = {"versions"}
 
 
 def rows(name: str) -> list[dict[str, Any]]:
-    """The recorded rows of one file, none if the folder has no such file."""
+    """Recorded rows of a file; empty if the file does not exist."""
     path = FOLDER / f"{name}.json"
     return read_json(path)["rows"] if path.exists() else []
 
 
 def tensors(name: str) -> dict[str, torch.Tensor]:
-    """The recorded tensors of one file."""
+    """Recorded tensors of a file."""
     return load_file(FOLDER / f"{name}.safetensors")
 
 
 def by_tensor(row: dict[str, Any]) -> str:
-    """Name of a row in the list of tests."""
+    """Test id of a row."""
     return row["tensor"]
 
 
 def close(actual: torch.Tensor, recorded: torch.Tensor) -> bool:
-    """Whether shapes agree and values do within the tolerance."""
+    """Whether shapes are equal and values within the tolerance."""
     return actual.shape == recorded.shape and excess(actual, recorded, TOLERANCE) <= TOLERANCE
 
 
 def image_processor(row: dict[str, Any]) -> LavisImageProcessor:
-    """The evaluation transform with a row's size, mean and deviation."""
+    """The image processor with the size, mean and standard deviation of a row."""
     options = {ours: row[theirs] for theirs, ours in (("mean", "image_mean"), ("std", "image_std")) if theirs in row}
     return LavisImageProcessor(size={"height": row["image_size"], "width": row["image_size"]}, **options)
 
 
 def test_every_recording_is_replayed() -> None:
     if FOLDER.is_dir():
-        assert {path.stem for path in FOLDER.glob("*.json")} - NOT_RECORDINGS <= REPLAYED
+        assert {path.stem for path in FOLDER.glob("*.json")} - OTHER_FILES <= REPLAYED
 
 
 @pytest.mark.parametrize("name", ["image_eval", "randaugment", "video_eval"])
@@ -90,13 +87,13 @@ def train_transform(row: dict[str, Any]) -> ImageTrainTransform:
 
 
 def recorded_draw(row: dict[str, Any]) -> TrainDraw:
-    """What the original drew for a row."""
+    """The recorded draw of a row."""
     operations = tuple(Operation(name, tuple(map(tuplify, arguments))) for name, arguments in row["ops"])
     return TrainDraw(tuple(row["crop_ijhw"]), row["flipped"], operations)
 
 
 def tuplify(value: Any) -> Any:
-    """Lists of JSON as the tuples they were."""
+    """Convert lists of JSON to tuples."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -111,7 +108,7 @@ def test_image_train(row: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("row", rows("image_train"), ids=by_tensor)
 def test_image_train_draws(row: dict[str, Any]) -> None:
-    """The same seeds give the crop, the flip and the operations that the original drew."""
+    """Equal seeds give the recorded crops, flips and operations."""
     generator = torch.Generator().manual_seed(row["seed"])
     draw = train_transform(row).draw(IMAGES / row["image"], generator, np.random.RandomState(row["seed"]))
     assert draw == recorded_draw(row)
@@ -146,21 +143,21 @@ def test_video_eval(row: dict[str, Any]) -> None:
 
 
 def frame_picks() -> list[dict[str, Any]]:
-    """The recorded choices of frames."""
+    """Recorded frame indices."""
     path = FOLDER / "video_eval.json"
     return read_json(path)["frame_picks"] if path.exists() else []
 
 
 @pytest.mark.parametrize("pick", frame_picks(), ids=lambda p: f"{p['sampling']}-{p['n_frms']}-of-{p['video_length']}")
 def test_frame_picks(pick: dict[str, Any]) -> None:
-    length, wanted = pick["video_length"], pick["n_frms"]
+    length, count = pick["video_length"], pick["n_frms"]
     if pick["sampling"] == "uniform":
-        indices = uniform_indices(length, wanted)
+        indices = uniform_indices(length, count)
     else:
-        indices = headtail_indices(length, wanted, random.Random(pick["python_random_seed"]))
+        indices = headtail_indices(length, count, random.Random(pick["python_random_seed"]))
     assert indices == pick["indices"]
     assert pick["clip_shape"][1] == len(indices)
-    # What a model gets has always the number of frames that it was built for, also where the original takes none.
+    # A model always gets its number of frames, also where the original selects none.
     rng = random.Random(pick.get("python_random_seed"))
-    own = sample_frame_indices(length, wanted, pick["sampling"], rng)
-    assert own == fit_count(indices, wanted) if indices else len(own) == wanted
+    sampled = sample_frame_indices(length, count, pick["sampling"], rng)
+    assert sampled == fit_count(indices, count) if indices else len(sampled) == count

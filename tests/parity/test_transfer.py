@@ -1,4 +1,4 @@
-"""Starting a task model from a pre-training checkpoint: every weight comes from where the original took it."""
+"""Conversion from pre-training to a task: every weight has the origin that it has in the original."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from modeling_lavis.hub.convert import convert
 from modeling_lavis.hub.families import family_of
 
-from .converted import GROUNDS, HEADS, auto_class, compare_load
+from .converted import ACCEPTED_REASONS, HEADS, auto_class, compare_load
 from .goldens import TOKENIZER, TRANSFER, excess, goldens_root, read_json
 from .ledger import TOLERANCE
 from .names import Names
@@ -23,8 +23,8 @@ RECORDED = read_json(FOLDER / "transfer.json")["targets"] if FOLDER.is_dir() els
 RESIZED = "resized from "
 
 
-class Notes:
-    """Collects what does not fit; the part of a ledger that an account of weights needs."""
+class Failures:
+    """Collects failures like a `Ledger`."""
 
     def __init__(self) -> None:
         self.failures: list[str] = []
@@ -49,31 +49,36 @@ def test_transfer(target: str, tmp_path: Path) -> None:
 
     sources = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
     resized = load_file(FOLDER / "resized.safetensors")
-    state, names, notes = model.state_dict(), Names.of(target), Notes()
-    if "missing_keys" in recorded:  # the original's loader breaks for one target after it has filled the weights
-        compare_load(notes, report, recorded, set(sources))
+    state, names, collected = model.state_dict(), Names.of(target), Failures()
+    if "missing_keys" in recorded:  # for one target, the original raises after it has loaded the weights
+        compare_load(collected, report, recorded, set(sources))
     for key, origin in recorded["origin"].items():
         own = state.get(names.ours(key))
         if key.endswith("position_ids") or key in family_of(target).reset:
-            # Constants are not saved, and BLIP's pointer starts at 0 with every new training.
-            notes.check(f"{key} is {own}", own is None or not own.any())
+            # Constants are not saved, and the queue pointer is reset.
+            collected.check(f"{key} is {own}", own is None or not own.any())
         elif own is None:
             dropped = report.dropped.get(origin or "", "nothing")
-            notes.check(f"{key}: the model has no {names.ours(key)}, {dropped}", dropped.startswith(GROUNDS))
+            collected.check(
+                f"{key}: the model has no {names.ours(key)}, {dropped}", dropped.startswith(ACCEPTED_REASONS)
+            )
         elif origin is None:
             first_name = getattr(model, "all_tied_weights_keys", {}).get(names.ours(key), names.ours(key))
-            notes.check(f"{key}: untouched in the original, not listed here", first_name in report.initialised)
+            collected.check(
+                f"{key}: initialized in the original, not reported as initialized here",
+                first_name in report.initialised,
+            )
         elif origin.startswith(RESIZED):
             value = resized[f"{target}.{key}"]
             same = own.shape == value.shape and excess(own, value, TOLERANCE) <= TOLERANCE
-            notes.check(f"{key}: differs from the resized {origin.removeprefix(RESIZED)}", same)
+            collected.check(f"{key}: differs from the resized {origin.removeprefix(RESIZED)}", same)
         else:
-            notes.check(f"{key}: differs from {origin}", torch.equal(own, sources[origin]))
-    assert not notes.failures, "\n".join(notes.failures)
+            collected.check(f"{key}: differs from {origin}", torch.equal(own, sources[origin]))
+    assert not collected.failures, "\n".join(collected.failures)
 
 
 def settings(recorded: dict[str, Any]) -> dict[str, Any]:
-    """The recorded configuration with the arguments of the original's call."""
+    """The recorded configuration, updated by the arguments of the original's call."""
     return {**recorded["config"], **recorded["arguments"]}
 
 

@@ -1,7 +1,7 @@
-"""Replays one recorded evaluation of a training objective: losses, taps, gradients, state, and a step of SGD.
+"""Replays a recorded training objective: losses, module outputs (taps), gradients, state, and a step of SGD.
 
-Scopes of the recording: `<scope>.*` the first forward, `<scope>.after.*` the state right after it, `<scope>.grad*` its
-gradients, `<scope>.step2.*` a second forward after one step of SGD.
+Recorded names: `<scope>.*` the first forward pass, `<scope>.after.*` the state after it, `<scope>.grad*` its gradients,
+`<scope>.step2.*` a second forward pass after one step of SGD.
 """
 
 from __future__ import annotations
@@ -29,53 +29,56 @@ Record = Callable[[ModelOutput], Mapping[str, torch.Tensor]]
 def recorded_taps(
     model: nn.Module, ledger: Ledger, names: Names, scope: str, others: frozenset[str] = frozenset()
 ) -> Iterator[None]:
-    """Compares outputs of modules, in call order, with `<scope>.tap.<module>.<call>`.
+    """Compare outputs of modules, in call order, with `<scope>.tap.<module>.<call>`.
 
-    Modules among `others` are called differently here; the replay compares what they give by itself.
+    Modules in `others` are called differently here; the replay compares their outputs itself.
     """
     prefix = f"{scope}.tap."
-    wanted: dict[str, int] = defaultdict(int)
+    recorded_calls: dict[str, int] = defaultdict(int)
     for name in ledger.golden.below(prefix):
         if (module := name[len(prefix) :].rsplit(".", 1)[0]) not in others:
-            wanted[module] += 1
-    calls: dict[str, list[torch.Tensor]] = {module: [] for module in wanted}
+            recorded_calls[module] += 1
+    calls: dict[str, list[torch.Tensor]] = {module: [] for module in recorded_calls}
 
     def keep(store: list[torch.Tensor]) -> Callable[..., None]:
         return lambda module, arguments, output: store.append(_states(output).detach().clone())
 
-    hooks = [model.get_submodule(names.module(module)).register_forward_hook(keep(calls[module])) for module in wanted]
+    hooks = [
+        model.get_submodule(names.module(module)).register_forward_hook(keep(calls[module]))
+        for module in recorded_calls
+    ]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-    for module, count in wanted.items():
+    for module, count in recorded_calls.items():
         ledger.check(f"{prefix}{module}: {len(calls[module])} calls, {count} recorded", len(calls[module]) == count)
         for number, output in enumerate(calls[module][:count]):
             ledger.compare(f"{prefix}{module}.{number}", output)
 
 
 def _states(output: Any) -> torch.Tensor:
-    """The tensor that a tap records: an output itself, its logits, or its states."""
+    """The tensor that a tap records: the output itself, its logits, or its hidden states."""
     if isinstance(output, torch.Tensor):
         return output
     return output["logits"] if "logits" in output else output["last_hidden_state"]
 
 
 def compare_recorded(ledger: Ledger, scope: str, values: Mapping[str, torch.Tensor]) -> None:
-    """Compares those of `values` (names below `scope`) that the set records."""
+    """Compare those `values` (names below `scope`) that are recorded."""
     for name, value in values.items():
         if ledger.records(f"{scope}.{name}"):
             ledger.compare(f"{scope}.{name}", value)
 
 
 def losses(output: ModelOutput) -> dict[str, torch.Tensor]:
-    """`loss` and its parts."""
+    """`loss` and its components."""
     return {name: value for name, value in output.items() if name.startswith("loss") and value is not None}
 
 
 def compare_state(model: nn.Module, ledger: Ledger, names: Names, scope: str) -> None:
-    """Queues, pointer, temperature and momentum copies against `<scope>.after.*`."""
+    """Compare queues, pointer, temperature and momentum encoders with `<scope>.after.*`."""
     prefix = f"{scope}.after."
     state = model.state_dict()
     for name in ledger.golden.below(prefix):
@@ -87,7 +90,7 @@ def compare_state(model: nn.Module, ledger: Ledger, names: Names, scope: str) ->
 
 
 def compare_gradients(model: nn.Module, ledger: Ledger, names: Names, scope: str) -> None:
-    """Three whole gradients, the norm per top-level module, and which parameters got none."""
+    """Compare three full gradients, the gradient norm per top-level module, and the parameters without gradient."""
     golden = ledger.golden
     parameters = {names.theirs(name): p for name, p in model.named_parameters() if p.requires_grad}
     compared = []
@@ -106,13 +109,17 @@ def compare_gradients(model: nn.Module, ledger: Ledger, names: Names, scope: str
         ledger.compare(name, total.sqrt())
 
     if ledger.records(f"{scope}.no_grad"):
-        # Only parameters that the original model has: a head that takes several architectures may own more.
-        theirs = golden.checkpoint_keys - set(golden.load["unexpected_keys"]) | set(golden.load["missing_keys"])
+        # Only parameters of the original model: a head for several architectures may have more.
+        original_keys = golden.checkpoint_keys - set(golden.load["unexpected_keys"]) | set(golden.load["missing_keys"])
         sizes = {key: 0.0 if p.grad is None else p.grad.abs().max().item() for key, p in parameters.items()}
-        # Softmax over a single query leaves no gradient: exactly in one attention, but for rounding in another.
+        # The softmax over a single query has no gradient: exactly 0 in one implementation, rounding errors in another.
         recorded, rounding = set(golden.strings[f"{scope}.no_grad"]), 1e-6 * max(sizes.values(), default=0.0)
-        idle = [key for key, size in sizes.items() if key in theirs and size <= (rounding if key in recorded else 0.0)]
-        ledger.compare_value(f"{scope}.no_grad", sorted(idle))
+        without_gradient = [
+            key
+            for key, size in sizes.items()
+            if key in original_keys and size <= (rounding if key in recorded else 0.0)
+        ]
+        ledger.compare_value(f"{scope}.no_grad", sorted(without_gradient))
 
 
 def replay_training(
@@ -124,9 +131,9 @@ def replay_training(
     scope: str = "train",
     other_taps: frozenset[str] = frozenset(),
 ) -> None:
-    """Runs the objective under `eval()` with gradients, compares all below `scope`, then takes the recorded step.
+    """Run the objective in evaluation mode, compare all entries below `scope`, then take the recorded step of SGD.
 
-    `forward` runs the objective once; `record` gives the recorded names, without the scope, of what it returned.
+    `forward` runs the objective once; `record` returns its outputs by their recorded names, without the scope.
     """
     model.eval()
     model.zero_grad(set_to_none=True)
@@ -152,5 +159,5 @@ def replay_training(
 
 
 def pick(output: ModelOutput | Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
-    """Those of `names` that `output` has and that are not None."""
+    """The outputs in `names` that are not None."""
     return {name: output[name] for name in names if output is not None and output.get(name) is not None}

@@ -90,8 +90,13 @@ class TestCaptioning:
         assert run(files[0], prompt="a man") == without(files[0], prompt="a man", max_new_tokens=3)
 
     def test_pretraining_head(self, pipe: Pipe, files: list[str]) -> None:
-        result = pipe("image-captioning", "ForPreTraining")(files[0], max_new_tokens=3)
-        assert isinstance(result[0]["generated_text"], str)
+        run = pipe("image-captioning", "ForPreTraining")
+        results = run(files[:3], max_new_tokens=3, num_beams=2)
+        for file, result in zip(files[:3], results, strict=True):
+            pixel_values = run.processor(images=file, return_tensors="pt")["pixel_values"]
+            ids = run.model.generate(pixel_values, max_length=4, num_beams=2)
+            assert result == [{"generated_text": text} for text in run.processor.post_process_captions(ids)]
+            assert ids.shape == (1, 4) and result[0]["generated_text"]
 
 
 class TestQuestionAnswering:
