@@ -111,7 +111,8 @@ def add_inputs(parser: argparse.ArgumentParser, needed: bool = True) -> None:
 
 def add_model_options(parser: argparse.ArgumentParser, default: str | None = "the embedded model") -> None:
     """
-    Add the options for the model, its device and dtype, the batch size and the output format.
+    Add the options for the model, its device and dtype, the background of images, the batch size and the output
+    format.
 
     Args:
         parser (`argparse.ArgumentParser`): parser of a verb.
@@ -131,6 +132,11 @@ def add_model_options(parser: argparse.ArgumentParser, default: str | None = "th
         choices=_DTYPES,
         default="auto",
         help="%(choices)s (as stored; float32 on a CPU that is slow in that)",
+    )
+    parser.add_argument(
+        "--background",
+        metavar="COLOR",
+        help="color behind transparent images, such as white or '#ffffff', or drop (that of the model's processor)",
     )
     parser.add_argument(
         "--batch-size", metavar="N", type=positive_int, default=8, help="inputs per batch (%(default)s)"
@@ -221,12 +227,53 @@ def open_pipeline(task: str | Mapping[str, str], args: argparse.Namespace) -> An
     model = args.model if args.model is not None else embedded_model()
     if not model:
         raise UsageError("--model is an empty string. Give a folder or the id of a Hub repository.")
+    if os.path.isdir(model):
+        check_folder(model)
     needed = [model, *(parts_elsewhere(model) if os.path.isdir(model) else ())]
     try:
         with repository_access(needed):
-            return load(task, model, device=args.device, dtype=dtype, batch_size=args.batch_size)
+            pipe = load(task, model, device=args.device, dtype=dtype, batch_size=args.batch_size)
     except Exception as error:  # the readers of configurations, weights and tokenizers raise errors of many types
         raise UsageError(f"The model {model} cannot be used: {first_line(error)}") from error
+    if args.background is not None:
+        set_background(pipe, args.background)
+    return pipe
+
+
+def check_folder(folder: str) -> None:
+    """
+    Check that the files of a model can be opened without waiting.
+
+    Raises:
+        UsageError: If one is a FIFO, a socket or a device.
+    """
+    from modeling_lavis.models.image_conversion import check_regular_file
+
+    for entry in os.scandir(folder):
+        try:
+            check_regular_file(entry.path, "file of the model")
+        except FileNotFoundError:  # a broken link is reported if the file is needed
+            continue
+        except OSError as error:
+            raise UsageError(f"The model {folder} cannot be used: {first_line(error)}") from error
+
+
+def set_background(pipe: Any, background: str) -> None:
+    """
+    Set the color behind transparent images in the processor of a pipeline.
+
+    Raises:
+        UsageError: If it is not a color, or the model takes videos.
+    """
+    from modeling_lavis.models.image_conversion import parse_background
+
+    if takes_videos(pipe):
+        raise UsageError("--background cannot be used with a model for videos, whose frames have no transparency.")
+    try:
+        parse_background(background)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
+    pipe.processor.image_processor.background = background
 
 
 def embedded_model() -> str:
