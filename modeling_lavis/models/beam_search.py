@@ -4,11 +4,14 @@
 Shapes: B prompts.
 """
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, StoppingCriteriaList, StopStringCriteria
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_managed_module
 
 
 class OriginalBeamScores:
@@ -55,7 +58,10 @@ class OriginalBeamScores:
         **kwargs: Any,
     ) -> Any:
         self._best_candidate = topk_log_probs.amax(dim=1, keepdim=True)
+        stopped = next_token_hits_stopping_criteria
+        # before the maximum length, a text that stops without an end token has ended by another criterion
         ended = torch.isin(topk_running_sequences[:, :, cur_len], self._end_token_ids)
+        ended = ended | stopped if cur_len + 1 < self._max_length else ended
         step = {
             "topk_log_probs": topk_log_probs,
             "topk_running_sequences": topk_running_sequences,
@@ -63,7 +69,6 @@ class OriginalBeamScores:
             "length_penalty": length_penalty,
         }
         update = self._model._update_finished_beams
-        stopped = next_token_hits_stopping_criteria
         # The prompt length only enters the length that scores are divided by. Passed this way, the score of an ended
         # candidate is exactly the number that it is compared with below: often the best candidate of a step is also the
         # worst finished hypothesis.
@@ -122,10 +127,18 @@ def original_beam_search(
     logits_processor: Any,
     stopping_criteria: Any,
     generation_config: Any,
-    synced_gpus: bool = False,
+    synced_gpus: bool | None = None,
     **model_kwargs: Any,
 ) -> Any:
-    """transformers' beam search with [`OriginalBeamScores`]; an argument for `generate(custom_generate=...)`."""
+    """
+    transformers' beam search with [`OriginalBeamScores`]; an argument for `generate(custom_generate=...)`.
+
+    For functions of this kind transformers does not decide about `synced_gpus`.
+    """
+    if synced_gpus is None:
+        is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        is_sharded = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
+        synced_gpus = is_sharded and is_distributed and torch.distributed.get_world_size() > 1
     ends = generation_config._eos_token_tensor
     ends = torch.empty(0, dtype=torch.long) if ends is None else ends
     padding = left_padding_lengths(model, generation_config.num_beams, model_kwargs)
@@ -145,13 +158,29 @@ def original_beam_search(
     )
 
 
-def with_original_beam_search(options: dict[str, Any], default: GenerationConfig | None) -> dict[str, Any]:
-    """Options of `generate` that select [`original_beam_search`] if beams are asked for and no other loop is."""
-    config = options.get("generation_config") or default
-    beams = options.get("num_beams") or (config.num_beams if config is not None else None) or 1
-    if beams == 1 or options.get("custom_generate") is not None:
+def with_original_beam_search(options: dict[str, Any], config: GenerationConfig) -> dict[str, Any]:
+    """
+    Options of the `generate` of another model that select [`original_beam_search`] if beams are asked for and no other
+    loop is.
+
+    transformers drops `tokenizer` for functions of this kind, so `stop_strings` become a stopping criterion here. With
+    a `streamer` options stay as they are, so that transformers refuses it.
+
+    Args:
+        options (`dict`): options that are not in `config`, such as `tokenizer`.
+        config (`GenerationConfig`): configuration of this call; its `stop_strings` are moved to the options.
+    """
+    if (config.num_beams or 1) == 1 or any(options.get(name) is not None for name in ("custom_generate", "streamer")):
         return options
-    return {**options, "custom_generate": original_beam_search}
+    loop: Any = original_beam_search
+    if options.get("synced_gpus") is not None:
+        loop = functools.partial(original_beam_search, synced_gpus=options["synced_gpus"])
+    options = {**options, "custom_generate": loop}
+    if config.stop_strings is not None and options.get("tokenizer") is not None:
+        criterion = StopStringCriteria(stop_strings=config.stop_strings, tokenizer=options.pop("tokenizer"))
+        options["stopping_criteria"] = StoppingCriteriaList([*(options.get("stopping_criteria") or ()), criterion])
+        config.stop_strings = None
+    return options
 
 
 __all__ = ["OriginalBeamScores", "original_beam_search", "with_original_beam_search"]
