@@ -15,7 +15,13 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from .beam_search import original_beam_search
-from .guidance import add_guidance, check_token_options, stated, with_one_form_of_lengths
+from .guidance import (
+    add_guidance,
+    check_token_options,
+    into_generation_config,
+    stated,
+    with_one_form_of_lengths,
+)
 from .outputs import IGNORE_INDEX
 from .task_base import ImageTextModel
 from .transformers_compat import CACHE_NAME
@@ -174,12 +180,6 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
         """`True`; transformers' own check needs `GenerationMixin` among the direct bases."""
         return True
 
-    def post_init(self) -> None:
-        """Initialize weights, and give the generation configuration a length."""
-        super().post_init()
-        if self.generation_config.max_length is None and self.generation_config.max_new_tokens is None:
-            self.generation_config.max_new_tokens = self.default_max_new_tokens
-
     def get_output_embeddings(self) -> nn.Module:
         """The language modeling head of the decoder."""
         return self.text_decoder.get_output_embeddings()
@@ -280,13 +280,14 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
         """
         for name in _TRAINING_INPUTS:
             kwargs.pop(name, None)
-        default = self.generation_config
+        default, given = self.generation_config, frozenset(kwargs)
         prompt: Tensor | None = kwargs.get("decoder_input_ids")
         prompt_length = 1 if prompt is None else prompt.shape[1]
         kwargs = with_one_form_of_lengths(kwargs, default, prompt_length, self.default_max_new_tokens)
         make_logits = None if encode_blank is None else lambda: self._logits_from(encode_blank(), kwargs)
         kwargs = add_guidance(kwargs, default, make_logits)
         ends, pad = (stated(kwargs, default, f"{name}_token_id") for name in ("eos", "pad"))
+        kwargs = into_generation_config(kwargs, given)
         output = GenerationMixin.generate(self, encoder_outputs=encoder_outputs, **kwargs)
         return pad_after_end(
             output,

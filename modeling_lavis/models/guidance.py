@@ -5,7 +5,7 @@ Shapes: B images, R rows (beams or returned sequences, a multiple of B), V vocab
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -70,10 +70,12 @@ def add_guidance(
                 f" {name} out."
             )
     scale = stated(options, default, "guidance_scale")
-    if scale is None or scale == 1:
+    if scale is None:
         return options
     if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale < float("inf"):
         raise ValueError(f"guidance_scale is {scale!r}; expected a positive number, 1 for no guidance.")
+    if scale == 1:
+        return options
     if make_blank_logits is None:
         raise ValueError(
             f"guidance_scale is {scale}, which compares with a blank image, but generate got encoder_outputs. Pass"
@@ -159,11 +161,27 @@ def with_one_form_of_lengths(
     return options
 
 
+def into_generation_config(options: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """
+    Options of `generate` in which those that are not in `given` are in the call's `generation_config`, if it has one.
+
+    transformers warns of a `generation_config` beside other options.
+    """
+    config = options.get("generation_config")
+    if config is None:
+        return options
+    added = {name: value for name, value in options.items() if name not in given and hasattr(config, name)}
+    config = copy.deepcopy(config)
+    config.update(**added)
+    return {name: value for name, value in options.items() if name not in added} | {"generation_config": config}
+
+
 __all__ = [
     "LENGTHS",
     "ImageGuidance",
     "add_guidance",
     "check_token_options",
+    "into_generation_config",
     "stated",
     "with_one_form_of_lengths",
 ]

@@ -105,8 +105,6 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         self.post_init()
         # the special tokens of the top-level configuration are the Q-Former's
         self.generation_config = GenerationConfig.from_model_config(config.text_config)
-        if self.generation_config.max_length is None and self.generation_config.max_new_tokens is None:
-            self.generation_config.max_new_tokens = self.default_max_new_tokens
 
     def get_input_embeddings(self) -> nn.Embedding:
         """Word embeddings of the language model."""
@@ -361,9 +359,11 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         prompt = self.build_prompt(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
         kwargs["inputs_embeds"], kwargs["attention_mask"] = prompt.inputs_embeds, prompt.attention_mask
         config = copy.deepcopy(generation_config or self.generation_config)
-        for length, new_tokens in LENGTHS:  # a length of the call overrides that of the repository
-            if kwargs.get(length) is not None and kwargs.get(new_tokens) is None and generation_config is None:
+        for length, new_tokens in LENGTHS:  # a length of the call overrides both forms of it in the configuration
+            if kwargs.get(length) is not None and kwargs.get(new_tokens) is None:
                 setattr(config, new_tokens, None)
+            elif kwargs.get(new_tokens) is not None and kwargs.get(length) is None:
+                setattr(config, length, None)
         if not self.config.is_encoder_decoder:
             kwargs["input_ids"] = prompt.input_ids
             if prompt.has_prefix:
