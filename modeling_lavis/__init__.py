@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         LavisViTConfig,
     )
     from modeling_lavis.models.image_processing_lavis import LavisImageProcessor, LavisImageProcessorTorchvision
+    from modeling_lavis.models.lora import LORA_TARGET_MODULES, lora_target_modules
     from modeling_lavis.models.modeling_albef import (
         AlbefForImageAndTextClassification,
         AlbefForImagesAndTextClassification,
@@ -92,6 +93,7 @@ _HOME_OF: dict[str, str] = {
             "LavisViTConfig",
         ),
         "models.image_processing_lavis": ("LavisImageProcessor", "LavisImageProcessorTorchvision"),
+        "models.lora": ("LORA_TARGET_MODULES", "lora_target_modules"),
         "models.modeling_albef": (
             "AlbefForImageAndTextClassification",
             "AlbefForImageTextRetrieval",
@@ -129,6 +131,7 @@ _HOME_OF: dict[str, str] = {
 }
 
 __all__ = [
+    "LORA_TARGET_MODULES",
     "AlbefConfig",
     "AlbefForImageAndTextClassification",
     "AlbefForImageTextRetrieval",
@@ -177,6 +180,7 @@ __all__ = [
     "LavisViTModel",
     "LavisVideoProcessor",
     "__version__",
+    "lora_target_modules",
 ]
 
 
