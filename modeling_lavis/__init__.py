@@ -30,7 +30,6 @@ if TYPE_CHECKING:
         LavisViTConfig,
     )
     from modeling_lavis.models.image_processing_lavis import LavisImageProcessor, LavisImageProcessorTorchvision
-    from modeling_lavis.models.lora import LORA_TARGET_MODULES, lora_target_modules
     from modeling_lavis.models.modeling_albef import (
         AlbefForImageAndTextClassification,
         AlbefForImagesAndTextClassification,
@@ -67,6 +66,7 @@ if TYPE_CHECKING:
     from modeling_lavis.models.video_processing_lavis import LavisVideoProcessor
     from modeling_lavis.models.vision_timesformer import LavisTimesformerModel
     from modeling_lavis.models.vision_vit import LavisClipVisionModel, LavisEvaModel, LavisViTModel
+    from modeling_lavis.training.lora_targets import LORA_TARGET_MODULES, lora_target_modules
 
 __version__ = "0.1.0.dev0"
 
@@ -93,7 +93,7 @@ _HOME_OF: dict[str, str] = {
             "LavisViTConfig",
         ),
         "models.image_processing_lavis": ("LavisImageProcessor", "LavisImageProcessorTorchvision"),
-        "models.lora": ("LORA_TARGET_MODULES", "lora_target_modules"),
+        "training.lora_targets": ("LORA_TARGET_MODULES", "lora_target_modules"),
         "models.modeling_albef": (
             "AlbefForImageAndTextClassification",
             "AlbefForImageTextRetrieval",

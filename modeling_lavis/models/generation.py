@@ -174,6 +174,8 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
     num_prefix_tokens = 0
     #: length of texts for calls and configurations that state none, as published for captions
     default_max_new_tokens = 30
+    # `generate` passes what it knows of the encoder to every decoder
+    passed_on_options: tuple[str, ...] = ("encoder_attention_mask",)
 
     @classmethod
     def can_generate(cls) -> bool:
@@ -380,6 +382,7 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
         self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Inputs of one decoding step; positions of left-padded prompts start at their first token."""
+        kwargs.pop("tokenizer", None)  # of stop strings; transformers passes it on to the model
         mask = kwargs.get("decoder_attention_mask")
         if mask is not None and mask.ndim == 2:
             positions = (mask.cumsum(dim=1) - 1).clamp(min=0)

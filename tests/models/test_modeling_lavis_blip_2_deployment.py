@@ -12,8 +12,8 @@ from torch import nn
 
 from modeling_lavis import LavisBlip2Config, LavisBlip2ForConditionalGeneration
 from modeling_lavis.models.configuration_lavis_blip_2 import MODULES_NOT_TO_QUANTIZE
-from modeling_lavis.models.lora import LORA_TARGET_MODULES
 from modeling_lavis.models.memory import SkinnyLinear
+from modeling_lavis.training.lora_targets import LORA_TARGET_MODULES
 from tests.models.lavis_blip_2_cases import (
     LANGUAGE_MODELS,
     blip_2_config,
