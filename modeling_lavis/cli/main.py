@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import modeling_lavis
 from modeling_lavis.cli import answer, attach_code, caption, convert, demo, embed, match
 from modeling_lavis.cli.options import first_line
-from modeling_lavis.cli.output import UsageError, warn
+from modeling_lavis.cli.output import UsageError, print_logged_warnings, warn
 from modeling_lavis.import_utils import silence_developer_logs
 
 
@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     silence_developer_logs()
+    print_logged_warnings()
     parser = build_parser(argv[0] if argv else None)
     try:
         args = parser.parse_args(argv)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of the BLIP-2 family, and the modules to adapt with LoRA and to leave out of quantization."""
+"""Configuration of the BLIP-2 family, and the modules to leave out of quantization."""
 
 from typing import Any, Literal
 
@@ -23,17 +23,6 @@ from .configuration_vision import LavisClipVisionConfig, LavisEvaConfig
 
 _FOREIGN_MODEL_TYPE = "blip-2"
 
-#: Modules to adapt with LoRA, by model type of the language model: `LoraConfig(target_modules=...)` of peft. Regular
-#: expressions, so that modules of the same name in the image encoder or the Q-Former do not match.
-LORA_TARGET_MODULES: dict[str, str] = {
-    "opt": r"language_model\..*\.(q_proj|k_proj|v_proj|out_proj)",
-    "t5": r"language_model\..*\.(q|k|v|o)",
-    "bart": r"language_model\..*\.(q_proj|k_proj|v_proj|out_proj)",
-    "llama": r"language_model\..*\.(q_proj|k_proj|v_proj|o_proj)",
-    "gpt2": r"language_model\..*\.(c_attn|c_proj)",
-    "qformer": r"qformer\..*\.(query|key|value)",
-    "vision": r"vision_model\..*\.attn\.(qkv|proj)",
-}
 #: Modules to leave out of quantization: `llm_int8_skip_modules` of bitsandbytes, `modules_to_not_convert` of torchao.
 #: They are small, trainable and kept in float32; the last one is tied to the word embeddings. Names are complete from
 #: the model on: torchao compares them with names of tensors, which end in `.weight`.
@@ -306,9 +295,4 @@ def translate_transformers_config(foreign: dict[str, Any]) -> dict[str, Any]:
     return translated
 
 
-__all__ = [
-    "LORA_TARGET_MODULES",
-    "MODULES_NOT_TO_QUANTIZE",
-    "LavisBlip2Config",
-    "translate_transformers_config",
-]
+__all__ = ["MODULES_NOT_TO_QUANTIZE", "LavisBlip2Config", "translate_transformers_config"]

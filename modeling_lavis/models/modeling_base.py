@@ -5,6 +5,7 @@ Shapes: B batch size, T text tokens, D hidden size, P projection dimension.
 """
 
 import itertools
+import logging
 import re
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import deepspeed_config
 from transformers.integrations.fsdp import is_fsdp_enabled
 
 from .head_loading import (
@@ -34,6 +36,8 @@ from .transformers_compat import (
     without_remembered_renaming,
 )
 
+logger = logging.getLogger(__name__)
+
 
 class LavisPreTrainedModel(PreTrainedModel):
     """
@@ -52,6 +56,8 @@ class LavisPreTrainedModel(PreTrainedModel):
     # divide by the number of accumulation steps itself.
     accepts_loss_kwargs = False
 
+    #: whether this model has warned that parameters in half precision are trained
+    has_reported_half_precision = False
     #: options of `forward` that are not among its arguments and go on to a part of the model, or are ignored
     passed_on_options: tuple[str, ...] = ()
 
@@ -90,6 +96,29 @@ class LavisPreTrainedModel(PreTrainedModel):
             if value.is_floating_point() and not names_any(self._keep_in_fp32_modules_strict or (), name):
                 return value.dtype
         return super().dtype
+
+    def train(self, mode: bool = True) -> Any:
+        """Set training or evaluation mode; parameters in half precision that will be trained are reported once."""
+        if mode and not self.has_reported_half_precision:
+            self._report_half_precision()
+        return super().train(mode)
+
+    def _report_half_precision(self) -> None:
+        """Log a warning if parameters in half precision will be trained."""
+        # DeepSpeed keeps a copy in float32 in its optimizer.
+        dtypes = {value.dtype for value in self.parameters() if value.requires_grad}
+        half = sorted(str(dtype) for dtype in dtypes & {torch.float16, torch.bfloat16})
+        if not half or deepspeed_config() is not None:
+            return
+        for module in self.modules():  # parts are models, too
+            if isinstance(module, LavisPreTrainedModel):
+                module.has_reported_half_precision = True
+        logger.warning(
+            f"{type(self).__name__} is to be trained with parameters in {' and '.join(half)}: small updates are rounded"
+            " away, and AdamW turns float16 into NaN within a few steps. Load the model with dtype=torch.float32, or"
+            " call model.float() before the optimizer is created. To save time and memory, set bf16=True (or fp16=True)"
+            " in TrainingArguments, or use torch.autocast."
+        )
 
     def finish_step(self) -> None:
         """Update what follows the weights after a step of the optimizer; heads with such parts override it."""

@@ -6,10 +6,12 @@ Given decoded frames, the results are bit-exact with the evaluation transform of
 Shapes: B batch size, F frames of a clip, C channels (3), H height, W width, S side length after resizing.
 """
 
+import logging
 import os
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import PIL.Image
@@ -19,19 +21,31 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ChannelD
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 
+from .image_conversion import (
+    apply_exif_orientation,
+    check_regular_file,
+    open_image,
+    to_numpy,
+    to_rgb,
+    to_rgb_array,
+    to_uint8,
+    value_range,
+    white_value,
+)
 from .image_processing_lavis import (
     MAX_SIDE,
-    apply_exif_orientation,
     check_image_options,
     check_stored_options,
     is_number,
-    open_image,
     read_options,
     reject_unknown,
-    to_rgb,
-    to_rgb_array,
 )
 from .video_decoding import read_frames
+
+logger = logging.getLogger(__name__)
+
+# Processors that have warned of transparency. Kept here, because attributes of a processor are saved with it.
+_WARNED: WeakSet[Any] = WeakSet()
 
 SAMPLINGS = ("uniform", "headtail", "random")
 _MAX_FRAMES = 2**15
@@ -158,6 +172,10 @@ class LavisVideoProcessor(VideoProcessorMixin):
     `(F, C, H, W)`, or a list of frames (PIL images, arrays, paths of images). Several videos are a list, or one array
     with five dimensions. The aspect ratio is not kept and nothing is cropped. A video with fewer than `num_frames`
     frames repeats them evenly.
+
+    The values of arrays, tensors and frames mean what they mean for [`LavisImageProcessor`], by the table in its
+    docstring; the dtype and the range of the whole video decide, not those of each frame. Transparency is dropped, as
+    in the original.
 
     Video files need PyAV, which reads the timestamps. Frames are decoded by torchcodec if it is installed and finds
     FFmpeg's libraries, otherwise by PyAV; the result is the same.
@@ -354,7 +372,9 @@ class LavisVideoProcessor(VideoProcessorMixin):
                 return list(range(first, length if last is None else min(last, length)))
             return sample_frame_indices(length, num_frames, sampling, rng, first, last)
 
-        clip = load_video_frames(video, sample, size["height"], size["width"], start, end)
+        clip = load_video_frames(
+            video, sample, size["height"], size["width"], start, end, on_drop=self._warn_of_transparency
+        )
         values = clip.transpose(0, 3, 1, 2).astype(np.float32)
         if do_rescale:
             # the original divides, which rounds differently
@@ -364,6 +384,14 @@ class LavisVideoProcessor(VideoProcessorMixin):
             mean, std = (np.array(given, np.float32)[..., None, None] for given in numbers)
             values = (values - mean) / std
         return values
+
+    def _warn_of_transparency(self) -> None:
+        if self not in _WARNED:
+            _WARNED.add(self)
+            logger.warning(
+                "A frame of a video has transparent pixels. They show the colors that are stored under them. To show"
+                " another background, compose the frames on it before they are passed to the video processor."
+            )
 
 
 # ---- inputs ----
@@ -390,7 +418,8 @@ def list_of_videos(videos: Any) -> list[Any]:
                 f"Got a video of shape {tuple(videos.shape)}; expected (frames, height, width, channels) or (frames, "
                 "channels, height, width), or one more dimension for several videos."
             )
-        return list(videos) if videos.ndim == 5 else [videos]
+        # parity: truncated, like a single video; one array has one range
+        return list(to_uint8(to_numpy(videos), truncate=True)) if videos.ndim == 5 else [videos]
     if isinstance(videos, (str, os.PathLike)):
         return [videos]
     if not isinstance(videos, (list, tuple)):
@@ -417,6 +446,7 @@ def load_video_frames(
     width: int,
     start: float | None = None,
     end: float | None = None,
+    on_drop: Callable[[], None] | None = None,
 ) -> np.ndarray:
     """
     Load the sampled frames of one video, resized.
@@ -430,6 +460,7 @@ def load_video_frames(
         width (`int`): width of the result in pixels.
         start (`float`, *optional*): time in seconds from which frames are sampled; for files only.
         end (`float`, *optional*): time in seconds before which frames are sampled; for files only.
+        on_drop (`Callable`, *optional*): called if transparency is dropped from a frame in memory.
 
     Returns:
         `np.ndarray` of shape `(F, height, width, 3)`: 8-bit RGB.
@@ -458,43 +489,61 @@ def load_video_frames(
         except ValueError as error:
             raise ValueError(f"{video if is_file else 'The video'}: {error}") from error
 
-    frames = read_frames(video, select) if is_file else _frames_in_memory(video, select)
+    if is_file and not os.fspath(video).startswith(("http://", "https://")):
+        check_regular_file(video, "video")
+    frames = read_frames(video, select) if is_file else _frames_in_memory(video, select, on_drop)
     # One frame at a time, so that at most one full-size frame of a file is in memory.
     return np.stack([resize_frame(frame, height, width) for frame in frames])
 
 
-def _frames_in_memory(video: Any, select: Callable[..., Sequence[int]]) -> Iterable[np.ndarray]:
+def _frames_in_memory(
+    video: Any, select: Callable[..., Sequence[int]], on_drop: Callable[[], None] | None = None
+) -> Iterable[np.ndarray]:
     """Selected frames of an array or of a list of frames, as 8-bit RGB of shape (H, W, 3)."""
 
     def no_timestamps(seconds: float) -> int:
         raise ValueError("The video has no timestamps.")
 
     if isinstance(video, _ARRAY_TYPES):
-        values = video.detach().cpu().numpy() if isinstance(video, torch.Tensor) else video
+        values = to_numpy(video)
         if values.ndim != 4:
             raise ValueError(f"Got a video of shape {tuple(values.shape)}; expected four dimensions, frames first.")
-        return [to_rgb_array(frame) for frame in _select_frames(values, select(len(values), no_timestamps))]
+        indices = list(select(len(values), no_timestamps))
+        # All frames have one range: dark frames of a video in 0..255 must not be taken for frames in 0..1.
+        white = 255 if values.dtype == np.uint8 else white_value(values.dtype, *value_range(values))
+        frames = to_uint8(values[indices], white, truncate=True)  # parity: the original truncates
+        return [to_rgb_array(frame, on_drop=on_drop) for frame in frames]
     if not isinstance(video, (list, tuple)) or not video:
         raise ValueError(
             f"Got a video of type {type(video).__name__}; expected a path, an array, or a list of at least one frame."
         )
-    return (_to_frame(video[index]) for index in select(len(video), no_timestamps))
+    indices = list(select(len(video), no_timestamps))
+    whites = _white_values(video)
+    return (_to_frame(video[index], whites, on_drop) for index in indices)
 
 
-def _select_frames(values: np.ndarray, indices: Sequence[int]) -> np.ndarray:
-    """Selected frames of an array; floats in 0..255 become 8-bit integers."""
-    frames = values[list(indices)]
-    # The range of the whole video decides: dark frames of a video in 0..255 must not be taken for frames in 0..1.
-    if values.dtype.kind == "f" and 1 < values.max() <= 255 and values.min() >= 0:
-        frames = frames.astype(np.uint8)  # parity: the original truncates
-    return frames
+def _white_values(frames: Sequence[Any]) -> dict[np.dtype, int]:
+    """White of the arrays in a list of frames, by their dtype: the frames of a dtype have one range."""
+    ranges: dict[np.dtype, tuple[Any, Any]] = {}
+    for frame in frames:
+        if isinstance(frame, _ARRAY_TYPES):
+            values = to_numpy(frame)
+            if values.dtype != np.uint8:
+                low, high = value_range(values)
+                known = ranges.get(values.dtype, (low, high))
+                # NumPy's functions keep NaN, which is refused
+                ranges[values.dtype] = np.minimum(known[0], low), np.maximum(known[1], high)
+    return {dtype: white_value(dtype, *found) for dtype, found in ranges.items()}
 
 
-def _to_frame(frame: Any) -> np.ndarray:
+def _to_frame(frame: Any, whites: Mapping[np.dtype, int], on_drop: Callable[[], None] | None = None) -> np.ndarray:
+    """A frame of a list as 8-bit RGB of shape (H, W, 3)."""
     image = open_image(frame)
     if isinstance(image, PIL.Image.Image):
-        return np.array(to_rgb(apply_exif_orientation(image)))
-    return to_rgb_array(image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else image)
+        return np.array(to_rgb(apply_exif_orientation(image), on_drop=on_drop))
+    values = to_numpy(image)
+    # parity: the original truncates
+    return to_rgb_array(to_uint8(values, whites.get(values.dtype), truncate=True), on_drop=on_drop)
 
 
 def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
