@@ -146,7 +146,7 @@ def parse_background(value: Any) -> tuple[int, int, int] | None:
     are_integers = all(isinstance(part, (int, np.integer)) and not isinstance(part, bool) for part in color)
     if len(color) != 3 or not are_integers or not all(0 <= part <= 255 for part in color):
         raise ValueError(
-            f"background is {value!r}; expected {DROP!r}, an opaque color such as 'white' or '#ffffff', or three"
+            f"background is {value!r:.80}; expected {DROP!r}, an opaque color such as 'white' or '#ffffff', or three"
             " integers from 0 to 255, such as (255, 255, 255)."
         )
     red, green, blue = map(int, color)

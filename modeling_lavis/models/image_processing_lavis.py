@@ -152,7 +152,7 @@ class _LavisImageProcessorMixin:
             ValueError: an option has a wrong value; the message names file, option, value and what was expected.
         """
         read: Any = super().get_image_processor_dict  # type: ignore[misc]
-        return read_options(read, check_stored_options, "image_processor", pretrained_model_name_or_path, kwargs)
+        return read_options(read, check_file_options, "image_processor", pretrained_model_name_or_path, kwargs)
 
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
         """
@@ -423,6 +423,13 @@ def check_stored_options(options: Mapping[str, Any]) -> None:
                 raise ValueError(f"{name} is None; expected a value, or {flag} to be false.")
 
 
+def check_file_options(options: Mapping[str, Any]) -> None:
+    """As [`check_stored_options`], for the options of a file, which has the background, too."""
+    check_stored_options(options)
+    if options.get("background") is not None:
+        parse_background(options["background"])
+
+
 def read_options(
     read: Callable[..., tuple[Any, dict]],
     check: Callable[[Mapping[str, Any]], None],
@@ -513,6 +520,7 @@ __all__ = [
     "LavisImageProcessorTorchvision",
     "LavisImagesKwargs",
     "apply_exif_orientation",
+    "check_file_options",
     "check_image_options",
     "check_stored_options",
     "flatten_images",

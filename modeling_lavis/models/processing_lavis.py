@@ -15,8 +15,8 @@ from transformers.tokenization_utils_base import LARGE_INTEGER
 from .image_processing_lavis import (
     LavisImageProcessor,
     LavisImageProcessorTorchvision,
+    check_file_options,
     check_image_options,
-    check_stored_options,
     read_options,
     reject_unknown,
 )
@@ -436,7 +436,7 @@ def load_image_processor(source: Any, backend: str | None = None, **kwargs: Any)
     def check(options: Mapping[str, Any]) -> None:
         check_image_options({"image_processor_type": options.get("image_processor_type")})
         if options.get("image_processor_type") in (*_OWN_BACKENDS, *_BLIP_IMAGE_PROCESSORS):
-            check_stored_options(options)
+            check_file_options(options)
 
     read = ImageProcessingMixin.get_image_processor_dict
     saved, overrides = read_options(read, check, "image_processor", source, kwargs)
