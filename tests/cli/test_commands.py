@@ -60,7 +60,7 @@ class TestEveryCommand:
         for name in ("b.png", "a.png", "in/ü.png", ".hidden.png"):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_bytes(photos["chelsea"].read_bytes())
-        (tmp_path / "notes.txt").write_text("no picture")
+        (tmp_path / "notes.txt").write_text("not an image")
         monkeypatch.chdir(tmp_path.parent)
         folder = Path(tmp_path.name)
         whole = run(command, "--json", folder, *ARGUMENTS[command])
@@ -392,7 +392,7 @@ class TestCommand:
     def test_subprocess(self, models: dict[str, str], photos: dict[str, Path], tmp_path: Path) -> None:
         """In the C locale: one line on stdout per caption, one line on stderr per broken file, the exit status."""
         (tmp_path / "фото.png").write_bytes(photos["chelsea"].read_bytes())
-        (tmp_path / "broken.png").write_text("no picture")
+        (tmp_path / "broken.png").write_text("not an image")
         environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
         options = ["--model", models["caption"], "--device", "cpu", "--max-new-tokens", "3"]
         result = self.python("caption", *options, tmp_path, **environment)
