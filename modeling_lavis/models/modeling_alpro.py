@@ -41,7 +41,6 @@ class AlproPreTrainedModel(ImageTextPreTrainedModel):
     config: AlproConfig
     main_input_name = "pixel_values_videos"
     input_modalities = ("video", "text")
-    _no_split_modules = ["TimesformerBlock", "BertLayer", "BertEmbeddings"]
     vision_model_class = LavisTimesformerModel
 
     def encode_videos(

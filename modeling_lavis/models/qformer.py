@@ -138,7 +138,7 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
     config: LavisQFormerConfig
     base_model_prefix = "qformer"
     input_modalities = ("image", "text")
-    _no_split_modules = ["QFormerLayer", "QFormerEmbeddings"]
+    _no_split_modules = ["QFormerLayer"]
     _can_record_outputs = {
         "hidden_states": QFormerLayer,
         "attentions": OutputRecorder(BertSelfAttention, index=1),
