@@ -19,6 +19,7 @@ from transformers.utils import can_return_tuple
 from .checkpoint_formats import register_keys
 from .configuration_alpro import AlproConfig
 from .docstrings import add_shared_arguments
+from .losses import at_least_float32
 from .modeling_base import check_input_ids, check_labels, classification_head
 from .outputs import (
     IGNORE_INDEX,
@@ -314,7 +315,7 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
         logits = self.classifier(output.last_hidden_state[:, 0])
         loss = None
         if labels is not None:
-            total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
+            total = F.cross_entropy(at_least_float32(logits), labels, ignore_index=IGNORE_INDEX, reduction="sum")
             loss = total / (labels != IGNORE_INDEX).sum().clamp(min=1)
         return LavisVideoAnsweringOutput(
             loss=loss,

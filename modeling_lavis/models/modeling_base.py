@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.integrations.fsdp import is_fsdp_enabled
 
+from .losses import at_least_float32
 from .outputs import IGNORE_INDEX
 from .transformers_compat import (
     CACHE_NAMES,
@@ -222,11 +223,11 @@ def set_first_token(input_ids: Tensor, token_id: int | None) -> Tensor:
 
 def project_features(hidden_states: Tensor, projection: nn.Module) -> Tensor:
     """
-    Project into the embedding space shared by images and texts, and normalize: `(..., D)` to float32 `(..., P)`.
+    Project into the embedding space shared by images and texts, and normalize: `(..., D)` to `(..., P)` in float32 or higher.
 
     In half precision norms would differ from 1 by up to 0.001, and cosines exceed 1.
     """
-    return F.normalize(projection(hidden_states).float(), dim=-1)
+    return F.normalize(at_least_float32(projection(hidden_states)), dim=-1)
 
 
 def classification_head(hidden_size: int, num_labels: int, inner_size: int | None = None) -> nn.Sequential:

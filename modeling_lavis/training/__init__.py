@@ -2,5 +2,6 @@
 """Training: callbacks for transformers' Trainer."""
 
 from modeling_lavis.training.distillation import DistillationRamp
+from modeling_lavis.training.momentum import MomentumUpdate
 
-__all__ = ["DistillationRamp"]
+__all__ = ["DistillationRamp", "MomentumUpdate"]
