@@ -144,6 +144,15 @@ def _store_scalar_temperature(module: nn.Module, state: dict[str, Tensor], prefi
     name = f"{prefix}temp"
     if type(state.get(name)) in (Tensor, nn.Parameter) and not is_fsdp_enabled():
         state[name] = state[name].reshape(())
+    elif is_fsdp_enabled() and hasattr(state.get(name), "device_mesh") and state[name].is_meta:
+        # accelerate asks a model without weights what to send to the other processes, and expects parameters only
+        buffers = [key for key, value in state.items() if not hasattr(value, "device_mesh")]
+        if buffers:
+            raise ValueError(
+                f"cpu_ram_efficient_loading sends parameters to the other processes, but not buffers, which "
+                f"{type(module).__name__} has: {', '.join(buffers)}. Set cpu_ram_efficient_loading to False in "
+                "fsdp_config, or shard the model by modeling_lavis.training.shard_model, which sends both."
+            )
 
 
 # ---- input checks ----
@@ -223,7 +232,8 @@ def set_first_token(input_ids: Tensor, token_id: int | None) -> Tensor:
 
 def project_features(hidden_states: Tensor, projection: nn.Module) -> Tensor:
     """
-    Project into the embedding space shared by images and texts, and normalize: `(..., D)` to `(..., P)` in float32 or higher.
+    Project into the embedding space shared by images and texts, and normalize: `(..., D)` to `(..., P)`, at least in
+    float32.
 
     In half precision norms would differ from 1 by up to 0.001, and cosines exceed 1.
     """

@@ -1,0 +1,70 @@
+"""FSDP2 under transformers' Trainer, by accelerate and by `shard_model`, with two processes, against DDP."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from modeling_lavis.training import shard_model
+from tests.training.fsdp_worker import RUNS, new_model
+
+QUICK = ("ALBEF", "ALBEF pretraining")
+
+
+def run(folder: Path, label: str, *modes: str) -> dict[str, list[Any]]:
+    """What each of the two processes found, by mode."""
+    command = [sys.executable, "-m", "tests.training.fsdp_worker", str(folder), f"{label}={','.join(modes)}"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=300, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {mode: [torch.load(folder / label / f"{mode}.{number}.pt") for number in range(2)] for mode in modes}
+
+
+def assert_same_state(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            actual[name].reshape(value.shape), value, atol=1e-10, rtol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize(
+    "label", [pytest.param(label, marks=[pytest.mark.slow] * (label not in QUICK)) for label in RUNS]
+)
+def test_fsdp2_gives_the_weights_of_ddp(tmp_path: Path, label: str) -> None:
+    """Also momentum weights, queues and their pointer; what is saved loads without processes."""
+    found = run(tmp_path, label, "ddp", "fsdp")
+    expected = found["ddp"][0]["state"]
+    for result in found["fsdp"]:
+        assert len(result["groups"]) >= 3, "the model and the layers of both encoders are sharded"
+        assert_same_state(result["loaded"], expected)
+    assert_same_state(found["fsdp"][0]["state"], expected)
+    assert_same_state(found["ddp"][1]["state"], expected)
+    start = new_model(label).state_dict()
+    online = {name for name in start if "vision_proj." in name}
+    momentum = {name for name in start if "vision_proj_m." in name}
+    assert bool(momentum) == hasattr(new_model(label), "queue_ptr")
+    moving = online | momentum | {name for name in start if name.endswith("queue")}
+    assert online and all(not torch.equal(start[name], expected[name]) for name in moving)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", ["ALBEF", "BLIP pretraining"])
+def test_a_checkpoint_of_fsdp2_is_resumed(tmp_path: Path, label: str) -> None:
+    found = run(tmp_path, label, "fsdp", "resumed fsdp")
+    assert_same_state(found["resumed fsdp"][0]["state"], found["fsdp"][0]["state"])
+
+
+@pytest.mark.slow
+def test_loading_in_one_process_does_not_lose_the_queue(tmp_path: Path) -> None:
+    """accelerate sends parameters only. Where there are no buffers, it works."""
+    for message in run(tmp_path, "ALBEF", "efficient loading")["efficient loading"]:
+        assert "image_queue" in message and "shard_model" in message and "cpu_ram_efficient_loading to False" in message
+    assert run(tmp_path, "ALPRO", "efficient loading")["efficient loading"] == ["no error"] * 2
+
+
+def test_shard_model_needs_processes() -> None:
+    with pytest.raises(ValueError, match="torchrun"):
+        shard_model(new_model("ALBEF"))
