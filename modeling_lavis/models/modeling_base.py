@@ -151,7 +151,7 @@ def _store_scalar_temperature(module: nn.Module, state: dict[str, Tensor], prefi
             raise ValueError(
                 f"cpu_ram_efficient_loading sends parameters to the other processes, but not buffers, which "
                 f"{type(module).__name__} has: {', '.join(buffers)}. Set cpu_ram_efficient_loading to False in "
-                "fsdp_config, or shard the model by modeling_lavis.training.shard_model, which sends both."
+                "fsdp_config, and load the model in every process."
             )
 
 

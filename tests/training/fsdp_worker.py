@@ -16,17 +16,16 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 from transformers import Trainer, TrainingArguments
 
-from modeling_lavis.training import MomentumUpdate, shard_model
+from modeling_lavis.training import MomentumUpdate, prepare_for_fsdp
 from tests.models.contract import Case
 from tests.models.distributed_worker import CASES, deterministic
 
-#: label -> class, options, whether `shard_model` shards it instead of accelerate
+#: label -> class, options, whether `prepare_for_fsdp` is called first
 RUNS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "ALBEF": ("AlbefForImageTextRetrieval", {}, False),
     "BLIP": ("LavisBlipForImageTextRetrieval", {"negative_all_rank": True}, False),
     "BLIP-2": ("LavisBlip2ForImageTextRetrieval", {}, False),
     "ALPRO": ("AlproForVideoTextRetrieval", {}, False),
-    "ALBEF by shard_model": ("AlbefForImageTextRetrieval", {}, True),
     "ALBEF pretraining": ("AlbefForPreTraining", {}, True),
     "BLIP pretraining": ("LavisBlipForPreTraining", {}, True),
     "BLIP-2 stage 1": ("LavisBlip2ForPreTraining", {}, True),
@@ -84,10 +83,7 @@ def train(label: str, mode: str, folder: str) -> dict[str, Any]:
     args = arguments(f"{folder}/{mode.removeprefix('resumed ')}", mode != "ddp")
     model = new_model(label)
     if mode != "ddp" and by_us:
-        if dist.get_rank() > 0:  # as with `cpu_ram_efficient_loading`
-            for value in (*model.parameters(), *model.buffers()):
-                value.data.zero_()
-        model = shard_model(model)
+        model = prepare_for_fsdp(model)
     trainer = Trainer(model, args, collate, train_dataset=Rows(CASES[name]), callbacks=[MomentumUpdate()])
     trainer.train(resume_from_checkpoint=f"{args.output_dir}/checkpoint-2" if mode.startswith("resumed") else None)
     state = trainer.accelerator.get_state_dict(trainer.model) if mode != "ddp" else trainer.model.state_dict()
@@ -100,10 +96,10 @@ def train(label: str, mode: str, folder: str) -> dict[str, Any]:
     return {"state": {key: value.clone() for key, value in state.items()}, "loaded": loaded, "groups": groups}
 
 
-def efficient_loading(label: str, folder: str) -> str:
-    """The error of accelerate's sharding with `cpu_ram_efficient_loading`."""
+def error_of(label: str, folder: str, **config: Any) -> str:
+    """The error of sharding without `prepare_for_fsdp`."""
     name, _, _ = RUNS[label]
-    args = arguments(folder, True, cpu_ram_efficient_loading=True)
+    args = arguments(folder, True, **config)
     try:
         Trainer(new_model(label), args, collate, train_dataset=Rows(CASES[name])).train()
     except ValueError as error:
@@ -117,7 +113,10 @@ def run(number: int, label: str, mode: str, folder: str) -> None:
     os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
     dist.init_process_group("gloo", init_method=f"file://{folder}/store {mode}", rank=number, world_size=2)
     with deterministic():
-        found = efficient_loading(label, folder) if mode == "efficient loading" else train(label, mode, folder)
+        if mode == "efficient loading":
+            found: Any = error_of(label, folder, cpu_ram_efficient_loading=True)
+        else:
+            found = error_of(label, folder) if mode == "unprepared" else train(label, mode, folder)
     torch.save(found, f"{folder}/{mode}.{number}.pt")
     dist.barrier()
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""FSDP2 under transformers' Trainer, by accelerate and by `shard_model`, with two processes, against DDP."""
+"""FSDP2 under transformers' Trainer, with two processes, against DDP."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from modeling_lavis.training import shard_model
-from tests.training.fsdp_worker import RUNS, new_model
+from modeling_lavis.training import prepare_for_fsdp
+from tests.training.fsdp_worker import CASES, RUNS, new_model
 
 QUICK = ("ALBEF", "ALBEF pretraining")
 
@@ -61,10 +61,24 @@ def test_a_checkpoint_of_fsdp2_is_resumed(tmp_path: Path, label: str) -> None:
 def test_loading_in_one_process_does_not_lose_the_queue(tmp_path: Path) -> None:
     """accelerate sends parameters only. Where there are no buffers, it works."""
     for message in run(tmp_path, "ALBEF", "efficient loading")["efficient loading"]:
-        assert "image_queue" in message and "shard_model" in message and "cpu_ram_efficient_loading to False" in message
+        assert "image_queue" in message and "cpu_ram_efficient_loading to False" in message
     assert run(tmp_path, "ALPRO", "efficient loading")["efficient loading"] == ["no error"] * 2
 
 
-def test_shard_model_needs_processes() -> None:
-    with pytest.raises(ValueError, match="torchrun"):
-        shard_model(new_model("ALBEF"))
+def test_prepare_for_fsdp_is_undone_by_the_first_forward_pass() -> None:
+    model = CASES["LavisBlipForPreTraining"].model()
+    embeddings = model.get_input_embeddings()
+    assert prepare_for_fsdp(model) is model
+    assert model.get_input_embeddings() is None and model.get_output_embeddings() is None
+    assert model._no_split_modules == {"ViTBlock"}, "text layers are shared by encoder and decoder"
+    hooks = len(model._forward_pre_hooks)
+    model(**CASES["LavisBlipForPreTraining"].inputs(2))
+    assert model.get_input_embeddings() is embeddings and len(model._forward_pre_hooks) == hooks - 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", ["ALBEF pretraining", "BLIP pretraining", "BLIP-2 stage 1"])
+def test_shared_parameters_are_refused_otherwise(tmp_path: Path, label: str) -> None:
+    """If this fails, `prepare_for_fsdp` is needed no longer."""
+    for message in run(tmp_path, label, "unprepared")["unprepared"]:
+        assert "shared with a parameter already managed by another FSDP group" in message

@@ -109,7 +109,7 @@ def test_an_ordinary_optimizer_updates_once_per_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_the_head_is_found_inside_wrappers(wrapper: str, process_group: None) -> None:  # noqa: F811
+def test_the_head_is_found_inside_wrappers(wrapper: str, process_group: None) -> None:
     head = RETRIEVAL.model().train()
     wrap: Callable[[nn.Module], nn.Module] = WRAPPERS[wrapper]
     model, callback = wrap(head), MomentumUpdate()
