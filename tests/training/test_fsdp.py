@@ -38,7 +38,8 @@ def test_fsdp2_gives_the_weights_of_ddp(tmp_path: Path, label: str) -> None:
     found = run(tmp_path, label, "ddp", "fsdp")
     expected = found["ddp"][0]["state"]
     for result in found["fsdp"]:
-        assert len(result["groups"]) >= 3, "the model and the layers of both encoders are sharded"
+        # the model and the layers of both encoders; BLIP's text layers are shared by encoder and decoder
+        assert len(result["groups"]) >= (2 if label == "BLIP pretraining" else 3)
         assert_same_state(result["loaded"], expected)
     assert_same_state(found["fsdp"][0]["state"], expected)
     assert_same_state(found["ddp"][1]["state"], expected)
