@@ -195,6 +195,11 @@ class ImageTextRetrievalMixin(_RetrievalModel):
     def clamp_temperature(self) -> None:
         """Keep the temperature between 0.001 and 0.5, in families that do (ALBEF, section 3.2)."""
         if self.retrieval_options.clamps_temperature:
+            if not self.temp.is_leaf and self.temp._is_view():  # all views of the flat parameter would become invalid
+                raise ValueError(
+                    "The temperature is part of a larger tensor and cannot be updated in-place, as under FSDP1. Use "
+                    "DDP or FSDP2 (fsdp_config={'version': 2})."
+                )
             self.temp.clamp_(0.001, 0.5)
 
     def finish_step(self) -> None:

@@ -41,7 +41,7 @@ def prepare_for_fsdp(model: nn.Module) -> nn.Module:
     # What these return gets groups of its own.
     for name in _ACCESSORS:
         setattr(target, name, _no_embeddings)
-    handle = model.register_forward_pre_hook(lambda *_: _restore(target, handle))
+    handle: Any = model.register_forward_pre_hook(lambda *_: _restore(target, handle))
     return model
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch import multiprocessing as mp
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 
 from modeling_lavis.models import task_retrieval
@@ -268,6 +269,17 @@ def refused(label: str) -> str:
     return "no error"
 
 
+def under_fsdp1(name: str) -> str:
+    """The error of the first step under FSDP1, which flattens parameters."""
+    case = CASES[name]
+    model = FullyShardedDataParallel(case.model().train(), use_orig_params=True, device_id=torch.device("cpu"))
+    try:
+        model(**case.inputs(3), **case.training(3))
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
 def scenarios(processes: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Names of the results, and functions that return them."""
     yield "gathering", gathering
@@ -275,6 +287,8 @@ def scenarios(processes: int) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"equal: {label}", lambda label=label: train_ddp(label, EQUAL[processes])  # type: ignore[misc]
     for label, counts in UNEVEN[processes].items():
         yield f"uneven: {label}", lambda label=label, counts=counts: train_ddp(label, counts)  # type: ignore[misc]
+    for name in ("AlbefForImageTextRetrieval", "AlproForVideoTextRetrieval") if processes == 2 else ():
+        yield f"FSDP1: {name}", lambda name=name: under_fsdp1(name)  # type: ignore[misc]
     for label in REFUSED if processes == 2 else ():
         yield f"refused: {label}", lambda label=label: refused(label)  # type: ignore[misc]
 

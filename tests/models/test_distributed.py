@@ -31,11 +31,13 @@ def results(tmp_path_factory: Any) -> Any:
     def start(processes: int) -> list[dict[str, Any]]:
         if processes not in known:
             folder = tmp_path_factory.mktemp(f"processes-{processes}")
+            known[processes] = []  # a failure is not tried again in every test
             command = [sys.executable, "-m", "tests.models.distributed_worker", str(processes), str(folder)]
             subprocess.run(
                 command, cwd=Path(__file__).parents[2], check=True, timeout=300, capture_output=True, text=True
             )
             known[processes] = [torch.load(folder / f"{number}.pt") for number in range(processes)]
+        assert known[processes], "the processes failed, see the first error"
         return known[processes]
 
     return start
@@ -121,6 +123,12 @@ def test_a_batch_that_one_process_cannot_train_on_raises_in_all(results: Any, la
         message = result[f"refused: {label}"]
         assert message.endswith("unchanged=True"), "the step must not have begun"
         assert ("image_ids in the processes [0]" if label == "ids in one process" else "drop_last=True") in message
+
+
+@pytest.mark.parametrize("name", ["AlbefForImageTextRetrieval", "AlproForVideoTextRetrieval"])
+def test_fsdp1_is_refused(results: Any, name: str) -> None:
+    for result in results(2):
+        assert "FSDP1. Use DDP or FSDP2" in result[f"FSDP1: {name}"]
 
 
 def test_negatives_of_all_processes_differ_from_local_ones(results: Any) -> None:
