@@ -1,6 +1,6 @@
 # The commands a developer types. All they need beforehand is make and a Python of 3.11 or newer.
 #
-#   make demo        environment, base install, then the embedded model on real pictures
+#   make demo        environment, base install, then the embedded model on real images
 #   make test        environment, full install, then the fast, offline test suite
 #   make test-slow   the tests that take longer than a few seconds each
 #   make parity      replay the recordings of the original (folder in LAVIS_GOLDENS, default tests/goldens)

@@ -5,16 +5,29 @@ Shapes: B batch size, T text tokens, D hidden size, P projection dimension.
 """
 
 import itertools
+import logging
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import deepspeed_config
 from transformers.integrations.fsdp import is_fsdp_enabled
 
+from .head_loading import (
+    HUB_OPTIONS,
+    HeadStart,
+    check_generation_config,
+    check_new_weights,
+    check_shapes,
+    load_config,
+    read_generation_config,
+    read_head,
+    with_truncated_mlp,
+)
 from .losses import at_least_float32
 from .outputs import IGNORE_INDEX
 from .transformers_compat import (
@@ -24,8 +37,7 @@ from .transformers_compat import (
     without_remembered_renaming,
 )
 
-#: options of `from_pretrained` that select and access a repository; loading a configuration accepts them, too
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+logger = logging.getLogger(__name__)
 
 
 class LavisPreTrainedModel(PreTrainedModel):
@@ -44,6 +56,11 @@ class LavisPreTrainedModel(PreTrainedModel):
     # Losses are means over the batch, and a contrastive loss cannot be split into terms per row: the Trainer has to
     # divide by the number of accumulation steps itself.
     accepts_loss_kwargs = False
+
+    #: whether this model has warned that parameters in half precision are trained
+    has_reported_half_precision = False
+    #: options of `forward` that are not among its arguments and go on to a part of the model, or are ignored
+    passed_on_options: tuple[str, ...] = ()
 
     #: whether `finish_step` has to be called after the next step of the optimizer, and whether it ever was
     update_is_due = False
@@ -81,15 +98,138 @@ class LavisPreTrainedModel(PreTrainedModel):
                 return value.dtype
         return super().dtype
 
+    def train(self, mode: bool = True) -> Any:
+        """Set training or evaluation mode; parameters in half precision that will be trained are reported once."""
+        if mode and not self.has_reported_half_precision:
+            self._report_half_precision()
+        return super().train(mode)
+
+    def _report_half_precision(self) -> None:
+        """Log a warning if parameters in half precision will be trained."""
+        # DeepSpeed keeps a copy in float32 in its optimizer.
+        dtypes = {value.dtype for value in self.parameters() if value.requires_grad}
+        half = sorted(str(dtype) for dtype in dtypes & {torch.float16, torch.bfloat16})
+        if not half or deepspeed_config() is not None:
+            return
+        for module in self.modules():  # parts are models, too
+            if isinstance(module, LavisPreTrainedModel):
+                module.has_reported_half_precision = True
+        logger.warning(
+            f"{type(self).__name__} is to be trained with parameters in {' and '.join(half)}: small updates are rounded"
+            " away, and AdamW turns float16 into NaN within a few steps. Load the model with dtype=torch.float32, or"
+            " call model.float() before the optimizer is created. To save time and memory, set bf16=True (or fp16=True)"
+            " in TrainingArguments, or use torch.autocast."
+        )
+
     def finish_step(self) -> None:
         """Update what follows the weights after a step of the optimizer; heads with such parts override it."""
 
+    #: how the head starts from checkpoints of other heads, by the name of their class
+    head_starts: ClassVar[dict[str, HeadStart]] = {}
+
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """transformers' `from_pretrained`, which also keeps float32 modules in float32 when offloaded to disk."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        keep_offloaded_parameters_in_float32(loaded[0] if isinstance(loaded, tuple) else loaded)
-        return loaded
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, allow_new_weights: bool = False, **kwargs: Any
+    ) -> Any:
+        """
+        transformers' `from_pretrained`, also for checkpoints of other heads of the family, whose shared weights are
+        taken over.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): folder or Hub id.
+            allow_new_weights (`bool`, *optional*, defaults to `False`): initialize weights that the checkpoint lacks,
+                as a start for training; the load report lists them. Momentum encoders, feature queues and temperature
+                never need it: they start from the online weights, with random features and from the configuration.
+            args, kwargs: as for transformers' `from_pretrained`. With `output_loading_info=True` missing weights raise
+                no error; they are in the returned information.
+
+        Raises:
+            OSError: there is no such repository, or a file cannot be read.
+            ValueError: the checkpoint lacks weights, or they have other shapes than the configuration says.
+        """
+        source, wants_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
+        if source is None:
+            model, info = cls._load_weights(None, *args, **kwargs)
+        else:
+            saved = read_head(source, kwargs)
+            is_own = saved in (None, *(base.__name__ for base in cls.__mro__))
+            start = HeadStart()
+            if not is_own:
+                config = load_config(cls, source, kwargs)
+                config.architectures = [saved]
+                config = kwargs["config"] = cls.adapt_config(config, source, str(saved), allow_new_weights)
+                start = cls.start_from(str(saved), config)
+            if start.key_mapping:
+                kwargs["key_mapping"] = {**start.key_mapping, **(kwargs.get("key_mapping") or {})}
+            ignore = kwargs.pop("ignore_mismatched_sizes", False)
+            model, info = cls._load_and_check(source, *args, **kwargs)
+            if any(".mlp.fc" in name for name, *_ in info["mismatched_keys"]):
+                earlier = with_truncated_mlp(cls, source, kwargs)
+                if earlier is not None:
+                    kwargs["config"] = earlier
+                    model, info = cls._load_and_check(source, *args, **kwargs)
+            if not ignore:
+                check_shapes(model.config, source, info["mismatched_keys"])
+            model.check_loaded(source, info)
+            if not allow_new_weights and not wants_info:
+                check_new_weights(model, source, saved, info["missing_keys"], start)
+        keep_offloaded_parameters_in_float32(model)
+        return (model, info) if wants_info else model
+
+    @classmethod
+    def _load_and_check(cls, source: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Model and loading info; errors name the repository, and the wrong entry of `generation_config.json`."""
+        try:
+            model, info = cls._load_weights(source, *args, ignore_mismatched_sizes=True, **kwargs)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            stored = read_generation_config(source, kwargs) if cls.can_generate() else None
+            if stored is not None:
+                check_generation_config(stored, source)
+            if type(error) is ValueError and str(source) not in str(error):
+                raise ValueError(f"{source} cannot be loaded: {error}") from error
+            raise
+        if model.can_generate():
+            check_generation_config(model.generation_config, source)
+        return model, info
+
+    @classmethod
+    def _load_weights(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Model and loading info by transformers' `from_pretrained`."""
+        return super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+
+    @classmethod
+    def adapt_config(cls, config: Any, source: Any, saved: str, allow_new_weights: bool) -> Any:
+        """
+        The configuration of this head for the checkpoint of another one.
+
+        Args:
+            config (`PreTrainedConfig`): configuration of the checkpoint.
+            source (`str` or `os.PathLike`): folder or Hub id.
+            saved (`str`): class that the checkpoint was saved from.
+            allow_new_weights (`bool`): whether weights may be initialized.
+
+        Raises:
+            ValueError: the head cannot start from that class.
+        """
+        return config
+
+    @classmethod
+    def start_from(cls, saved: str, config: Any) -> HeadStart:
+        """How the head starts from a checkpoint of the class `saved`, with the configuration of [`adapt_config`]."""
+        return cls.head_starts.get(saved, HeadStart())
+
+    def check_loaded(self, source: Any, info: dict[str, Any]) -> None:
+        """Raise `ValueError` if a checkpoint lacks what no start for training can be without."""
+
+    def copied_weights(self) -> dict[str, str]:
+        """Parameters that start as copies of others if a checkpoint lacks them, with the names of those."""
+        return {}
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """transformers' `resize_token_embeddings`; modules with tied weights have the new size, too."""
+        embeddings: nn.Embedding = super().resize_token_embeddings(*args, **kwargs)
+        update_feature_counts(self)
+        return embeddings
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
@@ -136,7 +276,7 @@ def temperature_parameter(value: float) -> nn.Parameter:
 
     FSDP does not shard scalars. State dicts and files have a scalar, as the original; both shapes load.
     """
-    return nn.Parameter(torch.full((1,), value))
+    return nn.Parameter(torch.full((1,), float(value)))
 
 
 def _store_scalar_temperature(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
@@ -221,6 +361,18 @@ def check_labels(labels: Tensor, num_classes: int) -> Tensor:
 # ---- shared tensor operations and modules ----
 
 
+def mask_padding(input_ids: Tensor, attention_mask: Tensor | None, pad_token_id: int | None) -> Tensor:
+    """
+    The padding mask of texts `(B, T)`: the one that is given, else 0 for pad tokens and 1 for others.
+
+    All heads take `attention_mask=None` in this sense.
+    """
+    if attention_mask is not None:
+        return attention_mask
+    check_input_ids(input_ids)
+    return torch.ones_like(input_ids) if pad_token_id is None else (input_ids != pad_token_id).long()
+
+
 def set_first_token(input_ids: Tensor, token_id: int | None) -> Tensor:
     """A copy of the ids `(B, T)` with `token_id` in slot 0; the same tensor if `token_id` is `None`."""
     check_input_ids(input_ids)
@@ -240,6 +392,15 @@ def project_features(hidden_states: Tensor, projection: nn.Module) -> Tensor:
     return F.normalize(at_least_float32(projection(hidden_states)), dim=-1)
 
 
+def update_feature_counts(model: nn.Module) -> None:
+    """Let embeddings and linear layers state the sizes of their weights, which resizing and tying may have replaced."""
+    for module in model.modules():
+        if type(module) is nn.Embedding:
+            module.num_embeddings = module.weight.shape[0]
+        elif isinstance(module, nn.Linear) and module.weight.shape == (module.weight.shape[0], module.in_features):
+            module.out_features = module.weight.shape[0]
+
+
 def classification_head(hidden_size: int, num_labels: int, inner_size: int | None = None) -> nn.Sequential:
     """Two linear layers with a ReLU between, the classification head of all families: `(..., D)` to logits."""
     inner_size = inner_size or hidden_size
@@ -248,13 +409,16 @@ def classification_head(hidden_size: int, num_labels: int, inner_size: int | Non
 
 __all__ = [
     "HUB_OPTIONS",
+    "HeadStart",
     "LavisPreTrainedModel",
     "check_input_ids",
     "check_labels",
     "classification_head",
+    "mask_padding",
     "names_any",
     "project_features",
     "require_image_and_text",
     "set_first_token",
     "temperature_parameter",
+    "update_feature_counts",
 ]

@@ -4,25 +4,23 @@
 Shapes: B batch size, R text rows, N image tokens, T text tokens, D hidden size.
 """
 
+import re
 from copy import deepcopy
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from transformers import PreTrainedConfig
-from transformers import initialization as init
+from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import can_return_tuple
 
 from .checkpoint_formats import register_keys
 from .configuration_lavis_blip import LavisBlipConfig
-from .docstrings import add_shared_arguments
+from .forward_options import head_forward
 from .generation import IGNORED_BY_DECODER, GroundedGenerationMixin, shared_cross_attention_cache
+from .head_loading import head_of
 from .losses import causal_lm_loss
-from .modeling_base import HUB_OPTIONS, check_labels, set_first_token
+from .modeling_base import HeadStart, check_labels, mask_padding, set_first_token
 from .momentum import MomentumDistillationMixin
-from .outputs import LavisGenerationOutput, LavisPreTrainingOutput
+from .outputs import LavisGenerationOutput, LavisPreTrainingOutput, vision_fields
 from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel
 from .task_classification import ClassificationMixin
 from .task_pretraining import ImageTextPreTrainingMixin
@@ -40,6 +38,17 @@ class LavisBlipPreTrainedModel(ImageTextPreTrainedModel):
     """Base of the BLIP heads: an image encoder, and a text encoder or decoder with cross-attention."""
 
     config: LavisBlipConfig
+    #: images per text
+    num_images = 1
+
+    def __init__(self, config: LavisBlipConfig, *args: Any, **kwargs: Any) -> None:
+        if config.text_config.num_image_streams == 2 and self.num_images == 1:
+            raise ValueError(
+                f"This configuration belongs to a model for two images (text_config.num_image_streams), but "
+                f"{type(self).__name__} takes one image. Use LavisBlipForImagesAndTextClassification, or start from a "
+                "checkpoint for one image."
+            )
+        super().__init__(config, *args, **kwargs)
 
     def decode_captions(
         self,
@@ -55,14 +64,16 @@ class LavisBlipPreTrainedModel(ImageTextPreTrainedModel):
         **kwargs: Any,
     ) -> LavisGenerationOutput:
         """One pass of the text decoder over texts `(R, T)` and their images; see `forward` for the arguments."""
+        for name in IGNORED_BY_DECODER:
+            kwargs.pop(name, None)
+        vision = {}
         if encoder_outputs is not None:
             image_embeds = encoder_outputs[0]
         elif pixel_values is not None:
-            image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
+            encoded = self.image_encoder_outputs(pixel_values, interpolate_pos_encoding, **kwargs)
+            image_embeds, vision = encoded.last_hidden_state, vision_fields(encoded)
         else:
             raise ValueError("The decoder needs pixel_values, or encoder_outputs computed from them.")
-        for name in IGNORED_BY_DECODER:
-            kwargs.pop(name, None)
         if past_key_values is None and use_cache:
             past_key_values = shared_cross_attention_cache(self.config.text_config)
         logits, output = self.text_decoder(
@@ -81,6 +92,7 @@ class LavisBlipPreTrainedModel(ImageTextPreTrainedModel):
             decoder_hidden_states=output.hidden_states,
             decoder_attentions=output.attentions,
             cross_attentions=output.cross_attentions,
+            **vision,
             **cache_output(past_key_values),
         )
 
@@ -173,8 +185,7 @@ class LavisBlipForPreTraining(ImageTextPreTrainingMixin, MomentumDistillationMix
         return RetrievalOptions(negative_floor=1e-4)
 
     @accepts_cache
-    @can_return_tuple
-    @add_shared_arguments
+    @head_forward
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -189,7 +200,11 @@ class LavisBlipForPreTraining(ImageTextPreTrainingMixin, MomentumDistillationMix
         interpolate_pos_encoding: bool = False,
         decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
+        decoder_position_ids: Tensor | None = None,
         encoder_outputs: BaseModelOutput | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
         token_type_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> LavisPreTrainingOutput:
@@ -209,7 +224,11 @@ class LavisBlipForPreTraining(ImageTextPreTrainingMixin, MomentumDistillationMix
                 decoder_input_ids,
                 pixel_values,
                 decoder_attention_mask,
-                encoder_outputs=encoder_outputs,
+                decoder_position_ids,
+                encoder_outputs,
+                past_key_values,
+                use_cache,
+                logits_to_keep,
                 interpolate_pos_encoding=interpolate_pos_encoding,
                 **kwargs,
             )
@@ -228,6 +247,7 @@ class LavisBlipForPreTraining(ImageTextPreTrainingMixin, MomentumDistillationMix
             update_state,
             trim_padding=not output_intermediates,
             interpolate_pos_encoding=interpolate_pos_encoding,
+            **kwargs,
         )
         pair_loss = self.itc_itm_loss(pairs, alpha, update_state, output_intermediates)
         decoder_input_ids = set_first_token(pairs.input_ids, self.config.bos_token_id)
@@ -247,28 +267,21 @@ class LavisBlipForConditionalGeneration(GroundedGenerationMixin, LavisBlipPreTra
         config ([`LavisBlipConfig`]): model configuration; this head has no momentum encoders.
     """
 
+    head_starts = {
+        "LavisBlipForPreTraining": HeadStart(_SHARED_WITH_ENCODER),
+        "LavisBlipForQuestionAnswering": HeadStart(
+            differs="has a decoder that cross-attends to questions, not to images"
+        ),
+    }
+
     def __init__(self, config: LavisBlipConfig) -> None:
         super().__init__(config)
         self.vision_model = self.vision_model_class._from_config(config.vision_config)
         self.text_decoder = LavisBertLMHeadModel._from_config(config.text_config)
         self.post_init()
 
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
-    ) -> Any:
-        """transformers' `from_pretrained`, also for checkpoints of [`LavisBlipForPreTraining`]."""
-        source = config
-        if not isinstance(source, PreTrainedConfig):
-            options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-            source = LavisBlipConfig.from_pretrained(config or pretrained_model_name_or_path, **options)
-        if source.architectures == ["LavisBlipForPreTraining"]:
-            kwargs["key_mapping"] = {**_SHARED_WITH_ENCODER, **(kwargs.get("key_mapping") or {})}
-        return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
-
     @accepts_cache
-    @can_return_tuple
-    @add_shared_arguments
+    @head_forward
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -304,7 +317,7 @@ class LavisBlipForConditionalGeneration(GroundedGenerationMixin, LavisBlipPreTra
                     "The decoder needs captions as input_ids (or decoder_input_ids); labels do not contain the prompt."
                 )
             decoder_input_ids = set_first_token(input_ids, self.config.bos_token_id)
-            decoder_attention_mask = attention_mask
+            decoder_attention_mask = mask_padding(input_ids, attention_mask, self.config.pad_token_id)
         if labels is not None and labels.shape != decoder_input_ids.shape:
             raise ValueError(
                 f"Got labels of shape {tuple(labels.shape)} for captions of shape {tuple(decoder_input_ids.shape)}; "
@@ -341,6 +354,8 @@ class LavisBlipForQuestionAnswering(QuestionAnsweringMixin, LavisBlipPreTrainedM
         config ([`LavisBlipConfig`]): model configuration; this head has no momentum encoders.
     """
 
+    head_starts = {"LavisBlipForPreTraining": HeadStart(copies_are_complete=True)}
+
     def __init__(self, config: LavisBlipConfig) -> None:
         super().__init__(config)
         # the decoder attends to questions, whose hidden size is that of the text encoder
@@ -349,15 +364,16 @@ class LavisBlipForQuestionAnswering(QuestionAnsweringMixin, LavisBlipPreTrainedM
         self.build_question_answering(config, decoder_config, momentum=False)
         self.post_init()
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if module is self and self.config.architectures == ["LavisBlipForPreTraining"]:
-            # such a checkpoint stores what encoder and decoder share once, under the encoder's names
-            for name, online in self.text_encoder.named_parameters():
-                decoder = self.text_decoder.bert.get_parameter(name)
-                if ".attention." not in name and decoder.shape == online.shape:
-                    init.copy_(decoder, online)
+    def copied_weights(self) -> dict[str, str]:
+        """What encoder and decoder share in a pretraining checkpoint, which stores it under the encoder's names."""
+        if head_of(self.config) != "LavisBlipForPreTraining":
+            return {}
+        decoder = dict(self.text_decoder.bert.named_parameters())
+        return {
+            f"text_decoder.bert.{name}": f"text_encoder.{name}"
+            for name, online in self.text_encoder.named_parameters()
+            if ".attention." not in name and decoder[name].shape == online.shape
+        }
 
     @property
     def attends_question_padding(self) -> bool:
@@ -374,6 +390,9 @@ class LavisBlipForImageAndTextClassification(ClassificationMixin, MomentumDistil
         config ([`LavisBlipConfig`]): model configuration with `num_labels`. The head has momentum encoders if
             `use_momentum` and `use_distill` are set.
     """
+
+    # as in the original, whose published start is a captioner
+    head_starts = {"LavisBlipForConditionalGeneration": HeadStart({r"^text_decoder\.bert\.": "text_encoder."})}
 
     def __init__(self, config: LavisBlipConfig) -> None:
         super().__init__(config)
@@ -393,6 +412,17 @@ class LavisBlipForImagesAndTextClassification(ClassificationMixin, LavisBlipPreT
     """
 
     num_images = 2
+    # both images start with the cross-attention of one
+    head_starts = dict.fromkeys(
+        (
+            "LavisBlipModel",
+            "LavisBlipForImageTextRetrieval",
+            "LavisBlipForPreTraining",
+            "LavisBlipForQuestionAnswering",
+            "LavisBlipForImageAndTextClassification",
+        ),
+        HeadStart({f"crossattention.{name}.": f"crossattention.{name}0." for name in ("self", "output.dense")}),
+    )
 
     def __init__(self, config: LavisBlipConfig) -> None:
         config = deepcopy(config)  # the caller's configuration is not changed
@@ -400,6 +430,14 @@ class LavisBlipForImagesAndTextClassification(ClassificationMixin, LavisBlipPreT
         super().__init__(config)
         self.build_classifier(config, momentum=False)
         self.post_init()
+
+    def copied_weights(self) -> dict[str, str]:
+        """The cross-attention to the second image starts as that to the first."""
+        if head_of(self.config) == type(self).__name__:
+            return {}
+        names = [name for name, _ in self.text_encoder.named_parameters()]
+        pairs = {name: re.sub(r"(\.crossattention\.(?:self|output\.dense))1\.", r"\g<1>0.", name) for name in names}
+        return {f"text_encoder.{name}": f"text_encoder.{first}" for name, first in pairs.items() if name != first}
 
     @property
     def first_token_id(self) -> int | None:

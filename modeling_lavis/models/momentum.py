@@ -20,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import initialization as init
 from transformers.utils import logging
 
+from .modeling_base import update_feature_counts
 from .outputs import IGNORE_INDEX
 
 logger = logging.get_logger(__name__)
@@ -139,11 +140,6 @@ def resize_momentum_modules(pairs: ModulePairs) -> None:
             new[:rows] = old[:rows]
             owner, _, leaf = name.rpartition(".")
             setattr(momentum.get_submodule(owner), leaf, nn.Parameter(new, requires_grad=False))
-        for module in momentum.modules():
-            if isinstance(module, nn.Embedding):
-                module.num_embeddings = module.weight.shape[0]
-            elif isinstance(module, nn.Linear):
-                module.out_features = module.weight.shape[0]
 
 
 # ---- adapters ----
@@ -295,6 +291,7 @@ class MomentumDistillationMixin(_Model):
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         resize_momentum_modules(self.momentum_pairs)
         self.tie_weights()
+        update_feature_counts(self)
         return embeddings
 
     def finish_step(self) -> None:

@@ -135,6 +135,11 @@ PRIVATE_API: tuple[PrivateName, ...] = (
         "options of a call are merged as in other processors",
     ),
     PrivateName(
+        "transformers.image_processing_utils.BaseImageProcessor._validate_preprocess_kwargs",
+        ("kwargs",),
+        "the background of transparent images is checked with the other options",
+    ),
+    PrivateName(
         f"{_BACKENDS}.PilBackend._preprocess_image_like_inputs",
         ("images", "kwargs"),
         "pairs of images are flattened and paired again",
