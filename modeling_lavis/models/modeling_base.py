@@ -28,6 +28,7 @@ from .head_loading import (
     read_head,
     with_truncated_mlp,
 )
+from .losses import at_least_float32
 from .outputs import IGNORE_INDEX
 from .transformers_compat import (
     CACHE_NAMES,
@@ -283,6 +284,15 @@ def _store_scalar_temperature(module: nn.Module, state: dict[str, Tensor], prefi
     name = f"{prefix}temp"
     if type(state.get(name)) in (Tensor, nn.Parameter) and not is_fsdp_enabled():
         state[name] = state[name].reshape(())
+    elif is_fsdp_enabled() and hasattr(state.get(name), "device_mesh") and state[name].is_meta:
+        # accelerate asks a model without weights what to send to the other processes, and expects parameters only
+        buffers = [key for key, value in state.items() if not hasattr(value, "device_mesh")]
+        if buffers:
+            raise ValueError(
+                f"cpu_ram_efficient_loading sends parameters to the other processes, but not buffers, which "
+                f"{type(module).__name__} has: {', '.join(buffers)}. Set cpu_ram_efficient_loading to False in "
+                "fsdp_config, and load the model in every process."
+            )
 
 
 # ---- input checks ----
@@ -374,11 +384,12 @@ def set_first_token(input_ids: Tensor, token_id: int | None) -> Tensor:
 
 def project_features(hidden_states: Tensor, projection: nn.Module) -> Tensor:
     """
-    Project into the embedding space shared by images and texts, and normalize: `(..., D)` to float32 `(..., P)`.
+    Project into the embedding space shared by images and texts, and normalize: `(..., D)` to `(..., P)`, at least in
+    float32.
 
     In half precision norms would differ from 1 by up to 0.001, and cosines exceed 1.
     """
-    return F.normalize(projection(hidden_states).float(), dim=-1)
+    return F.normalize(at_least_float32(projection(hidden_states)), dim=-1)
 
 
 def update_feature_counts(model: nn.Module) -> None:

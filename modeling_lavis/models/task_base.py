@@ -84,7 +84,6 @@ class ImageTextPreTrainedModel(LavisPreTrainedModel):
     base_model_prefix = ""
     main_input_name = "pixel_values"
     input_modalities: tuple[str, ...] = ("image", "text")
-    _no_split_modules = ["ViTBlock", "BertLayer", "BertEmbeddings"]
     # The temperature divides cosine similarities and the queues hold past features: both stay exact in half precision.
     _keep_in_fp32_modules_strict = ["^temp$", "^image_queue$", "^text_queue$"]
     _keys_to_ignore_on_load_unexpected = [r"position_ids"]

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from .forward_options import head_forward
-from .losses import soft_cross_entropy
+from .losses import at_least_float32, soft_cross_entropy
 from .modeling_base import (
     check_labels,
     classification_head,
@@ -153,13 +153,13 @@ class ClassificationMixin(_ClassificationModel):
         vision, output, logits = self._classify(False, *inputs, **kwargs)
         loss, intermediates = None, None
         if labels is not None:
-            loss = F.cross_entropy(logits.float(), labels)
+            loss = F.cross_entropy(at_least_float32(logits), labels)
             if hasattr(self, "vision_model_m"):
                 schedule_update(self, update_state)
                 with torch.no_grad(), self.momentum_autocast():
                     vision_m, output_m, logits_m = self._classify(True, *inputs)
                 weight = self.soft_target_weight(alpha)
-                soft = soft_cross_entropy(logits.float(), logits_m.float().softmax(dim=-1))
+                soft = soft_cross_entropy(at_least_float32(logits), at_least_float32(logits_m).softmax(dim=-1))
                 loss = (1 - weight) * loss + weight * soft
                 if output_intermediates:
                     intermediates = {
