@@ -49,7 +49,8 @@ def source_folder() -> Path:
     if missing:
         raise ValueError(f"{VARIABLE}={given} has no tests/{missing[0]}.py; expected {wanted} (`{how}`)")
     version = folder / "src" / "transformers" / "__init__.py"
-    found = re.search(r'^__version__ = "(.+)"', version.read_text(encoding="utf-8"), re.M) if version.is_file() else None
+    text = version.read_text(encoding="utf-8") if version.is_file() else ""
+    found = re.search(r'^__version__ = "(.+)"', text, re.MULTILINE)
     if found and found[1] != transformers.__version__:
         raise ValueError(f"{VARIABLE}={given} is transformers {found[1]}; expected {wanted} (`{how}`)")
     return folder
