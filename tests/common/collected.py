@@ -19,7 +19,7 @@ GenerationTesterMixin: Any = COMMON["generation.test_utils"].GenerationTesterMix
 ConfigTester: Any = COMMON["test_configuration_common"].ConfigTester
 
 
-class ModelTest(ModelTesterMixin, GenerationTesterMixin):
+class ModelTest(ModelTesterMixin):
     """The common tests of a model class."""
 
     __test__ = False
@@ -31,7 +31,7 @@ class ModelTest(ModelTesterMixin, GenerationTesterMixin):
 
     def _prepare_for_class(self, inputs_dict: dict[str, Any], model_class: Any, return_labels: bool = False) -> Any:
         inputs = copy.deepcopy(inputs_dict)
-        if return_labels:
+        if return_labels and self.subject.training is not None:
             inputs.update(self.subject.training())
         return inputs
 
@@ -39,7 +39,8 @@ class ModelTest(ModelTesterMixin, GenerationTesterMixin):
         """The common tests of configurations."""
         config = self.subject.config()
         values = config.to_diff_dict()
-        for name in ("transformers_version", "model_type"):
+        # a test sets another number of labels; files have the keys of `id2label` as strings
+        for name in ("transformers_version", "model_type", "id2label", "label2id"):
             values.pop(name, None)
         tester = ConfigTester(self, config_class=type(config), has_text_modality=False, **values)
         tester.run_common_tests()
@@ -47,15 +48,19 @@ class ModelTest(ModelTesterMixin, GenerationTesterMixin):
 
 def _model_test(subject: Subject) -> type[unittest.TestCase]:
     config = subject.config()
+    mixins = (ModelTest, GenerationTesterMixin) if subject.model_class.can_generate() else (ModelTest,)
     return type(
         subject.name,
-        (ModelTest, unittest.TestCase),
+        (*mixins, unittest.TestCase),
         {
             "__test__": True,
             "__module__": __name__,
             "subject": subject,
             "all_model_classes": (subject.model_class,),
-            "is_encoder_decoder": config.is_encoder_decoder if hasattr(config, "is_encoder_decoder") else False,
+            "is_encoder_decoder": subject.model_class.can_generate() and bool(config.is_encoder_decoder),
+            "test_resize_embeddings": subject.of_text,
+            # the comparison of attention implementations passes the main input and these
+            "additional_model_inputs": [name for name, value in subject.inputs().items() if torch.is_tensor(value)],
             "_is_composite": bool(config.sub_configs),
             # initialization of missing weights is tested, though the models are of 2021 to 2023
             "test_can_init_all_missing_weights_before_2023": True,

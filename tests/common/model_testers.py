@@ -36,29 +36,52 @@ class Subject:
         model_class: the class under test.
         config: returns the configuration.
         inputs: returns the inputs of the forward pass.
-        training: returns the inputs that a loss needs in addition.
+        training: returns the inputs that a loss needs in addition, if the class has a loss in this mode.
+        of_text: whether `hidden_states` and `attentions` are those of a text, otherwise of an image or a video.
     """
 
     name: str
     model_class: type[PreTrainedModel]
     config: Callable[[], PreTrainedConfig]
     inputs: Callable[[], dict[str, Any]]
-    training: Callable[[], dict[str, Any]] = dict
+    training: Callable[[], dict[str, Any]] | None = None
+    of_text: bool = True
 
 
-def _two_layers(case: Case) -> Callable[[], PreTrainedConfig]:
-    """The common tests allow two layers."""
-    return lambda: case.config(text={"num_hidden_layers": 2})
+def _config_of(case: Case) -> Callable[[], PreTrainedConfig]:
+    """
+    Configurations for what the common tests do: they allow two layers, shrink the vocabulary, so that special tokens
+    may not be its last ones, and compare gradients of all parameters.
+    """
+    text: dict[str, Any] = {"num_hidden_layers": 2}
+    if case.model_class is albef_cases.IMAGE_PAIRS.model_class:
+        text["fusion_layer"] = 0  # layers with cross-attention form pairs
+    options: dict[str, Any] = {}
+    if case in lavis_blip_cases.CASES:
+        options = {"bos_token_id": 4, "enc_token_id": 1}
+    if case in lavis_blip_2_cases.CASES:
+        options = {"bos_token_id": 4, "freeze_vision": False, "freeze_language_model": False}
+    return lambda: case.config(text=text, **options)
 
 
 def _of_case(case: Case) -> list[Subject]:
+    """One subject per mode that has all inputs; images or texts alone are left to the contract tests."""
     subjects = []
+    trained = case.training(BATCH)
     for mode, options in case.modes.items():
+        if None in options.values():
+            continue
         name = case.name if len(case.modes) == 1 else f"{case.name}_{mode}"
-        inputs = {name: value for name, value in {**case.inputs(BATCH), **options}.items() if value is not None}
+        inputs = {**case.inputs(BATCH), **options}
+        # pretraining with images alone has no loss in the mode of its decoder
+        training = None if not trained or ("decoder_input_ids" in options and "labels" not in trained) else trained
         subjects.append(
             Subject(
-                name, case.model_class, _two_layers(case), lambda made=inputs: dict(made), lambda: case.training(BATCH)
+                name,
+                case.model_class,
+                _config_of(case),
+                lambda made=inputs: dict(made),
+                None if training is None else lambda made=training: dict(made),
             )
         )
     return subjects
@@ -84,7 +107,13 @@ def _encoders() -> list[Subject]:
         (LavisClipVisionModel, LavisClipVisionConfig),
     )
     subjects = [
-        Subject(model.__name__, model, lambda made=config: made(**vision), lambda: {"pixel_values": _pixels()})
+        Subject(
+            model.__name__,
+            model,
+            lambda made=config: made(**vision),
+            lambda: {"pixel_values": _pixels()},
+            of_text=False,
+        )
         for model, config in images
     ]
     subjects.append(
@@ -93,6 +122,7 @@ def _encoders() -> list[Subject]:
             LavisTimesformerModel,
             lambda: LavisTimesformerConfig(**vision, num_frames=3),
             lambda: {"pixel_values_videos": lavis_blip_cases.pixels(BATCH, 3)},
+            of_text=False,
         )
     )
     subjects.append(
@@ -120,8 +150,10 @@ def _seq2seq() -> Subject:
     return Subject(
         "LavisBlip2ForConditionalGeneration_t5",
         lavis_blip_2_cases.OPT.model_class,
-        lambda: lavis_blip_2_cases.blip_2_config(language_model="t5", text={"num_hidden_layers": 2}),
-        lambda: lavis_blip_2_cases.one_image(BATCH),
+        lambda: lavis_blip_2_cases.blip_2_config(
+            language_model="t5", text={"num_hidden_layers": 2}, freeze_vision=False, freeze_language_model=False
+        ),
+        lambda: {**lavis_blip_2_cases.one_image(BATCH), "decoder_input_ids": torch.zeros(BATCH, 4, dtype=torch.long)},
         lambda: lavis_blip_2_cases.language_model_labels(BATCH),
     )
 
@@ -133,31 +165,37 @@ SUBJECTS: tuple[Subject, ...] = (*(made for case in CASES for made in _of_case(c
 class ModelTester:
     """What the common tests ask about a model."""
 
-    is_training = True
     batch_size = BATCH
     seq_length = TOKENS
 
     def __init__(self, subject: Subject, parent: Any) -> None:
         self.subject = subject
         self.parent = parent
+        self.is_training = subject.training is not None
         config = subject.config()
-        for name, of in (("text_config", "text_config"), ("vision_config", "vision_config")):
-            if getattr(config, of, None) is not None:
-                setattr(self, name, getattr(config, of).to_dict())
-        sizes = config if not config.sub_configs else getattr(config, "vision_config", config)
+        parts = {name: getattr(config, name) for name in ("text_config", "vision_config") if hasattr(config, name)}
+        for name, part in parts.items():
+            if part is not None:
+                setattr(self, name, part.to_dict())
+        sizes = parts.get("text_config") or getattr(config, "qformer_config", config)
         self.num_hidden_layers = sizes.num_hidden_layers
         self.hidden_size = sizes.hidden_size
         self.num_attention_heads = sizes.num_attention_heads
-        if hasattr(sizes, "image_size"):
-            self.image_size, self.patch_size = sizes.image_size, sizes.patch_size
+        self.image_size, self.patch_size = SIZE, PATCH
+        if not subject.of_text:
+            self.seq_length = (SIZE // PATCH) ** 2 + 1
 
     def get_config(self) -> PreTrainedConfig:
         """A new configuration."""
-        return self.subject.config()
+        config = self.subject.config()
+        # configurations belong to all heads of a family, also to those without a decoder
+        if not self.subject.model_class.can_generate():
+            config.is_encoder_decoder = False
+        return config
 
     def prepare_config_and_inputs_for_common(self) -> tuple[PreTrainedConfig, dict[str, Any]]:
         """A new configuration and inputs of the forward pass."""
-        return self.subject.config(), self.subject.inputs()
+        return self.get_config(), self.subject.inputs()
 
     # the name in transformers' generation tests
     prepare_config_and_inputs = prepare_config_and_inputs_for_common
