@@ -194,7 +194,10 @@ class QuestionAnsweringCollator(RowCollator):
     Collates rows `{image, question, answer}` for heads `ForQuestionAnswering`.
 
     A batch has `pixel_values` of shape `(B, 3, H, W)`, `input_ids` and `attention_mask` of shape `(B, T)`, `labels` of
-    shape `(S, L)`, `answer_counts` of shape `(B,)` and `answer_weights` of shape `(S,)`.
+    shape `(S, L)`, `answer_counts` of shape `(B,)` and `answer_weights` of shape `(S,)`, with S the number of all
+    answers. A Trainer that evaluates, however, expects one row per question, and cuts the last batch to as many rows:
+    with `answer_length`, `labels` have the shape `(B, K, answer_length)` and `answer_weights` `(B, K)`, with K the
+    largest number of answers of a question, and there are no `answer_counts`.
 
     `answer` is one string, or the list of the answers of all annotators. Repeated answers are merged and weighted by
     their relative frequency. A field `weight` (one number per answer) sets the weights instead. The answers of a row
@@ -204,11 +207,19 @@ class QuestionAnsweringCollator(RowCollator):
     Args (in addition to those of [`RowCollator`]):
         visual_genome_weight (`float`, *optional*, defaults to 0.2):
             weight of answers from Visual Genome; the default is that of LAVIS 1.0.2 and of the original BLIP.
+        answer_length (`int`, *optional*):
+            for evaluation: number of tokens that answers are padded to, with start and end token.
+
+    Raises:
+        ValueError: an answer has more tokens than `answer_length`.
     """
 
-    def __init__(self, *args: Any, visual_genome_weight: float = 0.2, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, visual_genome_weight: float = 0.2, answer_length: int | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.visual_genome_weight = visual_genome_weight
+        self.answer_length = answer_length
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         self._check_rows(rows)
@@ -216,7 +227,8 @@ class QuestionAnsweringCollator(RowCollator):
         batch.update(self._tokenize([self._field(row, "question") for row in rows]))
         answers, weights = zip(*(self._answers_and_weights(row) for row in rows), strict=True)
         options = {name: value for name, value in self.text_options.items() if name not in _CALL_OPTIONS}
-        batch.update(self.processor.answer_labels(answers, weights, **options))
+        labels = self.processor.answer_labels(answers, weights, **options)
+        batch.update(labels if self.answer_length is None else _rows_of_answers(labels, self.answer_length))
         return batch
 
     def _answers_and_weights(self, row: Row) -> tuple[list[str], list[float]]:
@@ -233,6 +245,17 @@ class QuestionAnsweringCollator(RowCollator):
         if self._has_field(row, "dataset") and self._field(row, "dataset") == "vg":
             return answers, [self.visual_genome_weight] * len(answers)
         return answer_shares(answers)
+
+
+def _rows_of_answers(batch: Mapping[str, torch.Tensor], length: int) -> dict[str, torch.Tensor]:
+    """Labels `(B, K, length)` and weights `(B, K)`, one row per question, from those of all answers in a row."""
+    labels, counts = batch["labels"], batch["answer_counts"].tolist()
+    if labels.shape[1] > length:
+        raise ValueError(f"An answer has {labels.shape[1]} tokens, more than answer_length={length}; raise it.")
+    labels = torch.nn.functional.pad(labels, (0, length - labels.shape[1]), value=-100)
+    rows = torch.nn.utils.rnn.pad_sequence(labels.split(counts), batch_first=True, padding_value=-100)
+    weights = torch.nn.utils.rnn.pad_sequence(batch["answer_weights"].split(counts), batch_first=True)
+    return {"labels": rows, "answer_weights": weights}
 
 
 class ImagePairCollator(RowCollator):

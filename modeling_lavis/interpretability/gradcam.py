@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from modeling_lavis.models.modeling_base import mask_padding
+
 
 @dataclass
 class GradCamOutput:
@@ -41,6 +43,23 @@ def _eager_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(implementation)
 
 
+def _cross_attention_layers(model: PreTrainedModel) -> dict[int, torch.nn.Module]:
+    """Cross-attention modules of a retrieval head's text encoder, by layer; `ValueError` for other models."""
+    found: dict[int, torch.nn.Module] = {}
+    if hasattr(model, "itm_head") and hasattr(model, "text_encoder"):
+        for index, layer in enumerate(model.text_encoder.encoder.layer):
+            if hasattr(layer, "crossattention"):
+                found[index] = layer.crossattention.self
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no matching head whose text tokens cross-attend to image patches; Grad-CAM "
+            "needs one: ForImageTextRetrieval or ForPreTraining of ALBEF or BLIP. (In BLIP-2 the query tokens attend "
+            "to the image, in ALPRO text and video attend to each other; captioning and question answering have no "
+            "matching head.)"
+        )
+    return found
+
+
 def gradcam(
     model: PreTrainedModel,
     pixel_values: Tensor,
@@ -59,7 +78,8 @@ def gradcam(
     Args:
         model ([`PreTrainedModel`]): a retrieval head whose `text_encoder` cross-attends to images.
         pixel_values (`Tensor` of shape `(B, num_channels, height, width)`): images.
-        input_ids, attention_mask (`Tensor` of shape `(B, T)`): texts, padded on the right.
+        input_ids, attention_mask (`Tensor` of shape `(B, T)`): texts, padded on the right; without a mask, pad tokens
+            are padding.
         layer (`int`, *optional*, defaults to 6): index of the text encoder layer. In the last layer only `[CLS]` has a
             gradient, so that the maps of the other tokens are zero.
         kwargs: further arguments of the model's `forward`, such as `interpolate_pos_encoding`.
@@ -68,25 +88,25 @@ def gradcam(
         [`GradCamOutput`].
 
     Raises:
-        ValueError: If the model has no such layer, the layer has no cross-attention, all parameters that the attention
-            depends on are frozen, or the patches do not form the grid of the image size.
+        ValueError: If the model is another one, it has no such layer, the layer has no cross-attention, all parameters
+            that the attention depends on are frozen, or the patches do not form the grid of the image size.
+        RuntimeError: under `torch.inference_mode()`, which has no gradients.
     """
-    if not hasattr(model, "text_encoder"):
-        raise ValueError(
-            f"{type(model).__name__} has no text encoder; Grad-CAM expects a retrieval head of ALBEF or BLIP."
+    layers = _cross_attention_layers(model)
+    if layer not in layers:
+        raise ValueError(f"Layer {layer} has no cross-attention; choose one of the layers {sorted(layers)}.")
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "Grad-CAM needs gradients, which torch.inference_mode() switches off for good; call it outside, or under "
+            "torch.no_grad() instead."
         )
-    layers = model.text_encoder.encoder.layer
-    if not 0 <= layer < len(layers) or not hasattr(layers[layer], "crossattention"):
-        available = [index for index, block in enumerate(layers) if hasattr(block, "crossattention")]
-        raise ValueError(f"Layer {layer} has no cross-attention; choose one of the layers {available}.")
-    if attention_mask is None:
-        attention_mask = torch.ones_like(input_ids)
+    attention_mask = mask_padding(input_ids, attention_mask, model.config.pad_token_id)
     weights: list[Tensor] = []
 
     def record(module: torch.nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
         weights.append(output[1])
 
-    hook = layers[layer].crossattention.self.register_forward_hook(record)
+    hook = layers[layer].register_forward_hook(record)
     try:
         with _eager_attention(model.text_encoder), torch.enable_grad():
             logits = model(

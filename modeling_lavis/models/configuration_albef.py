@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of the ALBEF models."""
 
+from copy import deepcopy
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_text import LavisBertConfig
+from .configuration_text import KEYS_TO_IGNORE_AT_INFERENCE, LavisBertConfig
 from .configuration_vision import LavisViTConfig
 
 
@@ -59,7 +60,7 @@ class AlbefConfig(PreTrainedConfig):
         "text_config": LavisBertConfig,
         "answer_config": SubConfigSpec(LavisBertConfig, optional=True),
     }
-    keys_to_ignore_at_inference = ["cache", "past_key_values", "encoder_last_hidden_state", "intermediates"]
+    keys_to_ignore_at_inference = KEYS_TO_IGNORE_AT_INFERENCE
 
     vision_config: Any = None
     text_config: Any = None
@@ -114,10 +115,10 @@ class AlbefConfig(PreTrainedConfig):
 
     def default_answer_config(self) -> LavisBertConfig:
         """The answer decoder of a configuration without `answer_config`: one layer per fusion layer."""
-        text = self.text_config.to_dict()
-        layers = text["num_hidden_layers"] - text["fusion_layer"]
-        text.update(num_hidden_layers=max(layers, 1), fusion_layer=None, encoder_hidden_size=text["hidden_size"])
-        return LavisBertConfig.from_dict(text)
+        answer = deepcopy(self.text_config)  # with the attention implementation that is asked for
+        answer.num_hidden_layers = max(answer.num_hidden_layers - (answer.fusion_layer or 0), 1)
+        answer.fusion_layer, answer.encoder_hidden_size = None, answer.hidden_size
+        return answer
 
 
 __all__ = ["AlbefConfig"]

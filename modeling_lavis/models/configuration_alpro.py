@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_text import LavisBertConfig
+from .configuration_text import KEYS_TO_IGNORE_AT_INFERENCE, LavisBertConfig
 from .configuration_vision import LavisTimesformerConfig
 
 
@@ -32,7 +32,7 @@ class AlproConfig(PreTrainedConfig):
 
     model_type = "alpro"
     sub_configs_defaults = {"vision_config": LavisTimesformerConfig, "text_config": LavisBertConfig}
-    keys_to_ignore_at_inference = ["intermediates"]
+    keys_to_ignore_at_inference = KEYS_TO_IGNORE_AT_INFERENCE
 
     vision_config: Any = None
     text_config: Any = None

@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_text import LavisBertConfig
+from .configuration_text import KEYS_TO_IGNORE_AT_INFERENCE, LavisBertConfig
 from .configuration_vision import LavisViTConfig
 
 _FOREIGN_MODEL_TYPE = "blip"
@@ -52,7 +52,7 @@ class LavisBlipConfig(PreTrainedConfig):
 
     model_type = "lavis_blip"
     sub_configs_defaults = {"vision_config": LavisViTConfig, "text_config": LavisBertConfig}
-    keys_to_ignore_at_inference = ["cache", "past_key_values", "encoder_last_hidden_state", "intermediates"]
+    keys_to_ignore_at_inference = KEYS_TO_IGNORE_AT_INFERENCE
 
     vision_config: Any = None
     text_config: Any = None

@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_text import LavisQFormerConfig
+from .configuration_text import KEYS_TO_IGNORE_AT_INFERENCE, LavisQFormerConfig
 from .configuration_vision import LavisClipVisionConfig, LavisEvaConfig
 
 _VISION_CONFIGS: dict[str, type[PreTrainedConfig]] = {
@@ -86,7 +86,7 @@ class LavisBlip2Config(PreTrainedConfig):
         "qformer_config": LavisQFormerConfig,
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="opt", optional=True),
     }
-    keys_to_ignore_at_inference = ["cache", "past_key_values", "encoder_last_hidden_state", "intermediates"]
+    keys_to_ignore_at_inference = KEYS_TO_IGNORE_AT_INFERENCE
 
     vision_config: Any = None
     qformer_config: Any = None

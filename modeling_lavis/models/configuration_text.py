@@ -4,6 +4,20 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+#: Outputs of all heads that a Trainer does not collect as predictions: what is left are logits and features, in the
+#: order in which `compute_metrics` gets them.
+KEYS_TO_IGNORE_AT_INFERENCE = [
+    "cache",
+    "past_key_values",
+    "encoder_last_hidden_state",
+    *(f"loss_{name}" for name in ("itc", "itm", "mlm", "lm", "vtc", "vtm")),
+    "lm_logits",
+    *(f"{name}_embeds" for name in ("image", "text", "video", "multimodal")),
+    *(f"{prefix}{name}" for prefix in ("", "decoder_", "vision_") for name in ("hidden_states", "attentions")),
+    "cross_attentions",
+    "intermediates",
+]
+
 
 @strict
 class LavisBertConfig(PreTrainedConfig):

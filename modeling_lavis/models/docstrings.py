@@ -21,7 +21,7 @@ SHARED_ARGUMENTS: dict[str, str] = {
     "input_ids": """(`Tensor` of shape `(batch_size, sequence_length)`):
     Token ids of the texts. The first token is replaced by the special token that each pass needs.""",
     "attention_mask": """(`Tensor` of shape `(batch_size, sequence_length)`, *optional*):
-    1 for tokens, 0 for padding.""",
+    1 for tokens, 0 for padding; by default 0 for pad tokens of `input_ids`.""",
     "image_ids": """(`Tensor` of shape `(batch_size,)`, *optional*):
     Rows with equal ids belong to the same image: they are positives of each other in the contrastive loss and never
     hard negatives of each other.""",
@@ -47,7 +47,7 @@ SHARED_ARGUMENTS: dict[str, str] = {
     "decoder_input_ids": """(`Tensor` of shape `(num_texts, sequence_length)`, *optional*):
     Token ids that the decoder reads, as `generate` passes them.""",
     "decoder_attention_mask": """(`Tensor` of shape `(num_texts, sequence_length)`, *optional*):
-    1 for tokens, 0 for padding.""",
+    1 for tokens, 0 for padding; by default all of `decoder_input_ids` and of the cache are tokens.""",
     "decoder_position_ids": """(`Tensor` of shape `(num_texts, sequence_length)`, *optional*):
     Positions of the tokens; consecutive by default.""",
     "encoder_outputs": """(`BaseModelOutput`, *optional*):

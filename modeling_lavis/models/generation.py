@@ -164,6 +164,8 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
 
     #: number of cache entries before the prompt that are not text
     num_prefix_tokens = 0
+    # `generate` passes what it knows of the encoder to every decoder
+    passed_on_options: tuple[str, ...] = ("encoder_attention_mask",)
 
     @classmethod
     def can_generate(cls) -> bool:

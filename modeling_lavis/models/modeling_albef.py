@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import can_return_tuple
 
 from .checkpoint_formats import register_keys
 from .configuration_albef import AlbefConfig
-from .docstrings import add_shared_arguments
+from .forward_options import head_forward
 from .losses import MaskDraws, draw_masks, mask_tokens, masked_lm_loss
 from .momentum import MomentumDistillationMixin
 from .outputs import LavisPreTrainingOutput
@@ -139,8 +138,7 @@ class AlbefForPreTraining(ImageTextRetrievalMixin, MomentumDistillationMixin, Al
         with self.momentum_autocast():
             return self.mlm_head_m(hidden_states)
 
-    @can_return_tuple
-    @add_shared_arguments
+    @head_forward
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -181,6 +179,7 @@ class AlbefForPreTraining(ImageTextRetrievalMixin, MomentumDistillationMixin, Al
             update_state,
             trim_padding=not output_intermediates,
             interpolate_pos_encoding=interpolate_pos_encoding,
+            **kwargs,
         )
         masked_ids, labels = mask_tokens(
             pairs.input_ids,

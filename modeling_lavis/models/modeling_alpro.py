@@ -13,19 +13,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
-from transformers.utils import can_return_tuple
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPooling
 
 from .checkpoint_formats import register_keys
 from .configuration_alpro import AlproConfig
-from .docstrings import add_shared_arguments
-from .modeling_base import check_input_ids, check_labels, classification_head
+from .forward_options import head_forward
+from .modeling_base import check_input_ids, check_labels, classification_head, mask_padding
 from .outputs import (
     IGNORE_INDEX,
     LavisVideoAnsweringOutput,
     LavisVideoFeaturesOutput,
     LavisVideoTextRetrievalOutput,
     as_video_fields,
+    vision_fields,
 )
 from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel, get_image_features
 from .task_retrieval import ImageTextRetrievalMixin, RetrievalOptions
@@ -44,11 +44,9 @@ class AlproPreTrainedModel(ImageTextPreTrainedModel):
     _no_split_modules = ["TimesformerBlock", "BertLayer", "BertEmbeddings"]
     vision_model_class = LavisTimesformerModel
 
-    def encode_videos(
-        self, pixel_values_videos: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any
-    ) -> Tensor:
+    def encode_videos(self, pixel_values_videos: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         """Hidden states of the video encoder: `(videos, F, C, H, W)` to `(videos, N, D)`."""
-        return self.encode_images(pixel_values_videos, interpolate_pos_encoding, **kwargs)
+        return self.encode_images(pixel_values_videos, interpolate_pos_encoding)
 
     def fuse(  # type: ignore[override]
         self,
@@ -75,6 +73,8 @@ class AlproPreTrainedModel(ImageTextPreTrainedModel):
             past_key_values: ignored; there is no cross-attention whose keys and values could be cached.
             kwargs: further arguments of [`LavisBertModel`].
         """
+        if input_ids is not None:
+            attention_mask = mask_padding(input_ids, attention_mask, self.config.pad_token_id)
         if text_embeds is None:
             if input_ids is None:
                 raise ValueError("Texts are needed, as input_ids or as text_embeds.")
@@ -92,28 +92,22 @@ class AlproPreTrainedModel(ImageTextPreTrainedModel):
         if attention_mask is not None:
             attention_mask = torch.cat([attention_mask, attention_mask.new_ones(videos.shape[:2])], dim=1)
         tokens = torch.cat([text_embeds, videos.to(text_embeds.dtype)], dim=1)
-        output = self.text_encoder(text_embeds=tokens, attention_mask=attention_mask, mode="fusion", **kwargs)
-        # self-attention over text and video has the place of the other families' cross-attention
-        output.cross_attentions = output.attentions
-        return output
+        return self.text_encoder(text_embeds=tokens, attention_mask=attention_mask, mode="fusion", **kwargs)
 
 
+@head_forward
 def get_video_features(
-    self: AlproPreTrainedModel, pixel_values_videos: Tensor, interpolate_pos_encoding: bool = False
-) -> Tensor:
+    self: AlproPreTrainedModel, pixel_values_videos: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any
+) -> BaseModelOutputWithPooling:
     r"""
-    Normalized video features in the embedding space shared with texts.
-
-    Args:
-        pixel_values_videos (`Tensor` of shape `(batch_size, num_frames, num_channels, height, width)`): normalized
-            clips.
-        interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): accept clips of another resolution or number
-            of frames by interpolating the position embeddings.
+    Video features in the embedding space shared with texts, with gradient.
 
     Returns:
-        `Tensor` of shape `(batch_size, projection_dim)`.
+        [`BaseModelOutputWithPooling`]: `pooler_output` of shape `(batch_size, projection_dim)`, projected and
+        normalized in float32; `last_hidden_state` of the video encoder, averaged over the frames, and its
+        `hidden_states` and `attentions` if they are requested.
     """
-    return get_image_features(self, pixel_values_videos, interpolate_pos_encoding)
+    return get_image_features(self, pixel_values_videos, interpolate_pos_encoding, **kwargs)
 
 
 class AlproModel(FeatureExtractionMixin, AlproPreTrainedModel):
@@ -149,8 +143,7 @@ class AlproModel(FeatureExtractionMixin, AlproPreTrainedModel):
         self.build_feature_extractor(config)
         self.post_init()
 
-    @can_return_tuple
-    @add_shared_arguments
+    @head_forward
     def forward(  # type: ignore[override]
         self,
         pixel_values_videos: Tensor | None = None,
@@ -192,8 +185,7 @@ class AlproForVideoTextRetrieval(ImageTextRetrievalMixin, AlproPreTrainedModel):
         """A matching row has text and video tokens, so fewer rows fit."""
         return RetrievalOptions(max_rows=64)
 
-    @can_return_tuple
-    @add_shared_arguments
+    @head_forward
     def forward(  # type: ignore[override]
         self,
         pixel_values_videos: Tensor | None = None,
@@ -234,6 +226,7 @@ class AlproForVideoTextRetrieval(ImageTextRetrievalMixin, AlproPreTrainedModel):
                 update_state,
                 trim_padding=not output_intermediates,
                 interpolate_pos_encoding=interpolate_pos_encoding,
+                **kwargs,
             )
             fields = self.itc_itm_loss(pairs, output_intermediates=output_intermediates).fields
         else:
@@ -266,8 +259,7 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
         self.classifier = classification_head(hidden_size, config.num_labels, inner_size=2 * hidden_size)
         self.post_init()
 
-    @can_return_tuple
-    @add_shared_arguments
+    @head_forward
     def forward(
         self,
         pixel_values_videos: Tensor | None = None,
@@ -298,7 +290,9 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
             )
         if labels is not None:
             labels = check_labels(labels, self.config.num_labels)
-        video_embeds = self.encode_videos(pixel_values_videos, interpolate_pos_encoding)
+        attention_mask = mask_padding(input_ids, attention_mask, self.config.pad_token_id)
+        vision = self.image_encoder_outputs(pixel_values_videos, interpolate_pos_encoding, **kwargs)
+        video_embeds = vision.last_hidden_state
         text_embeds = self.encode_texts(input_ids, attention_mask)
         if video_embeds.shape[0] != text_embeds.shape[0]:
             raise ValueError(
@@ -325,6 +319,7 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
             multimodal_embeds=output.last_hidden_state,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
+            **vision_fields(vision),
         )
 
 

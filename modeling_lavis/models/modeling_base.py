@@ -44,6 +44,9 @@ class LavisPreTrainedModel(PreTrainedModel):
     # divide by the number of accumulation steps itself.
     accepts_loss_kwargs = False
 
+    #: options of `forward` that are not among its arguments and go on to a part of the model, or are ignored
+    passed_on_options: tuple[str, ...] = ()
+
     #: whether `finish_step` has to be called after the next step of the optimizer, and whether it ever was
     update_is_due = False
     was_updated = False
@@ -211,6 +214,18 @@ def check_labels(labels: Tensor, num_classes: int) -> Tensor:
 # ---- shared tensor operations and modules ----
 
 
+def mask_padding(input_ids: Tensor, attention_mask: Tensor | None, pad_token_id: int | None) -> Tensor:
+    """
+    The padding mask of texts `(B, T)`: the one that is given, else 0 for pad tokens and 1 for others.
+
+    All heads take `attention_mask=None` in this sense.
+    """
+    if attention_mask is not None:
+        return attention_mask
+    check_input_ids(input_ids)
+    return torch.ones_like(input_ids) if pad_token_id is None else (input_ids != pad_token_id).long()
+
+
 def set_first_token(input_ids: Tensor, token_id: int | None) -> Tensor:
     """A copy of the ids `(B, T)` with `token_id` in slot 0; the same tensor if `token_id` is `None`."""
     check_input_ids(input_ids)
@@ -241,6 +256,7 @@ __all__ = [
     "check_input_ids",
     "check_labels",
     "classification_head",
+    "mask_padding",
     "names_any",
     "project_features",
     "require_image_and_text",

@@ -13,16 +13,15 @@ from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import can_return_tuple
 
 from .checkpoint_formats import register_keys
 from .configuration_lavis_blip import LavisBlipConfig
-from .docstrings import add_shared_arguments
+from .forward_options import head_forward
 from .generation import IGNORED_BY_DECODER, GroundedGenerationMixin, shared_cross_attention_cache
 from .losses import causal_lm_loss
-from .modeling_base import HUB_OPTIONS, check_labels, set_first_token
+from .modeling_base import HUB_OPTIONS, check_labels, mask_padding, set_first_token
 from .momentum import MomentumDistillationMixin
-from .outputs import LavisGenerationOutput, LavisPreTrainingOutput
+from .outputs import LavisGenerationOutput, LavisPreTrainingOutput, vision_fields
 from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel
 from .task_classification import ClassificationMixin
 from .task_pretraining import ImageTextPreTrainingMixin
@@ -55,14 +54,16 @@ class LavisBlipPreTrainedModel(ImageTextPreTrainedModel):
         **kwargs: Any,
     ) -> LavisGenerationOutput:
         """One pass of the text decoder over texts `(R, T)` and their images; see `forward` for the arguments."""
+        for name in IGNORED_BY_DECODER:
+            kwargs.pop(name, None)
+        vision = {}
         if encoder_outputs is not None:
             image_embeds = encoder_outputs[0]
         elif pixel_values is not None:
-            image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
+            encoded = self.image_encoder_outputs(pixel_values, interpolate_pos_encoding, **kwargs)
+            image_embeds, vision = encoded.last_hidden_state, vision_fields(encoded)
         else:
             raise ValueError("The decoder needs pixel_values, or encoder_outputs computed from them.")
-        for name in IGNORED_BY_DECODER:
-            kwargs.pop(name, None)
         if past_key_values is None and use_cache:
             past_key_values = shared_cross_attention_cache(self.config.text_config)
         logits, output = self.text_decoder(
@@ -81,6 +82,7 @@ class LavisBlipPreTrainedModel(ImageTextPreTrainedModel):
             decoder_hidden_states=output.hidden_states,
             decoder_attentions=output.attentions,
             cross_attentions=output.cross_attentions,
+            **vision,
             **cache_output(past_key_values),
         )
 
@@ -173,8 +175,7 @@ class LavisBlipForPreTraining(ImageTextPreTrainingMixin, MomentumDistillationMix
         return RetrievalOptions(negative_floor=1e-4)
 
     @accepts_cache
-    @can_return_tuple
-    @add_shared_arguments
+    @head_forward
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -189,7 +190,11 @@ class LavisBlipForPreTraining(ImageTextPreTrainingMixin, MomentumDistillationMix
         interpolate_pos_encoding: bool = False,
         decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
+        decoder_position_ids: Tensor | None = None,
         encoder_outputs: BaseModelOutput | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
         token_type_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> LavisPreTrainingOutput:
@@ -209,7 +214,11 @@ class LavisBlipForPreTraining(ImageTextPreTrainingMixin, MomentumDistillationMix
                 decoder_input_ids,
                 pixel_values,
                 decoder_attention_mask,
-                encoder_outputs=encoder_outputs,
+                decoder_position_ids,
+                encoder_outputs,
+                past_key_values,
+                use_cache,
+                logits_to_keep,
                 interpolate_pos_encoding=interpolate_pos_encoding,
                 **kwargs,
             )
@@ -228,6 +237,7 @@ class LavisBlipForPreTraining(ImageTextPreTrainingMixin, MomentumDistillationMix
             update_state,
             trim_padding=not output_intermediates,
             interpolate_pos_encoding=interpolate_pos_encoding,
+            **kwargs,
         )
         pair_loss = self.itc_itm_loss(pairs, alpha, update_state, output_intermediates)
         decoder_input_ids = set_first_token(pairs.input_ids, self.config.bos_token_id)
@@ -267,8 +277,7 @@ class LavisBlipForConditionalGeneration(GroundedGenerationMixin, LavisBlipPreTra
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
 
     @accepts_cache
-    @can_return_tuple
-    @add_shared_arguments
+    @head_forward
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -304,7 +313,7 @@ class LavisBlipForConditionalGeneration(GroundedGenerationMixin, LavisBlipPreTra
                     "The decoder needs captions as input_ids (or decoder_input_ids); labels do not contain the prompt."
                 )
             decoder_input_ids = set_first_token(input_ids, self.config.bos_token_id)
-            decoder_attention_mask = attention_mask
+            decoder_attention_mask = mask_padding(input_ids, attention_mask, self.config.pad_token_id)
         if labels is not None and labels.shape != decoder_input_ids.shape:
             raise ValueError(
                 f"Got labels of shape {tuple(labels.shape)} for captions of shape {tuple(decoder_input_ids.shape)}; "

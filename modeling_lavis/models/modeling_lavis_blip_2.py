@@ -11,10 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import can_return_tuple
 
 from .configuration_lavis_blip_2 import LavisBlip2Config
-from .docstrings import add_shared_arguments
+from .forward_options import head_forward
 from .generation import IGNORED_BY_DECODER
 from .modeling_base import project_features, set_first_token
 from .modeling_lavis_blip_2_base import LavisBlip2PreTrainedModel
@@ -24,6 +23,8 @@ from .outputs import (
     LavisGenerationOutput,
     LavisImageTextRetrievalOutput,
     LavisPreTrainingOutput,
+    recorded_fields,
+    vision_fields,
 )
 from .task_base import get_image_features, get_text_features
 from .task_pretraining import ImageTextPreTrainingMixin
@@ -50,8 +51,7 @@ class LavisBlip2Model(LavisBlip2PreTrainedModel):
         self.build_projections(config)
         self.post_init()
 
-    @can_return_tuple
-    @add_shared_arguments
+    @head_forward
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -75,21 +75,21 @@ class LavisBlip2Model(LavisBlip2PreTrainedModel):
         recorded: Any = None
         image_embeds = None
         if pixel_values is not None:
-            image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
+            vision = self.image_encoder_outputs(pixel_values, interpolate_pos_encoding, **kwargs)
+            image_embeds = vision.last_hidden_state
             recorded = self.query_images(image_embeds, **(kwargs if input_ids is None else {}))
             queries = recorded.last_hidden_state
-            fields.update(image_embeds=queries, image_features=project_features(queries, self.vision_proj))
+            image_features = project_features(queries, self.vision_proj)
+            fields.update(image_embeds=queries, image_features=image_features, **vision_fields(vision))
         if input_ids is not None:
-            input_ids = set_first_token(input_ids, self.config.cls_token_id)
-            own_kwargs = kwargs if image_embeds is None else {}
-            text = self.qformer(input_ids=input_ids, attention_mask=attention_mask, **own_kwargs)
+            text = self.text_encoder_outputs(input_ids, attention_mask, **(kwargs if image_embeds is None else {}))
             text_embeds = text.last_hidden_state
             fields.update(text_embeds=text_embeds, text_features=project_features(text_embeds, self.text_proj))
             recorded = text
             if image_embeds is not None:
                 recorded = self.fuse(image_embeds, input_ids, attention_mask, queries_only=True, **kwargs)
                 fields["multimodal_embeds"] = recorded.last_hidden_state
-        return LavisFeaturesOutput(**fields, hidden_states=recorded.hidden_states, attentions=recorded.attentions)
+        return LavisFeaturesOutput(**fields, **recorded_fields(recorded))
 
 
 def retrieval_options(config: LavisBlip2Config) -> RetrievalOptions:
@@ -108,7 +108,6 @@ def retrieval_options(config: LavisBlip2Config) -> RetrievalOptions:
         num_itm_tokens=config.num_query_tokens,
         pooled_only_argument="queries_only",
         returns_pooled_only=True,
-        itm_attentions="attentions",
         num_row_splits=8,  # every row has the query tokens
     )
 
@@ -135,8 +134,7 @@ class LavisBlip2ForImageTextRetrieval(ImageTextRetrievalMixin, LavisBlip2PreTrai
         """How the head compares images with texts and trains on pairs."""
         return retrieval_options(self.config)
 
-    @can_return_tuple
-    @add_shared_arguments
+    @head_forward
     def forward(  # type: ignore[override]
         self,
         pixel_values: Tensor | None = None,
@@ -175,6 +173,7 @@ class LavisBlip2ForImageTextRetrieval(ImageTextRetrievalMixin, LavisBlip2PreTrai
             image_ids,
             trim_padding=False,
             interpolate_pos_encoding=interpolate_pos_encoding,
+            **kwargs,
         )
         return LavisImageTextRetrievalOutput(
             **self.itc_itm_loss(pairs, output_intermediates=output_intermediates).fields
@@ -220,8 +219,7 @@ class LavisBlip2ForPreTraining(ImageTextPreTrainingMixin, LavisBlip2PreTrainedMo
         self.cls.predictions.bias = value.bias
 
     @accepts_cache
-    @can_return_tuple
-    @add_shared_arguments
+    @head_forward
     def forward(  # type: ignore[override]
         self,
         pixel_values: Tensor | None = None,
@@ -236,6 +234,9 @@ class LavisBlip2ForPreTraining(ImageTextPreTrainingMixin, LavisBlip2PreTrainedMo
         decoder_attention_mask: Tensor | None = None,
         decoder_position_ids: Tensor | None = None,
         encoder_outputs: BaseModelOutput | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
         token_type_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> LavisPreTrainingOutput:
@@ -261,7 +262,10 @@ class LavisBlip2ForPreTraining(ImageTextPreTrainingMixin, LavisBlip2PreTrainedMo
                 pixel_values,
                 decoder_attention_mask,
                 decoder_position_ids,
-                encoder_outputs=encoder_outputs,
+                encoder_outputs,
+                past_key_values,
+                use_cache,
+                logits_to_keep,
                 interpolate_pos_encoding=interpolate_pos_encoding,
                 **kwargs,
             )
@@ -285,7 +289,8 @@ class LavisBlip2ForPreTraining(ImageTextPreTrainingMixin, LavisBlip2PreTrainedMo
             image_ids,
             trim_padding=False,
             interpolate_pos_encoding=interpolate_pos_encoding,
-            past_key_values=query_cache,
+            projection_options={"past_key_values": query_cache},
+            **kwargs,
         )
         pair_loss = self.itc_itm_loss(pairs, output_intermediates=output_intermediates)
         decoder_input_ids, mask = set_first_token(pairs.input_ids, self.config.bos_token_id), pairs.attention_mask
@@ -314,14 +319,16 @@ class LavisBlip2ForPreTraining(ImageTextPreTrainingMixin, LavisBlip2PreTrainedMo
         **kwargs: Any,
     ) -> LavisGenerationOutput:
         """One pass over texts `(R, T)`; the query tokens of the images run first if the cache does not have them."""
+        for name in IGNORED_BY_DECODER:
+            kwargs.pop(name, None)
+        vision = {}
         if encoder_outputs is not None:
             image_embeds = encoder_outputs[0]
         elif pixel_values is not None:
-            image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
+            encoded = self.image_encoder_outputs(pixel_values, interpolate_pos_encoding, **kwargs)
+            image_embeds, vision = encoded.last_hidden_state, vision_fields(encoded)
         else:
             raise ValueError("The decoder needs pixel_values, or encoder_outputs computed from them.")
-        for name in IGNORED_BY_DECODER:
-            kwargs.pop(name, None)
         cache = _self_attention_cache(past_key_values)
         if cache is None:
             cache = DynamicCache(config=self.config.qformer_config)
@@ -344,6 +351,7 @@ class LavisBlip2ForPreTraining(ImageTextPreTrainingMixin, LavisBlip2PreTrainedMo
             image_embeds=image_embeds,
             decoder_hidden_states=output.hidden_states,
             decoder_attentions=output.attentions,
+            **vision,
             **cache_output(past_key_values),
         )
 

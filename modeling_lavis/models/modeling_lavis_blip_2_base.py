@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPooling
 
 from .checkpoint_formats import BLIP_2_KEYS, register_keys
 from .configuration_lavis_blip_2 import LavisBlip2Config
 from .configuration_vision import LavisClipVisionConfig
 from .frozen_parts import FrozenPartsMixin
-from .modeling_base import project_features, set_first_token, temperature_parameter
+from .modeling_base import mask_padding, project_features, set_first_token, temperature_parameter
 from .qformer import LavisQFormerModel
 from .text_bert import BertLMPredictionHead
 from .vision_vit import LavisClipVisionModel, LavisEvaModel
@@ -99,12 +99,17 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
         """Replace the word embeddings of the Q-Former."""
         self.qformer.set_input_embeddings(value)
 
-    def encode_images(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any) -> Tensor:
+    def image_encoder_outputs(
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Output of the image encoder for `(B, C, H, W)`, with `ln_vision` on its last hidden states `(B, N, E)`."""
+        output = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+        states = self.ln_vision(output.last_hidden_state.to(self.ln_vision.weight.dtype))
+        return BaseModelOutputWithPooling(**{**output, "last_hidden_state": states, "pooler_output": states[:, 0]})
+
+    def encode_images(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         """Hidden states of the image encoder after `ln_vision`: `(B, C, H, W)` to `(B, N, E)`."""
-        states = self.vision_model(
-            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs
-        ).last_hidden_state
-        return self.ln_vision(states.to(self.ln_vision.weight.dtype))
+        return self.image_encoder_outputs(pixel_values, interpolate_pos_encoding).last_hidden_state
 
     def query_images(
         self,
@@ -136,10 +141,17 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
 
     # ---- image-text comparison, for heads whose Q-Former encodes text and that have projections ----
 
-    def encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
-        """Hidden states of the texts, with `[CLS]` as first token: `(R, T)` to `(R, T, D)`."""
+    def text_encoder_outputs(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Output of the Q-Former for texts `(R, T)`, whose first token becomes `[CLS]`, without query tokens."""
+        attention_mask = mask_padding(input_ids, attention_mask, self.config.pad_token_id)
         input_ids = set_first_token(input_ids, self.config.cls_token_id)
-        return self.qformer(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
+        return self.qformer(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+
+    def encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Hidden states of the texts, with `[CLS]` as first token: `(R, T)` to `(R, T, D)`."""
+        return self.text_encoder_outputs(input_ids, attention_mask).last_hidden_state
 
     def project_images(self, image_embeds: Tensor, **kwargs: Any) -> Tensor:
         """Normalized features `(B, Q, P)` of image hidden states `(B, N, E)`; `kwargs` as for [`query_images`]."""
@@ -176,12 +188,12 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
         Args:
             image_embeds (`Tensor` of shape `(B, N, E)`): hidden states from [`encode_images`].
             input_ids, attention_mask (`Tensor` of shape `(R, T)`): texts, `R / B` for each image in order, or any
-                number with `encoder_index` `(R,)`, the image of each.
+                number with `encoder_index` `(R,)`, the image of each; without a mask, pad tokens are padding.
             text_embeds: ignored; texts are encoded together with the query tokens.
             kwargs: further arguments of [`LavisQFormerModel`]; with `queries_only=True` the last layer computes only
-            the
-                query tokens.
+                the query tokens.
         """
+        attention_mask = mask_padding(input_ids, attention_mask, self.config.pad_token_id)
         input_ids = set_first_token(input_ids, self.config.cls_token_id)
         return self.query_images(image_embeds, input_ids, attention_mask, **kwargs)
 

@@ -6,6 +6,7 @@ size of the Q-Former, L hidden size of the language model, V vocabulary size.
 """
 
 import copy
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,22 +22,24 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs
 
 from .beam_search import with_original_beam_search
 from .configuration_lavis_blip_2 import LavisBlip2Config
-from .docstrings import add_shared_arguments
+from .forward_options import RECORDED, head_forward
 from .generation import mask_targets, move_padding_to_left, pad_after_end
 from .losses import causal_lm_loss
 from .modeling_base import check_input_ids
 from .modeling_lavis_blip_2_base import LavisBlip2PreTrainedModel
-from .outputs import IGNORE_INDEX, LavisGenerationOutput
+from .outputs import IGNORE_INDEX, LavisGenerationOutput, vision_fields
 from .transformers_compat import CACHE_NAME, CACHE_NAMES, cache_output, return_logits_on_input_device
 
 # inputs of the training loss that a Trainer passes along with the images
 _TRAINING_INPUTS = ("labels", "decoder_attention_mask", "image_ids", "return_loss", "token_type_ids")
 # Model types whose tokenizers have no BOS token, although some of their configurations name one.
 _WITHOUT_BOS_TOKEN = ("qwen",)
+# inputs of the language model that come from images and prompts
+_MADE_FROM_PROMPT = {"inputs_embeds", "decoder_inputs_embeds", "encoder_outputs", "kwargs"}
 # options for lengths that include the prompt, with those that do not
 _LENGTHS = (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens"))
 
@@ -52,6 +55,7 @@ class Prompt:
         input_ids (`Tensor` of shape `(R, T)`): token ids of the text.
         image_embeds (`Tensor` of shape `(B, Q, D)`): hidden states of the query tokens.
         has_prefix (`bool`): whether the query tokens come before the text, not in the place of placeholders.
+        recorded (`dict`): what was recorded in the image encoder, as fields of the output.
     """
 
     inputs_embeds: Tensor
@@ -59,6 +63,7 @@ class Prompt:
     input_ids: Tensor
     image_embeds: Tensor
     has_prefix: bool
+    recorded: dict[str, Any]
 
 
 def build_language_model(config: PreTrainedConfig, untied_head: bool = False) -> PreTrainedModel:
@@ -101,6 +106,12 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         # the special tokens of the top-level configuration are the Q-Former's
         self.generation_config = GenerationConfig.from_model_config(config.text_config)
 
+    @property
+    def passed_on_options(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Options of the language model's `forward`, and what transformers passes to every model's layers."""
+        own = set(inspect.signature(self.language_model.forward).parameters)
+        return tuple((own | set(TransformersKwargs.__annotations__)) - _MADE_FROM_PROMPT)
+
     def get_input_embeddings(self) -> nn.Embedding:
         """Word embeddings of the language model."""
         return self.language_model.get_input_embeddings()
@@ -123,6 +134,7 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        **kwargs: Any,
     ) -> Prompt:
         r"""
         Encode images and put their query tokens before the prompts, or in place of `config.image_token_id` in them.
@@ -132,9 +144,10 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             input_ids (`Tensor` of shape `(R, T)`, *optional*): prompts, `R / B` for each image; by default an empty one
                 for each, which consists of the language model's special tokens. T may be 0.
             attention_mask (`Tensor` of shape `(R, T)`, *optional*): 1 for tokens, 0 for padding; see [`generate`].
+            kwargs: what to record in the image encoder.
         """
-        states = self.encode_images(pixel_values, interpolate_pos_encoding)
-        image_embeds = self.query_images(states).last_hidden_state
+        vision = self.image_encoder_outputs(pixel_values, interpolate_pos_encoding, **kwargs)
+        image_embeds = self.query_images(vision.last_hidden_state).last_hidden_state
         if input_ids is None:
             input_ids, attention_mask = self._empty_prompts(image_embeds), None
         if _has_no_tokens(input_ids):
@@ -169,7 +182,7 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             attention_mask = torch.cat([ones.to(attention_mask.device), attention_mask], dim=1)
             has_prefix = True
         self._check_length(input_ids.shape[1], embeds.shape[1])
-        return Prompt(embeds, attention_mask, input_ids, image_embeds, has_prefix)
+        return Prompt(embeds, attention_mask, input_ids, image_embeds, has_prefix, vision_fields(vision))
 
     def _prompt_mask(self, input_ids: Tensor) -> Tensor:
         """
@@ -221,8 +234,7 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
                 "the processor."
             )
 
-    @can_return_tuple
-    @add_shared_arguments
+    @head_forward
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -260,7 +272,8 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         """
         if pixel_values is None:
             raise ValueError("pixel_values is missing; the processor makes it from images.")
-        prompt = self.build_prompt(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
+        recording = {name: kwargs[name] for name in RECORDED if name in kwargs}
+        prompt = self.build_prompt(pixel_values, input_ids, attention_mask, interpolate_pos_encoding, **recording)
         inputs = {"inputs_embeds": prompt.inputs_embeds, "attention_mask": prompt.attention_mask}
         loss = encoder_states = None
         if self.config.is_encoder_decoder:
@@ -296,6 +309,7 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             decoder_attentions=output.get("decoder_attentions", output.get("attentions")),
             cross_attentions=output.get("cross_attentions"),
             intermediates={**inputs, "labels": labels} if output_intermediates else None,
+            **prompt.recorded,
             **cache_output(output.get(CACHE_NAME)),
         )
 
@@ -332,6 +346,13 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             Token ids that begin with the prompt (causal) or the decoder's start token (sequence-to-sequence), or an
             output object with `return_dict_in_generate=True`.
         """
+        for name in _MADE_FROM_PROMPT:
+            if kwargs.get(name) is not None:
+                raise TypeError(
+                    f"generate got {name}, but the input of the language model is computed from pixel_values and "
+                    "input_ids; pass those."
+                )
+            kwargs.pop(name, None)
         labels = kwargs.get("labels")
         for name in _TRAINING_INPUTS:
             kwargs.pop(name, None)

@@ -3,6 +3,16 @@
 
 Shapes: B batch size, N image or video tokens, T text tokens, D hidden size, P projection dimension, V vocabulary size,
 K pairs, k candidates.
+
+Recorded values, with `output_hidden_states=True` and `output_attentions=True` (and eager attention), have one meaning
+in all outputs. They are tuples with one entry per layer; hidden states begin with the input of the first layer.
+
+* `hidden_states`, `attentions`: self-attention `(B, heads, T, T)` of the text encoder or Q-Former, in the multimodal
+  pass or in the only pass that runs;
+* `cross_attentions`: attention `(B, heads, T, N)` from its tokens to those of the image, where the pass has it, and
+  `(B, 2, heads, T, N)` where every layer attends to two images;
+* `decoder_hidden_states`, `decoder_attentions`, `cross_attentions`: the same of a decoder;
+* `vision_hidden_states`, `vision_attentions`: those of the image or video encoder.
 """
 
 from collections.abc import Mapping
@@ -38,6 +48,9 @@ class LavisFeaturesOutput(ModelOutput):
     multimodal_embeds: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    vision_hidden_states: tuple[Tensor, ...] | None = None
+    vision_attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -72,6 +85,9 @@ class LavisImageTextRetrievalOutput(ModelOutput):
     multimodal_embeds: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    vision_hidden_states: tuple[Tensor, ...] | None = None
+    vision_attentions: tuple[Tensor, ...] | None = None
     intermediates: dict[str, Any] | None = None
 
 
@@ -94,7 +110,6 @@ class LavisPreTrainingOutput(LavisImageTextRetrievalOutput):
     lm_logits: Tensor | None = None
     decoder_hidden_states: tuple[Tensor, ...] | None = None
     decoder_attentions: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -122,6 +137,8 @@ class LavisGenerationOutput(ModelOutput):
     decoder_hidden_states: tuple[Tensor, ...] | None = None
     decoder_attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
+    vision_hidden_states: tuple[Tensor, ...] | None = None
+    vision_attentions: tuple[Tensor, ...] | None = None
     intermediates: dict[str, Any] | None = None
 
 
@@ -145,6 +162,9 @@ class LavisClassificationOutput(ModelOutput):
     multimodal_embeds: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    vision_hidden_states: tuple[Tensor, ...] | None = None
+    vision_attentions: tuple[Tensor, ...] | None = None
     intermediates: dict[str, Any] | None = None
 
 
@@ -179,6 +199,17 @@ class RankedAnswers(ModelOutput):
     scores: Tensor | None = None
 
 
+def vision_fields(output: Any) -> dict[str, Any]:
+    """What an image or video encoder recorded, as fields of a head's output."""
+    return {"vision_hidden_states": output.hidden_states or None, "vision_attentions": output.attentions or None}
+
+
+def recorded_fields(output: Any) -> dict[str, Any]:
+    """What a text encoder or Q-Former recorded, as fields of a head's output."""
+    # transformers returns empty tuples of weights that were not computed
+    return {name: output.get(name) or None for name in ("hidden_states", "attentions", "cross_attentions")}
+
+
 # Field names of image heads -> field names of video heads.
 _NAMES = {
     "image_embeds": "video_embeds",
@@ -198,6 +229,7 @@ _NAMES = {
 def as_video_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Rename the fields of an image head to those of a video head; fields that are `None` are left out."""
     renamed = {_NAMES.get(name, name): value for name, value in fields.items() if value is not None}
+    renamed.pop("cross_attentions", None)  # video heads attend to text and video jointly
     if isinstance(renamed.get("intermediates"), Mapping):
         renamed["intermediates"] = as_video_fields(renamed["intermediates"])
     return renamed
@@ -223,6 +255,8 @@ class LavisVideoFeaturesOutput(ModelOutput):
     multimodal_embeds: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    vision_hidden_states: tuple[Tensor, ...] | None = None
+    vision_attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -257,6 +291,8 @@ class LavisVideoTextRetrievalOutput(ModelOutput):
     multimodal_embeds: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    vision_hidden_states: tuple[Tensor, ...] | None = None
+    vision_attentions: tuple[Tensor, ...] | None = None
     intermediates: dict[str, Any] | None = None
 
 
@@ -280,6 +316,8 @@ class LavisVideoAnsweringOutput(ModelOutput):
     multimodal_embeds: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    vision_hidden_states: tuple[Tensor, ...] | None = None
+    vision_attentions: tuple[Tensor, ...] | None = None
 
 
 __all__ = [
@@ -295,4 +333,6 @@ __all__ = [
     "PairScores",
     "RankedAnswers",
     "as_video_fields",
+    "recorded_fields",
+    "vision_fields",
 ]

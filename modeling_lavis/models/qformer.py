@@ -24,7 +24,6 @@ from .modeling_base import check_input_ids
 from .text_bert import (
     BertAddNorm,
     BertAttention,
-    BertCrossAttention,
     BertCrossAttentionBlock,
     BertEmbeddings,
     BertIntermediate,
@@ -98,7 +97,7 @@ class QFormerLayer(GradientCheckpointingLayer):
         if text_index is not None:  # before the first cross-attention, rows with the same text are equal
             queries = queries[text_index]
         if hasattr(self, "crossattention"):
-            queries = self.crossattention(
+            queries, _ = self.crossattention(
                 queries, encoder_hidden_states, encoder_index=encoder_index, past_key_values=past_key_values, **kwargs
             )
         queries = self.output_query(self.intermediate_query(queries), queries)
@@ -137,12 +136,13 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
 
     config: LavisQFormerConfig
     base_model_prefix = "qformer"
+    main_input_name = "query_embeds"
     input_modalities = ("image", "text")
     _no_split_modules = ["QFormerLayer", "QFormerEmbeddings"]
     _can_record_outputs = {
         "hidden_states": QFormerLayer,
         "attentions": OutputRecorder(BertSelfAttention, index=1),
-        "cross_attentions": OutputRecorder(BertCrossAttention, index=1),
+        "cross_attentions": OutputRecorder(BertCrossAttentionBlock, index=1),
     }
 
     def __init__(self, config: LavisQFormerConfig) -> None:
@@ -181,7 +181,8 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
             query_embeds (`Tensor` of shape `(R, Q, D)`, *optional*): query tokens; they need `encoder_hidden_states`.
             input_ids (`Tensor` of shape `(R, T)`, *optional*): token ids.
             attention_mask (`Tensor` of shape `(R, T)`, *optional*): 1 for text tokens, 0 for padding; with a cache,
-                including the text in the cache. Can also have columns for the query tokens, which come first.
+                including the text in the cache. Can also have columns for the query tokens, which come first. Without
+                one, all are tokens, as in transformers' BERT; the heads mask pad tokens.
             position_ids (`Tensor` of shape `(1 or R, T)`, *optional*): positions of the text; consecutive by default.
             encoder_hidden_states (`Tensor` of shape `(B, N, E)`, *optional*): hidden states of the images. With R a
                 multiple of B, the rows `i * R / B ...` share image `i`.

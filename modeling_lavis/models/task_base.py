@@ -13,12 +13,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
-from transformers.utils import can_return_tuple
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPooling
 
-from .docstrings import add_shared_arguments
-from .modeling_base import LavisPreTrainedModel, project_features, set_first_token, temperature_parameter
-from .outputs import LavisFeaturesOutput
+from .forward_options import head_forward
+from .modeling_base import (
+    LavisPreTrainedModel,
+    mask_padding,
+    project_features,
+    set_first_token,
+    temperature_parameter,
+)
+from .outputs import LavisFeaturesOutput, recorded_fields, vision_fields
 from .text_bert import BertLMPredictionHead, LavisBertModel
 from .vision_vit import LavisViTModel
 
@@ -33,10 +38,20 @@ class ImageTextModel(Protocol):
     def fuses_text_states(self) -> bool:
         """Whether fusion starts from the hidden states of the text encoder, not from token ids."""
 
-    def encode_images(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any) -> Tensor:
+    def image_encoder_outputs(
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Output of the image encoder, with `last_hidden_state` `(B, N, D)`."""
+
+    def encode_images(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         """Hidden states `(B, N, D)` of the image encoder."""
 
-    def encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+    def text_encoder_outputs(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Output of the text encoder, with `last_hidden_state` `(B, T, D)`."""
+
+    def encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Hidden states `(B, T, D)` of the text encoder."""
 
     def project_images(self, image_embeds: Tensor, **kwargs: Any) -> Tensor:
@@ -116,16 +131,27 @@ class ImageTextPreTrainedModel(LavisPreTrainedModel):
         module = self.text_encoder if hasattr(self, "text_encoder") else self.text_decoder
         module.set_input_embeddings(value)
 
-    def encode_images(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any) -> Tensor:
-        """Hidden states of the vision encoder: `(B, C, H, W)` to `(B, N, D)`."""
-        return self.vision_model(
-            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs
-        ).last_hidden_state
+    def image_encoder_outputs(
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Output of the vision encoder for `(B, C, H, W)`, with what `kwargs` ask to record."""
+        return self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
 
-    def encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
-        """Hidden states of the text encoder, with `[CLS]` as first token: `(B, T)` to `(B, T, D)`."""
+    def encode_images(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
+        """Hidden states of the vision encoder: `(B, C, H, W)` to `(B, N, D)`."""
+        return self.image_encoder_outputs(pixel_values, interpolate_pos_encoding).last_hidden_state
+
+    def text_encoder_outputs(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Output of the text encoder for texts `(B, T)`, whose first token becomes `[CLS]`, without images."""
+        attention_mask = mask_padding(input_ids, attention_mask, self.config.pad_token_id)
         input_ids = set_first_token(input_ids, self.config.cls_token_id)
-        return self.text_encoder(input_ids, attention_mask, mode="text", **kwargs).last_hidden_state
+        return self.text_encoder(input_ids, attention_mask, mode="text", **kwargs)
+
+    def encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Hidden states of the text encoder, with `[CLS]` as first token: `(B, T)` to `(B, T, D)`."""
+        return self.text_encoder_outputs(input_ids, attention_mask).last_hidden_state
 
     def project_images(self, image_embeds: Tensor, **kwargs: Any) -> Tensor:
         """Normalized features `(B, P)` of image hidden states `(B, N, D)`, as returned by [`encode_images`]."""
@@ -139,8 +165,7 @@ class ImageTextPreTrainedModel(LavisPreTrainedModel):
         self, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor, Any]:
         """Text hidden states, image features, and the text encoder's output, which records what `kwargs` ask for."""
-        input_ids = set_first_token(input_ids, self.config.cls_token_id)
-        text = self.text_encoder(input_ids, attention_mask, mode="text", **kwargs)
+        text = self.text_encoder_outputs(input_ids, attention_mask, **kwargs)
         return text.last_hidden_state, self.project_images(image_embeds), text
 
     @staticmethod
@@ -169,12 +194,15 @@ class ImageTextPreTrainedModel(LavisPreTrainedModel):
             image_embeds (`Tensor` of shape `(images, N, D)`, or a pair of them): hidden states of the images.
             input_ids (`Tensor` of shape `(B, T)`, *optional*): token ids; the first is replaced by `[ENC]` in families
                 that have it.
-            attention_mask (`Tensor` of shape `(B, T)`, *optional*): 1 for tokens, 0 for padding.
+            attention_mask (`Tensor` of shape `(B, T)`, *optional*): 1 for tokens, 0 for padding; by default 0 for pad
+                tokens of `input_ids`.
             text_embeds (`Tensor` of shape `(B, T, D)`, *optional*): hidden states from [`encode_texts`], from which the
                 fusion layers start if `fuses_text_states`; ignored otherwise.
             text_index (`Tensor` of shape `(R,)`, *optional*): text of each row, for texts paired with several images.
             kwargs: further arguments of [`LavisBertModel`], such as `encoder_index` and `first_token_only`.
         """
+        if input_ids is not None:
+            attention_mask = mask_padding(input_ids, attention_mask, self.config.pad_token_id)
         if text_embeds is not None and self.fuses_text_states:
             texts: dict[str, Any] = {"text_embeds": text_embeds, "mode": "fusion"}
         elif input_ids is None:
@@ -190,38 +218,46 @@ class ImageTextPreTrainedModel(LavisPreTrainedModel):
 # ---- features of single images and texts; assigned to the classes of all families that have projections ----
 
 
-@torch.no_grad()
-def get_image_features(self: ImageTextModel, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
+@head_forward
+def get_image_features(
+    self: ImageTextModel, pixel_values: Tensor, interpolate_pos_encoding: bool = False, **kwargs: Any
+) -> BaseModelOutputWithPooling:
     r"""
-    Normalized image features in the embedding space shared with texts.
-
-    Args:
-        pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`): normalized images.
-        interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): accept images of another size by
-            interpolating the position embeddings.
+    Image features in the embedding space shared with texts, with gradient.
 
     Returns:
-        `Tensor` of shape `(batch_size, projection_dim)`; for BLIP-2 `(batch_size, num_query_tokens, projection_dim)`,
-        of which the most similar query token counts (see `compare_features`).
+        [`BaseModelOutputWithPooling`]: `pooler_output` of shape `(batch_size, projection_dim)`, projected and
+        normalized in float32, or for BLIP-2 `(batch_size, num_query_tokens, projection_dim)`, of which the most similar
+        query token counts (see `compare_features`); `last_hidden_state` of the image encoder, and its `hidden_states`
+        and `attentions` if they are requested.
     """
-    return self.project_images(self.encode_images(pixel_values, interpolate_pos_encoding))
+    output = self.image_encoder_outputs(pixel_values, interpolate_pos_encoding, **kwargs)
+    return BaseModelOutputWithPooling(**{**output, "pooler_output": self.project_images(output.last_hidden_state)})
 
 
-@torch.no_grad()
+@head_forward
 def get_text_features(
-    self: ImageTextModel, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
-) -> Tensor:
+    self: ImageTextModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    token_type_ids: Tensor | None = None,
+    **kwargs: Any,
+) -> BaseModelOutputWithPooling:
     r"""
-    Normalized text features in the embedding space shared with images.
-
-    Args:
-        input_ids (`Tensor` of shape `(batch_size, sequence_length)`): token ids.
-        attention_mask (`Tensor` of shape `(batch_size, sequence_length)`, *optional*): 1 for tokens, 0 for padding.
+    Text features in the embedding space shared with images, with gradient.
 
     Returns:
-        `Tensor` of shape `(batch_size, projection_dim)`.
+        [`BaseModelOutputWithPooling`]: `pooler_output` of shape `(batch_size, projection_dim)`, projected and
+        normalized in float32; `last_hidden_state` of the text encoder, and its `hidden_states` and `attentions` if they
+        are requested.
     """
-    return self.project_texts(self.encode_texts(input_ids, attention_mask))
+    output = self.text_encoder_outputs(input_ids, attention_mask, **kwargs)
+    return BaseModelOutputWithPooling(
+        last_hidden_state=output.last_hidden_state,
+        pooler_output=self.project_texts(output.last_hidden_state),
+        hidden_states=output.hidden_states,
+        attentions=output.attentions,
+    )
 
 
 class FeatureExtractionMixin(ImageTextPreTrainedModel):
@@ -236,8 +272,7 @@ class FeatureExtractionMixin(ImageTextPreTrainedModel):
         self.build_projections(config, momentum=False)
         self.temp = temperature_parameter(config.logit_temperature)
 
-    @can_return_tuple
-    @add_shared_arguments
+    @head_forward
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -251,7 +286,7 @@ class FeatureExtractionMixin(ImageTextPreTrainedModel):
         Returns:
             [`LavisFeaturesOutput`]: image features if images are given, text features if texts are given, and
             multimodal hidden states if both are. `hidden_states` and `attentions` are those of the multimodal pass, or
-            of the only pass that runs.
+            of the text encoder without images.
         """
         return LavisFeaturesOutput(
             **self.extract_features(pixel_values, input_ids, attention_mask, interpolate_pos_encoding, **kwargs)
@@ -271,29 +306,23 @@ class FeatureExtractionMixin(ImageTextPreTrainedModel):
         fields: dict[str, Any] = {}
         recorded: Any = None
         if pixel_values is not None:
-            recorded = self.vision_model(
-                pixel_values,
-                interpolate_pos_encoding=interpolate_pos_encoding,
-                **(kwargs if input_ids is None else {}),
+            vision = self.image_encoder_outputs(pixel_values, interpolate_pos_encoding, **kwargs)
+            image_embeds = vision.last_hidden_state
+            fields.update(
+                image_embeds=image_embeds,
+                image_features=project_features(image_embeds, self.vision_proj),
+                **vision_fields(vision),
             )
-            image_embeds = recorded.last_hidden_state
-            fields.update(image_embeds=image_embeds, image_features=project_features(image_embeds, self.vision_proj))
         if input_ids is not None:
-            text = self.text_encoder(
-                set_first_token(input_ids, self.config.cls_token_id),
-                attention_mask,
-                mode="text",
-                **(kwargs if pixel_values is None else {}),
-            )
-            text_embeds = text.last_hidden_state
+            recorded = self.text_encoder_outputs(input_ids, attention_mask, **(kwargs if pixel_values is None else {}))
+            text_embeds = recorded.last_hidden_state
             fields.update(text_embeds=text_embeds, text_features=project_features(text_embeds, self.text_proj))
-            recorded = recorded or text
         if pixel_values is not None and input_ids is not None:
             recorded = self.fuse(
                 fields["image_embeds"], input_ids, attention_mask, text_embeds=fields["text_embeds"], **kwargs
             )
             fields["multimodal_embeds"] = recorded.last_hidden_state
-        return {**fields, "hidden_states": recorded.hidden_states, "attentions": recorded.attentions}
+        return fields if recorded is None else {**fields, **recorded_fields(recorded)}
 
 
 __all__ = [

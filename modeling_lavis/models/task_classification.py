@@ -11,19 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
-from transformers.utils import can_return_tuple
+from transformers.modeling_outputs import BaseModelOutput
 
-from .docstrings import add_shared_arguments
+from .forward_options import head_forward
 from .losses import soft_cross_entropy
 from .modeling_base import (
     HUB_OPTIONS,
     check_labels,
     classification_head,
+    mask_padding,
     require_image_and_text,
     set_first_token,
 )
 from .momentum import schedule_update
-from .outputs import LavisClassificationOutput
+from .outputs import LavisClassificationOutput, recorded_fields, vision_fields
 from .task_base import ImageTextModel
 
 if TYPE_CHECKING:
@@ -98,24 +99,24 @@ class ClassificationMixin(_ClassificationModel):
         attention_mask: Tensor | None,
         interpolate_pos_encoding: bool,
         **kwargs: Any,
-    ) -> tuple[Tensor, Any, Tensor]:
-        """Image hidden states, multimodal output and logits, of the online or of the momentum modules."""
+    ) -> tuple[Any, Any, Tensor]:
+        """Output of the image encoder, multimodal output and logits, of the online or of the momentum modules."""
         suffix = "_m" if momentum else ""
         vision_model, classifier = getattr(self, f"vision_model{suffix}"), getattr(self, f"cls_head{suffix}")
         text_encoder = getattr(self, f"text_encoder{suffix}") if self.use_momentum_text_encoder else self.text_encoder
         if self.num_images == 2:
             # parity: one pass over all first and all second images, in the original's order
             pixel_values = pixel_values.transpose(0, 1).flatten(0, 1)
-        image_embeds = vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding).last_hidden_state
-        attended: Tensor | tuple[Tensor, Tensor] = image_embeds
+        vision = vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+        attended: Tensor | tuple[Tensor, Tensor] = vision.last_hidden_state
         if self.num_images == 2:
-            first, second = image_embeds.chunk(2)
-            attended, image_embeds = (first, second), torch.stack((first, second), dim=1)
+            first, second = vision.last_hidden_state.chunk(2)
+            attended = (first, second)
+            vision = _stack_pairs(vision)
         output = text_encoder(input_ids, attention_mask, encoder_hidden_states=attended, **kwargs)
-        return image_embeds, output, classifier(output.last_hidden_state[:, 0])
+        return vision, output, classifier(output.last_hidden_state[:, 0])
 
-    @can_return_tuple
-    @add_shared_arguments
+    @head_forward
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -149,34 +150,48 @@ class ClassificationMixin(_ClassificationModel):
             )
         if labels is not None:
             labels = check_labels(labels, self.config.num_labels)
+        attention_mask = mask_padding(input_ids, attention_mask, self.config.pad_token_id)
         input_ids = set_first_token(input_ids, self.first_token_id)
         inputs = (pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
-        image_embeds, output, logits = self._classify(False, *inputs, **kwargs)
+        vision, output, logits = self._classify(False, *inputs, **kwargs)
         loss, intermediates = None, None
         if labels is not None:
             loss = F.cross_entropy(logits.float(), labels)
             if hasattr(self, "vision_model_m"):
                 schedule_update(self, update_state)
                 with torch.no_grad(), self.momentum_autocast():
-                    image_m, output_m, logits_m = self._classify(True, *inputs)
+                    vision_m, output_m, logits_m = self._classify(True, *inputs)
                 weight = self.soft_target_weight(alpha)
                 soft = soft_cross_entropy(logits.float(), logits_m.float().softmax(dim=-1))
                 loss = (1 - weight) * loss + weight * soft
                 if output_intermediates:
                     intermediates = {
-                        "image_embeds_m": image_m,
+                        "image_embeds_m": vision_m.last_hidden_state,
                         "multimodal_embeds_m": output_m.last_hidden_state,
                         "logits_m": logits_m,
                     }
         return LavisClassificationOutput(
             loss=loss,
             logits=logits,
-            image_embeds=image_embeds,
+            image_embeds=vision.last_hidden_state,
             multimodal_embeds=output.last_hidden_state,
-            hidden_states=output.hidden_states,
-            attentions=output.cross_attentions,
             intermediates=intermediates,
+            **recorded_fields(output),
+            **vision_fields(vision),
         )
+
+
+def _stack_pairs(vision: Any) -> BaseModelOutput:
+    """The output of one pass over all first and all second images, with `(B, 2, ...)` instead of `(2 * B, ...)`."""
+
+    def stack(states: Tensor | None) -> Any:
+        return None if states is None else torch.stack(states.chunk(2), dim=1)
+
+    return BaseModelOutput(
+        last_hidden_state=stack(vision.last_hidden_state),
+        hidden_states=None if vision.hidden_states is None else tuple(stack(states) for states in vision.hidden_states),
+        attentions=None if vision.attentions is None else tuple(stack(weights) for weights in vision.attentions),
+    )
 
 
 __all__ = ["ClassificationMixin"]

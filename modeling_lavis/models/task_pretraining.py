@@ -25,6 +25,8 @@ class ImageTextPreTrainingMixin(ImageTextRetrievalMixin, GroundedGenerationMixin
             "decoder_hidden_states": output.decoder_hidden_states,
             "decoder_attentions": output.decoder_attentions,
             "cross_attentions": output.cross_attentions,
+            "vision_hidden_states": output.vision_hidden_states,
+            "vision_attentions": output.vision_attentions,
             **cache_output(output.get(CACHE_NAME)),
         }
 

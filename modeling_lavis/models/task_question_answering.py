@@ -13,15 +13,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import can_return_tuple
 
 from .configuration_text import LavisBertConfig
-from .docstrings import add_shared_arguments
+from .forward_options import head_forward
 from .generation import GroundedGenerationMixin, SharedCrossAttentionCache, shared_cross_attention_cache
 from .losses import next_token_loss, soft_next_token_loss, token_loss
-from .modeling_base import check_labels, set_first_token
+from .modeling_base import check_labels, mask_padding, set_first_token
 from .momentum import ModulePairs, resize_momentum_modules, schedule_update
-from .outputs import IGNORE_INDEX, LavisGenerationOutput, RankedAnswers
+from .outputs import IGNORE_INDEX, LavisGenerationOutput, RankedAnswers, vision_fields
 from .text_bert import LavisBertLMHeadModel
 from .transformers_compat import accepts_cache, cache_output
 
@@ -125,8 +124,8 @@ class QuestionAnsweringMixin(GroundedGenerationMixin, _AnsweringModel):
                 raise ValueError(f"generate needs {missing}; the processor makes both from images and questions.")
             states = self.encode_questions(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
             encoder_outputs = BaseModelOutput(last_hidden_state=states)
-            if attention_mask is not None and not self.attends_question_padding:
-                kwargs["encoder_attention_mask"] = attention_mask
+            if not self.attends_question_padding:
+                kwargs["encoder_attention_mask"] = mask_padding(input_ids, attention_mask, self.config.pad_token_id)
         return self.generate_from_encoder_outputs(encoder_outputs, **kwargs)
 
     @torch.no_grad()
@@ -160,7 +159,7 @@ class QuestionAnsweringMixin(GroundedGenerationMixin, _AnsweringModel):
         return rank_answers(
             self.text_decoder,
             states,
-            attention_mask,
+            mask_padding(input_ids, attention_mask, self.config.pad_token_id),
             answer_input_ids,
             answer_attention_mask,
             self.config.bos_token_id,
@@ -169,8 +168,7 @@ class QuestionAnsweringMixin(GroundedGenerationMixin, _AnsweringModel):
         )
 
     @accepts_cache
-    @can_return_tuple
-    @add_shared_arguments
+    @head_forward
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -196,35 +194,45 @@ class QuestionAnsweringMixin(GroundedGenerationMixin, _AnsweringModel):
     ) -> LavisGenerationOutput:
         r"""
         Args:
-            labels (`Tensor` of shape `(A, L)`, *optional*):
+            labels (`Tensor` of shape `(A, L)` or `(batch_size, K, L)`, *optional*):
                 All answers of all questions, question by question, with -100 for padding. The decoder's start token
-                replaces the first token.
+                replaces the first token. In three dimensions, questions with fewer than K answers have rows of -100;
+                this form has one row per question, which a Trainer that evaluates needs.
             answer_counts (`Tensor` of shape `(batch_size,)`, *optional*):
                 Number of answers of each question; equal by default.
-            answer_weights (`Tensor` of shape `(A,)`, *optional*):
+            answer_weights (`Tensor` of shape `(A,)` or `(batch_size, K)`, *optional*):
                 Weight of each answer, 1 by default. The loss is the weighted sum of the label-smoothed answer losses,
                 each summed over its tokens, divided by the number of questions.
             encoder_outputs (`BaseModelOutput`, *optional*):
                 Hidden states from `encode_questions` instead of images and questions.
 
         Returns:
-            [`LavisGenerationOutput`].
+            [`LavisGenerationOutput`]: `logits` of shape `(A, L, V)`, or `(batch_size, K, L, V)` for labels of three
+            dimensions, with zeros where a question has no answer.
         """
-        image_embeds = None
+        image_embeds, vision = None, {}
         if encoder_outputs is None:
             if pixel_values is None or input_ids is None:
                 raise ValueError(
                     "Question answering needs pixel_values and input_ids; at least one of them is missing. The "
                     "processor makes both from images and texts."
                 )
-            image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
+            attention_mask = mask_padding(input_ids, attention_mask, self.config.pad_token_id)
+            encoded = self.image_encoder_outputs(pixel_values, interpolate_pos_encoding, **kwargs)
+            image_embeds, vision = encoded.last_hidden_state, vision_fields(encoded)
             states = self.fuse(image_embeds, input_ids, attention_mask).last_hidden_state
             encoder_attention_mask = attention_mask
         else:
             states = encoder_outputs[0]
         question_index = None
+        answer_places = None
         if labels is not None:
             labels = check_labels(labels, self.config.text_config.vocab_size)
+            if labels.ndim == 3:
+                answer_places = _places_of_answers(labels, answer_counts, answer_weights)
+                answer_counts = answer_places.sum(dim=1)
+                labels = labels[answer_places]
+                answer_weights = None if answer_weights is None else answer_weights[answer_places]
             answers = labels.masked_fill(labels == IGNORE_INDEX, self.config.pad_token_id)
             decoder_input_ids = set_first_token(answers, self.config.bos_token_id)
             decoder_attention_mask = (labels != IGNORE_INDEX).long()
@@ -280,6 +288,9 @@ class QuestionAnsweringMixin(GroundedGenerationMixin, _AnsweringModel):
                     "multimodal_embeds": states,
                     **momentum,
                 }
+        if answer_places is not None and logits is not None:
+            rows = logits.new_zeros(*answer_places.shape, *logits.shape[1:])
+            logits = rows.masked_scatter(answer_places[:, :, None, None], logits)
         return LavisGenerationOutput(
             loss=loss,
             loss_lm=loss,
@@ -290,8 +301,24 @@ class QuestionAnsweringMixin(GroundedGenerationMixin, _AnsweringModel):
             decoder_attentions=output.attentions,
             cross_attentions=output.cross_attentions,
             intermediates=intermediates,
+            **vision,
             **cache_output(past_key_values),
         )
+
+
+def _places_of_answers(labels: Tensor, counts: Tensor | None, weights: Tensor | None) -> Tensor:
+    """Boolean `(B, K)`: which rows of labels `(B, K, L)` are answers."""
+    if counts is not None:
+        raise ValueError(
+            f"Got answer_counts and labels of shape {tuple(labels.shape)}. Labels of three dimensions mark missing "
+            "answers by rows of -100; leave answer_counts out."
+        )
+    if weights is not None and weights.shape != labels.shape[:2]:
+        raise ValueError(
+            f"Got answer_weights of shape {tuple(weights.shape)} for labels of shape {tuple(labels.shape)}; expected "
+            f"{tuple(labels.shape[:2])}, one weight per answer."
+        )
+    return (labels != IGNORE_INDEX).any(dim=2)
 
 
 def _question_of_each_answer(counts: Tensor | None, num_questions: int, num_answers: int) -> Tensor | None:

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
-from transformers.utils import can_return_tuple
 
 from .distributed import count_rows, first_row, gather, gather_ragged, gather_with_grad
-from .docstrings import add_shared_arguments
+from .forward_options import head_forward
 from .itm_batching import check_pairs, cross_attention_cache, iter_image_chunks, itm_rows
 from .losses import (
     ContrastiveOutput,
@@ -34,13 +33,14 @@ from .losses import (
 from .memory import fused_loss_backward
 from .modeling_base import (
     check_input_ids,
+    mask_padding,
     project_features,
     require_image_and_text,
     set_first_token,
     temperature_parameter,
 )
 from .momentum import enqueue, init_feature_queue, register_feature_queue, schedule_update
-from .outputs import IGNORE_INDEX, LavisImageTextRetrievalOutput, PairScores
+from .outputs import IGNORE_INDEX, LavisImageTextRetrievalOutput, PairScores, recorded_fields, vision_fields
 from .task_base import ImageTextModel, get_image_features, get_text_features
 
 MatchHead = Literal["itc", "itm", "both"]
@@ -67,7 +67,6 @@ class RetrievalOptions:
         num_itm_tokens (`int`): multimodal tokens that the matching head is applied to; its logits are averaged.
         pooled_only_argument (`str`): argument of `fuse` that skips what the matching head does not use.
         returns_pooled_only (`bool`): whether `multimodal_embeds` has only the tokens that the matching head uses.
-        itm_attentions (`str`): which attentions of the matching pass are returned.
         max_rows (`int`): default of `score_pairs`.
         num_row_splits (`int`): number of batches that `score_pairs` splits `max_rows` into; more for longer rows.
     """
@@ -84,7 +83,6 @@ class RetrievalOptions:
     num_itm_tokens: int = 1
     pooled_only_argument: str = "first_token_only"
     returns_pooled_only: bool = False
-    itm_attentions: str = "cross_attentions"
     max_rows: int = 256
     num_row_splits: int = 4
 
@@ -99,6 +97,7 @@ class EncodedPairs:
         image_embeds (`Tensor` of shape `(B, N, D)`), text_embeds (`Tensor` of shape `(B, T, D)`): hidden states.
         image_features (`Tensor` of shape `(B, P)` or `(B, Q, P)`), text_features (`Tensor` of shape `(B, P)`):
             normalized features.
+        recorded (`dict`): what was recorded in the encoders, as fields of the output.
         image_ids (`Tensor` of shape `(B,)`, *optional*): rows with equal ids belong to the same image.
         momentum (`dict`): hidden states of the momentum encoders, `image_embeds_m` and `text_embeds_m`.
         momentum_features (pair of `Tensor`s of shape `(B, P)`, *optional*): features of the momentum encoders.
@@ -112,6 +111,7 @@ class EncodedPairs:
     text_embeds: Tensor
     image_features: Tensor
     text_features: Tensor
+    recorded: dict[str, Any]
     image_ids: Tensor | None
     momentum: dict[str, Tensor]
     momentum_features: tuple[Tensor, Tensor] | None
@@ -272,8 +272,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         if images.ndim > 3:
             images = self.encode_images(images, interpolate_pos_encoding)
         input_ids, attention_mask = texts["input_ids"], texts.get("attention_mask")
-        if attention_mask is None:
-            attention_mask = (input_ids != self.config.pad_token_id).long()
+        attention_mask = mask_padding(input_ids, attention_mask, self.config.pad_token_id)
         pairs = check_pairs(pairs, images.shape[0], attention_mask.shape[0]).to(images.device)
         lengths = attention_mask.sum(dim=1)
         text_embeds = texts.get("text_embeds") if self.fuses_text_states else None
@@ -313,8 +312,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         text_features = self.project_texts(text_embeds)
         logits_per_image = self.compare_features(image_features, text_features) / self.temp
         return {
-            "hidden_states": recorded.hidden_states,
-            "attentions": recorded.attentions,
+            **recorded_fields(recorded),
             "text_embeds": text_embeds,
             "image_features": image_features,
             "text_features": text_features,
@@ -338,10 +336,13 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         if match_head not in ("itc", "itm", "both"):
             raise ValueError(f"match_head is {match_head!r}; expected 'itc', 'itm' or 'both'.")
         if pixel_values is not None and input_ids is None and match_head == "itc":
-            return {"image_embeds": self.encode_images(pixel_values, interpolate_pos_encoding)}
+            vision = self.image_encoder_outputs(pixel_values, interpolate_pos_encoding, **kwargs)
+            return {"image_embeds": vision.last_hidden_state, **vision_fields(vision)}
         pixel_values, input_ids = require_image_and_text(pixel_values, input_ids)
-        image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
-        fields: dict[str, Any] = {"image_embeds": image_embeds}
+        attention_mask = mask_padding(input_ids, attention_mask, self.config.pad_token_id)
+        vision = self.image_encoder_outputs(pixel_values, interpolate_pos_encoding, **kwargs)
+        image_embeds = vision.last_hidden_state
+        fields: dict[str, Any] = {"image_embeds": image_embeds, **vision_fields(vision)}
         if match_head != "itm":
             # hidden states and attentions are recorded in the matching pass, or in the only pass that runs
             recorded = kwargs if match_head == "itc" else {}
@@ -360,12 +361,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
                 pooled_only=self.retrieval_options.returns_pooled_only,
                 **kwargs,
             )
-            fields.update(
-                logits=logits,
-                multimodal_embeds=output.last_hidden_state,
-                hidden_states=output.hidden_states,
-                attentions=getattr(output, self.retrieval_options.itm_attentions),
-            )
+            fields.update(logits=logits, multimodal_embeds=output.last_hidden_state, **recorded_fields(output))
         return fields
 
     # ---- training ----
@@ -379,7 +375,8 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         update_state: bool | None = None,
         trim_padding: bool = True,
         interpolate_pos_encoding: bool = False,
-        **projection_kwargs: Any,
+        projection_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> EncodedPairs:
         """
         Check and encode a training batch. Nothing is updated for a batch that is refused; with `update_state` the
@@ -388,7 +385,8 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         Args:
             pixel_values, input_ids, attention_mask, image_ids, update_state, interpolate_pos_encoding: see `forward`.
             trim_padding (`bool`, *optional*, defaults to `True`): remove columns that are padding in every row.
-            projection_kwargs: further arguments of `project_images`.
+            projection_options (`dict`, *optional*): further arguments of `project_images`.
+            kwargs: what to record in the encoders, for images and for texts alone.
         """
         pixel_values, input_ids = require_image_and_text(pixel_values, input_ids)
         if pixel_values.shape[0] != input_ids.shape[0]:
@@ -410,8 +408,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         if self.training if update_state is None else update_state:
             self.clamp_temperature()
         input_ids = set_first_token(input_ids, self.config.cls_token_id)
-        if attention_mask is None:
-            attention_mask = (input_ids != self.config.pad_token_id).long()
+        attention_mask = mask_padding(input_ids, attention_mask, self.config.pad_token_id)
         if trim_padding:
             input_ids, attention_mask = trim_common_padding(input_ids, attention_mask)
         # The momentum pass saves nothing for the backward pass: run first, its memory is free for the next.
@@ -427,18 +424,19 @@ class ImageTextRetrievalMixin(_RetrievalModel):
                     project_features(text_m[:, 0], self.text_proj_m),
                 )
         if not options.encodes_images_first:
-            text_embeds = self.encode_texts(input_ids, attention_mask)
-        image_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
-        image_features = self.project_images(image_embeds, **projection_kwargs)
+            texts = self.text_encoder_outputs(input_ids, attention_mask, **kwargs)
+        vision = self.image_encoder_outputs(pixel_values, interpolate_pos_encoding, **kwargs)
+        image_features = self.project_images(vision.last_hidden_state, **(projection_options or {}))
         if options.encodes_images_first:
-            text_embeds = self.encode_texts(input_ids, attention_mask)
+            texts = self.text_encoder_outputs(input_ids, attention_mask, **kwargs)
         return EncodedPairs(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            image_embeds=image_embeds,
-            text_embeds=text_embeds,
+            image_embeds=vision.last_hidden_state,
+            text_embeds=texts.last_hidden_state,
             image_features=image_features,
-            text_features=self.project_texts(text_embeds),
+            text_features=self.project_texts(texts.last_hidden_state),
+            recorded={**recorded_fields(texts), **vision_fields(vision)},
             image_ids=image_ids,
             momentum=momentum,
             momentum_features=momentum_features,
@@ -487,6 +485,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
             "image_embeds": pairs.image_embeds,
             "text_embeds": pairs.text_embeds,
             "intermediates": intermediates,
+            **pairs.recorded,
         }
         return PairLoss(fields, extra)
 
@@ -646,8 +645,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
 
     # ---- forward of retrieval heads ----
 
-    @can_return_tuple
-    @add_shared_arguments
+    @head_forward
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -683,6 +681,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
             update_state,
             trim_padding=not output_intermediates,
             interpolate_pos_encoding=interpolate_pos_encoding,
+            **kwargs,
         )
         return LavisImageTextRetrievalOutput(
             **self.itc_itm_loss(pairs, alpha, update_state, output_intermediates).fields

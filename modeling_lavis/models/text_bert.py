@@ -5,6 +5,8 @@ Shapes: R text rows, B rows of encoder hidden states (R is a multiple of B, with
 each other), T text tokens, N encoder tokens, D hidden size of the text, E hidden size of the encoder.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -20,6 +22,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import RowCopies, RowGroups, attend, group_rows, split_heads
 from .configuration_text import LavisBertConfig
+from .forward_options import resolve_hidden_states
 from .memory import SkinnyLinear
 from .modeling_base import LavisPreTrainedModel, check_input_ids
 from .transformers_compat import accepts_cache, cache_of_layer, cache_output
@@ -220,9 +223,12 @@ class BertCrossAttentionBlock(nn.Module):
         self.self = BertCrossAttention(config, layer_idx)
         self.output = BertAddNorm(config, config.hidden_size)
 
-    def forward(self, hidden_states: Tensor, encoder_hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        context, _ = self.self(hidden_states, encoder_hidden_states, **kwargs)
-        return self.output(context, hidden_states)
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Hidden states `(R, T, D)`, and with eager attention its weights `(R, heads, T, N)`."""
+        context, weights = self.self(hidden_states, encoder_hidden_states, **kwargs)
+        return self.output(context, hidden_states), weights
 
 
 class ImagePairCrossOutput(nn.Module):
@@ -265,10 +271,14 @@ class ImagePairCrossAttentionBlock(nn.Module):
 
     def forward(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor, second_encoder_hidden_states: Tensor, **kwargs: Any
-    ) -> Tensor:
-        first, _ = self.self0(hidden_states, encoder_hidden_states, **kwargs)
-        second, _ = self.self1(hidden_states, second_encoder_hidden_states, **kwargs)
-        return self.output((first, second), hidden_states)
+    ) -> tuple[Tensor, Tensor | None]:
+        """Hidden states `(R, T, D)`, and with eager attention the weights of both images, `(R, 2, heads, T, N)`."""
+        first, first_weights = self.self0(hidden_states, encoder_hidden_states, **kwargs)
+        second, second_weights = self.self1(hidden_states, second_encoder_hidden_states, **kwargs)
+        weights = None
+        if isinstance(first_weights, Tensor) and isinstance(second_weights, Tensor):
+            weights = torch.stack([first_weights, second_weights], dim=1)
+        return self.output((first, second), hidden_states), weights
 
 
 class BertLayer(GradientCheckpointingLayer):
@@ -307,7 +317,7 @@ class BertLayer(GradientCheckpointingLayer):
         )
         if encoder_hidden_states is not None and hasattr(self, "crossattention"):
             second = () if second_encoder_hidden_states is None else (second_encoder_hidden_states,)
-            hidden_states = self.crossattention(
+            hidden_states, _ = self.crossattention(
                 hidden_states,
                 encoder_hidden_states,
                 *second,
@@ -337,7 +347,10 @@ class LavisBertPreTrainedModel(LavisPreTrainedModel):
     _can_record_outputs: dict[str, Any] = {
         "hidden_states": BertLayer,
         "attentions": OutputRecorder(BertSelfAttention, index=1),
-        "cross_attentions": OutputRecorder(BertCrossAttention, index=1),
+        "cross_attentions": [
+            OutputRecorder(BertCrossAttentionBlock, index=1),
+            OutputRecorder(ImagePairCrossAttentionBlock, index=1),
+        ],
     }
 
     @torch.no_grad()
@@ -378,6 +391,21 @@ def shared_pair_projections(config: LavisBertConfig) -> dict[str, str]:
     }
 
 
+def _resolves_hidden_states(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of `LavisBertModel.forward`: negative `output_hidden_states` count from the last layer that runs, not
+    from the last layer, which transformers counts from."""
+
+    @functools.wraps(forward)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        selection = kwargs.get("output_hidden_states", getattr(self.config, "output_hidden_states", None))
+        if isinstance(selection, int | list) and not isinstance(selection, bool):
+            layers = self.running_layers(kwargs.get("mode", "multimodal"))
+            kwargs["output_hidden_states"] = resolve_hidden_states(selection, len(layers))
+        return forward(self, *args, **kwargs)
+
+    return wrapper
+
+
 class LavisBertModel(LavisBertPreTrainedModel):
     """
     BERT (https://arxiv.org/abs/1810.04805) whose layers can cross-attend to the hidden states of an encoder.
@@ -402,8 +430,14 @@ class LavisBertModel(LavisBertPreTrainedModel):
         """Replace the word embeddings."""
         self.embeddings.word_embeddings = value
 
+    def running_layers(self, mode: TextMode) -> range:
+        """Numbers of the layers that run in a mode."""
+        text_layers, layers = self.config.num_text_layers, self.config.num_hidden_layers
+        return range(text_layers if mode == "fusion" else 0, text_layers if mode == "text" else layers)
+
     @accepts_cache
     @merge_with_config_defaults
+    @_resolves_hidden_states
     @capture_outputs
     def forward(
         self,
@@ -426,7 +460,8 @@ class LavisBertModel(LavisBertPreTrainedModel):
         Args:
             input_ids (`Tensor` of shape `(R, T)`, *optional*): token ids.
             attention_mask (`Tensor` of shape `(R, T)`, *optional*): 1 for tokens, 0 for padding; with a cache,
-                including the tokens in the cache.
+                including the tokens in the cache. Without one, all are tokens, as in transformers' BERT; the heads mask
+                pad tokens.
             token_type_ids (`Tensor` of shape `(R, T)`, *optional*): token types, for models with such embeddings.
             position_ids (`Tensor` of shape `(1 or R, T)`, *optional*): positions; by default they continue the cache.
             inputs_embeds (`Tensor` of shape `(R, T, D)`, *optional*): word embeddings instead of `input_ids`.
@@ -484,14 +519,10 @@ class LavisBertModel(LavisBertPreTrainedModel):
             groups = group_rows(encoder_index, _first(encoder_hidden_states).shape[0])
         cross_mask = self._cross_mask(hidden_states, encoder_hidden_states, encoder_attention_mask, groups)
 
-        first, last = 0, len(self.encoder.layer)
-        if mode == "text":
-            last = self.config.num_text_layers
-        elif mode == "fusion":
-            first = self.config.num_text_layers
+        layers = self.running_layers(mode)
         # A block mask of flex attention cannot be sliced to one row, so all tokens are computed there.
-        skip_rest = first_token_only and (mask is None or torch.is_tensor(mask)) and first < last
-        for index in range(first, last):
+        skip_rest = first_token_only and (mask is None or torch.is_tensor(mask)) and len(layers) > 0
+        for index in layers:
             layer = self.encoder.layer[index]
             # Reentrant activation checkpointing passes gradient through positional arguments only.
             hidden_states = layer(
@@ -502,7 +533,7 @@ class LavisBertModel(LavisBertPreTrainedModel):
                 encoder_index=groups,
                 past_key_values=cache_of_layer(layer, past_key_values),
                 is_causal=causal,
-                num_queries=1 if skip_rest and index == last - 1 else None,
+                num_queries=1 if skip_rest and index == layers[-1] else None,
                 **kwargs,
             )
         if first_token_only:

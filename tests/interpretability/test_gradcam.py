@@ -13,7 +13,7 @@ from modeling_lavis.interpretability import gradcam
 from tests.models.albef_cases import RETRIEVAL as ALBEF
 from tests.models.alpro_cases import RETRIEVAL as ALPRO
 from tests.models.lavis_blip_2_cases import RETRIEVAL as BLIP_2
-from tests.models.lavis_blip_cases import CLS, PAD, PATCH, SEP, SIZE, one_image
+from tests.models.lavis_blip_cases import ANSWERING, CAPTIONING, CLS, IMAGE_PAIRS, PAD, PATCH, SEP, SIZE, one_image
 from tests.models.lavis_blip_cases import RETRIEVAL as BLIP
 
 #: heads, and a layer with cross-attention below the last one, where all tokens have a gradient
@@ -44,7 +44,7 @@ def maps_by_definition(model: Any, inputs: dict[str, Tensor], layer: int) -> tup
     output = model(**inputs, match_head="itm", output_attentions=True)
     layers = model.text_encoder.encoder.layer
     cross_attending = [index for index, block in enumerate(layers) if hasattr(block, "crossattention")]
-    attention = output.attentions[cross_attending.index(layer)]
+    attention = output.cross_attentions[cross_attending.index(layer)]
     (gradient,) = torch.autograd.grad(output.logits[:, 1].sum(), attention)
     maps = (attention * gradient.relu()).detach()[..., 1:].mean(dim=1).unflatten(-1, GRID)
     return maps, output.logits.detach()
@@ -176,8 +176,16 @@ def test_layers_below_fusion_have_no_cross_attention() -> None:
         gradcam(model, **one_image(2), layer=fusion_layer - 1)
 
 
-def test_models_without_cross_attention() -> None:
-    with pytest.raises(ValueError, match="LavisBlip2ForImageTextRetrieval has no text encoder"):
-        gradcam(BLIP_2.model(), **one_image(2))
-    with pytest.raises(ValueError, match=r"choose one of the layers \[\]"):
-        gradcam(ALPRO.model(), **one_image(2))
+@pytest.mark.parametrize("case", [BLIP_2, ALPRO, CAPTIONING, ANSWERING, IMAGE_PAIRS], ids=lambda case: case.name)
+def test_models_without_a_matching_head(case: Any) -> None:
+    with pytest.raises(ValueError, match=f"{case.name} has no matching head.*ForImageTextRetrieval"):
+        gradcam(case.model(), **one_image(2))
+
+
+def test_inference_mode() -> None:
+    model = ALBEF.model()
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode.*no_grad"):
+        gradcam(model, **one_image(2), layer=1)
+    with torch.no_grad():
+        explained = gradcam(model, **one_image(2), layer=1)
+    assert explained.maps[0].abs().sum() > 0

@@ -110,31 +110,69 @@ class ForwardContract(Contract):
     def test_output_hidden_states_and_attentions(self, case: Case) -> None:
         model = case.model()
         model.set_attn_implementation("eager")
-        text_config = model.config.get_text_config()
+        config = model.config
+        text_config = config.get_text_config()
         layers, text_layers = text_config.num_hidden_layers, getattr(text_config, "fusion_layer", None) or 0
         layer_counts = {layers, layers - text_layers, text_layers or layers}  # all layers, fusion layers, text layers
         for mode, call in case.calls():
-            if mode == "loss" and call.get("return_loss"):  # the loss runs several passes: see output_intermediates
-                continue
             plain = run(model, call)
+            assert not [name for name in plain if name.endswith(("hidden_states", "attentions"))], mode
             output = run(model, call, output_hidden_states=True, output_attentions=True)
             recorded = {name: value for name, value in output.items() if name.endswith(("hidden_states", "attentions"))}
-            states = [value for name, value in recorded.items() if name.endswith("hidden_states")]
-            weights = [value for name, value in recorded.items() if name.endswith("attentions")]
-            assert states and weights, f"{mode}: {list(output)}"
-            for value in states:
-                assert isinstance(value, tuple) and len(value) - 1 in layer_counts, mode
-                assert all(state.ndim == 3 or case.pixel_name == "pixel_values_videos" for state in value)
+            assert_same({name: value for name, value in output.items() if name not in recorded}, dict(plain))
+            has_images = call.get(case.pixel_name) is not None and call.get("encoder_outputs") is None
+            assert has_images == ("vision_hidden_states" in recorded) == ("vision_attentions" in recorded), mode
+            has_text = any(call.get(name) is not None for name in ("input_ids", "decoder_input_ids", "labels"))
+            image_tokens = 0
+            if has_images:
+                states, weights = recorded["vision_hidden_states"], recorded["vision_attentions"]
+                assert len(states) - 1 == len(weights) == config.vision_config.num_hidden_layers, mode
+                image_tokens = weights[-1].shape[-1]
+                assert all(part.shape[-2:] == weights[-1].shape[-2:] for part in weights), mode
+            if has_text:
+                prefix = "" if "hidden_states" in recorded else "decoder_"
+                states, weights = recorded[f"{prefix}hidden_states"], recorded[f"{prefix}attentions"]
+                assert len(states) - 1 == len(weights) and len(weights) in layer_counts, mode
+                for part in weights:  # self-attention, of the first token alone in the last layer of some heads
+                    assert part.ndim == 4 and part.shape[-1] in (part.shape[-2], weights[0].shape[-1]), mode
             for name, value in recorded.items():
+                assert isinstance(value, tuple) and value, f"{mode}: {name}"
                 if name.endswith("attentions"):
-                    assert isinstance(value, tuple) and len(value) in (*layer_counts, 2 * layers), f"{mode}: {name}"
                     for part in value:
-                        assert part.ndim in (4, 5) and part.shape[-3] == 2, f"{mode}: {name}"
+                        assert part.shape[-3] == 2, f"{mode}: {name} has no dimension of two heads"
                         torch.testing.assert_close(part.sum(-1), torch.ones(part.shape[:-1]))
-            kept = {name: value for name, value in output.items() if name not in recorded}
-            assert_same(kept, {name: plain[name] for name in kept})
-            for name in plain:
-                assert not name.endswith(("hidden_states", "attentions")), f"{mode}: {name} was not requested"
+            for part in recorded.get("cross_attentions", ()):
+                assert len(recorded["cross_attentions"]) <= layers, mode
+                assert part.ndim == (5 if getattr(text_config, "num_image_streams", 1) == 2 else 4), mode
+                if image_tokens and not hasattr(model, "text_decoder") and not hasattr(model, "language_model"):
+                    assert part.shape[-1] == image_tokens, mode
+            config.output_hidden_states = True
+            by_config = run(model, call)
+            assert {name for name in recorded if name.endswith("hidden_states")} <= set(by_config), mode
+            refused = run(model, call, output_hidden_states=False)
+            assert not [name for name in refused if name.endswith("hidden_states")], mode
+            config.output_hidden_states = False
+
+    def test_selected_hidden_states(self, case: Case) -> None:
+        model = case.model()
+        for mode, call in case.calls():
+            whole = run(model, call, output_hidden_states=True)
+            selected = run(model, call, output_hidden_states=[0, -1])
+            for name in (name for name in whole if name.endswith("hidden_states") and name != "encoder_hidden_states"):
+                if hasattr(model, "language_model") and not name.startswith("vision"):
+                    continue  # transformers' own models
+                kept = [index for index, state in enumerate(selected[name]) if state is not None]
+                assert kept == [0, len(whole[name]) - 1], f"{mode}: {name}"
+                for index in kept:
+                    assert torch.equal(selected[name][index], whole[name][index]), f"{mode}: {name}"
+
+    def test_unknown_options_raise(self, case: Case) -> None:
+        model = case.model()
+        for mode, call in case.calls():
+            for name in ("use_itm_head", "match_heads", "image_embed", "inputs_embeds"):
+                with pytest.raises(TypeError, match=rf"{case.name}.forward got the option '{name}'"):
+                    run(model, call, **{name: True})
+                assert_same(run(model, call, **{name: None}), run(model, call), atol=0, rtol=0), mode
 
     def test_return_dict_false(self, case: Case) -> None:
         model = case.model()

@@ -209,8 +209,8 @@ def test_head_losses_equal_reference(case, monkeypatch: Any) -> None:
         call["image_ids"] = torch.tensor([5, 6, 5, 7])
         model.idx_queue[0, :3] = torch.tensor([6, 9, 5])
     output, seen = training_pass(model, call, monkeypatch)
-    image = model.get_image_features(call["pixel_values"])
-    text = model.get_text_features(call["input_ids"], call["attention_mask"])
+    image = model.get_image_features(call["pixel_values"]).pooler_output
+    text = model.get_text_features(call["input_ids"], call["attention_mask"]).pooler_output
     torch.testing.assert_close(output.image_features, image)
     torch.testing.assert_close(output.text_features, text)
     # `case.model()` perturbs the momentum encoders, so their own outputs are needed.

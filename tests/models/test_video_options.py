@@ -12,7 +12,7 @@ from transformers import AutoVideoProcessor
 
 from modeling_lavis import AlproConfig, AlproProcessor, LavisVideoProcessor
 from modeling_lavis.models.tokenization_lavis import bert_tokenizer
-from tests.models.video_clips import number_of, numbered_frame, write_clip
+from tests.models.video_clips import frame_number, numbered_frame, write_clip
 
 FRAMES = np.stack([numbered_frame(number) for number in range(6)])
 GOLDEN_TOKENIZER = Path(__file__).parents[1] / "goldens" / "tokenizer"
@@ -41,7 +41,7 @@ def test_all_frames(processor: LavisVideoProcessor, tmp_path: Path) -> None:
     assert values(processor, do_sample_frames=True).shape[1] == 3
     clip = write_clip(tmp_path / "clip.mp4", frames=12)
     part = processor(clip, start=0.5, end=1.0, do_normalize=False, size={"height": 64, "width": 96})
-    shown = [number_of(frame.transpose(1, 2, 0) * 255) for frame in part["pixel_values_videos"][0]]
+    shown = [frame_number(frame.transpose(1, 2, 0) * 255) for frame in part["pixel_values_videos"][0]]
     assert shown == [5, 6, 7, 8, 9]
     with pytest.raises(ValueError, match="cannot be stacked.*do_sample_frames=True"):
         processor([FRAMES, FRAMES[:4]])

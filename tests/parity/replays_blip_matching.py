@@ -78,7 +78,7 @@ def _ranking(run: Converted, model: nn.Module, images: torch.Tensor) -> None:
     own = torch.arange(len(images))
     scores = model.score_pairs(images, texts, torch.stack([own, own], dim=1))
     run.ledger.compare("itm_rank.itm", scores.probabilities)
-    features = model.get_image_features(images) @ model.get_text_features(**texts).T
+    features = model.get_image_features(images).pooler_output @ model.get_text_features(**texts).pooler_output.T
     run.ledger.compare("itm_rank.itc", features)
 
 

@@ -104,14 +104,15 @@ def test_features(open_task: OpenTask, files: list[str], architecture: str) -> N
     run = open_task("multimodal-feature-extraction", architecture)
     result = run(files[0], text=TEXTS[0], return_tensors="pt")
     inputs = run.processor(images=files[0], text=TEXTS[0], return_tensors="pt")
-    image = run.model.get_image_features(inputs["pixel_values"]) if architecture != "albef_feature_extractor" else None
-    if image is None:
+    if architecture == "albef_feature_extractor":
         with torch.no_grad():
             output = run.model(**inputs)
         image, text = output.image_features[:, 0], output.text_features[:, 0]
         torch.testing.assert_close(result["multimodal_embeds"], output.multimodal_embeds[0, 0], atol=1e-4, rtol=1e-4)
     else:
-        text = run.model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+        with torch.no_grad():
+            image = run.model.get_image_features(inputs["pixel_values"]).pooler_output
+            text = run.model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
     torch.testing.assert_close(result["image_features"], image[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(result["text_features"], text[0], atol=1e-4, rtol=1e-4)
 

@@ -25,7 +25,7 @@ from modeling_lavis.data.collators import CaptioningCollator, ImageTextCollator,
 from modeling_lavis.models.processing_lavis_blip_2 import qformer_tokenizer
 from modeling_lavis.models.tokenization_lavis import bert_tokenizer, blip_tokenizer
 from tests.models.albef_cases import albef_config
-from tests.models.contract import shake
+from tests.models.contract import perturb
 from tests.models.lavis_blip_2_cases import blip_2_config
 from tests.models.lavis_blip_cases import SIZE, blip_config
 from tests.models.tiny_tokenizers import KINDS, tiny_model, tiny_processor
@@ -90,7 +90,7 @@ def case(request: pytest.FixtureRequest, goldens: Path) -> tuple[Any, Any, Any]:
     model, processor = make(goldens)
     model.eval()
     for _ in range(3):
-        shake(model)
+        perturb(model)
     return model, processor, collator(processor)
 
 
@@ -184,7 +184,7 @@ def test_prompts_of_unequal_length(kind: str) -> None:
     """Each row of a batch keeps its own prompt, an empty one too."""
     model, processor = language_model(kind)
     model.eval()
-    shake(model)
+    perturb(model)
     prompts, images = ["a photo of", "", "Question: what is this? Short answer:"], torch.randn(3, 3, SIZE, SIZE)
     batch = processor.caption_labels(["two cats", "a red dog", "no"], prompt=prompts)
     found = model.generate(pixel_values=images, **batch, max_new_tokens=4, min_new_tokens=4)

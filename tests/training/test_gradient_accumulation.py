@@ -29,8 +29,8 @@ def batches_of(case: Case) -> list[dict[str, Any]]:
     batches = []
     for seed, rows in enumerate((3, 2, 4)):
         batch = {**case.inputs(rows), **case.training(rows)}
-        pixels = batch[case.pixels]
-        batch[case.pixels] = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed))
+        pixels = batch[case.pixel_name]
+        batch[case.pixel_name] = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed))
         batches.append(batch)
     return batches
 
