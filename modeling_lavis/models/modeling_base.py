@@ -18,6 +18,7 @@ from transformers.integrations.fsdp import is_fsdp_enabled
 from .outputs import IGNORE_INDEX
 from .transformers_compat import (
     CACHE_NAMES,
+    execution_device,
     keep_offloaded_parameters_in_float32,
     torchao_metadata_of_modules_only,
     without_remembered_renaming,
@@ -46,6 +47,9 @@ class LavisPreTrainedModel(PreTrainedModel):
 
     #: options of `forward` that are not among its arguments and go on to a part of the model, or are ignored
     passed_on_options: tuple[str, ...] = ()
+
+    #: whether `state_dict` has the temperature as a scalar, as in files; `save_pretrained` sets it
+    stores_scalar_temperature = False
 
     #: whether `finish_step` has to be called after the next step of the optimizer, and whether it ever was
     update_is_due = False
@@ -83,6 +87,13 @@ class LavisPreTrainedModel(PreTrainedModel):
                 return value.dtype
         return super().dtype
 
+    @property
+    def device(self) -> torch.device:
+        """The device of inputs: that of the first parameter, or where the model runs if its weights are offloaded."""
+        # transformers' `generate` creates token ids there
+        device = super().device
+        return (execution_device(self) or device) if device.type == "meta" else device
+
     def finish_step(self) -> None:
         """Update what follows the weights after a step of the optimizer; heads with such parts override it."""
 
@@ -114,8 +125,12 @@ class LavisPreTrainedModel(PreTrainedModel):
         if kwargs.get("state_dict") is not None and "temp" in kwargs["state_dict"]:
             kwargs["state_dict"] = {**kwargs["state_dict"], "temp": kwargs["state_dict"]["temp"].reshape(())}
         quantizer = getattr(self, "hf_quantizer", None)
-        with without_remembered_renaming(self, enabled=original), torchao_metadata_of_modules_only(quantizer):
-            super().save_pretrained(*args, **kwargs)
+        self.stores_scalar_temperature = True
+        try:
+            with without_remembered_renaming(self, enabled=original), torchao_metadata_of_modules_only(quantizer):
+                super().save_pretrained(*args, **kwargs)
+        finally:
+            self.stores_scalar_temperature = False
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         name = f"{prefix}temp"
@@ -136,14 +151,19 @@ def temperature_parameter(value: float) -> nn.Parameter:
     """
     The temperature of the contrastive loss as a parameter of shape `(1,)`.
 
-    FSDP does not shard scalars. State dicts and files have a scalar, as the original; both shapes load.
+    FSDP does not shard scalars. Files have a scalar, as the original; both shapes load.
     """
     return nn.Parameter(torch.full((1,), value))
 
 
 def _store_scalar_temperature(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
-    """Hook of `state_dict`. Sharded models keep the shape, also on the way to their shards."""
+    """
+    Hook of `state_dict` for files. Elsewhere the shape is the parameter's: accelerate offloads the values of
+    `state_dict`. Sharded models keep the shape, also on the way to their shards.
+    """
     name = f"{prefix}temp"
+    if not module.stores_scalar_temperature:
+        return
     if type(state.get(name)) in (Tensor, nn.Parameter) and not is_fsdp_enabled():
         state[name] = state[name].reshape(())
 

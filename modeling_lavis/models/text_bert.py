@@ -67,7 +67,9 @@ class BertEmbeddings(nn.Module):
             if token_type_ids is not None:
                 embeddings = embeddings + self.token_type_embeddings(token_type_ids)
             elif self.implicit_type:
-                embeddings = embeddings + self.token_type_embeddings.weight[0]
+                # by a call, because offloaded weights exist only within one
+                type_ids = torch.zeros(1, dtype=torch.long, device=embeddings.device)
+                embeddings = embeddings + self.token_type_embeddings(type_ids)
         return embeddings
 
     def forward(self, input_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:

@@ -61,7 +61,15 @@ def _config_of(case: Case) -> Callable[[], PreTrainedConfig]:
         options = {"bos_token_id": 4, "enc_token_id": 1}
     if case in lavis_blip_2_cases.CASES:
         options = {"bos_token_id": 4, "freeze_vision": False, "freeze_language_model": False}
-    return lambda: case.config(text=text, **options)
+
+    def make() -> PreTrainedConfig:
+        config = case.config(text=text, **options)
+        if case is albef_cases.ANSWERING:
+            # attention implementations are given by part, so the configuration needs all parts
+            config.answer_config = config.default_answer_config()
+        return config
+
+    return make
 
 
 def _of_case(case: Case) -> list[Subject]:
@@ -73,6 +81,9 @@ def _of_case(case: Case) -> list[Subject]:
             continue
         name = case.name if len(case.modes) == 1 else f"{case.name}_{mode}"
         inputs = {**case.inputs(BATCH), **options}
+        if "decoder_input_ids" in inputs:
+            # one mask is used for encoder and decoder
+            inputs["decoder_input_ids"] = lavis_blip_cases.texts(BATCH, length=TOKENS, padded=False)["input_ids"]
         # pretraining with images alone has no loss in the mode of its decoder
         training = None if not trained or ("decoder_input_ids" in options and "labels" not in trained) else trained
         subjects.append(
@@ -153,7 +164,10 @@ def _seq2seq() -> Subject:
         lambda: lavis_blip_2_cases.blip_2_config(
             language_model="t5", text={"num_hidden_layers": 2}, freeze_vision=False, freeze_language_model=False
         ),
-        lambda: {**lavis_blip_2_cases.one_image(BATCH), "decoder_input_ids": torch.zeros(BATCH, 4, dtype=torch.long)},
+        lambda: {
+            **lavis_blip_2_cases.one_image(BATCH),
+            "decoder_input_ids": torch.zeros(BATCH, TOKENS, dtype=torch.long),
+        },
         lambda: lavis_blip_2_cases.language_model_labels(BATCH),
     )
 

@@ -4,6 +4,7 @@ import unittest
 from types import ModuleType
 from typing import Any
 
+from PIL import Image
 from transformers import AutoTokenizer
 
 from modeling_lavis import (
@@ -20,6 +21,7 @@ from modeling_lavis.models.tokenization_lavis import bert_tokenizer, blip_tokeni
 from tests.conversion.golden_sets import GOLDENS, TOKENIZER
 
 SIZE = 20
+PHOTO = GOLDENS / "processors" / "images" / "coffee.png"
 
 
 def _processor_tests(mixin: Any) -> dict[str, type]:
@@ -68,6 +70,7 @@ def _image_processor_tests(module: ModuleType) -> dict[str, type]:
         def _get_image_processing_classes(self) -> dict[str, Any]:
             return {"pil": LavisImageProcessor, "torchvision": LavisImageProcessorTorchvision}
 
+    module.load_test_image = lambda url: Image.open(PHOTO)  # type: ignore[attr-defined]  # nothing is downloaded
     members = {"image_processor_tester_class": Tester}
     return {"LavisImageProcessor": type("X", (module.ImageProcessingTestMixin, unittest.TestCase), members)}
 

@@ -32,6 +32,11 @@ class Results:
     outcomes: dict[tuple[str, str], str] = field(default_factory=dict)
     messages: dict[tuple[str, str], str] = field(default_factory=dict)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """Print nothing for subtests, of which there are thousands."""
+        return ("", "", "") if "SubtestReport" in type(report).__name__ else None
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the worst outcome of setup, call, teardown and subtests."""
         _, _, rest = report.nodeid.partition("::")
