@@ -32,6 +32,7 @@ from .losses import at_least_float32
 from .outputs import IGNORE_INDEX
 from .transformers_compat import (
     CACHE_NAMES,
+    execution_device,
     keep_offloaded_parameters_in_float32,
     torchao_metadata_of_modules_only,
     without_remembered_renaming,
@@ -61,6 +62,9 @@ class LavisPreTrainedModel(PreTrainedModel):
     has_reported_half_precision = False
     #: options of `forward` that are not among its arguments and go on to a part of the model, or are ignored
     passed_on_options: tuple[str, ...] = ()
+
+    #: whether `state_dict` has the temperature as a scalar, as in files; `save_pretrained` sets it
+    stores_scalar_temperature = False
 
     #: whether `finish_step` has to be called after the next step of the optimizer, and whether it ever was
     update_is_due = False
@@ -120,6 +124,13 @@ class LavisPreTrainedModel(PreTrainedModel):
             " call model.float() before the optimizer is created. To save time and memory, set bf16=True (or fp16=True)"
             " in TrainingArguments, or use torch.autocast."
         )
+
+    @property
+    def device(self) -> torch.device:
+        """The device of inputs: that of the first parameter, or where the model runs if its weights are offloaded."""
+        # transformers' `generate` creates token ids there
+        device = super().device
+        return (execution_device(self) or device) if device.type == "meta" else device
 
     def finish_step(self) -> None:
         """Update what follows the weights after a step of the optimizer; heads with such parts override it."""
@@ -252,8 +263,12 @@ class LavisPreTrainedModel(PreTrainedModel):
         if kwargs.get("state_dict") is not None and "temp" in kwargs["state_dict"]:
             kwargs["state_dict"] = {**kwargs["state_dict"], "temp": kwargs["state_dict"]["temp"].reshape(())}
         quantizer = getattr(self, "hf_quantizer", None)
-        with without_remembered_renaming(self, enabled=original), torchao_metadata_of_modules_only(quantizer):
-            super().save_pretrained(*args, **kwargs)
+        self.stores_scalar_temperature = True
+        try:
+            with without_remembered_renaming(self, enabled=original), torchao_metadata_of_modules_only(quantizer):
+                super().save_pretrained(*args, **kwargs)
+        finally:
+            self.stores_scalar_temperature = False
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         name = f"{prefix}temp"
@@ -274,19 +289,24 @@ def temperature_parameter(value: float) -> nn.Parameter:
     """
     The temperature of the contrastive loss as a parameter of shape `(1,)`.
 
-    FSDP does not shard scalars. State dicts and files have a scalar, as the original; both shapes load.
+    FSDP does not shard scalars. Files have a scalar, as the original; both shapes load.
     """
     return nn.Parameter(torch.full((1,), float(value)))
 
 
 def _store_scalar_temperature(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
-    """Hook of `state_dict`. Sharded models keep the shape, also on the way to their shards."""
+    """
+    Hook of `state_dict` for files. Elsewhere the shape is the parameter's: accelerate offloads the values of
+    `state_dict`. Sharded models keep the shape, also on the way to their shards.
+    """
     name = f"{prefix}temp"
-    if type(state.get(name)) in (Tensor, nn.Parameter) and not is_fsdp_enabled():
-        state[name] = state[name].reshape(())
-    elif is_fsdp_enabled() and hasattr(state.get(name), "device_mesh") and state[name].is_meta:
+    value = state.get(name)
+    if not is_fsdp_enabled():
+        if module.stores_scalar_temperature and type(value) in (Tensor, nn.Parameter):
+            state[name] = value.reshape(())
+    elif value is not None and hasattr(value, "device_mesh") and value.is_meta:
         # accelerate asks a model without weights what to send to the other processes, and expects parameters only
-        buffers = [key for key, value in state.items() if not hasattr(value, "device_mesh")]
+        buffers = [key for key, entry in state.items() if not hasattr(entry, "device_mesh")]
         if buffers:
             raise ValueError(
                 f"cpu_ram_efficient_loading sends parameters to the other processes, but not buffers, which "

@@ -20,6 +20,7 @@ from .frozen_parts import FrozenPartsMixin
 from .modeling_base import mask_padding, project_features, set_first_token, temperature_parameter
 from .qformer import LavisQFormerModel
 from .text_bert import BertLMPredictionHead
+from .transformers_compat import parameter_outside_forward
 from .vision_vit import LavisClipVisionModel, LavisEvaModel
 
 
@@ -130,7 +131,7 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
         """
         rows = image_embeds.shape[0] if input_ids is None else input_ids.shape[0]
         return self.qformer(
-            query_embeds=self.query_tokens.expand(rows, -1, -1),
+            query_embeds=parameter_outside_forward(self, "query_tokens").expand(rows, -1, -1),
             input_ids=input_ids,
             attention_mask=attention_mask,
             encoder_hidden_states=image_embeds.to(self.query_tokens.dtype),

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 
@@ -208,6 +208,33 @@ def cache_of_layer(layer: nn.Module, cache: Cache | None) -> Cache | None:
 # ---- loading and saving ----
 
 
+def execution_device(model: nn.Module) -> torch.device | None:
+    """The device on which accelerate runs a model whose weights it offloads; `None` without its hooks."""
+    for module in model.modules():
+        for hook in _accelerate_hooks(module):
+            device = getattr(hook, "execution_device", None)
+            if device is not None and torch.device(device).type != "meta":
+                return torch.device(device)
+    return None
+
+
+def parameter_outside_forward(module: nn.Module, name: str) -> Tensor:
+    """A parameter of a module whose forward pass is not running, for which accelerate would load offloaded weights."""
+    value: Tensor = getattr(module, name)
+    if not value.is_meta:
+        return value
+    for hook in _accelerate_hooks(module):
+        weights = getattr(hook, "weights_map", None)
+        if weights is not None and name in weights:
+            return weights[name].to(hook.execution_device, value.dtype)
+    return value
+
+
+def _accelerate_hooks(module: nn.Module) -> list[Any]:
+    hook = getattr(module, "_hf_hook", None)
+    return list(getattr(hook, "hooks", [hook]))
+
+
 def keep_offloaded_parameters_in_float32(model: nn.Module) -> None:
     """
     Make `_keep_in_fp32_modules_strict` hold for parameters that are offloaded to disk, too.
@@ -217,9 +244,8 @@ def keep_offloaded_parameters_in_float32(model: nn.Module) -> None:
     exact = {part.strip("^$") for part in getattr(model, "_keep_in_fp32_modules_strict", None) or ()}
     indices: dict[int, dict[str, dict[str, Any]]] = {}
     for module in model.modules():
-        hook = getattr(module, "_hf_hook", None)
-        for part in getattr(hook, "hooks", [hook]):
-            index = getattr(getattr(getattr(part, "weights_map", None), "dataset", None), "index", None)
+        for hook in _accelerate_hooks(module):
+            index = getattr(getattr(getattr(hook, "weights_map", None), "dataset", None), "index", None)
             if index:
                 indices[id(index)] = index
     if not indices:
@@ -299,7 +325,9 @@ __all__ = [
     "cache_of_layer",
     "cache_output",
     "empty_auto_mapping",
+    "execution_device",
     "keep_offloaded_parameters_in_float32",
+    "parameter_outside_forward",
     "return_logits_on_input_device",
     "torchao_metadata_of_modules_only",
     "without_remembered_renaming",

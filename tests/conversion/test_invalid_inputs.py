@@ -1,9 +1,9 @@
 """Invalid inputs of a conversion: the error names them, and no files remain."""
 
 import argparse
-import json
 import os
 import pickle
+import re
 import threading
 import zipfile
 from collections.abc import Callable
@@ -500,4 +500,4 @@ def test_error_messages_are_shortened(tmp_path: Path) -> None:
     state = weights("blip_caption") | {f"visual_encoder.extra.{n}": torch.zeros(1) for n in range(100)}
     message = assert_conversion_raises(tmp_path, "and 80 more", checkpoint=save(tmp_path / "x.pth", state))
     assert len(message.splitlines()) < 40
-    assert json.dumps(message)
+    assert len(set(re.findall(r"visual_encoder\.extra\.\d+", message))) == 20

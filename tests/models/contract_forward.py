@@ -300,29 +300,39 @@ class ForwardContract(Contract):
             bad: list[tuple[dict[str, Any], str]] = []
             if images is not None:
                 bad += [
-                    ({case.pixel_name: images[..., 0]}, "pixel_values"),
-                    ({case.pixel_name: images.flatten(0, 1)[..., 0]}, "pixel_values|9 images"),
-                    ({case.pixel_name: images[..., :1, :, :]}, "pixel_values"),
-                    ({case.pixel_name: (images * 10).to(torch.uint8)}, "pixel_values.*uint8"),
+                    ({case.pixel_name: images[..., 0]}, rf"Got {case.pixel_name} of shape .3, .*expected"),
+                    (
+                        {case.pixel_name: images.flatten(0, 1)[..., 0]},
+                        rf"Got {case.pixel_name} of shape .[69], .*expected|got 9 images and 3 texts",
+                    ),
+                    (
+                        {case.pixel_name: images[..., :1, :, :]},
+                        rf"Got {case.pixel_name} of shape .*1, 32, 32.*expected",
+                    ),
+                    ({case.pixel_name: (images * 10).to(torch.uint8)}, rf"Got {case.pixel_name} of shape .*uint8"),
                 ]
             if ids is not None and mode != "decoder":
                 bad += [
                     ({"input_ids": ids.float()}, "input_ids.*float32"),
-                    ({"input_ids": ids[0]}, "input_ids.*shape"),
+                    ({"input_ids": ids[0]}, r"input_ids of shape \(6,\)"),
                     (
                         {"input_ids": ids.repeat(1, 10), "attention_mask": None},
-                        "60 tokens.*40 position embeddings|labels of shape",
+                        "60 tokens.*40 position embeddings|labels of shape .3, 6. for captions of shape .3, 60.",
                     ),
-                    ({"attention_mask": call["attention_mask"][:, :-1]}, "attention_mask"),
-                    ({"attention_mask": call["attention_mask"][:, None]}, "attention_mask"),
+                    ({"attention_mask": call["attention_mask"][:, :-1]}, r"an attention_mask of shape \(3, 5\)"),
+                    ({"attention_mask": call["attention_mask"][:, None]}, r"an attention_mask of shape \(3, 1, 6\)"),
                     ({"input_ids": ids.tolist()}, "input_ids of type list"),
-                    ({"input_ids": ids[:0], "attention_mask": None}, "input_ids.*at least one|0 .*3|3 .*0"),
+                    ({"input_ids": ids[:0], "attention_mask": None}, r"input_ids of shape \(0, 6\).*at least one"),
                 ]
             if images is not None and ids is not None and mode not in ("itc", "vtc", "decoder"):
-                bad += [({case.pixel_name: images[:2]}, "2 .*3|3 .*2")]
+                counts = r"\b2 (images|videos)\b.*\b3 (texts|questions)\b|\b3 (text rows|texts|prompts)\b.*\b2 (image|vide)"
+                bad += [({case.pixel_name: images[:2]}, counts)]
             for name in ("image_ids", "labels"):
                 if name in call:
-                    bad += [({name: call[name][:-1]}, f"{name}|labels")]
+                    bad += [
+                        ({name: call[name][:-1]}, r"Got (labels of shape .2|2 image_ids)|describe .* 3 rows of labels")
+                    ]
+            assert bad, mode
             for change, pattern in bad:
                 with pytest.raises(ValueError, match=pattern):
                     run(model, {**call, **change})

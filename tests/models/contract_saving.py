@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from modeling_lavis.models.task_classification import ClassificationMixin
-from tests.models.contract import Case, Contract, assert_same, assert_same_state, momentum_pairs
+from tests.models.contract import Case, Contract, assert_same, assert_same_state, momentum_pairs, tensors_of
 
 BUFFERS = ("image_queue", "text_queue", "idx_queue", "queue_ptr")
 
@@ -238,10 +238,13 @@ class SavingContract(Contract):
         model = case.model()
         model.save_pretrained(tmp_path)
         again = case.model_class.from_pretrained(tmp_path, device_map="auto")
-        if next(again.parameters()).device.type == "cpu":
-            assert_same_state(again, model)
-            inputs = {**case.inputs(2), **_decoder_inputs(case)}
-            assert_same(again(**inputs), model(**inputs))
+        assert_same_state(copy.deepcopy(again).cpu(), model)
+        device = next(again.parameters()).device
+        inputs = {**case.inputs(2), **_decoder_inputs(case)}
+        found = tensors_of(again(**{name: value.to(device) for name, value in inputs.items()}))
+        # matrix products of an accelerator round otherwise
+        tolerances = {} if device.type == "cpu" else {"atol": 1e-3, "rtol": 1e-2}
+        assert_same({name: value.cpu() for name, value in found.items()}, tensors_of(model(**inputs)), **tolerances)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
     def test_half_precision_keeps_float32_modules(self, case: Case, dtype: torch.dtype, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling_lavis import AlbefForImageTextRetrieval, LavisViTConfig, LavisViTModel
+from modeling_lavis.models import memory
 from modeling_lavis.models.memory import SkinnyLinear, fused_loss_backward, selective_recompute
 from tests.models.albef_cases import albef_config
 from tests.models.lavis_blip_cases import one_image
@@ -240,14 +241,54 @@ def test_skinny_linear_equals_linear(shape: tuple[int, ...], bias: bool, outputs
     assert torch.allclose(found, expected, atol=1e-6)
 
 
-def test_skinny_linear_gradients() -> None:
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the products that `SkinnyLinear` uses instead of `nn.Linear`'s, in order."""
+    used: list[str] = []
+    for name in ("_linear_by_slices", "_linear_transposed"):
+        original = getattr(memory, name)
+        monkeypatch.setattr(memory, name, lambda *given, n=name, f=original: (used.append(n), f(*given))[1])
+    return used
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_few_rows_use_another_product(products: list[str], bias: bool) -> None:
+    linear = SkinnyLinear(6, 21, bias=bias)
+    sliced = "_linear_by_slices" if torch.backends.mkl.is_available() else "_linear_transposed"
+    expected = {
+        memory._MIN_ROWS - 1: [],
+        memory._MIN_ROWS: [sliced],
+        memory._MAX_SLICED_ROWS: [sliced],
+        memory._MAX_SLICED_ROWS + 1: ["_linear_transposed"],
+        memory._MAX_ROWS: ["_linear_transposed"],
+        memory._MAX_ROWS + 1: [],
+    }
+    for rows, names in expected.items():
+        products.clear()
+        inputs = torch.randn(rows, 6)
+        with torch.no_grad():
+            found = linear(inputs)
+        assert products == names, rows
+        torch.testing.assert_close(found, torch.nn.functional.linear(inputs, linear.weight, linear.bias))
+
+
+def test_skinny_linear_gradients(products: list[str]) -> None:
     linear = SkinnyLinear(6, 5)
     inputs = torch.randn(12, 6, requires_grad=True)
-    linear(inputs).sum().backward()
-    assert torch.allclose(inputs.grad, linear.weight.sum(dim=0).expand(12, 6))
+    upstream = torch.randn(12, 5)
+    linear(inputs).backward(upstream)
+    assert products == []
+    torch.testing.assert_close(inputs.grad, upstream @ linear.weight)
+    torch.testing.assert_close(linear.weight.grad, upstream.T @ inputs)
+    torch.testing.assert_close(linear.bias.grad, upstream.sum(dim=0))
 
 
-def test_skinny_linear_under_autocast() -> None:
+@pytest.mark.parametrize("rows", [12, 40])
+def test_skinny_linear_under_autocast(products: list[str], rows: int) -> None:
     linear = SkinnyLinear(6, 5)
+    inputs = torch.randn(rows, 6)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert linear(torch.randn(12, 6)).dtype == torch.bfloat16
+        found = linear(inputs)
+    assert len(products) == 1
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), linear(inputs), atol=3e-2, rtol=3e-2)
