@@ -302,7 +302,7 @@ def _store_scalar_temperature(module: nn.Module, state: dict[str, Tensor], prefi
     name = f"{prefix}temp"
     value = state.get(name)
     if not is_fsdp_enabled():
-        if module.stores_scalar_temperature and type(value) in (Tensor, nn.Parameter):
+        if module.stores_scalar_temperature and value is not None and type(value) in (Tensor, nn.Parameter):
             state[name] = value.reshape(())
     elif value is not None and hasattr(value, "device_mesh") and value.is_meta:
         # accelerate asks a model without weights what to send to the other processes, and expects parameters only
