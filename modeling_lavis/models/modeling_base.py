@@ -34,6 +34,7 @@ from .transformers_compat import (
     CACHE_NAMES,
     execution_device,
     keep_offloaded_parameters_in_float32,
+    offload_in_shape,
     torchao_metadata_of_modules_only,
     without_remembered_renaming,
 )
@@ -62,9 +63,6 @@ class LavisPreTrainedModel(PreTrainedModel):
     has_reported_half_precision = False
     #: options of `forward` that are not among its arguments and go on to a part of the model, or are ignored
     passed_on_options: tuple[str, ...] = ()
-
-    #: whether `state_dict` has the temperature as a scalar, as in files; `save_pretrained` sets it
-    stores_scalar_temperature = False
 
     #: whether `finish_step` has to be called after the next step of the optimizer, and whether it ever was
     update_is_due = False
@@ -263,12 +261,13 @@ class LavisPreTrainedModel(PreTrainedModel):
         if kwargs.get("state_dict") is not None and "temp" in kwargs["state_dict"]:
             kwargs["state_dict"] = {**kwargs["state_dict"], "temp": kwargs["state_dict"]["temp"].reshape(())}
         quantizer = getattr(self, "hf_quantizer", None)
-        self.stores_scalar_temperature = True
-        try:
-            with without_remembered_renaming(self, enabled=original), torchao_metadata_of_modules_only(quantizer):
-                super().save_pretrained(*args, **kwargs)
-        finally:
-            self.stores_scalar_temperature = False
+        with without_remembered_renaming(self, enabled=original), torchao_metadata_of_modules_only(quantizer):
+            super().save_pretrained(*args, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_hf_hook" and "temp" in self._parameters:
+            offload_in_shape(value, "temp", self.temp.shape)
+        super().__setattr__(name, value)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         name = f"{prefix}temp"
@@ -289,20 +288,17 @@ def temperature_parameter(value: float) -> nn.Parameter:
     """
     The temperature of the contrastive loss as a parameter of shape `(1,)`.
 
-    FSDP does not shard scalars. Files have a scalar, as the original; both shapes load.
+    FSDP does not shard scalars. State dicts and files have a scalar, as the original; both shapes load.
     """
     return nn.Parameter(torch.full((1,), float(value)))
 
 
 def _store_scalar_temperature(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
-    """
-    Hook of `state_dict` for files. Elsewhere the shape is the parameter's: accelerate offloads the values of
-    `state_dict`. Sharded models keep the shape, also on the way to their shards.
-    """
+    """Hook of `state_dict`. Sharded models keep the shape, also on the way to their shards."""
     name = f"{prefix}temp"
     value = state.get(name)
     if not is_fsdp_enabled():
-        if module.stores_scalar_temperature and value is not None and type(value) in (Tensor, nn.Parameter):
+        if value is not None and type(value) in (Tensor, nn.Parameter):
             state[name] = value.reshape(())
     elif value is not None and hasattr(value, "device_mesh") and value.is_meta:
         # accelerate asks a model without weights what to send to the other processes, and expects parameters only
