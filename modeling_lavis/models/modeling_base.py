@@ -127,7 +127,7 @@ class LavisPreTrainedModel(PreTrainedModel):
     def device(self) -> torch.device:
         """The device of inputs: that of the first parameter, or where the model runs if its weights are offloaded."""
         # transformers' `generate` creates token ids there
-        device = super().device
+        device = next(itertools.chain(self.parameters(), self.buffers())).device
         return (execution_device(self) or device) if device.type == "meta" else device
 
     def finish_step(self) -> None:

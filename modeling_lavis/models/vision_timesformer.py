@@ -178,8 +178,10 @@ class TimesformerBlock(ViTBlock):
             # parity: the original drops the frames of each position independently, before the linear layer
             residual = self.drop_path(residual.flatten(0, 1)).view_as(residual)
             residual = self.temporal_fc(residual)
-        else:
+        elif may_overwrite_output(self.temporal_attn, self.temporal_fc):
             residual = self.temporal_attn(states, followed_by=self.temporal_fc, **kwargs)[0]
+        else:  # hooks see the attention's own output, and those of accelerate would move a module among the arguments
+            residual = self.temporal_fc(self.temporal_attn(states, **kwargs)[0])
         residual = residual if inplace else residual.clone()
         residual[:, 0] = 0  # the class token has no temporal attention
         return residual
