@@ -16,7 +16,7 @@ from .forward_options import head_forward
 from .losses import MaskDraws, draw_masks, mask_tokens, masked_lm_loss
 from .momentum import MomentumDistillationMixin
 from .outputs import LavisPreTrainingOutput
-from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel
+from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel, get_image_features
 from .task_classification import ClassificationMixin
 from .task_question_answering import QuestionAnsweringMixin
 from .task_retrieval import ImageTextRetrievalMixin, MatchHead
@@ -77,6 +77,8 @@ class AlbefModel(FeatureExtractionMixin, AlbefPreTrainedModel):
     ```
     """
 
+    get_image_features = get_image_features
+
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config)
         self.build_feature_extractor(config)
@@ -93,6 +95,8 @@ class AlbefForImageTextRetrieval(ImageTextRetrievalMixin, MomentumDistillationMi
             nor a feature queue.
     """
 
+    get_image_features = get_image_features
+
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config)
         self.build_retrieval(config, config.use_momentum, queue_with_ids=True)
@@ -108,6 +112,8 @@ class AlbefForPreTraining(ImageTextRetrievalMixin, MomentumDistillationMixin, Al
         config ([`AlbefConfig`]): model configuration; with `use_momentum=False` the head has neither momentum encoders
             nor a feature queue.
     """
+
+    get_image_features = get_image_features
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config)

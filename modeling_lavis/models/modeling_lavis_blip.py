@@ -22,7 +22,7 @@ from .losses import causal_lm_loss
 from .modeling_base import HUB_OPTIONS, check_labels, mask_padding, set_first_token
 from .momentum import MomentumDistillationMixin
 from .outputs import LavisGenerationOutput, LavisPreTrainingOutput, vision_fields
-from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel
+from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel, get_image_features
 from .task_classification import ClassificationMixin
 from .task_pretraining import ImageTextPreTrainingMixin
 from .task_question_answering import QuestionAnsweringMixin
@@ -113,6 +113,8 @@ class LavisBlipModel(FeatureExtractionMixin, LavisBlipPreTrainedModel):
     ```
     """
 
+    get_image_features = get_image_features
+
     def __init__(self, config: LavisBlipConfig) -> None:
         super().__init__(config)
         self.build_feature_extractor(config)
@@ -129,6 +131,8 @@ class LavisBlipForImageTextRetrieval(ImageTextRetrievalMixin, MomentumDistillati
         config ([`LavisBlipConfig`]): model configuration; with `use_momentum=False` the head has neither momentum
             encoders nor a feature queue.
     """
+
+    get_image_features = get_image_features
 
     def __init__(self, config: LavisBlipConfig) -> None:
         super().__init__(config)
@@ -153,6 +157,8 @@ class LavisBlipForPreTraining(ImageTextPreTrainingMixin, MomentumDistillationMix
         config ([`LavisBlipConfig`]): model configuration; with `use_momentum=False` the head has neither momentum
             encoders nor a feature queue.
     """
+
+    get_image_features = get_image_features
 
     def __init__(self, config: LavisBlipConfig) -> None:
         super().__init__(config)

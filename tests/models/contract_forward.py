@@ -325,7 +325,9 @@ class ForwardContract(Contract):
                     ({"input_ids": ids[:0], "attention_mask": None}, r"input_ids of shape \(0, 6\).*at least one"),
                 ]
             if images is not None and ids is not None and mode not in ("itc", "vtc", "decoder"):
-                counts = r"\b2 (images|videos)\b.*\b3 (texts|questions)\b|\b3 (text rows|texts|prompts)\b.*\b2 (image|vide)"
+                counts = (
+                    r"\b2 (images|videos)\b.*\b3 (texts|questions)\b|\b3 (text rows|texts|prompts)\b.*\b2 (image|vide)"
+                )
                 bad += [({case.pixel_name: images[:2]}, counts)]
             for name in ("image_ids", "labels"):
                 if name in call:
