@@ -1,9 +1,10 @@
 # The commands a developer types. All they need beforehand is make and a Python of 3.11 or newer.
 #
-#   make demo        environment, base install, then the embedded model on real pictures
+#   make demo        environment, base install, then the embedded model on real images
 #   make test        environment, full install, then the fast, offline test suite
 #   make test-slow   the tests that take longer than a few seconds each
 #   make parity      replay the recordings of the original (folder in LAVIS_GOLDENS, default tests/goldens)
+#   make common      transformers' own common tests over all classes (its source distribution in TRANSFORMERS_SOURCE)
 #   make check       formatting, lint and types
 #   make docs        the documentation with the API reference, in build/docs; warnings are errors
 #   make docs-serve  the same on a local port
@@ -26,7 +27,7 @@ STAMP_DOCS := $(VENV)/.installed-docs
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow parity check docs docs-serve format clean
+.PHONY: help venv demo test test-slow parity common check docs docs-serve format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -62,6 +63,9 @@ test-slow: $(STAMP_DEV)
 
 parity: $(STAMP_DEV)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) tests/parity
+
+common: $(STAMP_DEV)
+	$(BIN)/python tests/common/run_common_tests.py -n $(WORKERS)
 
 check: $(STAMP_DEV)
 	$(BIN)/ruff format --check .

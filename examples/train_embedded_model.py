@@ -46,11 +46,13 @@ from transformers import (
 
 from modeling_lavis import LavisBlipConfig, LavisBlipForPreTraining, LavisBlipProcessor, LavisImageProcessor
 from modeling_lavis.evaluation.retrieval import recall, similarity_matrices
+from modeling_lavis.models.image_conversion import open_image, parse_background, to_rgb
 from modeling_lavis.models.tokenization_lavis import clean_caption
 
 IMAGE_SIZE, PATCH_SIZE = 72, 12
 VOCABULARY = 1000
 MAX_TEXT_LENGTH = 40
+BACKGROUND = "white"
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -106,8 +108,9 @@ def train_tokenizer(captions: list[str], vocabulary: int = VOCABULARY) -> PreTra
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> LavisBlipProcessor:
-    """Processor of the small model: images of 72 x 72 pixels, texts of at most 40 tokens."""
-    image_processor = LavisImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+    """Processor of the small model: images of 72 x 72 pixels on white, texts of at most 40 tokens."""
+    # emoji files are transparent, and the model is trained on a white background
+    image_processor = LavisImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, background=BACKGROUND)
     return LavisBlipProcessor(image_processor, tokenizer, max_text_length=MAX_TEXT_LENGTH)
 
 
@@ -171,7 +174,8 @@ class EmojiPairs(Dataset):
             raise OSError(f"There is no {str(listing)!r}. Run examples/build_emoji_dataset.py first.")
         entries = json.loads(listing.read_text(encoding="utf-8"))[:limit]
         self.captions = [entry["caption"] for entry in entries]
-        self.images = [Image.open(folder / entry["image"]).convert("RGB") for entry in entries]
+        white = parse_background(BACKGROUND)
+        self.images = [to_rgb(open_image(folder / entry["image"]), white) for entry in entries]
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -202,7 +206,7 @@ def random_affine(
     x, y = width / 2, height / 2
     # PIL expects the transform from output to input coordinates
     matrix = (a, b, x - a * (x + shift_x) - b * (y + shift_y), c, d, y - c * (x + shift_x) - d * (y + shift_y))
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor="white")
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=BACKGROUND)
 
 
 class PretrainingCollator:
@@ -315,11 +319,12 @@ def without_momentum_encoders(model: LavisBlipForPreTraining) -> LavisBlipForPre
     return bare.eval()
 
 
-def save_in_half_precision(
-    model: LavisBlipForPreTraining, processor: LavisBlipProcessor, folder: Path, card: str = ""
-) -> None:
-    """Save model, processor, generation configuration and card in half precision; replaces the folder atomically."""
-    bare = without_momentum_encoders(model).half()
+def save_model(model: LavisBlipForPreTraining, processor: LavisBlipProcessor, folder: Path, card: str = "") -> None:
+    """Save model, processor, generation configuration and card in float32; replaces the folder atomically.
+
+    Half precision would be half as large, but could not be fine-tuned: a step of AdamW turns float16 weights into NaN.
+    """
+    bare = without_momentum_encoders(model).float()
     bare.generation_config = GenerationConfig(
         max_length=24,
         num_beams=3,
@@ -361,11 +366,6 @@ def average_weights(model: LavisBlipForPreTraining, folder: Path, share: float) 
     earlier = LavisBlipForPreTraining.from_pretrained(folder, config=model.config, dtype=torch.float32)
     for parameter, old in zip(model.parameters(), earlier.parameters(), strict=True):
         parameter.lerp_(old.to(parameter.device), share)
-
-
-def round_to_half_precision(model: LavisBlipForPreTraining) -> LavisBlipForPreTraining:
-    """The model as it will be loaded: without momentum encoders, with weights rounded to half precision, in float32."""
-    return without_momentum_encoders(model).half().float()
 
 
 def card_of(
@@ -501,9 +501,9 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     trainer.train(resume_from_checkpoint=options.resume)
     if options.start_from is not None and options.blend > 0:
         average_weights(model, options.start_from, options.blend)
-    figures = measure(round_to_half_precision(model.cpu()), processor, val_pairs, num_beams=3)
+    figures = measure(without_momentum_encoders(model.cpu()), processor, val_pairs, num_beams=3)
     card = card_of(model, figures, options, [len(train_pairs), len(val_pairs)])
-    save_in_half_precision(model, processor, options.output, card)
+    save_model(model, processor, options.output, card)
     print(f"saved {options.output}: {format_metrics(figures)}", flush=True)
     return figures
 

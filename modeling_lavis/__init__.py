@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from modeling_lavis.models.video_processing_lavis import LavisVideoProcessor
     from modeling_lavis.models.vision_timesformer import LavisTimesformerModel
     from modeling_lavis.models.vision_vit import LavisClipVisionModel, LavisEvaModel, LavisViTModel
+    from modeling_lavis.training.lora_targets import LORA_TARGET_MODULES, lora_target_modules
 
 __version__ = "0.1.0.dev0"
 
@@ -92,6 +93,7 @@ _HOME_OF: dict[str, str] = {
             "LavisViTConfig",
         ),
         "models.image_processing_lavis": ("LavisImageProcessor", "LavisImageProcessorTorchvision"),
+        "training.lora_targets": ("LORA_TARGET_MODULES", "lora_target_modules"),
         "models.modeling_albef": (
             "AlbefForImageAndTextClassification",
             "AlbefForImageTextRetrieval",
@@ -129,6 +131,7 @@ _HOME_OF: dict[str, str] = {
 }
 
 __all__ = [
+    "LORA_TARGET_MODULES",
     "AlbefConfig",
     "AlbefForImageAndTextClassification",
     "AlbefForImageTextRetrieval",
@@ -177,6 +180,7 @@ __all__ = [
     "LavisViTModel",
     "LavisVideoProcessor",
     "__version__",
+    "lora_target_modules",
 ]
 
 

@@ -54,6 +54,8 @@ EXPECTED = {
     "LavisViTModel",
     "LavisVideoProcessor",
     "__version__",
+    "LORA_TARGET_MODULES",
+    "lora_target_modules",
 }
 
 
@@ -63,7 +65,7 @@ def test_exported_names() -> None:
 
 
 def test_names_resolve_to_classes_of_that_name() -> None:
-    for name in EXPECTED - {"__version__"}:
+    for name in EXPECTED - {"__version__", "LORA_TARGET_MODULES"}:
         assert getattr(modeling_lavis, name).__name__ == name
 
 

@@ -74,7 +74,7 @@ def build_ours(size: Size, dtype: torch.dtype, device: torch.device) -> Run:
     from modeling_lavis import LavisBlip2Config, LavisBlip2ForConditionalGeneration
 
     config = LavisBlip2Config(
-        vision_config={**_vision_config(size), "mlp_ratio": size.vision_intermediate_size / size.vision_hidden_size},
+        vision_config={**_vision_config(size), "intermediate_size": size.vision_intermediate_size},
         qformer_config={**_qformer_config(size), "num_query_tokens": size.queries},
         text_config=_opt_config(size).to_dict(),
     )

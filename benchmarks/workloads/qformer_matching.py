@@ -76,7 +76,7 @@ def build_ours(size: Size, dtype: torch.dtype) -> Run:
     from modeling_lavis import LavisBlip2Config, LavisBlip2ForImageTextRetrieval
 
     config = LavisBlip2Config(
-        vision_config={**_vision_config(size), "mlp_ratio": 0.01},
+        vision_config={**_vision_config(size), "intermediate_size": 8},
         qformer_config={**bert_sizes(size), "num_query_tokens": size.queries},
     )
     model = LavisBlip2ForImageTextRetrieval(config)

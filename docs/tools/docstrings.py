@@ -9,7 +9,7 @@ griffe's parser of Google style splits such an entry at the first space and colo
 entries that describe two arguments. So sections become lists here, and the parser is left out.
 
 Docstrings come from the imported objects instead of the source, because some are completed at import time by
-`modeling_lavis.models.docstrings.add_shared_arguments`.
+`modeling_lavis.models.forward_options.add_shared_arguments`.
 """
 
 import copy

@@ -7,18 +7,22 @@ import os
 from typing import Any
 
 from modeling_lavis.cli.options import (
+    GENERATION_OPTIONS,
     add_generation_options,
     add_inputs,
     add_model_options,
+    check_generation,
+    check_texts,
     find_model_inputs,
     flags,
     generation_options,
     given_options,
+    non_empty_text,
     open_pipeline,
     positive_int,
     takes_videos,
 )
-from modeling_lavis.cli.output import Results, UsageError, iterate_results
+from modeling_lavis.cli.output import Results, UsageError, iterate_results, one_line
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -34,7 +38,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     add_inputs(parser)
     add_model_options(parser, default=None)
     add_generation_options(parser)
-    parser.add_argument("--question", metavar="TEXT", required=True, help="question to ask about every input")
+    parser.add_argument(
+        "--question", metavar="TEXT", type=non_empty_text, required=True, help="question to ask about every input"
+    )
     parser.add_argument(
         "--answers",
         metavar="FILE_OR_LIST",
@@ -67,6 +73,8 @@ def read_answers(value: str) -> list[str]:
             raise UsageError(f"The answers in {value} cannot be read: {error}") from error
         if not all(isinstance(answer, str) for answer in answers):
             raise UsageError(f"The JSON array in {value} contains values that are not strings.")
+    elif os.path.exists(value):
+        raise UsageError(f"--answers is {value}, which is not a regular file. Give a file, or a list such as yes,no.")
     elif os.path.splitext(value)[1] in (".txt", ".json"):
         raise UsageError(f"--answers is {value}, but there is no such file.")
     else:
@@ -79,28 +87,36 @@ def read_answers(value: str) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Answer the question about images or videos, and return the exit status."""
-    options = generation_options(args)
+    options, generation = generation_options(args), given_options(args, GENERATION_OPTIONS)
     ranking = given_options(args, ("top_k", "num_candidates"))
     if args.answers is not None:
-        if options:
+        if generation:
             raise UsageError(
-                f"{flags(options)} cannot be used with --answers: answers of a list are ranked, not generated."
+                f"{flags(generation)} cannot be used with --answers: answers of a list are ranked, not generated."
             )
         options = {"answers": read_answers(args.answers), **ranking}
     answerer = open_pipeline({"image": "image-question-answering", "video": "video-question-answering"}, args)
     if takes_videos(answerer):
-        if unused := [name for name in (*options, *ranking) if name != "top_k"]:
+        given = (*generation, *ranking, *(("answers",) if args.answers is not None else ()))
+        if unused := [name for name in given if name != "top_k"]:
             raise UsageError(
                 f"The model {args.model} is a classifier over a fixed answer list. Leave out {flags(unused)}."
             )
         options = ranking
     elif args.answers is None and ranking:
         raise UsageError("--top-k and --num-candidates require --answers.")
+    elif args.answers is None:
+        check_generation(answerer, options)
+    if not getattr(answerer.model, "answers_prompts", False):
+        check_texts(answerer, "--question", [args.question], "question")
     results = Results(args.json)
     files = find_model_inputs(answerer, args)
     for name, rows in iterate_results(
         files, lambda names: answerer(names, question=args.question, on_error="return", **options), results
     ):
-        lines = [f"{name}: {row['answer']}" + (f"  {row['score']:.3f}" if "score" in row else "") for row in rows]
+        lines = [
+            f"{one_line(name)}: {one_line(row['answer'])}" + (f"  {row['score']:.3f}" if "score" in row else "")
+            for row in rows
+        ]
         results.add({"file": name, "question": args.question, "answers": rows}, "\n".join(lines))
     return results.status

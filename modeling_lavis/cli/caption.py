@@ -9,11 +9,12 @@ from modeling_lavis.cli.options import (
     add_generation_options,
     add_inputs,
     add_model_options,
+    check_generation,
     generation_options,
     open_pipeline,
     positive_int,
 )
-from modeling_lavis.cli.output import Results, UsageError, iterate_results
+from modeling_lavis.cli.output import Results, UsageError, iterate_results, one_line
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -39,17 +40,22 @@ def run(args: argparse.Namespace) -> int:
     options = generation_options(args)
     if args.num_return_sequences > 1:
         options["num_return_sequences"] = args.num_return_sequences
-        if options.setdefault("num_beams", max(3, args.num_return_sequences)) < args.num_return_sequences:
+        if (
+            not options.get("do_sample")
+            and options.setdefault("num_beams", max(3, args.num_return_sequences)) < args.num_return_sequences
+        ):
             raise UsageError(
                 f"--num-return-sequences {args.num_return_sequences} needs at least as many beams, but --num-beams is "
                 f"{args.num_beams}."
             )
+    captioner = open_pipeline("image-captioning", args)
+    check_generation(captioner, options)
     if args.prompt is not None:
         options["prompt"] = args.prompt
-    captioner = open_pipeline("image-captioning", args)
     results = Results(args.json)
     files = find_inputs(args.inputs)
     for name, rows in iterate_results(files, lambda names: captioner(names, on_error="return", **options), results):
         captions = [row["generated_text"] for row in rows]
-        results.add({"file": name, "captions": captions}, "\n".join(f"{name}: {caption}" for caption in captions))
+        lines = [f"{one_line(name)}: {one_line(caption)}" for caption in captions]
+        results.add({"file": name, "captions": captions}, "\n".join(lines))
     return results.status

@@ -7,6 +7,8 @@ from typing import Any
 import PIL.Image
 from PIL import ImageDraw, ImageFont
 
+from modeling_lavis.models.image_conversion import parse_background, to_rgb
+
 _IMAGE_HEIGHT, _CELL_WIDTH, _MARGIN, _FONT_SIZE, _MAX_LINES = 128, 260, 16, 14, 2
 _BACKGROUND, _TEXT, _LABEL, _CORRECT, _WRONG = "white", "#222222", "#777777", "#1a7f37", "#b3261e"
 
@@ -40,7 +42,7 @@ def draw(rows: Sequence[Mapping[str, Any]], columns: int = 4) -> PIL.Image.Image
         left = _MARGIN + number % columns * (_CELL_WIDTH + _MARGIN)
         top = _MARGIN + number // columns * height
         with PIL.Image.open(row["file"]) as opened:
-            image = opened.convert("RGB")
+            image = to_rgb(opened, parse_background(_BACKGROUND)).copy()  # an RGB image is returned as it is, unread
         image.thumbnail((_CELL_WIDTH, _IMAGE_HEIGHT))
         sheet.paste(image, (left + (_CELL_WIDTH - image.width) // 2, top))
         top += _IMAGE_HEIGHT + 6

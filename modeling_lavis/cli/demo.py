@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_lavis.cli.options import add_model_options, open_pipeline
-from modeling_lavis.cli.output import Results, atomic_file, check_output_file
+from modeling_lavis.cli.output import Results, atomic_file, check_output_file, one_line
 
 _OUTPUT = "modeling_lavis_demo.png"
 _COLUMNS: tuple[str, ...] = ("name", "caption", "best match", "score", "retrieval rank")
@@ -42,10 +42,10 @@ def run(args: argparse.Namespace) -> int:
         for row in rows:
             results.add(row, "")
     summary = {
-        "pictures": len(rows),
+        "images": len(rows),
         "captions_equal_to_the_name": sum(row["caption_is_name"] for row in rows),
-        "names_found_by_the_picture": sum(row["best_match"] == row["name"] for row in rows),
-        "pictures_found_by_the_name": sum(row["rank"] == 1 for row in rows),
+        "names_found_by_the_image": sum(row["best_match"] == row["name"] for row in rows),
+        "images_found_by_the_name": sum(row["rank"] == 1 for row in rows),
         "contact_sheet": str(args.output),
     }
     results.add(summary, "" if args.json else _table(rows) + "\n\n" + _summary(summary))
@@ -117,16 +117,17 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _cut(text: str, width: int) -> str:
+    text = one_line(text)
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def _summary(summary: dict[str, Any]) -> str:
-    count = summary["pictures"]
+    count = summary["images"]
     return "\n".join(
         [
             f"Captions equal to the name: {summary['captions_equal_to_the_name']} of {count}.",
-            f"Names retrieved by the image: {summary['names_found_by_the_picture']} of {count}.",
-            f"Images retrieved by the name: {summary['pictures_found_by_the_name']} of {count}.",
-            f"Contact sheet: {summary['contact_sheet']}",
+            f"Names retrieved by the image: {summary['names_found_by_the_image']} of {count}.",
+            f"Images retrieved by the name: {summary['images_found_by_the_name']} of {count}.",
+            f"Contact sheet: {one_line(summary['contact_sheet'])}",
         ]
     )

@@ -6,8 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
-from modeling_lavis.cli.options import add_inputs, add_model_options, find_model_inputs, open_pipeline, takes_videos
-from modeling_lavis.cli.output import Results, UsageError, atomic_file, check_output_file, iterate_results, warn
+from modeling_lavis.cli.options import (
+    add_inputs,
+    add_model_options,
+    check_texts,
+    find_model_inputs,
+    non_empty_text,
+    open_pipeline,
+    takes_videos,
+)
+from modeling_lavis.cli.output import (
+    Results,
+    UsageError,
+    atomic_file,
+    check_output_file,
+    iterate_results,
+    one_line,
+    warn,
+)
 
 _SUFFIXES = (".npz", ".safetensors", ".json")
 
@@ -24,7 +40,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "Video models give video_features.",
     )
     add_inputs(parser, needed=False)
-    parser.add_argument("--text", metavar="TEXT", nargs="+", action="extend", default=[], help="one or several texts")
+    parser.add_argument(
+        "--text",
+        metavar="TEXT",
+        type=non_empty_text,
+        nargs="+",
+        action="extend",
+        default=[],
+        help="one or several texts",
+    )
     parser.add_argument("--output", metavar="FILE", type=Path, help=f"file to write: {', '.join(_SUFFIXES)}")
     add_model_options(parser)
     parser.set_defaults(run=run)
@@ -38,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         check_output_file(args.output, _SUFFIXES)
     extractor = open_pipeline("multimodal-feature-extraction", args)
+    if args.text:
+        check_texts(extractor, "--text", args.text)
     # Features have no readable text form, so they are printed as JSON even without --json.
     results = Results(as_json=args.json or args.output is None)
     modality = "video" if takes_videos(extractor) else "image"
@@ -57,15 +83,15 @@ def run(args: argparse.Namespace) -> int:
         add_features(modality, name, row[f"{modality}_features"])
     if args.text:
         rows = extractor(text=args.text, features="text_features", return_tensors="np")
-        for text, row in zip(args.text, rows):
-            add_features("text", text, row["text_features"])
+        for given, row in zip(args.text, rows):
+            add_features("text", given, row["text_features"])
     if args.output is not None:
         if not columns["files"] and not columns["texts"]:
             warn(f"{args.output} was not written: there are no features.")
             return 1
         write(args.output, columns)
         record = {"output": str(args.output), "files": len(columns["files"]), "texts": len(columns["texts"])}
-        results.add(record, f"{args.output}: {record['files']} {modality}s, {record['texts']} texts")
+        results.add(record, f"{one_line(str(args.output))}: {record['files']} {modality}s, {record['texts']} texts")
     return results.status
 
 

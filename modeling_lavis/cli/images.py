@@ -13,6 +13,7 @@ SUFFIXES = {
     ),
     "video": frozenset(".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()),
 }
+INPUTS = "a file, a folder, a glob or a URL"
 _URLS = ("http://", "https://", "data:image/")
 
 
@@ -45,7 +46,9 @@ def find_inputs(arguments: Iterable[str], kind: str = "image") -> list[InputFile
 
 
 def _find(argument: str, kind: str) -> Iterator[InputFile]:
-    if argument.startswith(_URLS) or os.path.isfile(argument):
+    if not argument:
+        yield InputFile(argument, f"An input is an empty string; expected {INPUTS}.")
+    elif argument.startswith(_URLS) or os.path.isfile(argument):
         yield InputFile(argument)
     elif os.path.isdir(argument):
         yield from _in_folder(argument, kind)
@@ -57,10 +60,25 @@ def _find(argument: str, kind: str) -> Iterator[InputFile]:
             # "**" matches every folder as well as its files, which must not be listed twice.
             if os.path.isfile(path):
                 yield InputFile(path)
+            elif not os.path.isdir(path):
+                yield _special_file(path, kind)
             elif "**" not in argument:
                 yield from _in_folder(path, kind)
     else:
-        yield InputFile(argument)
+        yield _special_file(argument, kind)
+
+
+def _special_file(path: str, kind: str) -> InputFile:
+    """What is neither a regular file nor a folder: nothing, which fails when it is opened, or something that blocks."""
+    from modeling_lavis.models.image_conversion import check_regular_file  # imports torch
+
+    try:
+        check_regular_file(path, kind)
+    except FileNotFoundError:
+        return InputFile(path)
+    except OSError as error:
+        return InputFile(path, str(error))
+    return InputFile(path)
 
 
 def _in_folder(folder: str, kind: str) -> Iterator[InputFile]:
@@ -70,6 +88,7 @@ def _in_folder(folder: str, kind: str) -> Iterator[InputFile]:
         for name in sorted(files):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES[kind]:
                 empty = False
-                yield InputFile(os.path.join(parent, name))
+                path = os.path.join(parent, name)
+                yield InputFile(path) if os.path.isfile(path) else _special_file(path, kind)
     if empty:
         yield InputFile(folder, f"No {kind} in the folder {folder}; looked for {' '.join(sorted(SUFFIXES[kind]))}.")

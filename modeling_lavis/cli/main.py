@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 import modeling_lavis
-from modeling_lavis.cli import answer, caption, convert, demo, embed, match
+from modeling_lavis.cli import answer, attach_code, caption, convert, demo, embed, match
 from modeling_lavis.cli.options import first_line
-from modeling_lavis.cli.output import UsageError, warn
+from modeling_lavis.cli.output import UsageError, print_logged_warnings, warn
 from modeling_lavis.import_utils import silence_developer_logs
 
 
@@ -23,7 +23,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(
         prog="modeling-lavis",
-        description="ALBEF, ALPRO, BLIP and BLIP-2: captions, answers, matches, features, conversion.",
+        description="ALBEF, ALPRO, BLIP and BLIP-2: captions, answers, matches, features, conversion, code.",
         epilog="Exit status: 0 for success, 1 if an input failed (named on stderr), 2 for invalid arguments.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {modeling_lavis.__version__}")
@@ -34,6 +34,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
         convert.add_parser(verbs)
     else:
         verbs.add_parser("convert", help=convert.HELP)
+    attach_code.add_parser(verbs)
     demo.add_parser(verbs)
     return parser
 
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     silence_developer_logs()
+    print_logged_warnings()
     parser = build_parser(argv[0] if argv else None)
     try:
         args = parser.parse_args(argv)

@@ -4,8 +4,15 @@
 import argparse
 from typing import Any
 
-from modeling_lavis.cli.options import add_inputs, add_model_options, find_model_inputs, open_pipeline
-from modeling_lavis.cli.output import Results, iterate_results
+from modeling_lavis.cli.options import (
+    add_inputs,
+    add_model_options,
+    check_texts,
+    find_model_inputs,
+    non_empty_text,
+    open_pipeline,
+)
+from modeling_lavis.cli.output import Results, iterate_results, one_line
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -21,6 +28,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--text",
         metavar="TEXT",
+        type=non_empty_text,
         nargs="+",
         action="extend",
         required=True,
@@ -34,9 +42,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Match texts with images or videos, and return the exit status."""
     matcher = open_pipeline({"image": "image-text-matching", "video": "video-text-matching"}, args)
+    check_texts(matcher, "--text", args.text)
     results = Results(args.json)
     files = find_model_inputs(matcher, args)
     for name, rows in iterate_results(files, lambda names: matcher(names, text=args.text, on_error="return"), results):
-        lines = [f"  match {row['score']:.3f}  cosine {row['similarity']:+.3f}  {row['text']}" for row in rows]
-        results.add({"file": name, "matches": rows}, "\n".join([name, *lines]))
+        lines = [
+            f"  match {row['score']:.3f}  cosine {row['similarity']:+.3f}  {one_line(row['text'])}" for row in rows
+        ]
+        results.add({"file": name, "matches": rows}, "\n".join([one_line(name), *lines]))
     return results.status

@@ -3,9 +3,12 @@
 
 import contextlib
 import json
+import logging
 import os
 import secrets
+import stat
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -43,7 +46,7 @@ class Results:
         # Escape what the terminal's encoding cannot represent, for example file names that are not valid Unicode.
         line = json.dumps(record) if self.as_json else text
         encoding = sys.stdout.encoding or "utf-8"
-        with _without_progress_bar():
+        with _without_progress_bar(sys.stdout):
             sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
             sys.stdout.flush()
 
@@ -60,11 +63,49 @@ class Results:
         return int(self.failed > 0)
 
 
-def warn(message: str) -> None:
-    """Print an error message on stderr."""
+def warn(message: str, level: str = "error") -> None:
+    """Print an error message (or a warning, by `level`) on stderr, in one line."""
     encoding = sys.stderr.encoding or "utf-8"
-    with _without_progress_bar():
-        sys.stderr.write(f"error: {message}\n".encode(encoding, "backslashreplace").decode(encoding))
+    with _without_progress_bar(sys.stderr):
+        line = f"{level}: {one_line(message)}\n"
+        sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def one_line(text: str) -> str:
+    """
+    Escape line breaks and control characters, so that a name or a generated text stays in its line.
+
+    Args:
+        text (`str`): a file name, a text or a message.
+
+    Returns:
+        `str`: the text with, for example, a backslash and an `n` for each new line.
+    """
+    if text.isprintable():
+        return text
+    # "Cc" are control characters, "Zl" and "Zp" the line and paragraph separators of Unicode
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in ("Cc", "Zl", "Zp")
+        else character
+        for character in text
+    )
+
+
+class _Printer(logging.Handler):
+    """Prints what this package logs as warnings of the command."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage(), "warning")
+
+
+_PRINTER = _Printer(logging.WARNING)
+
+
+def print_logged_warnings() -> None:
+    """Print the warnings that this package logs, also as code that was loaded with a repository."""
+    for name in ("modeling_lavis", "transformers_modules"):
+        logging.getLogger(name).addHandler(_PRINTER)  # a second time without effect
 
 
 def iterate_results(
@@ -97,9 +138,9 @@ def progress(entries: list[Any]) -> Iterable[Any]:
     return tqdm(entries, unit="file", file=sys.stderr)
 
 
-def _without_progress_bar() -> contextlib.AbstractContextManager[None]:
-    """Clear the progress bar while a line is printed to the same terminal."""
-    if "tqdm" not in sys.modules or not sys.stderr.isatty():
+def _without_progress_bar(stream: IO[str]) -> contextlib.AbstractContextManager[None]:
+    """Clear the progress bar while a line is printed, if the line goes to a terminal, too."""
+    if "tqdm" not in sys.modules or not sys.stderr.isatty() or not stream.isatty():
         return contextlib.nullcontext()
     from tqdm import tqdm
 
@@ -115,7 +156,8 @@ def check_output_file(path: Path, suffixes: tuple[str, ...]) -> Path:
         suffixes (`tuple[str, ...]`): the allowed suffixes.
 
     Raises:
-        UsageError: If the suffix is another, `path` is a folder, or its folder is missing or cannot be written to.
+        UsageError: If the suffix is another, `path` is a folder, a FIFO or a device, or its folder is missing or cannot
+            be written to.
     """
     if path.suffix.lower() not in suffixes:
         raise UsageError(f"--output is {path}; expected a file name that ends in {', '.join(suffixes)}.")
@@ -123,6 +165,8 @@ def check_output_file(path: Path, suffixes: tuple[str, ...]) -> Path:
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         what = "is a folder" if path.is_dir() else f"is in {folder}, which is not a writable folder"
         raise UsageError(f"--output is {path}, which {what}. Give the path of a file.")
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        raise UsageError(f"--output is {path}, which is a FIFO, a socket or a device. Give the path of a file.")
     return path
 
 

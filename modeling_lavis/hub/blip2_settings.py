@@ -16,7 +16,14 @@ import torch
 
 from modeling_lavis.hub import settings as shared
 from modeling_lavis.hub.families import model_class_of
-from modeling_lavis.hub.shapes import Shapes, count_blocks, merge_sizes, num_heads, size_of
+from modeling_lavis.hub.shapes import (
+    Shapes,
+    count_blocks,
+    merge_sizes,
+    num_heads,
+    size_of,
+    with_intermediate_size,
+)
 
 LANGUAGE_DEFAULTS = {"num_beams": 5, "max_new_tokens": 30, "min_length": 1}
 MAX_TEXT_LENGTH = 32
@@ -206,20 +213,15 @@ def _vision_config(shapes: Shapes, requested: dict[str, Any], settings: Mapping[
         )
     hidden_size, patch_size = size_of(shapes, _PREFIX + positions, -1), size_of(shapes, _PREFIX + patch, 3)
     side = math.isqrt(size_of(shapes, _PREFIX + positions, -2) - 1)
-    intermediate_size = size_of(shapes, f"{_PREFIX}{block}0.{first}", 0)
     inferred = {
         "image_size": side * patch_size,
         "patch_size": patch_size,
         "hidden_size": hidden_size,
+        "intermediate_size": size_of(shapes, f"{_PREFIX}{block}0.{first}", 0),
         "depth": count_blocks(shapes, _PREFIX + block),
     }
+    requested = with_intermediate_size(requested, hidden_size)
     sizes = merge_sizes("vision", inferred, requested, overridable=frozenset({"image_size"}))
-    ratio = requested.get("mlp_ratio")
-    if ratio is not None and int(hidden_size * ratio) != intermediate_size:
-        raise ValueError(
-            f"vision.mlp_ratio {ratio} gives an MLP size of {int(hidden_size * ratio)}, but that of the image encoder "
-            f"is {intermediate_size}."
-        )
     config = {
         "model_type": kind.model_type,
         "image_size": sizes["image_size"],
@@ -229,8 +231,7 @@ def _vision_config(shapes: Shapes, requested: dict[str, Any], settings: Mapping[
         "num_attention_heads": num_heads(
             hidden_size, requested.get("num_heads") or kind.heads.get(hidden_size), "vision", "num_heads"
         ),
-        # The model truncates the product with the hidden size, so half a unit is added against rounding errors.
-        "mlp_ratio": (intermediate_size + 0.5) / hidden_size if ratio is None else ratio,
+        "intermediate_size": inferred["intermediate_size"],
     }
     return config | shared.options_of(requested, shared.VISION_OPTIONS)
 

@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import os
 import sys
 
 from modeling_lavis.import_utils import silence_developer_logs
@@ -35,28 +36,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert, print the report and return the exit status, which is 1 after an error."""
     from modeling_lavis.hub.convert import convert
+    from modeling_lavis.hub.offline import repository_access
 
     try:
-        report = convert(
-            args.architecture,
-            args.checkpoint,
-            args.output,
-            model_type=args.model_type,
-            config=args.config,
-            tokenizer=args.tokenizer,
-            vision_checkpoint=args.vision_checkpoint,
-            language_model=args.language_model,
-            dtype=args.dtype,
-            push_to_hub=args.push_to_hub,
-            overwrite=args.overwrite,
-            max_shard_size=args.max_shard_size,
-            with_code=not args.without_code,
-        )
+        _check_inputs(args)
+        # what is missing in the cache is reported by the conversion, which looks at the checkpoint first
+        with repository_access([_tokenizer(args), args.language_model], check=False):
+            report = convert(
+                args.architecture,
+                args.checkpoint,
+                args.output,
+                model_type=args.model_type,
+                config=args.config,
+                tokenizer=args.tokenizer,
+                vision_checkpoint=args.vision_checkpoint,
+                language_model=args.language_model,
+                dtype=args.dtype,
+                push_to_hub=args.push_to_hub,
+                overwrite=args.overwrite,
+                max_shard_size=args.max_shard_size,
+                with_code=not args.without_code,
+            )
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     sys.stdout.write((json.dumps(report.as_dict(), indent=2) if args.json else str(report)) + "\n")
     return 0
+
+
+def _check_inputs(args: argparse.Namespace) -> None:
+    """Raise `OSError` for inputs on which reading may wait for ever."""
+    from modeling_lavis.models.image_conversion import check_regular_file
+
+    inputs = {
+        "checkpoint": args.checkpoint,
+        "vision checkpoint": args.vision_checkpoint,
+        "file of settings": args.config,
+        "tokenizer": args.tokenizer,
+        "language model": args.language_model,
+    }
+    for kind, path in inputs.items():
+        if path is not None and os.path.exists(path):  # a URL, an id and what is missing are left to the conversion
+            check_regular_file(path, kind)
+
+
+def _tokenizer(args: argparse.Namespace) -> str | None:
+    """Folder or Hub id of the tokenizer that a conversion reads, `None` if it reads none."""
+    from modeling_lavis.hub.families import family_of
+    from modeling_lavis.hub.image_text import PUBLISHED_TOKENIZER
+
+    try:
+        without = family_of(args.architecture).without_tokenizer
+    except ValueError:  # reported by the conversion
+        return None
+    return None if args.architecture in without else args.tokenizer or PUBLISHED_TOKENIZER
 
 
 def run_script(description: str, prefix: str, family: str, arguments: list[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from modeling_lavis.hub.checkpoints import Checkpoint, read_checkpoint
 from modeling_lavis.hub.families import Family, family_of, module_of
 from modeling_lavis.hub.portable import attach_code
 from modeling_lavis.hub.report import ConversionReport
+from modeling_lavis.hub.setting_checks import check_settings
 from modeling_lavis.hub.writing import WrittenWeights, atomic_folder, check_output, write_shards
 from modeling_lavis.models.modeling_base import names_any
 
@@ -87,7 +88,9 @@ def convert(
     weights = read_checkpoint(checkpoint)
     source_architecture = _recognize(family, architecture, weights)
     settings = _merge_settings(entry, requested, resize=architecture != source_architecture in family.pretraining)
-    _check_names(architecture, family, settings)
+    # an error about settings names both files that may be wrong
+    origin = f"{weights.path} with the settings of {config}" if isinstance(config, str | Path) else weights.path
+    _check_names(architecture, family, settings, config)
     dropped_parts: dict[str, str] = {}
     resized_parts: Mapping[str, tuple[int, ...]] = {}
     if family.add_parts is not None:
@@ -95,7 +98,7 @@ def convert(
         weights, dropped_parts = replace(weights, tensors=parts.tensors), dict(parts.dropped)
         settings, resized_parts = {**settings, **parts.settings}, parts.resized
     loaded_tokenizer = None if architecture in family.without_tokenizer else family.load_tokenizer(tokenizer)
-    model_config = _build_config(family, architecture, source_architecture, weights, settings, loaded_tokenizer)
+    model_config = _build_config(family, architecture, source_architecture, weights, settings, loaded_tokenizer, origin)
     model = _build_on_meta(family.architectures[architecture].model_class, model_config)
     try:
         plan = make_plan(
@@ -164,6 +167,7 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 def _read_settings(config: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
     if config is None or isinstance(config, Mapping):
+        check_settings(config or {})
         return dict(config or {})
     try:
         settings = json.loads(Path(config).expanduser().read_text(encoding="utf-8"))
@@ -173,6 +177,7 @@ def _read_settings(config: str | Path | Mapping[str, Any] | None) -> dict[str, A
         raise OSError(f"The configuration {config} cannot be read: {error.strerror}. Check the path.") from error
     if not isinstance(settings, dict):
         raise ValueError(f"The configuration {config} contains a {type(settings).__name__}, expected a JSON object.")
+    check_settings(settings, str(config))
     return settings
 
 
@@ -204,11 +209,12 @@ def _merge_settings(entry: zoo.ZooEntry | None, requested: Mapping[str, Any], re
     return settings
 
 
-def _check_names(architecture: str, family: Family, settings: Mapping[str, Any]) -> None:
+def _check_names(architecture: str, family: Family, settings: Mapping[str, Any], source: Any) -> None:
+    where = f"The configuration {source}" if isinstance(source, str | Path) else "The configuration"
     for key, expected in (("arch", architecture), ("family", family.name)):
         if settings.get(key) not in (None, expected):
             raise ValueError(
-                f"The configuration is for {key} {settings[key]!r}, but {expected!r} is requested. Give the "
+                f"{where} is for {key} {settings[key]!r:.80}, but {expected!r} is requested. Give the "
                 "configuration of that one, or correct the architecture."
             )
 
@@ -220,14 +226,16 @@ def _build_config(
     weights: Checkpoint,
     settings: Mapping[str, Any],
     tokenizer: Any,
+    origin: str | Path,
 ) -> Any:
+    """The configuration; `origin` names the files that it is made from, for errors."""
     try:
         return family.build_config(architecture, source_architecture, weights.shapes, settings, tokenizer)
     except StrictDataclassError as error:  # raised by our configurations for a value of the wrong type
         reason = " ".join(str(error.__cause__ or error).split())
-        raise ValueError(f"The settings do not give a valid configuration: {reason}") from error
+        raise ValueError(f"{origin}: The settings do not give a valid configuration: {reason}") from error
     except ValueError as error:
-        raise ValueError(f"{weights.path}: {error}") from error
+        raise ValueError(f"{origin}: {error}") from error
 
 
 def _build_on_meta(class_name: str, config: Any) -> torch.nn.Module:

@@ -20,7 +20,9 @@ import modeling_lavis
 _MODELS_FOLDER = Path(__file__).resolve().parent.parent / "models"
 _CONFIG = "config.json"
 _PROCESSOR_CONFIG = "processor_config.json"
-_IMAGE_PROCESSOR_CONFIG = "preprocessor_config.json"
+_ADAPTER_CONFIG = "adapter_config.json"
+# files of a processor that stands alone
+_SINGLE_PROCESSOR_CONFIGS = ("preprocessor_config.json", "video_preprocessor_config.json")
 # Processors inside a processor, and the entries that name the class of each.
 _SUBPROCESSORS = ("image_processor", "video_processor")
 _AUTO_CLASSES = (
@@ -61,30 +63,40 @@ def attach_code(folder: str | os.PathLike[str]) -> list[Path]:
     """
     Copy the code of a saved model into its folder, and add its classes to `auto_map`.
 
+    `AutoModel`, `AutoProcessor` and the Auto classes of the model's task then load the folder, or a Hub repository with
+    its files, with `trust_remote_code=True` where this package is not installed. The command
+    `modeling-lavis attach-code FOLDER` does the same.
+
     Args:
-        folder (`str` or `os.PathLike`): folder written by `save_pretrained`. Its `config.json` must name the model
-            class in `architectures`. The configurations of a processor and an image processor are updated as well if
-            they are present.
+        folder (`str` or `os.PathLike`): folder written by `save_pretrained` or by a Trainer. Its `config.json` must
+            name the model class in `architectures`. The configurations of a processor and of an image or video
+            processor are updated as well if they are present.
 
     Returns:
         `list[Path]`: The copied files, sorted by name.
 
     Raises:
-        OSError: If `folder` has no `config.json`.
-        ValueError: If `config.json` does not name a class of this package.
+        OSError: If `folder` has no `config.json`, or it cannot be written.
+        ValueError: If a configuration is not a JSON object, or `config.json` does not name a class of this package.
     """
     folder = Path(folder)
     if not (folder / _CONFIG).is_file():
-        raise OSError(f"{folder} has no {_CONFIG}; expected a folder written by `save_pretrained`.")
+        if (folder / _ADAPTER_CONFIG).is_file():
+            raise OSError(
+                f"{folder} has an adapter, and no {_CONFIG} of a model. Merge the adapter into the model "
+                "(merge_and_unload), and save the result."
+            )
+        raise OSError(f"{folder} has no {_CONFIG}; expected a folder written by `save_pretrained` or a Trainer.")
     config = _read_json(folder / _CONFIG)
-    model_class = _public_class(next(iter(config.get("architectures") or ()), None), folder / _CONFIG)
+    names = config.get("architectures")
+    model_class = _public_class(names[0] if isinstance(names, list) and names else None, folder / _CONFIG)
     processor_map = _processor_auto_map(folder)
     auto_map = {**_model_auto_map(model_class), **processor_map}
 
     files = portable_files(reference.partition(".")[0] for reference in auto_map.values())
     copied = [_copy_atomically(path, folder / path.name) for path in files]
     _write_json(folder / _CONFIG, {**config, "auto_map": auto_map})
-    for name in (_PROCESSOR_CONFIG, _IMAGE_PROCESSOR_CONFIG):
+    for name in (_PROCESSOR_CONFIG, *_SINGLE_PROCESSOR_CONFIGS):
         if processor_map and (folder / name).is_file():
             content = {**_read_json(folder / name), "auto_map": processor_map}
             for part in _SUBPROCESSORS:
@@ -109,22 +121,28 @@ def _model_auto_map(model_class: type) -> dict[str, str]:
 
 
 def _processor_auto_map(folder: Path) -> dict[str, str]:
-    configs = [_read_json(folder / n) for n in (_PROCESSOR_CONFIG, _IMAGE_PROCESSOR_CONFIG) if (folder / n).is_file()]
+    configs = [
+        _read_json(folder / n) for n in (_PROCESSOR_CONFIG, *_SINGLE_PROCESSOR_CONFIGS) if (folder / n).is_file()
+    ]
     configs += [part for content in configs for name in _SUBPROCESSORS if isinstance(part := content.get(name), dict)]
     auto_map = {}
     for auto_name, key in _AUTO_CLASSES:
         name = next((content[key] for content in configs if content.get(key)), None)
-        if name in modeling_lavis.__all__:
-            auto_map[auto_name] = _reference(getattr(modeling_lavis, name))
+        if isinstance(name, str) and name in modeling_lavis.__all__:
+            auto_map[auto_name] = _reference(_member(name))
     return auto_map
 
 
-def _public_class(name: str | None, source: Path) -> type:
-    if name not in modeling_lavis.__all__:
+def _public_class(name: Any, source: Path) -> type:
+    if not (isinstance(name, str) and name in modeling_lavis.__all__ and hasattr(_member(name), "config_class")):
         raise ValueError(
             f"{source} names {name!r} in `architectures`; expected a model class of modeling_lavis. "
             "Save the model with `save_pretrained` of such a class first."
         )
+    return _member(name)
+
+
+def _member(name: str) -> Any:
     return getattr(modeling_lavis, name)
 
 
@@ -146,7 +164,13 @@ def _module_names() -> list[str]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}. Save the model again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} contains a {type(content).__name__}, expected a JSON object. Save the model again.")
+    return content
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -8,7 +8,15 @@ Settings have the form of `tests/goldens/*/config.json`: sections such as `visio
 from collections.abc import Mapping
 from typing import Any
 
-from modeling_lavis.hub.shapes import Shapes, merge_sizes, num_heads, size_of, text_sizes, vision_sizes
+from modeling_lavis.hub.shapes import (
+    Shapes,
+    merge_sizes,
+    num_heads,
+    size_of,
+    text_sizes,
+    vision_sizes,
+    with_intermediate_size,
+)
 
 CAPTION_DEFAULTS = {"num_beams": 3, "max_length": 30, "min_length": 10}
 ANSWER_DEFAULTS = {"num_beams": 3, "max_length": 10, "min_length": 1}
@@ -36,7 +44,16 @@ TOP_OPTIONS = {
     "label_smoothing": "label_smoothing",
 }
 KNOWN_VISION = frozenset(
-    {"image_size", "patch_size", "hidden_size", "depth", "num_heads", "mlp_ratio", *VISION_OPTIONS}
+    {
+        "image_size",
+        "patch_size",
+        "hidden_size",
+        "intermediate_size",
+        "depth",
+        "num_heads",
+        "mlp_ratio",
+        *VISION_OPTIONS,
+    }
 )
 KNOWN_TEXT = frozenset(
     {
@@ -106,14 +123,16 @@ def vision_config(shapes: Shapes, requested: dict[str, Any], prefix: str = "visu
     Raises:
         ValueError: If the requested sizes do not fit the checkpoint.
     """
-    sizes = merge_sizes("vision", vision_sizes(shapes, prefix), requested, overridable=frozenset({"image_size"}))
+    inferred = vision_sizes(shapes, prefix)
+    requested = with_intermediate_size(requested, inferred["hidden_size"])
+    sizes = merge_sizes("vision", inferred, requested, overridable=frozenset({"image_size"}))
     config = {
         "image_size": sizes["image_size"],
         "patch_size": sizes["patch_size"],
         "hidden_size": sizes["hidden_size"],
         "num_hidden_layers": sizes["depth"],
         "num_attention_heads": num_heads(sizes["hidden_size"], requested.get("num_heads"), "vision", "num_heads"),
-        "mlp_ratio": sizes["mlp_ratio"],
+        "intermediate_size": sizes["intermediate_size"],
     }
     if sizes["depth"] == _LARGE_DEPTH:
         config["drop_path_rate"] = _LARGE_DROP_PATH  # parity: the original hard-codes this rate for ViT-L

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from modeling_lavis.models.configuration_vision import size_from_ratio
+
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
@@ -69,7 +71,7 @@ def vision_sizes(shapes: Shapes, prefix: str = "visual_encoder.") -> dict[str, A
         "patch_size": patch_size,
         "hidden_size": hidden_size,
         "depth": count_blocks(shapes, f"{prefix}blocks."),
-        "mlp_ratio": size_of(shapes, f"{prefix}blocks.0.mlp.fc1.weight", 0) / hidden_size,
+        "intermediate_size": size_of(shapes, f"{prefix}blocks.0.mlp.fc1.weight", 0),
     }
 
 
@@ -88,6 +90,14 @@ def text_sizes(shapes: Shapes, prefix: str) -> dict[str, Any]:
         "num_hidden_layers": count_blocks(shapes, layers),
         "intermediate_size": size_of(shapes, f"{layers}0.intermediate.dense.weight", 0),
     }
+
+
+def with_intermediate_size(requested: Mapping[str, Any], hidden_size: int) -> dict[str, Any]:
+    """Return the `vision` section of the settings with `intermediate_size` in the place of `mlp_ratio`."""
+    rest = {key: value for key, value in requested.items() if key != "mlp_ratio"}
+    if requested.get("mlp_ratio") is None or rest.get("intermediate_size") is not None:
+        return rest
+    return {**rest, "intermediate_size": size_from_ratio(hidden_size, requested["mlp_ratio"])}
 
 
 def num_heads(hidden_size: int, requested: int | None, section: str, key: str) -> int:

@@ -27,7 +27,8 @@ def register_models() -> None:
     """
     Register the models with transformers' Auto classes and with those of this package.
 
-    `AutoModel` gets all heads of a family, so that it returns the one that a checkpoint was saved from.
+    The Auto class of a task gets the head of that task, which takes over what it shares with the head that a checkpoint
+    was saved from. `AutoModel` gets all heads of a family, so that it returns the one that a checkpoint was saved from.
     """
     from typing import Any
 
@@ -81,8 +82,8 @@ def register_models() -> None:
     auto.AutoModel.register(LavisQFormerConfig, LavisQFormerModel, exist_ok=True)
     albef = {
         auto.AutoModelForPreTraining: AlbefForPreTraining,
-        auto.AutoModelForZeroShotImageClassification: (AlbefForImageTextRetrieval, AlbefForPreTraining),
-        AutoModelForImageTextRetrieval: (AlbefForImageTextRetrieval, AlbefForPreTraining),
+        auto.AutoModelForZeroShotImageClassification: AlbefForImageTextRetrieval,
+        AutoModelForImageTextRetrieval: AlbefForImageTextRetrieval,
         auto.AutoModelForVisualQuestionAnswering: AlbefForQuestionAnswering,
         AutoForImagesAndText: AlbefForImagesAndTextClassification,
         AutoForImageAndText: AlbefForImageAndTextClassification,
@@ -93,9 +94,9 @@ def register_models() -> None:
     }
     blip = {
         auto.AutoModelForPreTraining: LavisBlipForPreTraining,
-        auto.AutoModelForZeroShotImageClassification: (LavisBlipForImageTextRetrieval, LavisBlipForPreTraining),
-        AutoModelForImageTextRetrieval: (LavisBlipForImageTextRetrieval, LavisBlipForPreTraining),
-        auto.AutoModelForImageTextToText: (LavisBlipForConditionalGeneration, LavisBlipForPreTraining),
+        auto.AutoModelForZeroShotImageClassification: LavisBlipForImageTextRetrieval,
+        AutoModelForImageTextRetrieval: LavisBlipForImageTextRetrieval,
+        auto.AutoModelForImageTextToText: LavisBlipForConditionalGeneration,
         auto.AutoModelForVisualQuestionAnswering: LavisBlipForQuestionAnswering,
         AutoForImagesAndText: LavisBlipForImagesAndTextClassification,
         AutoForImageAndText: LavisBlipForImageAndTextClassification,
@@ -104,7 +105,7 @@ def register_models() -> None:
         auto.AutoModelForPreTraining: LavisBlip2ForPreTraining,
         auto.AutoModelForZeroShotImageClassification: LavisBlip2ForImageTextRetrieval,
         AutoModelForImageTextRetrieval: LavisBlip2ForImageTextRetrieval,
-        auto.AutoModelForImageTextToText: (LavisBlip2ForConditionalGeneration, LavisBlip2ForPreTraining),
+        auto.AutoModelForImageTextToText: LavisBlip2ForConditionalGeneration,
     }
     families: tuple[tuple[Any, Any, dict[Any, Any]], ...] = (
         (AlbefConfig, AlbefModel, albef),
@@ -113,13 +114,10 @@ def register_models() -> None:
         (LavisBlip2Config, LavisBlip2Model, blip_2),
     )
     for config_class, base, heads in families:
-        everything = dict.fromkeys([base])
-        for auto_class, fitting in heads.items():
-            # A pretraining head can do what several heads do, and loaded as another one it would lose shared weights.
-            # Of a tuple, the Auto class selects the head that the checkpoint was saved from, else the first.
-            auto_class.register(config_class, fitting, exist_ok=True)
-            everything.update(dict.fromkeys(fitting if isinstance(fitting, tuple) else (fitting,)))
-        auto.AutoModel.register(config_class, tuple(everything), exist_ok=True)
+        for auto_class, head in heads.items():
+            auto_class.register(config_class, head, exist_ok=True)
+        # of a tuple, the Auto class selects the head that the checkpoint was saved from, else the first
+        auto.AutoModel.register(config_class, tuple(dict.fromkeys([base, *heads.values()])), exist_ok=True)
 
 
 def register_tokenizers() -> None:

@@ -8,12 +8,13 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .configuration_base import LavisVocabularyConfig
 from .configuration_text import KEYS_TO_IGNORE_AT_INFERENCE, LavisBertConfig
 from .configuration_vision import LavisViTConfig
 
 
 @strict
-class AlbefConfig(PreTrainedConfig):
+class AlbefConfig(LavisVocabularyConfig):
     r"""
     Configuration of the ALBEF models (Li et al., 2021, https://arxiv.org/abs/2107.07651): an image encoder, a text
     encoder, and fusion layers above it that cross-attend to the image.
@@ -61,19 +62,21 @@ class AlbefConfig(PreTrainedConfig):
         "answer_config": SubConfigSpec(LavisBertConfig, optional=True),
     }
     keys_to_ignore_at_inference = KEYS_TO_IGNORE_AT_INFERENCE
+    vocabulary_parts = ("text_config", "answer_config")
+    tokenizer_fields = ("pad_token_id", "cls_token_id", "eos_token_id", "mask_token_id")
 
     vision_config: Any = None
     text_config: Any = None
     answer_config: Any = None
     projection_dim: int = 256
-    logit_temperature: float = 0.07
+    logit_temperature: float | int = 0.07
     queue_size: int = 65536
-    momentum: float = 0.995
+    momentum: float | int = 0.995
     momentum_every_forward: bool = False
     alpha: float | int = 0.4
     use_momentum: bool = True
     use_distill: bool = True
-    mlm_probability: float = 0.15
+    mlm_probability: float | int = 0.15
     label_smoothing: float | int = 0.1
     original_beam_scores: bool = True
     use_token_type_embeddings: bool = False
@@ -83,7 +86,7 @@ class AlbefConfig(PreTrainedConfig):
     mask_token_id: int = 103
     bos_token_id: int | None = None
     enc_token_id: int | None = None
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = True
 
@@ -92,12 +95,17 @@ class AlbefConfig(PreTrainedConfig):
             self.text_config = {"fusion_layer": 6}
         if self.bos_token_id is None:
             self.bos_token_id = self.cls_token_id
+        stored = kwargs.pop("_stored_fields", frozenset())
         super().__post_init__(**kwargs)
         self.text_config.encoder_hidden_size = self.vision_config.hidden_size
         if self.text_config.fusion_layer is None:
             # half of the layers, as in the published models
             self.text_config.fusion_layer = self.text_config.num_hidden_layers // 2
+        if self.answer_config is not None:
+            # the answer decoder attends to questions
+            self.answer_config.encoder_hidden_size = self.text_config.hidden_size
         self.sync_token_types()
+        self.check_token_ids(stored)
 
     def sync_token_types(self) -> None:
         """Copy `use_token_type_embeddings` to the text configurations; models do so again when they are built."""

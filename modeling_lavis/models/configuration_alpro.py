@@ -6,12 +6,13 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .configuration_base import LavisVocabularyConfig
 from .configuration_text import KEYS_TO_IGNORE_AT_INFERENCE, LavisBertConfig
 from .configuration_vision import LavisTimesformerConfig
 
 
 @strict
-class AlproConfig(PreTrainedConfig):
+class AlproConfig(LavisVocabularyConfig):
     r"""
     Configuration of the ALPRO models (Li et al., 2022, https://arxiv.org/abs/2112.09583): a video encoder, a text
     encoder, and multimodal layers above it that self-attend over the concatenated text and video tokens.
@@ -37,15 +38,16 @@ class AlproConfig(PreTrainedConfig):
     vision_config: Any = None
     text_config: Any = None
     projection_dim: int = 256
-    logit_temperature: float = 0.07
+    logit_temperature: float | int = 0.07
     pad_token_id: int = 0
     cls_token_id: int = 101
     eos_token_id: int = 102
     enc_token_id: int | None = None
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
+        stored = kwargs.pop("_stored_fields", frozenset())
         super().__post_init__(**kwargs)
         if self.id2label is not None and getattr(self, "label2id", None) is None:
             self.label2id = {name: index for index, name in self.id2label.items()}
@@ -58,9 +60,10 @@ class AlproConfig(PreTrainedConfig):
         text.implicit_token_type = True
         if self.vision_config.hidden_size != text.hidden_size:
             raise ValueError(
-                f"The hidden sizes of the video encoder ({self.vision_config.hidden_size}) and of the text encoder "
-                f"({text.hidden_size}) differ; both have to be equal, because their tokens are concatenated."
+                f"vision_config.hidden_size is {self.vision_config.hidden_size}, but text_config.hidden_size is "
+                f"{text.hidden_size}; both have to be equal, because tokens of both encoders are concatenated."
             )
+        self.check_token_ids(stored)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The text configuration."""

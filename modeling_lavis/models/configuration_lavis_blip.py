@@ -4,16 +4,17 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
+from .configuration_base import LavisVocabularyConfig, section_of
 from .configuration_text import KEYS_TO_IGNORE_AT_INFERENCE, LavisBertConfig
 from .configuration_vision import LavisViTConfig
 
 _FOREIGN_MODEL_TYPE = "blip"
+_VOCAB_SIZE = 30524  # of bert-base-uncased with [DEC] and [ENC]
 
 
 @strict
-class LavisBlipConfig(PreTrainedConfig):
+class LavisBlipConfig(LavisVocabularyConfig):
     r"""
     Configuration of the BLIP models (Li et al., 2022, https://arxiv.org/abs/2201.12086). `from_pretrained` also reads
     the `config.json` of repositories in transformers' own BLIP format and translates it.
@@ -53,13 +54,15 @@ class LavisBlipConfig(PreTrainedConfig):
     model_type = "lavis_blip"
     sub_configs_defaults = {"vision_config": LavisViTConfig, "text_config": LavisBertConfig}
     keys_to_ignore_at_inference = KEYS_TO_IGNORE_AT_INFERENCE
+    tokenizer_fields = ("pad_token_id", "cls_token_id", "eos_token_id", "bos_token_id", "enc_token_id")
+    tokenizer_function = "blip_tokenizer"
 
     vision_config: Any = None
     text_config: Any = None
     projection_dim: int = 256
-    logit_temperature: float = 0.07
+    logit_temperature: float | int = 0.07
     queue_size: int = 57600
-    momentum: float = 0.995
+    momentum: float | int = 0.995
     momentum_every_forward: bool = False
     alpha: float | int = 0.4
     use_momentum: bool = True
@@ -73,22 +76,22 @@ class LavisBlipConfig(PreTrainedConfig):
     eos_token_id: int = 102
     bos_token_id: int = 30522
     enc_token_id: int | None = 30523
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.text_config is None:
-            self.text_config = {"vocab_size": 30524}
+        if self.text_config is None or isinstance(self.text_config, dict):
+            self.text_config = {"vocab_size": _VOCAB_SIZE, **(self.text_config or {})}
+        stored = kwargs.pop("_stored_fields", frozenset())
         super().__post_init__(**kwargs)
         self.text_config.encoder_hidden_size = self.vision_config.hidden_size
+        self.check_token_ids(stored)
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "LavisBlipConfig":
-        """Build the configuration from a dictionary, translating transformers' own BLIP format."""
-        if config_dict.get("model_type") == _FOREIGN_MODEL_TYPE:
-            config_dict = translate_transformers_config(config_dict)
-        return super().from_dict(config_dict, **kwargs)
+    def translate_dict(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Translate transformers' own BLIP format."""
+        return translate_transformers_config(values) if values.get("model_type") == _FOREIGN_MODEL_TYPE else values
 
 
 def translate_transformers_config(foreign: dict[str, Any]) -> dict[str, Any]:
@@ -98,24 +101,25 @@ def translate_transformers_config(foreign: dict[str, Any]) -> dict[str, Any]:
     That format has no momentum encoders and queues, so `use_momentum` is `False`. Fields that the file leaves out get
     transformers' defaults, not those of this package.
     """
-    vision, text = dict(foreign.get("vision_config") or {}), dict(foreign.get("text_config") or {})
-    width = vision.get("hidden_size", 768)
+    vision, text = section_of(foreign, "vision_config"), section_of(foreign, "text_config")
     heads = text.get("num_attention_heads", 8)
     bos = text.get("bos_token_id", 30522)
+    if not isinstance(bos, int):
+        raise ValueError(f"text_config: bos_token_id is {bos!r:.80}; expected int")
     translated: dict[str, Any] = {
         "vision_config": {
             "image_size": vision.get("image_size", 384),
             "patch_size": vision.get("patch_size", 16),
-            "hidden_size": width,
+            "hidden_size": vision.get("hidden_size", 768),
             "num_hidden_layers": vision.get("num_hidden_layers", 12),
             "num_attention_heads": vision.get("num_attention_heads", 12),
-            "mlp_ratio": vision.get("intermediate_size", 3072) / width,
+            "intermediate_size": vision.get("intermediate_size", 3072),
             "hidden_act": vision.get("hidden_act", "gelu"),
             "layer_norm_eps": vision.get("layer_norm_eps", 1e-5),
             "attention_probs_dropout_prob": vision.get("attention_dropout", 0.0),
         },
         "text_config": {
-            "vocab_size": text.get("vocab_size", 30524),
+            "vocab_size": text.get("vocab_size", _VOCAB_SIZE),
             "hidden_size": text.get("hidden_size", 768),
             "num_hidden_layers": text.get("num_hidden_layers", 12),
             "num_attention_heads": heads,

@@ -1,31 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of the BLIP-2 family, and the modules to adapt with LoRA and to leave out of quantization."""
+"""Configuration of the BLIP-2 family, and the modules to leave out of quantization."""
 
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from .configuration_base import (
+    ACTIVATIONS,
+    RANGES,
+    FrozenPart,
+    LavisVocabularyConfig,
+    build_part,
+    check_range,
+    section_of,
+    with_vocabulary,
+)
 from .configuration_text import KEYS_TO_IGNORE_AT_INFERENCE, LavisQFormerConfig
 from .configuration_vision import LavisClipVisionConfig, LavisEvaConfig
 
-_VISION_CONFIGS: dict[str, type[PreTrainedConfig]] = {
-    config_class.model_type: config_class for config_class in (LavisEvaConfig, LavisClipVisionConfig)
-}
 _FOREIGN_MODEL_TYPE = "blip-2"
 
-#: Modules to adapt with LoRA, by model type of the language model: `LoraConfig(target_modules=...)` of peft. Regular
-#: expressions, so that modules of the same name in the image encoder or the Q-Former do not match.
-LORA_TARGET_MODULES: dict[str, str] = {
-    "opt": r"language_model\..*\.(q_proj|k_proj|v_proj|out_proj)",
-    "t5": r"language_model\..*\.(q|k|v|o)",
-    "bart": r"language_model\..*\.(q_proj|k_proj|v_proj|out_proj)",
-    "llama": r"language_model\..*\.(q_proj|k_proj|v_proj|o_proj)",
-    "gpt2": r"language_model\..*\.(c_attn|c_proj)",
-    "qformer": r"qformer\..*\.(query|key|value)",
-    "vision": r"vision_model\..*\.attn\.(qkv|proj)",
-}
 #: Modules to leave out of quantization: `llm_int8_skip_modules` of bitsandbytes, `modules_to_not_convert` of torchao.
 #: They are small, trainable and kept in float32; the last one is tied to the word embeddings. Names are complete from
 #: the model on: torchao compares them with names of tensors, which end in `.weight`.
@@ -39,10 +36,22 @@ MODULES_NOT_TO_QUANTIZE: tuple[str, ...] = (
     "cls",
     "language_model.lm_head",
 )
+_LANGUAGE_MODEL_ACTIVATIONS = ("hidden_act", "activation_function", "dense_act_fn")
+# Sizes in the configurations of transformers' language models, with their largest value.
+_LANGUAGE_MODEL_SIZES: dict[str, int] = {
+    "vocab_size": 2**24,
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "encoder_layers", "decoder_layers"), 4096),
+    **dict.fromkeys(("num_attention_heads", "num_heads", "n_head", "num_key_value_heads"), 4096),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads", "num_decoder_layers"), 4096),
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "d_kv", "head_dim", "word_embed_proj_dim"), 2**17),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim"), 2**20),
+    **dict.fromkeys(("max_position_embeddings", "n_positions"), 2**24),
+}
+_FROZEN_MODULES = ("vision_model", "language_model")
 
 
 @strict
-class LavisBlip2Config(PreTrainedConfig):
+class LavisBlip2Config(LavisVocabularyConfig):
     r"""
     Configuration of the BLIP-2 models (Li et al., 2023, https://arxiv.org/abs/2301.12597). `from_pretrained` also
     reads the `config.json` of repositories in transformers' own BLIP-2 format and translates it.
@@ -72,8 +81,9 @@ class LavisBlip2Config(PreTrainedConfig):
             both load correctly either way.
         image_token_id (`int`, *optional*): placeholder of a query token in the prompts of transformers' processors. In
             prompts without placeholders the query tokens come first.
-        frozen_parts (`dict`, *optional*): folders or Hub ids of the parts that this repository leaves out, by module
-            name: `"vision_model"`, `"language_model"`.
+        frozen_parts (`dict`, *optional*): where the parts are that this repository leaves out, by module name
+            (`"vision_model"`, `"language_model"`): a folder or a Hub id, `"org/name@revision"` for a certain revision,
+            or a dictionary with `source`, `revision` and `subfolder`.
         pad_token_id, cls_token_id, eos_token_id, bos_token_id (`int`): `[PAD]`, `[CLS]`, `[SEP]` and `[DEC]` of the
             Q-Former's texts; the last is the first token of a caption.
         initializer_range (`float`, *optional*, defaults to 0.02): standard deviation for new query tokens, projections
@@ -87,54 +97,88 @@ class LavisBlip2Config(PreTrainedConfig):
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="opt", optional=True),
     }
     keys_to_ignore_at_inference = KEYS_TO_IGNORE_AT_INFERENCE
+    vocabulary_parts = ("qformer_config",)
+    tokenizer_fields = ("pad_token_id", "cls_token_id", "eos_token_id", "bos_token_id")
+    tokenizer_function = "qformer_tokenizer"
 
     vision_config: Any = None
     qformer_config: Any = None
     text_config: Any = None
     projection_dim: int = 256
-    logit_temperature: float = 0.07
+    logit_temperature: float | int = 0.07
     label_smoothing: float | int = 0.1
-    ln_vision_eps: float = 1e-5
+    ln_vision_eps: float | int = 1e-5
     objective: Literal["main", "1.0.2"] = "main"
     freeze_vision: bool = True
     freeze_language_model: bool = True
     original_beam_scores: bool = True
     untied_language_head: bool = False
     image_token_id: int | None = None
-    frozen_parts: dict[str, str] | None = None
+    frozen_parts: dict[str, Any] | None = None
     pad_token_id: int = 0
     cls_token_id: int = 101
     eos_token_id: int = 102
     bos_token_id: int = 30522
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if not isinstance(self.vision_config, PreTrainedConfig):
-            # AutoConfig does not know these classes where this package is not installed.
-            vision = dict(self.vision_config or {})
-            model_type = vision.pop("model_type", LavisEvaConfig.model_type)
-            if model_type not in _VISION_CONFIGS:
-                raise ValueError(
-                    f"vision_config has the model_type {model_type!r}; expected one of {', '.join(_VISION_CONFIGS)}."
-                )
-            self.vision_config = _VISION_CONFIGS[model_type](**vision)
         if self.qformer_config is None and self.text_config is not None:
             self.qformer_config = {"use_text": False}
+        stored = kwargs.pop("_stored_fields", frozenset())
         super().__post_init__(**kwargs)
         self.qformer_config.encoder_hidden_size = self.vision_config.hidden_size
+        if self.text_config is not None:
+            _check_language_model(self.text_config)
         # without a language model, the Q-Former decodes captions
         self.is_encoder_decoder = self.text_config is None or bool(self.text_config.is_encoder_decoder)
+        self.check_token_ids(stored)
+
+    def _build_part(self, name: str, values: dict[str, Any]) -> PreTrainedConfig:
+        if name == "vision_config":
+            # AutoConfig does not know these classes where this package is not installed.
+            model_type = values.get("model_type", LavisEvaConfig.model_type)
+            kinds = {kind.model_type: kind for kind in (LavisEvaConfig, LavisClipVisionConfig)}
+            if not isinstance(model_type, str) or model_type not in kinds:
+                raise ValueError(
+                    f"vision_config has the model_type {model_type!r:.80}; expected one of {', '.join(kinds)}."
+                )
+            rest = {key: value for key, value in values.items() if key != "model_type"}
+            return build_part("vision_config", kinds[model_type], rest)
+        if name == "text_config":
+            model_type = values.get("model_type", "opt")
+            if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+                raise ValueError(
+                    f"text_config has the model_type {model_type!r:.80}; expected that of a causal or "
+                    "sequence-to-sequence language model of transformers, such as opt or t5."
+                )
+        return super()._build_part(name, values)
+
+    def _vocabularies(self) -> dict[str, PreTrainedConfig]:
+        # the Q-Former of a language model has no text
+        return super()._vocabularies() if self.qformer_config.use_text else {}
+
+    def validate_image_token_id(self) -> None:
+        """Raise `ValueError` when `image_token_id` is no token id of the language model."""
+        if self.image_token_id is None:
+            return
+        text: Any = None if self.text_config is None else self.text_config.get_text_config()
+        size = getattr(text, "vocab_size", None) or RANGES["vocab_size"][1]
+        if not 0 <= self.image_token_id < size:
+            raise ValueError(
+                f"image_token_id is {self.image_token_id}; expected a token id from 0 to {size - 1}, or None."
+            )
 
     def validate_frozen_parts(self) -> None:
-        """Raise `ValueError` when `frozen_parts` names a module that cannot be left out."""
-        unknown = set(self.frozen_parts or {}) - {"vision_model", "language_model"}
-        if unknown:
-            raise ValueError(
-                f"frozen_parts names {', '.join(sorted(unknown))}; only vision_model and language_model can be "
-                "stored in other repositories."
-            )
+        """Raise `ValueError` when `frozen_parts` names a module that cannot be left out, or no place for it."""
+        for name, value in (self.frozen_parts or {}).items():
+            if name not in _FROZEN_MODULES:
+                raise ValueError(
+                    f"frozen_parts names {name}; only {' and '.join(_FROZEN_MODULES)} can be stored in other "
+                    "repositories."
+                )
+            FrozenPart.read(name, value)
 
     @property
     def num_query_tokens(self) -> int:
@@ -146,11 +190,50 @@ class LavisBlip2Config(PreTrainedConfig):
         return self.qformer_config if self.text_config is None else self.text_config
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "LavisBlip2Config":
-        """Build the configuration from a dictionary, translating transformers' own BLIP-2 format."""
-        if config_dict.get("model_type") == _FOREIGN_MODEL_TYPE:
-            config_dict = translate_transformers_config(config_dict)
-        return super().from_dict(config_dict, **kwargs)
+    def translate_dict(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Translate transformers' own BLIP-2 format."""
+        return translate_transformers_config(values) if values.get("model_type") == _FOREIGN_MODEL_TYPE else values
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: Any, **kwargs: Any) -> Any:
+        """
+        A configuration with the vocabulary size and the special tokens of a tokenizer: those of the Q-Former, or, if
+        `text_config` is given, those of the language model, whose prompts the tokenizer makes.
+
+        Args:
+            tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`): tokenizer, or a processor that has one.
+            kwargs: fields of the configuration, such as `vision_config`, `qformer_config` and `text_config`. Token ids
+                that are given override those of the tokenizer. A given vocabulary size may be larger.
+
+        Raises:
+            ValueError: the tokenizer lacks a special token, or a given vocabulary is smaller than the tokenizer's.
+        """
+        text = kwargs.get("text_config")
+        if text is None:
+            return super().from_tokenizer(tokenizer, **kwargs)
+        tokenizer, vocabulary = cls._read_tokenizer(tokenizer)
+        size = max(len(vocabulary), max(vocabulary.values()) + 1)
+        ids = {name: getattr(tokenizer, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+        values = with_vocabulary("text_config", text, size, None)
+        given = {name: value for name, value in ids.items() if value is not None}
+        explicit = text if isinstance(text, dict) else {}
+        return cls(**{**kwargs, "text_config": {**values, **given, **explicit, "vocab_size": values["vocab_size"]}})
+
+
+def _check_language_model(config: PreTrainedConfig) -> None:
+    """Raise `ValueError` for sizes of a language model that transformers does not check."""
+    for name, value in vars(config).items():
+        if name in _LANGUAGE_MODEL_SIZES and value is not None:
+            check_range(f"text_config.{name}", value, 1, _LANGUAGE_MODEL_SIZES[name])
+        elif "dropout" in name and value is not None:
+            check_range(f"text_config.{name}", value, 0, 1)
+        elif name in _LANGUAGE_MODEL_ACTIVATIONS and value not in (*ACTIVATIONS, "prelu", "xielu"):
+            raise ValueError(f"text_config.{name} is {value!r:.80}; expected one of {', '.join(ACTIVATIONS)}.")
+    pad, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
+    if isinstance(pad, int) and isinstance(size, int) and not -size <= pad < size:
+        raise ValueError(
+            f"text_config.pad_token_id is {pad}; expected a token id from 0 to {size - 1} (vocab_size - 1)."
+        )
 
 
 def translate_transformers_config(foreign: dict[str, Any]) -> dict[str, Any]:
@@ -160,21 +243,21 @@ def translate_transformers_config(foreign: dict[str, Any]) -> dict[str, Any]:
     Fields that the file leaves out get transformers' defaults, not those of this package. Repositories for matching
     have no language model, although their file describes one.
     """
-    vision, qformer = dict(foreign.get("vision_config") or {}), dict(foreign.get("qformer_config") or {})
-    width = vision.get("hidden_size", 1408)
+    vision, qformer = section_of(foreign, "vision_config"), section_of(foreign, "qformer_config")
     architecture = (foreign.get("architectures") or ["Blip2ForConditionalGeneration"])[0]
     generates = architecture in ("Blip2ForConditionalGeneration", "Blip2Model")
     vocabulary = qformer.get("vocab_size", 30522)
+    if not isinstance(vocabulary, int):
+        raise ValueError(f"qformer_config: vocab_size is {vocabulary!r:.80}; expected int")
     translated: dict[str, Any] = {
         "vision_config": {
             "model_type": LavisEvaConfig.model_type,
             "image_size": vision.get("image_size", 224),
             "patch_size": vision.get("patch_size", 14),
-            "hidden_size": width,
+            "hidden_size": vision.get("hidden_size", 1408),
             "num_hidden_layers": vision.get("num_hidden_layers", 39),
             "num_attention_heads": vision.get("num_attention_heads", 16),
-            # slightly above the exact ratio, whose product with the hidden size can round below the integer
-            "mlp_ratio": (vision.get("intermediate_size", 6144) + 0.5) / width,
+            "intermediate_size": vision.get("intermediate_size", 6144),
             "hidden_act": vision.get("hidden_act", "gelu"),
             "layer_norm_eps": vision.get("layer_norm_eps", 1e-6),
             "attention_probs_dropout_prob": vision.get("attention_dropout", 0.0),
@@ -201,6 +284,9 @@ def translate_transformers_config(foreign: dict[str, Any]) -> dict[str, Any]:
         "ln_vision_eps": vision.get("layer_norm_eps", 1e-6),
         "original_beam_scores": False,
         "image_token_id": foreign.get("image_token_index", foreign.get("image_token_id")),
+        "pad_token_id": qformer.get("pad_token_id", 0),
+        "cls_token_id": 101,
+        "eos_token_id": 102,
         "bos_token_id": vocabulary - 1,
     }
     for key in ("architectures", "dtype", "torch_dtype"):
@@ -209,4 +295,4 @@ def translate_transformers_config(foreign: dict[str, Any]) -> dict[str, Any]:
     return translated
 
 
-__all__ = ["LORA_TARGET_MODULES", "MODULES_NOT_TO_QUANTIZE", "LavisBlip2Config", "translate_transformers_config"]
+__all__ = ["MODULES_NOT_TO_QUANTIZE", "LavisBlip2Config", "translate_transformers_config"]

@@ -2,7 +2,8 @@
 """Configurations of the text transformers: BERT with optional cross-attention, and the Q-Former."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+
+from .configuration_base import LavisPreTrainedConfig
 
 #: Outputs of all heads that a Trainer does not collect as predictions: what is left are logits and features, in the
 #: order in which `compute_metrics` gets them.
@@ -20,7 +21,7 @@ KEYS_TO_IGNORE_AT_INFERENCE = [
 
 
 @strict
-class LavisBertConfig(PreTrainedConfig):
+class LavisBertConfig(LavisPreTrainedConfig):
     r"""
     Configuration of [`LavisBertModel`], BERT (Devlin et al., 2019, https://arxiv.org/abs/1810.04805) whose layers can
     cross-attend to the hidden states of an encoder, as in the "mixture of encoder-decoder" of BLIP (Li et al., 2022,
@@ -70,11 +71,11 @@ class LavisBertConfig(PreTrainedConfig):
     num_attention_heads: int = 12
     intermediate_size: int = 3072
     hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-12
+    layer_norm_eps: float | int = 1e-12
     max_position_embeddings: int = 512
     hidden_dropout_prob: float | int = 0.1
     attention_probs_dropout_prob: float | int = 0.1
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
     pad_token_id: int | None = 0
     type_vocab_size: int = 0
     implicit_token_type: bool = False
@@ -88,7 +89,13 @@ class LavisBertConfig(PreTrainedConfig):
     use_cache: bool = True
 
     def validate_bert(self) -> None:
-        """Raise `ValueError` when sizes do not divide or a layer index is out of range."""
+        """Raise `ValueError` when sizes do not divide, or a layer or the padding token does not exist."""
+        self.check_ranges()
+        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(
+                f"pad_token_id is {self.pad_token_id}; expected a token id from 0 to {self.vocab_size - 1} "
+                "(vocab_size - 1)."
+            )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}; "
@@ -101,6 +108,11 @@ class LavisBertConfig(PreTrainedConfig):
             )
         if self.num_image_streams not in (1, 2):
             raise ValueError(f"num_image_streams is {self.num_image_streams}; expected 1 or 2.")
+        if self.num_image_streams == 2 and self.pair_image_layers:
+            raise ValueError(
+                "pair_image_layers is True, but num_image_streams is 2; expected one of the two for pairs of images: "
+                "two streams as in BLIP, or pairs of layers as in ALBEF."
+            )
 
     def has_cross_attention(self, layer: int) -> bool:
         """Whether layer number `layer` (from 0) has cross-attention."""
@@ -137,10 +149,8 @@ class LavisQFormerConfig(LavisBertConfig):
     use_text: bool = True
 
     def validate_qformer(self) -> None:
-        """Raise `ValueError` for sizes below 1 and for options of other families."""
-        for name in ("num_query_tokens", "cross_attention_frequency"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        """Raise `ValueError` for sizes out of range and for options of other families."""
+        self.check_ranges()
         if self.fusion_layer is not None or self.num_image_streams != 1 or self.type_vocab_size:
             raise ValueError(
                 "A Q-Former has no fusion_layer, no second image stream and no token types; leave fusion_layer, "

@@ -1,12 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configurations of the vision encoders: ViT, CLIP, EVA and TimeSformer."""
 
+import math
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+
+from .configuration_base import RANGES, LavisPreTrainedConfig, check_range
+
+
+def size_from_ratio(hidden_size: int, ratio: float) -> int:
+    """
+    The largest integer up to `hidden_size * ratio`, where a product that rounding put just below an integer counts as
+    that integer: `100 * 1.15` is 114.99999999999999.
+    """
+    return math.floor(hidden_size * ratio * (1 + 1e-9))
 
 
 @strict
-class LavisViTConfig(PreTrainedConfig):
+class LavisViTConfig(LavisPreTrainedConfig):
     r"""
     Configuration of [`LavisViTModel`], the image encoder of ALBEF and BLIP: a pre-norm vision transformer with learned
     position embeddings (Dosovitskiy et al., 2021, https://arxiv.org/abs/2010.11929). The defaults are those of ViT-B/16
@@ -19,7 +31,9 @@ class LavisViTConfig(PreTrainedConfig):
         hidden_size (`int`, *optional*, defaults to 768): hidden size.
         num_hidden_layers (`int`, *optional*, defaults to 12): number of blocks.
         num_attention_heads (`int`, *optional*, defaults to 12): attention heads per block.
-        mlp_ratio (`float`, *optional*, defaults to 4.0): size of the MLP's intermediate layer over `hidden_size`.
+        intermediate_size (`int`, *optional*): size of the MLP's intermediate layer; `4 * hidden_size` by default.
+        mlp_ratio (`float`, *optional*): the same as a multiple of `hidden_size`, instead of `intermediate_size`; files
+            of earlier versions have it. As an attribute, the quotient of the two sizes.
         hidden_act (`str`, *optional*, defaults to `"gelu"`): activation of the MLP.
         layer_norm_eps (`float`, *optional*, defaults to 1e-6): epsilon of the layer norms.
         hidden_dropout_prob (`float`, *optional*, defaults to 0.0): dropout after position embeddings, attention and
@@ -40,16 +54,46 @@ class LavisViTConfig(PreTrainedConfig):
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
-    mlp_ratio: float | int = 4.0
+    intermediate_size: int | None = None
     hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-6
+    layer_norm_eps: float | int = 1e-6
     hidden_dropout_prob: float | int = 0.0
     attention_probs_dropout_prob: float | int = 0.0
     drop_path_rate: float | int = 0.0
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
+
+    # ratio of the default `intermediate_size`
+    default_mlp_ratio = 4.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        check_range("hidden_size", self.hidden_size, *RANGES["hidden_size"])
+        ratio = kwargs.pop("mlp_ratio", None)
+        if ratio is not None:
+            check_range("mlp_ratio", ratio, 1e-3, 1000)
+            size = size_from_ratio(self.hidden_size, ratio)
+            if self.intermediate_size not in (None, size):
+                raise ValueError(
+                    f"intermediate_size is {self.intermediate_size}, but mlp_ratio {ratio} makes it {size}. Give one "
+                    "of the two."
+                )
+            self.intermediate_size = size
+        elif self.intermediate_size is None:
+            self.intermediate_size = size_from_ratio(self.hidden_size, self.default_mlp_ratio)
+        super().__post_init__(**kwargs)
+
+    @property
+    def mlp_ratio(self) -> float:
+        """`intermediate_size` as a multiple of `hidden_size`."""
+        return (self.intermediate_size or 0) / self.hidden_size
+
+    @mlp_ratio.setter
+    def mlp_ratio(self, value: float) -> None:
+        check_range("mlp_ratio", value, 1e-3, 1000)
+        self.intermediate_size = size_from_ratio(self.hidden_size, value)
 
     def validate_vit(self) -> None:
-        """Raise `ValueError` when sizes do not divide."""
+        """Raise `ValueError` when sizes are out of range or do not divide."""
+        self.check_ranges()
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}; "
@@ -85,7 +129,7 @@ class LavisClipVisionConfig(LavisViTConfig):
     num_hidden_layers: int = 23
     num_attention_heads: int = 16
     hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: float | int = 1e-5
 
 
 @strict
@@ -102,7 +146,8 @@ class LavisEvaConfig(LavisViTConfig):
     hidden_size: int = 1408
     num_hidden_layers: int = 39
     num_attention_heads: int = 16
-    mlp_ratio: float | int = 4.3637
+
+    default_mlp_ratio = 4.3637
 
 
 @strict
@@ -121,10 +166,11 @@ class LavisTimesformerConfig(LavisViTConfig):
     num_frames: int = 8
     drop_path_rate: float | int = 0.1
 
-    def validate_frames(self) -> None:
-        """Raise `ValueError` when a clip has no frame."""
-        if self.num_frames < 1:
-            raise ValueError(f"num_frames is {self.num_frames}; expected at least 1.")
 
-
-__all__ = ["LavisClipVisionConfig", "LavisEvaConfig", "LavisTimesformerConfig", "LavisViTConfig"]
+__all__ = [
+    "LavisClipVisionConfig",
+    "LavisEvaConfig",
+    "LavisTimesformerConfig",
+    "LavisViTConfig",
+    "size_from_ratio",
+]

@@ -24,19 +24,20 @@ def rank() -> int:
 
 
 @torch.no_grad()
-def count_rows(tensor: Tensor) -> tuple[int, ...]:
+def exchange_numbers(*numbers: int, device: torch.device) -> list[tuple[int, ...]]:
     """
-    Number of rows of a tensor in each process, by rank. Every process has to call it.
+    Numbers of every process, by rank. Every process has to call it with equally many.
 
-    Collective operations need equal shapes; with unequal ones they hang, or end the process in a backend.
+    Collective operations need equal shapes; with unequal ones they hang, or end the process in a backend. Numbers of
+    rows are therefore exchanged first. A compiler assumes that all processes have the same ones.
     """
-    count, processes = tensor.shape[0], world_size()
+    processes = world_size()
     if processes == 1 or torch.compiler.is_compiling():  # reading the numbers would break the graph
-        return (count,) * processes
-    own = torch.tensor([count], device=tensor.device)
+        return [tuple(numbers)] * processes
+    own = torch.tensor(numbers, dtype=torch.long, device=device)
     parts = [torch.empty_like(own) for _ in range(processes)]
     dist.all_gather(parts, own)
-    return tuple(torch.cat(parts).tolist())
+    return [tuple(row) for row in torch.stack(parts).tolist()]
 
 
 def first_row(counts: Sequence[int]) -> int:
@@ -76,7 +77,7 @@ def gather_with_grad(tensor: Tensor, counts: tuple[int, ...]) -> Tensor:
 
     Args:
         tensor (`Tensor` of shape `(B, ...)`): rows of this process.
-        counts (`tuple[int, ...]`): number of rows of each process, from [`count_rows`].
+        counts (`tuple[int, ...]`): number of rows of each process, from [`exchange_numbers`].
 
     Returns:
         `Tensor` of shape `(W, ...)`.
@@ -100,4 +101,4 @@ def gather_ragged(tensor: Tensor, counts: tuple[int, ...], fill: int = 0) -> Ten
     return gather(F.pad(tensor, (0, int(length) - tensor.shape[1]), value=fill), counts)
 
 
-__all__ = ["count_rows", "first_row", "gather", "gather_ragged", "gather_with_grad", "rank", "world_size"]
+__all__ = ["exchange_numbers", "first_row", "gather", "gather_ragged", "gather_with_grad", "rank", "world_size"]

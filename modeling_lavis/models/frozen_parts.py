@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
-from transformers.modeling_utils import load_state_dict
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
-from transformers.utils.hub import get_checkpoint_shard_files
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedConfig
 
-from .modeling_base import HUB_OPTIONS, LavisPreTrainedModel
+from .configuration_base import FrozenPart
+from .head_loading import HUB_OPTIONS, load_config, read_weights
+from .modeling_base import LavisPreTrainedModel
 
 
 class FrozenPartsMixin(LavisPreTrainedModel):
@@ -48,7 +47,7 @@ class FrozenPartsMixin(LavisPreTrainedModel):
         return self
 
     def save_pretrained(
-        self, save_directory: Any, *args: Any, frozen_parts: Mapping[str, str] | None = None, **kwargs: Any
+        self, save_directory: Any, *args: Any, frozen_parts: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
         r"""
         Save the model completely, or without parts that other repositories contain.
@@ -59,6 +58,8 @@ class FrozenPartsMixin(LavisPreTrainedModel):
                 `{"vision_model": ..., "language_model": ...}`. They are stored in `config.json`, and `from_pretrained`
                 loads the parts from there. For the image encoder it is a folder written by
                 `model.vision_model.save_pretrained`, for the language model any repository of that model.
+                `"org/name@revision"` names a branch, tag or commit of a Hub repository, as does a dictionary with
+                `source`, `revision` and `subfolder`.
             kwargs: further options of transformers' `save_pretrained`.
         """
         if frozen_parts is None:
@@ -75,32 +76,21 @@ class FrozenPartsMixin(LavisPreTrainedModel):
                     f"{name} cannot be left out: it is not a module of this model, or it is not frozen (freeze_vision, "
                     "freeze_language_model). Name only frozen parts."
                 )
+            FrozenPart.read(name, frozen_parts[name])
         state = kwargs.pop("state_dict", None) or self.state_dict()
         kept = {name: value for name, value in state.items() if name.partition(".")[0] not in frozen_parts}
         before = self.config.frozen_parts
-        self.config.frozen_parts = {name: os.fspath(source) for name, source in frozen_parts.items()}
+        self.config.frozen_parts = {
+            name: os.fspath(place) if isinstance(place, os.PathLike) else place for name, place in frozen_parts.items()
+        }
         try:
             super().save_pretrained(save_directory, *args, state_dict=kept, **kwargs)
         finally:
             self.config.frozen_parts = before
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """
-        Load a model; parts that its repository leaves out are loaded from where `config.json` says.
-
-        Raises:
-            OSError: a part is not found.
-            ValueError: weights have other shapes than the configuration says, or a frozen module or one of
-                `needed_parameters` is missing.
-        """
-        wants_info = kwargs.pop("output_loading_info", False)
-        model, info = cls._load(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        if pretrained_model_name_or_path is not None:
-            model._check_complete(pretrained_model_name_or_path, set(info["missing_keys"]))
-        return (model, info) if wants_info else model
-
-    def _check_complete(self, source: Any, missing: set[str]) -> None:
+    def check_loaded(self, source: Any, info: dict[str, Any]) -> None:
+        """Raise `ValueError` if a frozen module or one of `needed_parameters` is missing."""
+        missing = set(info["missing_keys"])
         lacking = [name for name in self.needed_parameters if name in missing]
         for name in self.frozen_names():
             own = {f"{name}.{key}" for key, _ in getattr(self, name).named_parameters()}
@@ -114,86 +104,78 @@ class FrozenPartsMixin(LavisPreTrainedModel):
             )
 
     @classmethod
-    def _load(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Model and loading info, before the check for missing weights."""
-        config = kwargs.get("config")
-        if pretrained_model_name_or_path is None or kwargs.get("state_dict") is not None:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+    def _load_weights(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Model and loading info; parts that the repository leaves out are loaded from where `frozen_parts` says."""
+        source, config = pretrained_model_name_or_path, kwargs.get("config")
+        if source is None or kwargs.get("state_dict") is not None:
+            return super()._load_weights(source, *args, **kwargs)
         access = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
-        if not isinstance(config, PreTrainedConfig):
-            stored, _ = PreTrainedConfig.get_config_dict(config or pretrained_model_name_or_path, **access)
-            parts = stored.get("frozen_parts")
-        else:
+        if "frozen_parts" in kwargs:
+            parts = kwargs["frozen_parts"]
+        elif isinstance(config, PreTrainedConfig):
             parts = config.frozen_parts
+        else:
+            stored, _ = PreTrainedConfig.get_config_dict(config or source, **access)
+            parts = stored.get("frozen_parts")
         if not parts:
-            try:
-                return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-            except RuntimeError as error:
-                if "mismatched" not in str(error):
-                    raise
-                raise ValueError(
-                    f"{pretrained_model_name_or_path} does not fit its configuration: weights have other shapes than "
-                    "config.json says (see the report above). Correct the configuration, or give the repository that "
-                    "the weights belong to."
-                ) from error
-        if not isinstance(config, PreTrainedConfig):
-            fields = {name: kwargs.pop(name) for name in list(kwargs) if name in cls.config_class.__annotations__}
-            config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **access, **fields)
-            kwargs["config"] = config
-        state = _read_weights(pretrained_model_name_or_path, access)
-        for name, source in parts.items():
-            state.update(_read_part(name, source, config, access))
+            return super()._load_weights(source, *args, **kwargs)
+        config = kwargs["config"] = load_config(cls, source, kwargs)
+        state = read_weights(source, access)
+        for name, place in parts.items():
+            state.update(_read_part(name, FrozenPart.read(name, place), config, access))
         config.frozen_parts = None  # the loaded model is complete
         for name in HUB_OPTIONS:
             kwargs.pop(name, None)
+        model, info = super()._load_weights(None, *args, state_dict=state, **kwargs)
+        wrong = {name.partition(".")[0] for name, *_ in info["mismatched_keys"]} & parts.keys()
+        if wrong:
+            raise _does_not_fit({name: parts[name] for name in sorted(wrong)})
+        model.config._name_or_path = str(source)
+        _load_generation_config(model, source, access)
+        return model, info
+
+
+def _load_generation_config(model: Any, source: Any, access: dict[str, Any]) -> None:
+    """Weights that are given as tensors leave transformers without the place of `generation_config.json`."""
+    if model.can_generate():
         try:
-            model = super().from_pretrained(None, *args, state_dict=state, **kwargs)
-        except RuntimeError as error:
-            if "mismatched" not in str(error):
-                raise
-            raise _does_not_fit(parts) from error
-        model[0].config._name_or_path = str(pretrained_model_name_or_path)
-        return model
+            model.generation_config = GenerationConfig.from_pretrained(source, **access)
+        except OSError:  # there is none
+            return
 
 
-def _read_weights(source: Any, access: dict[str, Any]) -> dict[str, Tensor]:
-    """All tensors of a repository, memory-mapped from its files."""
-    index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **access)
-    if index is None:
-        return load_state_dict(cached_file(source, SAFE_WEIGHTS_NAME, **access))
-    files, _ = get_checkpoint_shard_files(source, index, **access)
-    return {name: tensor for file in files for name, tensor in load_state_dict(file).items()}
-
-
-def _does_not_fit(parts: Mapping[str, str]) -> ValueError:
+def _does_not_fit(parts: Mapping[str, Any]) -> ValueError:
     """The error for weights with other shapes than the configuration says."""
-    named = " or ".join(f"{name} at {source!r}" for name, source in parts.items())
+    named = " or ".join(f"{name} at {str(FrozenPart.read(name, place))!r}" for name, place in parts.items())
     return ValueError(
         f"The {named} does not fit this repository: its weights have other shapes than config.json says (see the "
         "report above). Give the part that the model was trained with."
     )
 
 
-def _read_part(name: str, source: str, config: PreTrainedConfig, access: dict[str, Any]) -> dict[str, Tensor]:
+def _read_part(name: str, part: FrozenPart, config: PreTrainedConfig, access: dict[str, Any]) -> dict[str, Tensor]:
     """The weights of a frozen part, by their names in the complete model."""
+    # revision and subfolder of the repository itself say nothing about those of a part
     access = {key: value for key, value in access.items() if key not in ("revision", "subfolder")}
+    access |= {key: value for key, value in (("revision", part.revision), ("subfolder", part.subfolder)) if value}
     try:
         if name == "language_model":
             auto_class = AutoModelForSeq2SeqLM if config.text_config.is_encoder_decoder else AutoModelForCausalLM
-            part = auto_class.from_pretrained(source, config=config.text_config, dtype="auto", **access).state_dict()
+            model = auto_class.from_pretrained(part.source, config=config.text_config, dtype="auto", **access)
+            weights = model.state_dict()
         else:
-            part = _read_weights(source, access)
+            weights = read_weights(part.source, access)
     except OSError as error:
+        reason = (str(error).splitlines() or ["it cannot be read."])[0]
         raise OSError(
-            f"This repository leaves out its {name} and references {source!r}, which cannot be loaded: "
-            f"{str(error).splitlines()[0]} Put it there, or set another location: "
-            f'config.frozen_parts = {{"{name}": ...}}.'
+            f"This repository leaves out its {name} and references {str(part)!r}, which cannot be loaded: {reason} Put "
+            f'it there, or set another location: config.frozen_parts = {{"{name}": ...}}.'
         ) from error
     except RuntimeError as error:
         if "mismatched" not in str(error):
             raise
-        raise _does_not_fit({name: source}) from error
-    return {f"{name}.{key}": value for key, value in part.items() if torch.is_tensor(value)}
+        raise _does_not_fit({name: part._asdict()}) from error
+    return {f"{name}.{key}": value for key, value in weights.items() if torch.is_tensor(value)}
 
 
 __all__ = ["FrozenPartsMixin"]

@@ -4,6 +4,7 @@
 Shapes: B images, n beams or returned sequences per image, N encoder tokens, T prompt tokens.
 """
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -13,7 +14,14 @@ from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from .beam_search import with_original_beam_search
+from .generation_options import (
+    add_guidance,
+    check_token_options,
+    into_generation_config,
+    original_beam_search,
+    stated,
+    with_one_form_of_lengths,
+)
 from .outputs import IGNORE_INDEX
 from .task_base import ImageTextModel
 from .transformers_compat import CACHE_NAME
@@ -127,11 +135,11 @@ def mask_targets(
     return mask.masked_fill(targets, 0)
 
 
-def pad_after_end(output: Any, end_token_id: int, pad_token_id: int) -> Any:
-    """Replace tokens after the end token by padding, in ids or an output with `sequences`; beam search fills up with
-    end tokens where the pad token is 0."""
+def pad_after_end(output: Any, end_token_id: int | list[int] | Tensor, pad_token_id: int) -> Any:
+    """Replace tokens after the end token (or one of several) by padding, in ids or an output with `sequences`; beam
+    search fills up with end tokens where the pad token is 0."""
     sequences = output if isinstance(output, Tensor) else output.sequences
-    ends = sequences == end_token_id
+    ends = torch.isin(sequences, torch.as_tensor(end_token_id, device=sequences.device))
     ends[:, :1] = False  # BART's decoder starts with the end token
     ended = ends.cumsum(dim=1)
     after = torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], dim=1) > 0
@@ -164,6 +172,8 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
 
     #: number of cache entries before the prompt that are not text
     num_prefix_tokens = 0
+    #: length of texts for calls and configurations that state none, as published for captions
+    default_max_new_tokens = 30
     # `generate` passes what it knows of the encoder to every decoder
     passed_on_options: tuple[str, ...] = ("encoder_attention_mask",)
 
@@ -205,13 +215,20 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
             encoder_outputs (`BaseModelOutput`, *optional*): hidden states from `encode_images` instead of images.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): accept images of another size by
                 interpolating the position embeddings.
-            kwargs: options of transformers' `generate`. Lengths include the prompt. A batch for training can be passed
+            kwargs: options of transformers' `generate`. Lengths include the prompt; a length of the call replaces that
+                of the model's configuration. `bos_token_id` is another name of `decoder_start_token_id`.
+                `guidance_scale` compares with a blank image, see [`ImageGuidance`]. A batch for training can be passed
                 as it is: the tokens of `input_ids` that `labels` mark as targets are left out, all of them with
                 `return_loss=True`, and other inputs of the training loss are ignored.
 
         Returns:
             Token ids that begin with the prompt, or an output object with `return_dict_in_generate=True`.
+
+        Raises:
+            ValueError: There are no images, a token id is not in the vocabulary, or an option is not supported.
         """
+        kwargs = self._checked_options(kwargs)
+        encode_blank = None
         labels, return_loss = kwargs.pop("labels", None), kwargs.pop("return_loss", None)
         if encoder_outputs is None:
             pixel_values = pixel_values if inputs is None else inputs
@@ -219,6 +236,11 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
                 raise ValueError("generate needs pixel_values; the processor makes them from images.")
             states = self.encode_images(pixel_values, interpolate_pos_encoding)
             encoder_outputs = BaseModelOutput(last_hidden_state=states)
+            blank_image = torch.zeros_like(pixel_values)  # normalized, so zero is the mean color
+
+            def encode_blank() -> Tensor:
+                return self.encode_images(blank_image, interpolate_pos_encoding)
+
         if input_ids is None:
             input_ids = kwargs.pop("decoder_input_ids", None)
             attention_mask = kwargs.pop("decoder_attention_mask", attention_mask)
@@ -227,24 +249,81 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
         if input_ids is not None and input_ids.shape[1]:
             config = self.config
             attention_mask = mask_targets(input_ids, attention_mask, labels)
+            start = stated(kwargs, None, "decoder_start_token_id")
             input_ids, mask = as_prompt(
-                input_ids, attention_mask, config.bos_token_id, config.eos_token_id, config.pad_token_id
+                input_ids,
+                attention_mask,
+                config.bos_token_id if start is None else start,
+                config.eos_token_id,
+                config.pad_token_id,
             )
             kwargs["decoder_input_ids"] = input_ids
             if mask is not None:
                 kwargs["decoder_attention_mask"] = F.pad(mask, (self.num_prefix_tokens, 0), value=1)
-        return self.generate_from_encoder_outputs(encoder_outputs, **kwargs)
+        return self.generate_from_encoder_outputs(encoder_outputs, encode_blank, **kwargs)
 
-    def generate_from_encoder_outputs(self, encoder_outputs: BaseModelOutput, **kwargs: Any) -> Any:
-        """transformers' `generate` from encoder hidden states, which it would otherwise repeat for each beam."""
+    def _checked_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Options of `generate` with checked token ids, and `bos_token_id` as `decoder_start_token_id`."""
+        check_token_options(options, self.generation_config, self.config.get_text_config(decoder=True).vocab_size)
+        if options.get("bos_token_id") is not None and options.get("decoder_start_token_id") is None:
+            options = {**options, "decoder_start_token_id": options["bos_token_id"]}
+        return options
+
+    def generate_from_encoder_outputs(
+        self, encoder_outputs: BaseModelOutput, encode_blank: Callable[[], Tensor] | None = None, **kwargs: Any
+    ) -> Any:
+        """
+        transformers' `generate` from encoder hidden states, which it would otherwise repeat for each beam.
+
+        Args:
+            encoder_outputs (`BaseModelOutput`): hidden states.
+            encode_blank (`Callable`, *optional*): function that returns those for blank images, for guidance.
+            kwargs: options of transformers' `generate`.
+        """
         for name in _TRAINING_INPUTS:
             kwargs.pop(name, None)
-        if self.config.original_beam_scores:
-            kwargs = with_original_beam_search(kwargs, self.generation_config)
+        default, given = self.generation_config, frozenset(kwargs)
+        prompt: Tensor | None = kwargs.get("decoder_input_ids")
+        prompt_length = 1 if prompt is None else prompt.shape[1]
+        kwargs = with_one_form_of_lengths(kwargs, default, prompt_length, self.default_max_new_tokens)
+        make_logits = None if encode_blank is None else lambda: self._logits_from(encode_blank(), kwargs)
+        kwargs = add_guidance(kwargs, default, make_logits)
+        ends, pad = (stated(kwargs, default, f"{name}_token_id") for name in ("eos", "pad"))
+        kwargs = into_generation_config(kwargs, given)
         output = GenerationMixin.generate(self, encoder_outputs=encoder_outputs, **kwargs)
-        return pad_after_end(output, self.config.eos_token_id, self.config.pad_token_id)
+        return pad_after_end(
+            output,
+            self.config.eos_token_id if ends is None else ends,
+            self.config.pad_token_id if pad is None else int(pad),
+        )
+
+    def _logits_from(self, states: Tensor, options: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
+        """Function from token ids `(rows, T)` to the logits `(rows, V)` of the next token, given encoder states."""
+        encoder_outputs = BaseModelOutput(last_hidden_state=states)
+        prompt_mask: Tensor | None = options.get("decoder_attention_mask")
+        inputs = {name: options[name] for name in ("encoder_attention_mask",) if options.get(name) is not None}
+
+        def next_token_logits(input_ids: Tensor) -> Tensor:
+            masks = {}
+            if prompt_mask is not None:
+                mask = prompt_mask.repeat_interleave(input_ids.shape[0] // prompt_mask.shape[0], dim=0)
+                new_tokens = input_ids.shape[1] + self.num_prefix_tokens - mask.shape[1]
+                mask = F.pad(mask, (0, new_tokens), value=1)
+                positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+                masks = {"decoder_attention_mask": mask, "decoder_position_ids": positions}
+            output = self(
+                decoder_input_ids=input_ids, encoder_outputs=encoder_outputs, logits_to_keep=1, **masks, **inputs
+            )
+            return output.logits[:, -1]
+
+        return next_token_logits
 
     # ---- hooks of transformers' generate ----
+
+    def _beam_search(self, *args: Any, **kwargs: Any) -> Any:
+        if self.config.original_beam_scores:
+            return original_beam_search(self, *args, **kwargs)
+        return super()._beam_search(*args, **kwargs)
 
     @staticmethod
     def _expand_inputs_for_generation(
@@ -303,6 +382,7 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
         self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Inputs of one decoding step; positions of left-padded prompts start at their first token."""
+        kwargs.pop("tokenizer", None)  # of stop strings; transformers passes it on to the model
         mask = kwargs.get("decoder_attention_mask")
         if mask is not None and mask.ndim == 2:
             positions = (mask.cumsum(dim=1) - 1).clamp(min=0)

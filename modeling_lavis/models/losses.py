@@ -14,6 +14,14 @@ from torch.nn import functional as F
 
 from .outputs import IGNORE_INDEX
 
+# ---- precision ----
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32 if it is in half precision, else as it is (float64 stays)."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 # ---- image-text contrastive loss ----
 
 
@@ -256,12 +264,12 @@ def masked_lm_loss(
         selected = labels != IGNORE_INDEX
     labels = labels[selected]
     count = (labels != IGNORE_INDEX).sum().clamp(min=1)
-    logits = head(hidden_states[selected]).float()
+    logits = at_least_float32(head(hidden_states[selected]))
     loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum") / count
     if momentum_head is None or momentum_hidden_states is None:
         return loss
     with torch.no_grad():
-        targets = momentum_head(momentum_hidden_states[selected]).float().softmax(dim=-1)
+        targets = at_least_float32(momentum_head(momentum_hidden_states[selected])).softmax(dim=-1)
         targets = targets.masked_fill(labels[:, None] == IGNORE_INDEX, 0.0)
     soft = -(targets * logits.log_softmax(dim=-1)).sum() / count
     return (1 - alpha) * loss + alpha * soft
@@ -283,7 +291,7 @@ def token_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor
         `Tensor` of shape `(...)`: loss per token, 0 at ignored positions.
     """
     loss = F.cross_entropy(
-        logits.flatten(0, -2).float(),
+        at_least_float32(logits.flatten(0, -2)),
         labels.flatten(),
         ignore_index=IGNORE_INDEX,
         label_smoothing=label_smoothing,
@@ -319,8 +327,8 @@ def soft_next_token_loss(logits: Tensor, teacher_logits: Tensor, labels: Tensor)
     Returns:
         `Tensor` of shape `(B, T - 1)`: loss of tokens 1 to T - 1, 0 at ignored positions.
     """
-    targets = teacher_logits[:, :-1].float().softmax(dim=-1)
-    loss = -(targets * logits[:, :-1].float().log_softmax(dim=-1)).sum(dim=-1)
+    targets = at_least_float32(teacher_logits[:, :-1]).softmax(dim=-1)
+    loss = -(targets * at_least_float32(logits[:, :-1]).log_softmax(dim=-1)).sum(dim=-1)
     return loss.masked_fill(labels[:, 1:] == IGNORE_INDEX, 0.0)
 
 
@@ -333,6 +341,7 @@ def causal_lm_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Te
 __all__ = [
     "ContrastiveOutput",
     "MaskDraws",
+    "at_least_float32",
     "causal_lm_loss",
     "draw_masks",
     "draw_negatives",

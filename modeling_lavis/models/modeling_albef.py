@@ -4,6 +4,7 @@
 Shapes: B batch size, N image tokens, T text tokens, D hidden size, V vocabulary size.
 """
 
+import re
 from copy import deepcopy
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from .checkpoint_formats import register_keys
 from .configuration_albef import AlbefConfig
 from .forward_options import head_forward
+from .head_loading import HUB_OPTIONS, head_of, read_weights
 from .losses import MaskDraws, draw_masks, mask_tokens, masked_lm_loss
+from .modeling_base import HeadStart
 from .momentum import MomentumDistillationMixin
 from .outputs import LavisPreTrainingOutput
 from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel, get_image_features
@@ -229,6 +232,11 @@ class AlbefForQuestionAnswering(QuestionAnsweringMixin, MomentumDistillationMixi
             encoders if `use_momentum` and `use_distill` are set.
     """
 
+    head_starts = dict.fromkeys(
+        ("AlbefForPreTraining", "AlbefModel", "AlbefForImageTextRetrieval"),
+        HeadStart({r"^mlm_head\.": "text_decoder.cls."}),
+    )
+
     def __init__(self, config: AlbefConfig) -> None:
         if config.answer_config is None:
             config = deepcopy(config)  # the caller's configuration is not changed
@@ -236,6 +244,18 @@ class AlbefForQuestionAnswering(QuestionAnsweringMixin, MomentumDistillationMixi
         super().__init__(config)
         self.build_question_answering(config, config.answer_config, momentum=config.use_momentum and config.use_distill)
         self.post_init()
+
+    def copied_weights(self) -> dict[str, str]:
+        """The answer decoder starts as the fusion layers of another head, as in the original."""
+        if head_of(self.config) in (None, type(self).__name__):
+            return {}
+        encoder = {name: value.shape for name, value in self.text_encoder.named_parameters()}
+        first, copies = self.config.text_config.num_text_layers, {}
+        for name, value in self.text_decoder.bert.named_parameters():
+            source = re.sub(r"^encoder\.layer\.(\d+)\.", lambda layer: f"encoder.layer.{int(layer[1]) + first}.", name)
+            if encoder.get(source) == value.shape:
+                copies[f"text_decoder.bert.{name}"] = f"text_encoder.{source}"
+        return copies
 
 
 class AlbefForImageAndTextClassification(ClassificationMixin, MomentumDistillationMixin, AlbefPreTrainedModel):
@@ -271,6 +291,29 @@ class AlbefForImagesAndTextClassification(ClassificationMixin, MomentumDistillat
     # parity: the soft targets come from the text encoder itself on the momentum image encoder; the momentum text
     # encoder is updated but not used
     use_momentum_text_encoder = False
+
+    @classmethod
+    def double_images(cls, config: Any) -> Any:
+        """Twice as many fusion layers, one of each pair for each image."""
+        text = config.text_config
+        text.num_hidden_layers += text.num_hidden_layers - text.num_text_layers
+        text.pair_image_layers = True
+        return config
+
+    @classmethod
+    def _load_weights(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        source, config = pretrained_model_name_or_path, kwargs.get("config")
+        if source is None or config is None or head_of(config) in (None, cls.__name__):
+            return super()._load_weights(source, *args, **kwargs)
+        # parity: both layers of a pair use the keys and values of the second
+        text = config.text_config
+        first = "|".join(str(layer) for layer in range(text.num_text_layers, text.num_hidden_layers, 2))
+        unused = re.compile(rf"text_encoder(_m)?\.encoder\.layer\.({first})\.crossattention\.self\.(key|value)\.")
+        access = {name: value for name in HUB_OPTIONS if (value := kwargs.pop(name, None)) is not None}
+        state = {name: value for name, value in read_weights(source, access).items() if not unused.match(name)}
+        model, info = super()._load_weights(None, *args, state_dict=state, **kwargs)
+        model.config._name_or_path = str(source)
+        return model, info
 
     def __init__(self, config: AlbefConfig) -> None:
         if not config.text_config.pair_image_layers:

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from .checkpoint_formats import register_keys
 from .configuration_alpro import AlproConfig
 from .forward_options import head_forward
+from .losses import at_least_float32
 from .modeling_base import check_input_ids, check_labels, classification_head, mask_padding
 from .outputs import (
     IGNORE_INDEX,
@@ -41,7 +42,6 @@ class AlproPreTrainedModel(ImageTextPreTrainedModel):
     config: AlproConfig
     main_input_name = "pixel_values_videos"
     input_modalities = ("video", "text")
-    _no_split_modules = ["TimesformerBlock", "BertLayer", "BertEmbeddings"]
     vision_model_class = LavisTimesformerModel
 
     def encode_videos(self, pixel_values_videos: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
@@ -309,7 +309,7 @@ class AlproForVideoQuestionAnswering(AlproPreTrainedModel):
         logits = self.classifier(output.last_hidden_state[:, 0])
         loss = None
         if labels is not None:
-            total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
+            total = F.cross_entropy(at_least_float32(logits), labels, ignore_index=IGNORE_INDEX, reduction="sum")
             loss = total / (labels != IGNORE_INDEX).sum().clamp(min=1)
         return LavisVideoAnsweringOutput(
             loss=loss,

@@ -5,27 +5,41 @@ Shapes: B batch size, T text tokens, D hidden size, P projection dimension.
 """
 
 import itertools
+import logging
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import deepspeed_config
 from transformers.integrations.fsdp import is_fsdp_enabled
 
+from .head_loading import (
+    HUB_OPTIONS,
+    HeadStart,
+    check_generation_config,
+    check_new_weights,
+    check_shapes,
+    load_config,
+    read_generation_config,
+    read_head,
+    with_truncated_mlp,
+)
+from .losses import at_least_float32
 from .outputs import IGNORE_INDEX
 from .transformers_compat import (
     CACHE_NAMES,
     execution_device,
     keep_offloaded_parameters_in_float32,
+    offload_in_shape,
     torchao_metadata_of_modules_only,
     without_remembered_renaming,
 )
 
-#: options of `from_pretrained` that select and access a repository; loading a configuration accepts them, too
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+logger = logging.getLogger(__name__)
 
 
 class LavisPreTrainedModel(PreTrainedModel):
@@ -45,11 +59,10 @@ class LavisPreTrainedModel(PreTrainedModel):
     # divide by the number of accumulation steps itself.
     accepts_loss_kwargs = False
 
+    #: whether this model has warned that parameters in half precision are trained
+    has_reported_half_precision = False
     #: options of `forward` that are not among its arguments and go on to a part of the model, or are ignored
     passed_on_options: tuple[str, ...] = ()
-
-    #: whether `state_dict` has the temperature as a scalar, as in files; `save_pretrained` sets it
-    stores_scalar_temperature = False
 
     #: whether `finish_step` has to be called after the next step of the optimizer, and whether it ever was
     update_is_due = False
@@ -87,22 +100,145 @@ class LavisPreTrainedModel(PreTrainedModel):
                 return value.dtype
         return super().dtype
 
+    def train(self, mode: bool = True) -> Any:
+        """Set training or evaluation mode; parameters in half precision that will be trained are reported once."""
+        if mode and not self.has_reported_half_precision:
+            self._report_half_precision()
+        return super().train(mode)
+
+    def _report_half_precision(self) -> None:
+        """Log a warning if parameters in half precision will be trained."""
+        # DeepSpeed keeps a copy in float32 in its optimizer.
+        dtypes = {value.dtype for value in self.parameters() if value.requires_grad}
+        half = sorted(str(dtype) for dtype in dtypes & {torch.float16, torch.bfloat16})
+        if not half or deepspeed_config() is not None:
+            return
+        for module in self.modules():  # parts are models, too
+            if isinstance(module, LavisPreTrainedModel):
+                module.has_reported_half_precision = True
+        logger.warning(
+            f"{type(self).__name__} is to be trained with parameters in {' and '.join(half)}: small updates are rounded"
+            " away, and AdamW turns float16 into NaN within a few steps. Load the model with dtype=torch.float32, or"
+            " call model.float() before the optimizer is created. To save time and memory, set bf16=True (or fp16=True)"
+            " in TrainingArguments, or use torch.autocast."
+        )
+
     @property
     def device(self) -> torch.device:
         """The device of inputs: that of the first parameter, or where the model runs if its weights are offloaded."""
         # transformers' `generate` creates token ids there
-        device = super().device
+        device = next(itertools.chain(self.parameters(), self.buffers())).device
         return (execution_device(self) or device) if device.type == "meta" else device
 
     def finish_step(self) -> None:
         """Update what follows the weights after a step of the optimizer; heads with such parts override it."""
 
+    #: how the head starts from checkpoints of other heads, by the name of their class
+    head_starts: ClassVar[dict[str, HeadStart]] = {}
+
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """transformers' `from_pretrained`, which also keeps float32 modules in float32 when offloaded to disk."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        keep_offloaded_parameters_in_float32(loaded[0] if isinstance(loaded, tuple) else loaded)
-        return loaded
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, allow_new_weights: bool = False, **kwargs: Any
+    ) -> Any:
+        """
+        transformers' `from_pretrained`, also for checkpoints of other heads of the family, whose shared weights are
+        taken over.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): folder or Hub id.
+            allow_new_weights (`bool`, *optional*, defaults to `False`): initialize weights that the checkpoint lacks,
+                as a start for training; the load report lists them. Momentum encoders, feature queues and temperature
+                never need it: they start from the online weights, with random features and from the configuration.
+            args, kwargs: as for transformers' `from_pretrained`. With `output_loading_info=True` missing weights raise
+                no error; they are in the returned information.
+
+        Raises:
+            OSError: there is no such repository, or a file cannot be read.
+            ValueError: the checkpoint lacks weights, or they have other shapes than the configuration says.
+        """
+        source, wants_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
+        if source is None:
+            model, info = cls._load_weights(None, *args, **kwargs)
+        else:
+            saved = read_head(source, kwargs)
+            is_own = saved in (None, *(base.__name__ for base in cls.__mro__))
+            start = HeadStart()
+            if not is_own:
+                config = load_config(cls, source, kwargs)
+                config.architectures = [saved]
+                config = kwargs["config"] = cls.adapt_config(config, source, str(saved), allow_new_weights)
+                start = cls.start_from(str(saved), config)
+            if start.key_mapping:
+                kwargs["key_mapping"] = {**start.key_mapping, **(kwargs.get("key_mapping") or {})}
+            ignore = kwargs.pop("ignore_mismatched_sizes", False)
+            model, info = cls._load_and_check(source, *args, **kwargs)
+            if any(".mlp.fc" in name for name, *_ in info["mismatched_keys"]):
+                earlier = with_truncated_mlp(cls, source, kwargs)
+                if earlier is not None:
+                    kwargs["config"] = earlier
+                    model, info = cls._load_and_check(source, *args, **kwargs)
+            if not ignore:
+                check_shapes(model.config, source, info["mismatched_keys"])
+            model.check_loaded(source, info)
+            if not allow_new_weights and not wants_info:
+                check_new_weights(model, source, saved, info["missing_keys"], start)
+        keep_offloaded_parameters_in_float32(model)
+        return (model, info) if wants_info else model
+
+    @classmethod
+    def _load_and_check(cls, source: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Model and loading info; errors name the repository, and the wrong entry of `generation_config.json`."""
+        try:
+            model, info = cls._load_weights(source, *args, ignore_mismatched_sizes=True, **kwargs)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            stored = read_generation_config(source, kwargs) if cls.can_generate() else None
+            if stored is not None:
+                check_generation_config(stored, source)
+            if type(error) is ValueError and str(source) not in str(error):
+                raise ValueError(f"{source} cannot be loaded: {error}") from error
+            raise
+        if model.can_generate():
+            check_generation_config(model.generation_config, source)
+        return model, info
+
+    @classmethod
+    def _load_weights(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Model and loading info by transformers' `from_pretrained`."""
+        return super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+
+    @classmethod
+    def adapt_config(cls, config: Any, source: Any, saved: str, allow_new_weights: bool) -> Any:
+        """
+        The configuration of this head for the checkpoint of another one.
+
+        Args:
+            config (`PreTrainedConfig`): configuration of the checkpoint.
+            source (`str` or `os.PathLike`): folder or Hub id.
+            saved (`str`): class that the checkpoint was saved from.
+            allow_new_weights (`bool`): whether weights may be initialized.
+
+        Raises:
+            ValueError: the head cannot start from that class.
+        """
+        return config
+
+    @classmethod
+    def start_from(cls, saved: str, config: Any) -> HeadStart:
+        """How the head starts from a checkpoint of the class `saved`, with the configuration of [`adapt_config`]."""
+        return cls.head_starts.get(saved, HeadStart())
+
+    def check_loaded(self, source: Any, info: dict[str, Any]) -> None:
+        """Raise `ValueError` if a checkpoint lacks what no start for training can be without."""
+
+    def copied_weights(self) -> dict[str, str]:
+        """Parameters that start as copies of others if a checkpoint lacks them, with the names of those."""
+        return {}
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """transformers' `resize_token_embeddings`; modules with tied weights have the new size, too."""
+        embeddings: nn.Embedding = super().resize_token_embeddings(*args, **kwargs)
+        update_feature_counts(self)
+        return embeddings
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
@@ -125,12 +261,13 @@ class LavisPreTrainedModel(PreTrainedModel):
         if kwargs.get("state_dict") is not None and "temp" in kwargs["state_dict"]:
             kwargs["state_dict"] = {**kwargs["state_dict"], "temp": kwargs["state_dict"]["temp"].reshape(())}
         quantizer = getattr(self, "hf_quantizer", None)
-        self.stores_scalar_temperature = True
-        try:
-            with without_remembered_renaming(self, enabled=original), torchao_metadata_of_modules_only(quantizer):
-                super().save_pretrained(*args, **kwargs)
-        finally:
-            self.stores_scalar_temperature = False
+        with without_remembered_renaming(self, enabled=original), torchao_metadata_of_modules_only(quantizer):
+            super().save_pretrained(*args, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_hf_hook" and "temp" in self._parameters:
+            offload_in_shape(value, "temp", self.temp.shape)
+        super().__setattr__(name, value)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         name = f"{prefix}temp"
@@ -151,21 +288,27 @@ def temperature_parameter(value: float) -> nn.Parameter:
     """
     The temperature of the contrastive loss as a parameter of shape `(1,)`.
 
-    FSDP does not shard scalars. Files have a scalar, as the original; both shapes load.
+    FSDP does not shard scalars. State dicts and files have a scalar, as the original; both shapes load.
     """
-    return nn.Parameter(torch.full((1,), value))
+    return nn.Parameter(torch.full((1,), float(value)))
 
 
 def _store_scalar_temperature(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
-    """
-    Hook of `state_dict` for files. Elsewhere the shape is the parameter's: accelerate offloads the values of
-    `state_dict`. Sharded models keep the shape, also on the way to their shards.
-    """
+    """Hook of `state_dict`. Sharded models keep the shape, also on the way to their shards."""
     name = f"{prefix}temp"
-    if not module.stores_scalar_temperature:
-        return
-    if type(state.get(name)) in (Tensor, nn.Parameter) and not is_fsdp_enabled():
-        state[name] = state[name].reshape(())
+    value = state.get(name)
+    if not is_fsdp_enabled():
+        if value is not None and type(value) in (Tensor, nn.Parameter):
+            state[name] = value.reshape(())
+    elif value is not None and hasattr(value, "device_mesh") and value.is_meta:
+        # accelerate asks a model without weights what to send to the other processes, and expects parameters only
+        buffers = [key for key, entry in state.items() if not hasattr(entry, "device_mesh")]
+        if buffers:
+            raise ValueError(
+                f"cpu_ram_efficient_loading sends parameters to the other processes, but not buffers, which "
+                f"{type(module).__name__} has: {', '.join(buffers)}. Set cpu_ram_efficient_loading to False in "
+                "fsdp_config, and load the model in every process."
+            )
 
 
 # ---- input checks ----
@@ -257,11 +400,21 @@ def set_first_token(input_ids: Tensor, token_id: int | None) -> Tensor:
 
 def project_features(hidden_states: Tensor, projection: nn.Module) -> Tensor:
     """
-    Project into the embedding space shared by images and texts, and normalize: `(..., D)` to float32 `(..., P)`.
+    Project into the embedding space shared by images and texts, and normalize: `(..., D)` to `(..., P)`, at least in
+    float32.
 
     In half precision norms would differ from 1 by up to 0.001, and cosines exceed 1.
     """
-    return F.normalize(projection(hidden_states).float(), dim=-1)
+    return F.normalize(at_least_float32(projection(hidden_states)), dim=-1)
+
+
+def update_feature_counts(model: nn.Module) -> None:
+    """Let embeddings and linear layers state the sizes of their weights, which resizing and tying may have replaced."""
+    for module in model.modules():
+        if type(module) is nn.Embedding:
+            module.num_embeddings = module.weight.shape[0]
+        elif isinstance(module, nn.Linear) and module.weight.shape == (module.weight.shape[0], module.in_features):
+            module.out_features = module.weight.shape[0]
 
 
 def classification_head(hidden_size: int, num_labels: int, inner_size: int | None = None) -> nn.Sequential:
@@ -272,6 +425,7 @@ def classification_head(hidden_size: int, num_labels: int, inner_size: int | Non
 
 __all__ = [
     "HUB_OPTIONS",
+    "HeadStart",
     "LavisPreTrainedModel",
     "check_input_ids",
     "check_labels",
@@ -282,4 +436,5 @@ __all__ = [
     "require_image_and_text",
     "set_first_token",
     "temperature_parameter",
+    "update_feature_counts",
 ]

@@ -4,13 +4,11 @@
 Shapes: B batch size, R text rows, N image tokens, T text tokens, D hidden size.
 """
 
+import re
 from copy import deepcopy
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from transformers import PreTrainedConfig
-from transformers import initialization as init
+from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -18,8 +16,9 @@ from .checkpoint_formats import register_keys
 from .configuration_lavis_blip import LavisBlipConfig
 from .forward_options import head_forward
 from .generation import IGNORED_BY_DECODER, GroundedGenerationMixin, shared_cross_attention_cache
+from .head_loading import head_of
 from .losses import causal_lm_loss
-from .modeling_base import HUB_OPTIONS, check_labels, mask_padding, set_first_token
+from .modeling_base import HeadStart, check_labels, mask_padding, set_first_token
 from .momentum import MomentumDistillationMixin
 from .outputs import LavisGenerationOutput, LavisPreTrainingOutput, vision_fields
 from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel, get_image_features
@@ -39,6 +38,17 @@ class LavisBlipPreTrainedModel(ImageTextPreTrainedModel):
     """Base of the BLIP heads: an image encoder, and a text encoder or decoder with cross-attention."""
 
     config: LavisBlipConfig
+    #: images per text
+    num_images = 1
+
+    def __init__(self, config: LavisBlipConfig, *args: Any, **kwargs: Any) -> None:
+        if config.text_config.num_image_streams == 2 and self.num_images == 1:
+            raise ValueError(
+                f"This configuration belongs to a model for two images (text_config.num_image_streams), but "
+                f"{type(self).__name__} takes one image. Use LavisBlipForImagesAndTextClassification, or start from a "
+                "checkpoint for one image."
+            )
+        super().__init__(config, *args, **kwargs)
 
     def decode_captions(
         self,
@@ -263,24 +273,18 @@ class LavisBlipForConditionalGeneration(GroundedGenerationMixin, LavisBlipPreTra
         config ([`LavisBlipConfig`]): model configuration; this head has no momentum encoders.
     """
 
+    head_starts = {
+        "LavisBlipForPreTraining": HeadStart(_SHARED_WITH_ENCODER),
+        "LavisBlipForQuestionAnswering": HeadStart(
+            differs="has a decoder that cross-attends to questions, not to images"
+        ),
+    }
+
     def __init__(self, config: LavisBlipConfig) -> None:
         super().__init__(config)
         self.vision_model = self.vision_model_class._from_config(config.vision_config)
         self.text_decoder = LavisBertLMHeadModel._from_config(config.text_config)
         self.post_init()
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
-    ) -> Any:
-        """transformers' `from_pretrained`, also for checkpoints of [`LavisBlipForPreTraining`]."""
-        source = config
-        if not isinstance(source, PreTrainedConfig):
-            options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-            source = LavisBlipConfig.from_pretrained(config or pretrained_model_name_or_path, **options)
-        if source.architectures == ["LavisBlipForPreTraining"]:
-            kwargs["key_mapping"] = {**_SHARED_WITH_ENCODER, **(kwargs.get("key_mapping") or {})}
-        return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
 
     @accepts_cache
     @head_forward
@@ -356,6 +360,8 @@ class LavisBlipForQuestionAnswering(QuestionAnsweringMixin, LavisBlipPreTrainedM
         config ([`LavisBlipConfig`]): model configuration; this head has no momentum encoders.
     """
 
+    head_starts = {"LavisBlipForPreTraining": HeadStart(copies_are_complete=True)}
+
     def __init__(self, config: LavisBlipConfig) -> None:
         super().__init__(config)
         # the decoder attends to questions, whose hidden size is that of the text encoder
@@ -364,15 +370,16 @@ class LavisBlipForQuestionAnswering(QuestionAnsweringMixin, LavisBlipPreTrainedM
         self.build_question_answering(config, decoder_config, momentum=False)
         self.post_init()
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if module is self and self.config.architectures == ["LavisBlipForPreTraining"]:
-            # such a checkpoint stores what encoder and decoder share once, under the encoder's names
-            for name, online in self.text_encoder.named_parameters():
-                decoder = self.text_decoder.bert.get_parameter(name)
-                if ".attention." not in name and decoder.shape == online.shape:
-                    init.copy_(decoder, online)
+    def copied_weights(self) -> dict[str, str]:
+        """What encoder and decoder share in a pretraining checkpoint, which stores it under the encoder's names."""
+        if head_of(self.config) != "LavisBlipForPreTraining":
+            return {}
+        decoder = dict(self.text_decoder.bert.named_parameters())
+        return {
+            f"text_decoder.bert.{name}": f"text_encoder.{name}"
+            for name, online in self.text_encoder.named_parameters()
+            if ".attention." not in name and decoder[name].shape == online.shape
+        }
 
     @property
     def attends_question_padding(self) -> bool:
@@ -389,6 +396,9 @@ class LavisBlipForImageAndTextClassification(ClassificationMixin, MomentumDistil
         config ([`LavisBlipConfig`]): model configuration with `num_labels`. The head has momentum encoders if
             `use_momentum` and `use_distill` are set.
     """
+
+    # as in the original, whose published start is a captioner
+    head_starts = {"LavisBlipForConditionalGeneration": HeadStart({r"^text_decoder\.bert\.": "text_encoder."})}
 
     def __init__(self, config: LavisBlipConfig) -> None:
         super().__init__(config)
@@ -408,6 +418,17 @@ class LavisBlipForImagesAndTextClassification(ClassificationMixin, LavisBlipPreT
     """
 
     num_images = 2
+    # both images start with the cross-attention of one
+    head_starts = dict.fromkeys(
+        (
+            "LavisBlipModel",
+            "LavisBlipForImageTextRetrieval",
+            "LavisBlipForPreTraining",
+            "LavisBlipForQuestionAnswering",
+            "LavisBlipForImageAndTextClassification",
+        ),
+        HeadStart({f"crossattention.{name}.": f"crossattention.{name}0." for name in ("self", "output.dense")}),
+    )
 
     def __init__(self, config: LavisBlipConfig) -> None:
         config = deepcopy(config)  # the caller's configuration is not changed
@@ -415,6 +436,14 @@ class LavisBlipForImagesAndTextClassification(ClassificationMixin, LavisBlipPreT
         super().__init__(config)
         self.build_classifier(config, momentum=False)
         self.post_init()
+
+    def copied_weights(self) -> dict[str, str]:
+        """The cross-attention to the second image starts as that to the first."""
+        if head_of(self.config) == type(self).__name__:
+            return {}
+        names = [name for name, _ in self.text_encoder.named_parameters()]
+        pairs = {name: re.sub(r"(\.crossattention\.(?:self|output\.dense))1\.", r"\g<1>0.", name) for name in names}
+        return {f"text_encoder.{name}": f"text_encoder.{first}" for name, first in pairs.items() if name != first}
 
     @property
     def first_token_id(self) -> int | None:

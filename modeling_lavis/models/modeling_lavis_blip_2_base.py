@@ -31,7 +31,6 @@ class LavisBlip2PreTrainedModel(FrozenPartsMixin):
     base_model_prefix = ""
     main_input_name = "pixel_values"
     input_modalities: tuple[str, ...] = ("image", "text")
-    _no_split_modules = ["EvaBlock", "ClipBlock", "QFormerLayer", "QFormerEmbeddings"]
     # what is trained stays in float32 beside an image encoder and a language model in half precision
     _keep_in_fp32_modules_strict = [
         "query_tokens",

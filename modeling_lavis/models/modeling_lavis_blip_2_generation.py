@@ -7,12 +7,15 @@ size of the Q-Former, L hidden size of the language model, V vocabulary size.
 
 import copy
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     DynamicCache,
@@ -22,12 +25,14 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import TransformersKwargs
 
-from .beam_search import with_original_beam_search
+from .configuration_base import FrozenPart
 from .configuration_lavis_blip_2 import LavisBlip2Config
 from .forward_options import RECORDED, head_forward
 from .generation import mask_targets, move_padding_to_left, pad_after_end
+from .generation_options import LENGTHS, add_guidance, check_token_options, stated, with_original_beam_search
 from .losses import causal_lm_loss
 from .modeling_base import check_input_ids
 from .modeling_lavis_blip_2_base import LavisBlip2PreTrainedModel
@@ -40,8 +45,6 @@ _TRAINING_INPUTS = ("labels", "decoder_attention_mask", "image_ids", "return_los
 _WITHOUT_BOS_TOKEN = ("qwen",)
 # inputs of the language model that come from images and prompts
 _MADE_FROM_PROMPT = {"inputs_embeds", "decoder_inputs_embeds", "encoder_outputs", "kwargs"}
-# options for lengths that include the prompt, with those that do not
-_LENGTHS = (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens"))
 
 
 @dataclass
@@ -90,6 +93,8 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
 
     #: whether questions can be asked as prompts
     answers_prompts = True
+    #: length of texts for calls and configurations that state none, as published
+    default_max_new_tokens = 30
 
     def __init__(self, config: LavisBlip2Config) -> None:
         super().__init__(config)
@@ -106,6 +111,32 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         # the special tokens of the top-level configuration are the Q-Former's
         self.generation_config = GenerationConfig.from_model_config(config.text_config)
 
+    @classmethod
+    def adapt_config(cls, config: Any, source: Any, saved: str, allow_new_weights: bool) -> Any:
+        """
+        The configuration for the second stage from a checkpoint of the first, with the language model in
+        `frozen_parts`.
+
+        Raises:
+            ValueError: no language model is given.
+        """
+        if config.text_config is not None:
+            return config
+        place = (config.frozen_parts or {}).get("language_model")
+        if place is None:
+            raise ValueError(
+                f"{source} is a checkpoint of {saved}, which has no language model (text_config is None), so "
+                f"{cls.__name__} cannot load it. Give a checkpoint of {cls.__name__}, use LavisBlip2ForPreTraining, "
+                "whose Q-Former generates captions itself, or start training the second stage by "
+                'frozen_parts={"language_model": folder or Hub id} with allow_new_weights=True.'
+            )
+        part = FrozenPart.read("language_model", place)
+        options = {"revision": part.revision, "subfolder": part.subfolder}
+        config.text_config = AutoConfig.from_pretrained(part.source, **{k: v for k, v in options.items() if v})
+        config.qformer_config.use_text = False
+        config.is_encoder_decoder = bool(config.text_config.is_encoder_decoder)
+        return config
+
     @property
     def passed_on_options(self) -> tuple[str, ...]:  # type: ignore[override]
         """Options of the language model's `forward`, and what transformers passes to every model's layers."""
@@ -119,6 +150,19 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the word embeddings of the language model."""
         self.language_model.set_input_embeddings(value)
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize the vocabulary of the language model, which may have more than word embeddings and a head."""
+        embeddings: nn.Embedding = self.language_model.resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        size = self.language_model.config.get_text_config().vocab_size
+        for module in self.language_model.modules():  # encoder and decoder may have copies of the configuration
+            config: Any = getattr(module, "config", None)
+            if getattr(config, "vocab_size", None) is not None:
+                config.vocab_size = size
+        self.config.text_config.get_text_config().vocab_size = size
+        self.vocab_size = size
+        self.tie_weights()
+        return embeddings
 
     def get_output_embeddings(self) -> nn.Module:
         """The language modeling head."""
@@ -340,11 +384,14 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             kwargs: options of transformers' `generate`. Lengths of a causal language model include the prompt, but not
                 the query tokens. A batch for training can be passed as it is: for a causal language model, the tokens
                 of `input_ids` that `labels` mark as targets are left out, and other inputs of the training loss are
-                ignored.
+                ignored. `guidance_scale` compares with a blank image, see [`ImageGuidance`].
 
         Returns:
             Token ids that begin with the prompt (causal) or the decoder's start token (sequence-to-sequence), or an
             output object with `return_dict_in_generate=True`.
+
+        Raises:
+            ValueError: There are no images, a token id is not in the vocabulary, or an option is not supported.
         """
         for name in _MADE_FROM_PROMPT:
             if kwargs.get(name) is not None:
@@ -372,15 +419,27 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         prompt = self.build_prompt(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
         kwargs["inputs_embeds"], kwargs["attention_mask"] = prompt.inputs_embeds, prompt.attention_mask
         config = copy.deepcopy(generation_config or self.generation_config)
-        for length, new_tokens in _LENGTHS:  # a length of the call overrides that of the repository
-            if kwargs.get(length) is not None and kwargs.get(new_tokens) is None and generation_config is None:
+        for length, new_tokens in LENGTHS:  # a length of the call overrides both forms of it in the configuration
+            if kwargs.get(length) is not None and kwargs.get(new_tokens) is None:
                 setattr(config, new_tokens, None)
+            elif kwargs.get(new_tokens) is not None and kwargs.get(length) is None:
+                setattr(config, length, None)
         if not self.config.is_encoder_decoder:
             kwargs["input_ids"] = prompt.input_ids
             if prompt.has_prefix:
                 kwargs["inputs_embeds"], kwargs["attention_mask"] = _padding_before_empty_prompts(prompt)
                 # transformers includes the query tokens in these lengths, and not in others
                 _lengths_without_prompt(config, kwargs, prompt.input_ids.shape[1])
+        vocab_size = getattr(self.get_input_embeddings(), "num_embeddings", self.config.text_config.vocab_size)
+        check_token_options(kwargs, config, vocab_size)
+
+        def make_blank_logits() -> Callable[[Tensor], Tensor]:
+            blank = torch.zeros_like(pixel_values)  # normalized, so zero is the mean color
+            return self._logits_after(self.build_prompt(blank, input_ids, attention_mask, interpolate_pos_encoding))
+
+        kwargs = add_guidance(kwargs, config, make_blank_logits)
+        if stated(kwargs, config, "max_length") is None and stated(kwargs, config, "max_new_tokens") is None:
+            kwargs["max_new_tokens"] = self.default_max_new_tokens
         kwargs = config.update(**kwargs)
         if self.config.original_beam_scores:
             kwargs = with_original_beam_search(kwargs, config)
@@ -401,6 +460,44 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             output = pad_after_end(output, ends, config.pad_token_id)
         return output
 
+    def _logits_after(self, prompt: Prompt) -> Callable[[Tensor], Tensor]:
+        """Function from token ids `(rows, T)`, as `generate` extends them, to the next token's logits `(rows, V)`."""
+        model = self.language_model
+        embeds, mask = prompt.inputs_embeds, prompt.attention_mask
+        if self.config.is_encoder_decoder:
+            states = model.get_encoder()(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
+
+            def decoder_logits(input_ids: Tensor) -> Tensor:
+                copies = input_ids.shape[0] // mask.shape[0]
+                output = model(
+                    encoder_outputs=BaseModelOutput(last_hidden_state=states.repeat_interleave(copies, dim=0)),
+                    attention_mask=mask.repeat_interleave(copies, dim=0),
+                    decoder_input_ids=input_ids,
+                    use_cache=False,
+                )
+                return output.logits[:, -1]
+
+            return decoder_logits
+
+        if prompt.has_prefix:
+            embeds, mask = _padding_before_empty_prompts(prompt)
+        takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+
+        def logits(input_ids: Tensor) -> Tensor:
+            copies = input_ids.shape[0] // mask.shape[0]
+            new_embeds = self.get_input_embeddings()(input_ids[:, prompt.input_ids.shape[1] :])
+            full_mask = F.pad(mask.repeat_interleave(copies, dim=0), (0, new_embeds.shape[1]), value=1)
+            positions = {"position_ids": (full_mask.cumsum(dim=1) - 1).clamp(min=0)} if takes_positions else {}
+            output = model(
+                inputs_embeds=torch.cat([embeds.repeat_interleave(copies, dim=0), new_embeds], dim=1),
+                attention_mask=full_mask,
+                use_cache=False,
+                **positions,
+            )
+            return output.logits[:, -1]
+
+        return logits
+
 
 def _has_no_tokens(input_ids: Any) -> bool:
     """Whether prompts of shape `(R, 0)` are given, after which text follows the query tokens immediately."""
@@ -419,7 +516,7 @@ def _padding_before_empty_prompts(prompt: Prompt) -> tuple[Tensor, Tensor]:
 
 def _lengths_without_prompt(config: Any, options: dict[str, Any], prompt_length: int) -> None:
     """Convert lengths that include the prompt to numbers of new tokens, in-place."""
-    for length, new_tokens in _LENGTHS:
+    for length, new_tokens in LENGTHS:
         given = options.pop(length, None)
         if given is None and options.get(new_tokens) is None and getattr(config, new_tokens) is None:
             given = getattr(config, length)

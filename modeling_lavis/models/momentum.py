@@ -20,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import initialization as init
 from transformers.utils import logging
 
+from .modeling_base import update_feature_counts
 from .outputs import IGNORE_INDEX
 
 logger = logging.get_logger(__name__)
@@ -106,15 +107,19 @@ def update_momentum_modules(pairs: ModulePairs, momentum: float) -> None:
     online: list[Tensor] = []
     for weight, source in _momentum_weights(pairs):
         is_sharded = hasattr(weight, "to_local")
-        if weight.numel() == 0 or source.shape != weight.shape or is_sharded != hasattr(source, "to_local"):
+        is_partitioned = weight.numel() == 0 or getattr(weight, "_fsdp_flattened", False)  # DeepSpeed, FSDP1
+        if is_partitioned or source.shape != weight.shape or is_sharded != hasattr(source, "to_local"):
             raise ValueError(
                 "The momentum encoders cannot be updated here: weights are partitioned, and not in the same way as the "
-                "online weights. After the step of the optimizer they are, under FSDP2 and DDP, and under DeepSpeed "
-                "up to ZeRO stage 2."
+                "online weights. Train with DDP or FSDP2 (fsdp_config={'version': 2}), where they are after the step "
+                "of the optimizer, with DeepSpeed up to ZeRO stage 2, or without momentum encoders "
+                "(use_momentum=False)."
             )
         target: Any = weight
         if is_sharded:
-            target, source = target.to_local(), source.to_local()  # type: ignore[attr-defined]
+            sharded: Any = source
+            source = sharded.redistribute(target.device_mesh, target.placements).to_local()
+            target = target.to_local()
         elif weight.dtype in (torch.float16, torch.bfloat16):
             weight.data = weight.data.float()
         averaged.append(target)
@@ -135,11 +140,6 @@ def resize_momentum_modules(pairs: ModulePairs) -> None:
             new[:rows] = old[:rows]
             owner, _, leaf = name.rpartition(".")
             setattr(momentum.get_submodule(owner), leaf, nn.Parameter(new, requires_grad=False))
-        for module in momentum.modules():
-            if isinstance(module, nn.Embedding):
-                module.num_embeddings = module.weight.shape[0]
-            elif isinstance(module, nn.Linear):
-                module.out_features = module.weight.shape[0]
 
 
 # ---- adapters ----
@@ -291,6 +291,7 @@ class MomentumDistillationMixin(_Model):
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         resize_momentum_modules(self.momentum_pairs)
         self.tie_weights()
+        update_feature_counts(self)
         return embeddings
 
     def finish_step(self) -> None:

@@ -40,10 +40,10 @@ class AlbefProcessor(ImageTextProcessorMixin):
         cleaning: str | None = "caption",
     ) -> None:
         super().__init__(image_processor, tokenizer)
+        self.check_options({"max_text_length": max_text_length, "max_words": max_words, "cleaning": cleaning})
         self.max_text_length = max_text_length
         self.max_words = max_words
         self.cleaning = cleaning
-        self._check_text_options()
 
     @property
     def bos_token_id(self) -> int:

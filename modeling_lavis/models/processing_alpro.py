@@ -52,10 +52,10 @@ class AlproProcessor(LavisProcessorMixin):
         cleaning: str | None = "caption",
     ) -> None:
         super().__init__(video_processor, tokenizer)
+        self.check_options({"max_text_length": max_text_length, "max_words": max_words, "cleaning": cleaning})
         self.max_text_length = max_text_length
         self.max_words = max_words
         self.cleaning = cleaning
-        self._check_text_options()
 
     @property
     def model_input_names(self) -> list[str]:

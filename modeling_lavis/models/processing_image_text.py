@@ -226,16 +226,24 @@ class PromptProcessorMixin(ImageTextProcessorMixin):
         text_format: str | None,
     ) -> None:
         """Check and set the options that the processors of all captioning models have."""
-        if not isinstance(prompt, str):
-            raise ValueError(f"prompt is {prompt!r}; expected a string, '' for no prompt.")
-        if text_format not in (None, *self.text_formats):
-            raise ValueError(f"text_format is {text_format!r}; expected one of {self.text_formats}, or None.")
+        self.check_options({"max_text_length": max_text_length, "max_words": max_words, "cleaning": cleaning})
+        self.check_options({"prompt": prompt, "text_format": text_format})
         self.prompt = prompt
         self.max_text_length = max_text_length
         self.max_words = max_words
         self.cleaning = cleaning
         self.text_format = text_format
-        self._check_text_options()
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """As in the base class, with `prompt` and `text_format`."""
+        super().check_options(options)
+        if not isinstance(options.get("prompt", ""), str):
+            raise ValueError(f"prompt is {options['prompt']!r:.80}; expected a string, '' for no prompt.")
+        if options.get("text_format") not in (None, *cls.text_formats):
+            raise ValueError(
+                f"text_format is {options['text_format']!r:.80}; expected one of {cls.text_formats}, or None."
+            )
 
     # ---- captioning ----
 

@@ -12,7 +12,14 @@ from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedTokeniz
 from transformers.image_processing_base import BatchFeature, ImageProcessingMixin
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
-from .image_processing_lavis import LavisImageProcessor, LavisImageProcessorTorchvision, reject_unknown
+from .image_processing_lavis import (
+    LavisImageProcessor,
+    LavisImageProcessorTorchvision,
+    check_file_options,
+    check_image_options,
+    read_options,
+    reject_unknown,
+)
 from .modeling_base import HUB_OPTIONS
 from .outputs import IGNORE_INDEX
 from .tokenization_lavis import CLEANINGS, clean_text
@@ -21,6 +28,8 @@ _OWN_BACKENDS = {"LavisImageProcessor": "pil", "LavisImageProcessorTorchvision":
 # All names that transformers' BLIP image processor has had (`None`: older repositories do not name it); their options
 # are loaded into our classes.
 _BLIP_IMAGE_PROCESSORS = ("BlipImageProcessor", "BlipImageProcessorFast", "BlipImageProcessorPil", None)
+_NAMES = ("processor_class", "image_processor_type", "video_processor_type")
+_MAX_LENGTH = 2**20
 _BERT_TOKENS = ("cls_token", "sep_token", "pad_token")
 _PADDINGS = (True, False, "longest", "max_length", "do_not_pad")
 # Options of a tokenizer that return more than token ids and their mask, or that take more than one text per row.
@@ -90,14 +99,36 @@ class LavisProcessorMixin(ProcessorMixin):
 
     # ---- options ----
 
-    def _check_text_options(self) -> None:
-        name = type(self).__name__
-        if self.cleaning not in CLEANINGS:
-            raise ValueError(f"{name}: cleaning is {self.cleaning!r}; expected one of {CLEANINGS}.")
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """
+        Check the values of options of the constructor; those that are missing are left alone.
+
+        Args:
+            options (`Mapping[str, Any]`): options by name.
+
+        Raises:
+            ValueError: a value has the wrong type or is out of its range. The message names option and value.
+        """
+        if options.get("cleaning") is not None and options["cleaning"] not in CLEANINGS:
+            raise ValueError(f"{cls.__name__}: cleaning is {options['cleaning']!r:.80}; expected one of {CLEANINGS}.")
         for option in ("max_text_length", "max_words"):
-            value = getattr(self, option)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name}: {option} is {value!r}; expected a positive int, or None for no limit.")
+            value = options.get(option)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{cls.__name__}: {option} is {value!r:.80}; expected a positive int, or None for no limit."
+                )
+            if value > _MAX_LENGTH:
+                raise ValueError(
+                    f"{cls.__name__}: {option} is {value!r:.80}; expected at most {_MAX_LENGTH}, or None for no limit."
+                )
+        for name in _NAMES:
+            if options.get(name) is not None and not isinstance(options[name], str):
+                raise ValueError(f"{name} is {options[name]!r:.80}; expected the name of a class.")
+        if options.get("auto_map") is not None and not isinstance(options["auto_map"], Mapping):
+            raise ValueError(f"auto_map is {options['auto_map']!r:.80}; expected classes by the name of an Auto class.")
 
     def _split_kwargs(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Any]:
         """Split the options of a call into those of the tokenizer, those of the image processor, `return_tensors`."""
@@ -345,8 +376,12 @@ class LavisProcessorMixin(ProcessorMixin):
         Returns:
             `tuple[dict, dict]`: the options and the unused `kwargs`. The options of a repository that was not saved by
             this class are completed from its `config.json`.
+
+        Raises:
+            ValueError: an option has a wrong value; the message names file, option, value and what was expected.
         """
-        stored, unused = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        read = super().get_processor_dict
+        stored, unused = read_options(read, cls.check_options, None, pretrained_model_name_or_path, kwargs)
         if stored.get("processor_class") != cls.__name__:
             hub_kwargs = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name)}
             try:
@@ -372,6 +407,12 @@ class LavisProcessorMixin(ProcessorMixin):
         return [parts[name] for name in cls.get_attributes()]
 
 
+def first_architecture(config: Mapping[str, Any]) -> str:
+    """The class that a `config.json` names first; `""` if there is none."""
+    names = config.get("architectures") if isinstance(config, Mapping) else None
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+
+
 def load_image_processor(source: Any, backend: str | None = None, **kwargs: Any) -> Any:
     """
     Load an image processor; transformers' BLIP image processors are loaded as [`LavisImageProcessor`].
@@ -387,11 +428,18 @@ def load_image_processor(source: Any, backend: str | None = None, **kwargs: Any)
         The image processor.
 
     Raises:
-        ValueError: `backend` is none of the above.
+        ValueError: `backend` is none of the above, or an option has a wrong value; the message names file and option.
     """
     if backend not in (None, "pil", "torchvision"):
         raise ValueError(f"backend is {backend!r}; expected 'pil' (exact), 'torchvision' (faster) or None.")
-    saved, overrides = ImageProcessingMixin.get_image_processor_dict(source, **kwargs)
+
+    def check(options: Mapping[str, Any]) -> None:
+        check_image_options({"image_processor_type": options.get("image_processor_type")})
+        if options.get("image_processor_type") in (*_OWN_BACKENDS, *_BLIP_IMAGE_PROCESSORS):
+            check_file_options(options)
+
+    read = ImageProcessingMixin.get_image_processor_dict
+    saved, overrides = read_options(read, check, "image_processor", source, kwargs)
     saved_type = saved.get("image_processor_type")
     if saved_type not in _OWN_BACKENDS and saved_type not in _BLIP_IMAGE_PROCESSORS:
         return AutoImageProcessor.from_pretrained(source, **kwargs)
@@ -495,6 +543,7 @@ def _check_encodable(text: str) -> None:
 
 __all__ = [
     "LavisProcessorMixin",
+    "first_architecture",
     "generated_rows",
     "list_of_texts",
     "load_image_processor",

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .processing_image_text import PromptProcessorMixin
+from .processing_lavis import first_architecture
 from .tokenization_lavis import ENC_TOKEN, add_blip_tokens, blip_tokenizer
 
 
@@ -71,7 +72,7 @@ class LavisBlipProcessor(PromptProcessorMixin):
     @classmethod
     def _options_from_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         # transformers' captioning models continue the text of the call; they have no prompt of their own
-        architecture = (config.get("architectures") or [""])[0]
+        architecture = first_architecture(config)
         options: dict[str, dict[str, Any]] = {
             "BlipForConditionalGeneration": {"text_format": "prompt", "max_text_length": 40},
             "BlipForQuestionAnswering": {"cleaning": "question"},

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.image_processing_base import BatchFeature
 
 from .processing_image_text import PromptProcessorMixin, mask_labels
-from .processing_lavis import generated_rows, list_of_texts
+from .processing_lavis import first_architecture, generated_rows, list_of_texts
 from .tokenization_lavis import add_blip_tokens, bert_tokenizer
 
 QUESTION_TEMPLATE = "Question: {} Short answer:"
@@ -75,10 +75,8 @@ class LavisBlip2Processor(PromptProcessorMixin):
         text_format: str | None = None,
         num_query_tokens: int | None = None,
     ) -> None:
-        if language_model not in (None, *_LANGUAGE_MODEL_KINDS):
-            raise ValueError(f"language_model is {language_model!r}; expected one of {_LANGUAGE_MODEL_KINDS}, or None.")
-        if not isinstance(question_template, str) or question_template.count("{}") != 1:
-            raise ValueError(f"question_template is {question_template!r}; expected a string with one '{{}}'.")
+        own = {"language_model": language_model, "question_template": question_template}
+        self.check_options({**own, "num_query_tokens": num_query_tokens})
         super().__init__(image_processor, tokenizer)
         self.language_model = language_model
         self.question_template = question_template
@@ -91,6 +89,19 @@ class LavisBlip2Processor(PromptProcessorMixin):
         elif self.tokenizer.pad_token_id is None:
             # Padding is masked, so any token works.
             self.tokenizer.pad_token = self.tokenizer.eos_token
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """As in the base class, with `language_model`, `question_template` and `num_query_tokens`."""
+        super().check_options(options)
+        kind, template = options.get("language_model"), options.get("question_template", QUESTION_TEMPLATE)
+        if kind not in (None, *_LANGUAGE_MODEL_KINDS):
+            raise ValueError(f"language_model is {kind!r:.80}; expected one of {_LANGUAGE_MODEL_KINDS}, or None.")
+        if not isinstance(template, str) or template.count("{}") != 1:
+            raise ValueError(f"question_template is {template!r:.80}; expected a string with one '{{}}'.")
+        count = options.get("num_query_tokens")
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 4096):
+            raise ValueError(f"num_query_tokens is {count!r:.80}; expected an int from 1 to 4096, or None.")
 
     @property
     def bos_token_id(self) -> int:
@@ -382,10 +393,10 @@ class LavisBlip2Processor(PromptProcessorMixin):
 
     @classmethod
     def _options_from_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        architecture = (config.get("architectures") or [""])[0]
-        if architecture not in ("Blip2ForConditionalGeneration", "Blip2Model"):
+        if first_architecture(config) not in ("Blip2ForConditionalGeneration", "Blip2Model"):
             return {}
-        model_type = (config.get("text_config") or {}).get("model_type", "opt")
+        text = config.get("text_config")
+        model_type = text.get("model_type", "opt") if isinstance(text, Mapping) else "opt"
         return {"language_model": "seq2seq" if model_type in _SEQ2SEQ_MODEL_TYPES else "causal"}
 
 

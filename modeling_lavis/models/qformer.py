@@ -138,7 +138,7 @@ class LavisQFormerModel(LavisBertPreTrainedModel):
     base_model_prefix = "qformer"
     main_input_name = "query_embeds"
     input_modalities = ("image", "text")
-    _no_split_modules = ["QFormerLayer", "QFormerEmbeddings"]
+    _no_split_modules = ["QFormerLayer"]
     _can_record_outputs = {
         "hidden_states": QFormerLayer,
         "attentions": OutputRecorder(BertSelfAttention, index=1),

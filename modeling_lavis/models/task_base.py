@@ -84,7 +84,6 @@ class ImageTextPreTrainedModel(LavisPreTrainedModel):
     base_model_prefix = ""
     main_input_name = "pixel_values"
     input_modalities: tuple[str, ...] = ("image", "text")
-    _no_split_modules = ["ViTBlock", "BertLayer", "BertEmbeddings"]
     # The temperature divides cosine similarities and the queues hold past features: both stay exact in half precision.
     _keep_in_fp32_modules_strict = ["^temp$", "^image_queue$", "^text_queue$"]
     _keys_to_ignore_on_load_unexpected = [r"position_ids"]
@@ -116,6 +115,9 @@ class ImageTextPreTrainedModel(LavisPreTrainedModel):
                 init.zeros_(module.bias)
         if module is self and hasattr(self, "temp"):
             init.constant_(self.temp, self.config.logit_temperature)
+        if module is self:
+            for name, source in self.copied_weights().items():
+                init.copy_(self.get_parameter(name), self.get_parameter(source))
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         """The vision encoder, or the text encoder with `modality="text"`."""

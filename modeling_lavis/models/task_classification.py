@@ -14,9 +14,8 @@ from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from .forward_options import head_forward
-from .losses import soft_cross_entropy
+from .losses import at_least_float32, soft_cross_entropy
 from .modeling_base import (
-    HUB_OPTIONS,
     check_labels,
     classification_head,
     mask_padding,
@@ -59,32 +58,30 @@ class ClassificationMixin(_ClassificationModel):
             setattr(self, f"cls_head{suffix}", classification_head(config.text_config.hidden_size, config.num_labels))
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+    def adapt_config(cls, config: Any, source: Any, saved: str, allow_new_weights: bool) -> Any:
         """
-        transformers' `from_pretrained`.
+        The configuration for the checkpoint of another head.
 
         Raises:
-            ValueError: a head for two images is loaded from a repository of a head for one image. Its cross-attention
-                layers would have to be doubled, which conversion does; loaded by name, they would be newly initialized
-                or not fit together.
+            ValueError: a head for two images is loaded from a repository of a head for one image, whose cross-attention
+                has to be doubled, and no start for training is asked for.
         """
-        if pretrained_model_name_or_path is not None and cls.num_images == 2:
-            source = config
-            if not isinstance(source, PreTrainedConfig):
-                options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
-                source = cls.config_class.from_pretrained(  # type: ignore[attr-defined]
-                    config or pretrained_model_name_or_path, **options
-                )
-            text, made_for = source.text_config, source.architectures or [cls.__name__]
-            if cls.__name__ not in made_for and text.num_image_streams != 2 and not text.pair_image_layers:
-                raise ValueError(
-                    f"{pretrained_model_name_or_path} is a model for one image ({made_for[0]}), but {cls.__name__} "
-                    "needs one for two images. Convert the original's checkpoint with `modeling-lavis convert`, which "
-                    "doubles the cross-attention layers as the original does, or give a repository of this class."
-                )
-        return super().from_pretrained(  # type: ignore[misc]
-            pretrained_model_name_or_path, *args, config=config, **kwargs
-        )
+        text = config.text_config
+        if cls.num_images == 1 or text.num_image_streams == 2 or text.pair_image_layers:
+            return config
+        if not allow_new_weights:
+            raise ValueError(
+                f"{source} is a model for one image ({saved}), but {cls.__name__} needs one for two images. Give a "
+                "repository of this class, convert the original's checkpoint with `modeling-lavis convert`, or start "
+                "training by allow_new_weights=True, which doubles the cross-attention as the original does and "
+                "initializes what is missing."
+            )
+        return cls.double_images(config)
+
+    @classmethod
+    def double_images(cls, config: Any) -> Any:
+        """The configuration of a text encoder for two images that starts from one for one image."""
+        return config
 
     @property
     def first_token_id(self) -> int | None:
@@ -156,13 +153,13 @@ class ClassificationMixin(_ClassificationModel):
         vision, output, logits = self._classify(False, *inputs, **kwargs)
         loss, intermediates = None, None
         if labels is not None:
-            loss = F.cross_entropy(logits.float(), labels)
+            loss = F.cross_entropy(at_least_float32(logits), labels)
             if hasattr(self, "vision_model_m"):
                 schedule_update(self, update_state)
                 with torch.no_grad(), self.momentum_autocast():
                     vision_m, output_m, logits_m = self._classify(True, *inputs)
                 weight = self.soft_target_weight(alpha)
-                soft = soft_cross_entropy(logits.float(), logits_m.float().softmax(dim=-1))
+                soft = soft_cross_entropy(at_least_float32(logits), at_least_float32(logits_m).softmax(dim=-1))
                 loss = (1 - weight) * loss + weight * soft
                 if output_intermediates:
                     intermediates = {

@@ -18,7 +18,7 @@ from .configuration_text import LavisBertConfig
 from .forward_options import head_forward
 from .generation import GroundedGenerationMixin, SharedCrossAttentionCache, shared_cross_attention_cache
 from .losses import next_token_loss, soft_next_token_loss, token_loss
-from .modeling_base import check_labels, mask_padding, set_first_token
+from .modeling_base import check_labels, mask_padding, set_first_token, update_feature_counts
 from .momentum import ModulePairs, resize_momentum_modules, schedule_update
 from .outputs import IGNORE_INDEX, LavisGenerationOutput, RankedAnswers, vision_fields
 from .text_bert import LavisBertLMHeadModel
@@ -49,6 +49,9 @@ class QuestionAnsweringMixin(GroundedGenerationMixin, _AnsweringModel):
     list by `rank_answers` (ALBEF, section 4, https://arxiv.org/abs/2107.07651).
     """
 
+    #: as published
+    default_max_new_tokens = 10
+
     def build_question_answering(
         self, config: PreTrainedConfig, decoder_config: PreTrainedConfig, momentum: bool
     ) -> None:
@@ -68,9 +71,10 @@ class QuestionAnsweringMixin(GroundedGenerationMixin, _AnsweringModel):
         self.text_encoder.resize_token_embeddings(*args, **kwargs)
         self.config.text_config.vocab_size = self.text_encoder.config.vocab_size
         self.config.get_text_config(decoder=True).vocab_size = self.text_decoder.config.vocab_size
-        if hasattr(self, "momentum_pairs"):
-            resize_momentum_modules(self.momentum_pairs)
+        self.vocab_size = self.text_encoder.config.vocab_size  # as transformers' method does
+        resize_momentum_modules(getattr(self, "momentum_pairs", []))
         self.tie_weights()
+        update_feature_counts(self)
         return self.get_input_embeddings()
 
     def encode_questions(
@@ -112,11 +116,19 @@ class QuestionAnsweringMixin(GroundedGenerationMixin, _AnsweringModel):
                 questions; `encoder_attention_mask` is their padding mask.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): accept images of another size by
                 interpolating the position embeddings.
-            kwargs: options of transformers' `generate`. Inputs of the training loss, such as `labels`, are ignored.
+            kwargs: options of transformers' `generate`. A length of the call replaces that of the model's
+                configuration. `bos_token_id` is another name of `decoder_start_token_id`. `guidance_scale` compares
+                with a blank image, see [`ImageGuidance`]. Inputs of the training loss, such as `labels`, are ignored.
 
         Returns:
             Token ids of the answers, or an output object with `return_dict_in_generate=True`.
+
+        Raises:
+            ValueError: Images or questions are missing, a token id is not in the vocabulary, or an option is not
+                supported.
         """
+        kwargs = self._checked_options(kwargs)
+        encode_blank = None
         if encoder_outputs is None:
             pixel_values = pixel_values if inputs is None else inputs
             if pixel_values is None or input_ids is None:
@@ -126,7 +138,12 @@ class QuestionAnsweringMixin(GroundedGenerationMixin, _AnsweringModel):
             encoder_outputs = BaseModelOutput(last_hidden_state=states)
             if not self.attends_question_padding:
                 kwargs["encoder_attention_mask"] = mask_padding(input_ids, attention_mask, self.config.pad_token_id)
-        return self.generate_from_encoder_outputs(encoder_outputs, **kwargs)
+            blank_image = torch.zeros_like(pixel_values)  # normalized, so zero is the mean color
+
+            def encode_blank() -> Tensor:
+                return self.encode_questions(blank_image, input_ids, attention_mask, interpolate_pos_encoding)
+
+        return self.generate_from_encoder_outputs(encoder_outputs, encode_blank, **kwargs)
 
     @torch.no_grad()
     def rank_answers(

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
-from .distributed import count_rows, first_row, gather, gather_ragged, gather_with_grad
+from .distributed import exchange_numbers, first_row, gather, gather_ragged, gather_with_grad
 from .forward_options import head_forward
 from .itm_batching import check_pairs, cross_attention_cache, iter_image_chunks, itm_rows
 from .losses import (
     ContrastiveOutput,
+    at_least_float32,
     draw_negatives,
     in_batch_contrastive_loss,
     match_ids,
@@ -193,6 +194,11 @@ class ImageTextRetrievalMixin(_RetrievalModel):
     def clamp_temperature(self) -> None:
         """Keep the temperature between 0.001 and 0.5, in families that do (ALBEF, section 3.2)."""
         if self.retrieval_options.clamps_temperature:
+            if not self.temp.is_leaf and self.temp._is_view():  # all views of the flat parameter would become invalid
+                raise ValueError(
+                    "The temperature is part of a larger tensor and cannot be updated in-place, as under FSDP1. Use "
+                    "DDP or FSDP2 (fsdp_config={'version': 2})."
+                )
             self.temp.clamp_(0.001, 0.5)
 
     def finish_step(self) -> None:
@@ -398,11 +404,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         has_momentum = hasattr(self, "vision_model_m")
         options = self.retrieval_options
         image_ids = None if image_ids is None or not options.uses_image_ids else image_ids.reshape(-1)
-        counts = count_rows(input_ids)
-        excluded = _same_image(image_ids, counts, input_ids, options.negatives_from_all_processes)
-        if self.training and not (options.matches_single_pair and excluded.numel() == 1):
-            if not torch.compiler.is_compiling():
-                require_negatives(~excluded.all(dim=1))
+        counts, excluded = self._exclude_matches(input_ids, image_ids)
         schedule_update(self, update_state)
         if self.training if update_state is None else update_state:
             self.clamp_temperature()
@@ -442,6 +444,37 @@ class ImageTextRetrievalMixin(_RetrievalModel):
             counts=counts,
             excluded=excluded,
         )
+
+    def _exclude_matches(self, input_ids: Tensor, image_ids: Tensor | None) -> tuple[tuple[int, ...], Tensor]:
+        """
+        Number of pairs of each process, and the boolean `(B, B)` or `(B, W)` of candidates that are no negatives.
+
+        A batch that cannot be trained on in one process raises in all of them: others would wait for it for ever.
+        """
+        options = self.retrieval_options
+        excluded = _same_image(image_ids, (input_ids.shape[0],), input_ids, all_processes=False)
+        needs_negatives = self.training and not torch.compiler.is_compiling()
+        is_local = not options.negatives_from_all_processes
+        lacks_negatives = needs_negatives and is_local and bool(excluded.all(dim=1).any())
+        facts = exchange_numbers(input_ids.shape[0], image_ids is not None, lacks_negatives, device=input_ids.device)
+        counts, has_ids, lacking = (tuple(column) for column in zip(*facts, strict=True))
+        if len(set(has_ids)) > 1:
+            raise ValueError(
+                f"Got image_ids in the processes {[i for i, has in enumerate(has_ids) if has]}, but not in the others; "
+                "give them in all processes or in none."
+            )
+        if len(counts) > 1 and any(lacking):
+            raise ValueError(
+                f"Matching needs a negative for every row, but of the batches of {counts} rows some have none in the "
+                f"processes {[i for i, lacks in enumerate(lacking) if lacks]}: one example, or equal image_ids only. "
+                "Give every process at least two different images per batch (drop_last=True, in TrainingArguments "
+                "dataloader_drop_last=True, for the last one)."
+            )
+        if not is_local:
+            excluded = _same_image(image_ids, counts, input_ids, all_processes=True)
+        if needs_negatives and not (options.matches_single_pair and excluded.numel() == 1):
+            require_negatives(~excluded.all(dim=1))
+        return counts, excluded
 
     def itc_itm_loss(
         self,
@@ -606,9 +639,10 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         ).last_hidden_state
         logits = self.itm_logits(hidden_states[: labels.shape[0]])
         if counted is None:
-            loss = F.cross_entropy(logits.float(), labels)
+            loss = F.cross_entropy(at_least_float32(logits), labels)
         else:
-            loss = F.cross_entropy(logits[counted].float(), labels[counted], reduction="sum") / max(len(counted), 1)
+            loss = F.cross_entropy(at_least_float32(logits[counted]), labels[counted], reduction="sum")
+            loss = loss / max(len(counted), 1)
         inputs: dict[str, Any] = {}
         if keep:
             inputs = {

@@ -64,12 +64,10 @@ class BertEmbeddings(nn.Module):
         embeddings = embeddings + self.position_embeddings(position_ids)
         # parity: without token types, the embedding of type 0 is added only if the configuration says so
         if hasattr(self, "token_type_embeddings"):
+            if token_type_ids is None and self.implicit_type:
+                token_type_ids = torch.zeros_like(position_ids)  # a weight read directly could be offloaded or sharded
             if token_type_ids is not None:
                 embeddings = embeddings + self.token_type_embeddings(token_type_ids)
-            elif self.implicit_type:
-                # by a call, because offloaded weights exist only within one
-                type_ids = torch.zeros(1, dtype=torch.long, device=embeddings.device)
-                embeddings = embeddings + self.token_type_embeddings(type_ids)
         return embeddings
 
     def forward(self, input_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
@@ -345,7 +343,7 @@ class LavisBertPreTrainedModel(LavisPreTrainedModel):
     config: LavisBertConfig
     base_model_prefix = "bert"
     input_modalities: tuple[str, ...] = ("text",)
-    _no_split_modules = ["BertLayer", "BertEmbeddings"]
+    _no_split_modules = ["BertLayer"]
     _can_record_outputs: dict[str, Any] = {
         "hidden_states": BertLayer,
         "attentions": OutputRecorder(BertSelfAttention, index=1),

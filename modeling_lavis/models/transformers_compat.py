@@ -15,7 +15,7 @@ import functools
 import inspect
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -135,6 +135,11 @@ PRIVATE_API: tuple[PrivateName, ...] = (
         "options of a call are merged as in other processors",
     ),
     PrivateName(
+        "transformers.image_processing_utils.BaseImageProcessor._validate_preprocess_kwargs",
+        ("kwargs",),
+        "the background of transparent images is checked with the other options",
+    ),
+    PrivateName(
         f"{_BACKENDS}.PilBackend._preprocess_image_like_inputs",
         ("images", "kwargs"),
         "pairs of images are flattened and paired again",
@@ -226,8 +231,46 @@ def parameter_outside_forward(module: nn.Module, name: str) -> Tensor:
 
 
 def _accelerate_hooks(module: nn.Module) -> list[Any]:
-    hook = getattr(module, "_hf_hook", None)
+    return _single_hooks(getattr(module, "_hf_hook", None))
+
+
+def _single_hooks(hook: Any) -> list[Any]:
     return list(getattr(hook, "hooks", [hook]))
+
+
+def offload_in_shape(hook: Any, name: str, shape: torch.Size) -> None:
+    """
+    Let accelerate's hook load an offloaded parameter in its shape, where state dicts and files have another one.
+
+    Args:
+        hook: hook of accelerate that a module gets.
+        name (`str`): parameter of this module.
+        shape (`torch.Size`): its shape.
+    """
+    for single in _single_hooks(hook):
+        weights = getattr(single, "weights_map", None)
+        if weights is not None and not isinstance(weights, _InShape):
+            single.weights_map = _InShape(weights, name, shape)
+
+
+class _InShape(Mapping[str, Tensor]):
+    """Offloaded weights, one of which is returned in another shape. Its other attributes are those of the original."""
+
+    def __init__(self, weights: Mapping[str, Tensor], name: str, shape: torch.Size) -> None:
+        self._weights, self._name, self._shape = weights, name, shape
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = self._weights[name]
+        return value.reshape(self._shape) if name == self._name else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._weights, name)
 
 
 def keep_offloaded_parameters_in_float32(model: nn.Module) -> None:
@@ -322,6 +365,7 @@ __all__ = [
     "empty_auto_mapping",
     "execution_device",
     "keep_offloaded_parameters_in_float32",
+    "offload_in_shape",
     "parameter_outside_forward",
     "return_logits_on_input_device",
     "torchao_metadata_of_modules_only",

@@ -6,10 +6,12 @@ Given decoded frames, the results are bit-exact with the evaluation transform of
 Shapes: B batch size, F frames of a clip, C channels (3), H height, W width, S side length after resizing.
 """
 
+import logging
 import os
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import PIL.Image
@@ -19,13 +21,38 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ChannelD
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 
-from .image_processing_lavis import apply_exif_orientation, open_image, reject_unknown, to_rgb, to_rgb_array
+from .image_conversion import (
+    apply_exif_orientation,
+    check_regular_file,
+    open_image,
+    to_numpy,
+    to_rgb,
+    to_rgb_array,
+    to_uint8,
+    value_range,
+    white_value,
+)
+from .image_processing_lavis import (
+    MAX_SIDE,
+    check_image_options,
+    check_stored_options,
+    is_number,
+    read_options,
+    reject_unknown,
+)
 from .video_decoding import read_frames
 
+logger = logging.getLogger(__name__)
+
+# Processors that have warned of transparency. Kept here, because attributes of a processor are saved with it.
+_WARNED: WeakSet[Any] = WeakSet()
+
 SAMPLINGS = ("uniform", "headtail", "random")
+_MAX_FRAMES = 2**15
 
 _ARRAY_TYPES = (np.ndarray, torch.Tensor)
 _CALL_OPTIONS = ("start", "end", "rng", "on_error", "input_data_format", "return_tensors")
+_FLAGS = ("do_normalize", "do_sample_frames", "do_resize", "do_rescale")
 # Options of transformers' video processors that have one value here, with what to do for another one.
 _FIXED_OPTIONS: dict[str, tuple[Any, str]] = {
     "do_convert_rgb": (True, "Frames are always converted to RGB."),
@@ -146,6 +173,10 @@ class LavisVideoProcessor(VideoProcessorMixin):
     with five dimensions. The aspect ratio is not kept and nothing is cropped. A video with fewer than `num_frames`
     frames repeats them evenly.
 
+    The values of arrays, tensors and frames mean what they mean for [`LavisImageProcessor`], by the table in its
+    docstring; the dtype and the range of the whole video decide, not those of each frame. Transparency is dropped, as
+    in the original.
+
     Video files need PyAV, which reads the timestamps. Frames are decoded by torchcodec if it is installed and finds
     FFmpeg's libraries, otherwise by PyAV; the result is the same.
 
@@ -215,6 +246,8 @@ class LavisVideoProcessor(VideoProcessorMixin):
         kwargs.pop("video_processor_type", None)
         reject_unknown(type(self).__name__, kwargs, (*self.options, *_FIXED_OPTIONS))
         _check_fixed_options(kwargs)
+        flags = {"do_normalize": do_normalize, "do_sample_frames": do_sample_frames, "do_resize": do_resize}
+        check_stored_options({**flags, "do_rescale": do_rescale, "rescale_factor": rescale_factor})
         super().__init__(**metadata)
         self.size = _height_and_width(size)
         self.num_frames = num_frames
@@ -227,6 +260,23 @@ class LavisVideoProcessor(VideoProcessorMixin):
         self.do_rescale = do_rescale
         self.rescale_factor = rescale_factor
         _check_sampling(num_frames, sampling)
+
+    @classmethod
+    def get_video_processor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
+        """
+        transformers' method of the same name, which reads the options of a file.
+
+        Raises:
+            OSError: there is no file, or it is not valid JSON.
+            ValueError: an option has a wrong value; the message names file, option, value and what was expected.
+        """
+
+        def check(options: Mapping[str, Any]) -> None:
+            check_image_options({"video_processor_type": options.get("video_processor_type")})
+            cls(**options)
+
+        read = super().get_video_processor_dict
+        return read_options(read, check, "video_processor", pretrained_model_name_or_path, kwargs)
 
     def __call__(self, videos: Any, **kwargs: Any) -> BatchFeature:
         """
@@ -268,6 +318,7 @@ class LavisVideoProcessor(VideoProcessorMixin):
         starts, ends = (_one_per_video(kwargs.pop(name, None), len(entries), name) for name in ("start", "end"))
         options = {name: getattr(self, name) if kwargs.get(name) is None else kwargs[name] for name in self.options}
         _check_sampling(options["num_frames"], options["sampling"])
+        check_image_options({name: kwargs.get(name) for name in (*_FLAGS, "rescale_factor")})
         clips, skipped = [], []
         for index, (video, start, end) in enumerate(zip(entries, starts, ends, strict=True)):
             try:
@@ -313,7 +364,7 @@ class LavisVideoProcessor(VideoProcessorMixin):
     ) -> np.ndarray:
         """A video as an array of shape (F, C, S, S)."""
         size = _height_and_width(size) if do_resize else {"height": 0, "width": 0}
-        if not _is_number(rescale_factor):
+        if not is_number(rescale_factor):
             raise ValueError(f"rescale_factor is {rescale_factor!r}; expected a number.")
 
         def sample(length: int, first: int, last: int | None) -> list[int]:
@@ -321,7 +372,9 @@ class LavisVideoProcessor(VideoProcessorMixin):
                 return list(range(first, length if last is None else min(last, length)))
             return sample_frame_indices(length, num_frames, sampling, rng, first, last)
 
-        clip = load_video_frames(video, sample, size["height"], size["width"], start, end)
+        clip = load_video_frames(
+            video, sample, size["height"], size["width"], start, end, on_drop=self._warn_of_transparency
+        )
         values = clip.transpose(0, 3, 1, 2).astype(np.float32)
         if do_rescale:
             # the original divides, which rounds differently
@@ -331,6 +384,14 @@ class LavisVideoProcessor(VideoProcessorMixin):
             mean, std = (np.array(given, np.float32)[..., None, None] for given in numbers)
             values = (values - mean) / std
         return values
+
+    def _warn_of_transparency(self) -> None:
+        if self not in _WARNED:
+            _WARNED.add(self)
+            logger.warning(
+                "A frame of a video has transparent pixels. They show the colors that are stored under them. To show"
+                " another background, compose the frames on it before they are passed to the video processor."
+            )
 
 
 # ---- inputs ----
@@ -357,7 +418,8 @@ def list_of_videos(videos: Any) -> list[Any]:
                 f"Got a video of shape {tuple(videos.shape)}; expected (frames, height, width, channels) or (frames, "
                 "channels, height, width), or one more dimension for several videos."
             )
-        return list(videos) if videos.ndim == 5 else [videos]
+        # parity: truncated, like a single video; one array has one range
+        return list(to_uint8(to_numpy(videos), truncate=True)) if videos.ndim == 5 else [videos]
     if isinstance(videos, (str, os.PathLike)):
         return [videos]
     if not isinstance(videos, (list, tuple)):
@@ -384,6 +446,7 @@ def load_video_frames(
     width: int,
     start: float | None = None,
     end: float | None = None,
+    on_drop: Callable[[], None] | None = None,
 ) -> np.ndarray:
     """
     Load the sampled frames of one video, resized.
@@ -397,6 +460,7 @@ def load_video_frames(
         width (`int`): width of the result in pixels.
         start (`float`, *optional*): time in seconds from which frames are sampled; for files only.
         end (`float`, *optional*): time in seconds before which frames are sampled; for files only.
+        on_drop (`Callable`, *optional*): called if transparency is dropped from a frame in memory.
 
     Returns:
         `np.ndarray` of shape `(F, height, width, 3)`: 8-bit RGB.
@@ -425,43 +489,61 @@ def load_video_frames(
         except ValueError as error:
             raise ValueError(f"{video if is_file else 'The video'}: {error}") from error
 
-    frames = read_frames(video, select) if is_file else _frames_in_memory(video, select)
+    if is_file and not os.fspath(video).startswith(("http://", "https://")):
+        check_regular_file(video, "video")
+    frames = read_frames(video, select) if is_file else _frames_in_memory(video, select, on_drop)
     # One frame at a time, so that at most one full-size frame of a file is in memory.
     return np.stack([resize_frame(frame, height, width) for frame in frames])
 
 
-def _frames_in_memory(video: Any, select: Callable[..., Sequence[int]]) -> Iterable[np.ndarray]:
+def _frames_in_memory(
+    video: Any, select: Callable[..., Sequence[int]], on_drop: Callable[[], None] | None = None
+) -> Iterable[np.ndarray]:
     """Selected frames of an array or of a list of frames, as 8-bit RGB of shape (H, W, 3)."""
 
     def no_timestamps(seconds: float) -> int:
         raise ValueError("The video has no timestamps.")
 
     if isinstance(video, _ARRAY_TYPES):
-        values = video.detach().cpu().numpy() if isinstance(video, torch.Tensor) else video
+        values = to_numpy(video)
         if values.ndim != 4:
             raise ValueError(f"Got a video of shape {tuple(values.shape)}; expected four dimensions, frames first.")
-        return [to_rgb_array(frame) for frame in _select_frames(values, select(len(values), no_timestamps))]
+        indices = list(select(len(values), no_timestamps))
+        # All frames have one range: dark frames of a video in 0..255 must not be taken for frames in 0..1.
+        white = 255 if values.dtype == np.uint8 else white_value(values.dtype, *value_range(values))
+        frames = to_uint8(values[indices], white, truncate=True)  # parity: the original truncates
+        return [to_rgb_array(frame, on_drop=on_drop) for frame in frames]
     if not isinstance(video, (list, tuple)) or not video:
         raise ValueError(
             f"Got a video of type {type(video).__name__}; expected a path, an array, or a list of at least one frame."
         )
-    return (_to_frame(video[index]) for index in select(len(video), no_timestamps))
+    indices = list(select(len(video), no_timestamps))
+    whites = _white_values(video)
+    return (_to_frame(video[index], whites, on_drop) for index in indices)
 
 
-def _select_frames(values: np.ndarray, indices: Sequence[int]) -> np.ndarray:
-    """Selected frames of an array; floats in 0..255 become 8-bit integers."""
-    frames = values[list(indices)]
-    # The range of the whole video decides: dark frames of a video in 0..255 must not be taken for frames in 0..1.
-    if values.dtype.kind == "f" and 1 < values.max() <= 255 and values.min() >= 0:
-        frames = frames.astype(np.uint8)  # parity: the original truncates
-    return frames
+def _white_values(frames: Sequence[Any]) -> dict[np.dtype, int]:
+    """White of the arrays in a list of frames, by their dtype: the frames of a dtype have one range."""
+    ranges: dict[np.dtype, tuple[Any, Any]] = {}
+    for frame in frames:
+        if isinstance(frame, _ARRAY_TYPES):
+            values = to_numpy(frame)
+            if values.dtype != np.uint8:
+                low, high = value_range(values)
+                known = ranges.get(values.dtype, (low, high))
+                # NumPy's functions keep NaN, which is refused
+                ranges[values.dtype] = np.minimum(known[0], low), np.maximum(known[1], high)
+    return {dtype: white_value(dtype, *found) for dtype, found in ranges.items()}
 
 
-def _to_frame(frame: Any) -> np.ndarray:
+def _to_frame(frame: Any, whites: Mapping[np.dtype, int], on_drop: Callable[[], None] | None = None) -> np.ndarray:
+    """A frame of a list as 8-bit RGB of shape (H, W, 3)."""
     image = open_image(frame)
     if isinstance(image, PIL.Image.Image):
-        return np.array(to_rgb(apply_exif_orientation(image)))
-    return to_rgb_array(image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else image)
+        return np.array(to_rgb(apply_exif_orientation(image), on_drop=on_drop))
+    values = to_numpy(image)
+    # parity: the original truncates
+    return to_rgb_array(to_uint8(values, whites.get(values.dtype), truncate=True), on_drop=on_drop)
 
 
 def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -477,7 +559,9 @@ def _height_and_width(size: Any) -> dict[str, int]:
     except (TypeError, KeyError, IndexError):
         sides = []
     if not sides or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
-        raise ValueError(f"size is {size!r}; expected a positive int, or a dict of them with 'height' and 'width'.")
+        raise ValueError(f"size is {size!r:.80}; expected a positive int, or a dict of them with 'height' and 'width'.")
+    if max(sides) > MAX_SIDE:
+        raise ValueError(f"size is {size!r:.80}; expected at most {MAX_SIDE}.")
     return {"height": sides[0], "width": sides[1]}
 
 
@@ -492,23 +576,22 @@ def _check_fixed_options(given: Mapping[str, Any]) -> None:
 
 def _check_sampling(num_frames: Any, sampling: Any) -> None:
     if isinstance(num_frames, bool) or not isinstance(num_frames, int) or num_frames < 1:
-        raise ValueError(f"num_frames is {num_frames!r}; expected at least one, as an int.")
+        raise ValueError(f"num_frames is {num_frames!r:.80}; expected at least one, as an int.")
+    if num_frames > _MAX_FRAMES:
+        raise ValueError(f"num_frames is {num_frames!r:.80}; expected at most {_MAX_FRAMES}.")
     if sampling not in SAMPLINGS:
         raise ValueError(f"sampling is {sampling!r}; expected one of {', '.join(SAMPLINGS)}.")
 
 
 def _of_channels(value: Any, name: str) -> float | list[float]:
     """A mean or a standard deviation: one number, or a list of three."""
-    if _is_number(value):
+    check_image_options({name: value})
+    if is_number(value):
         return value
     numbers = list(value) if isinstance(value, (list, tuple, np.ndarray)) else []
-    if len(numbers) != 3 or not all(map(_is_number, numbers)):
+    if len(numbers) != 3 or not all(map(is_number, numbers)):
         raise ValueError(f"{name} is {value!r}; expected a number, or one for each of the 3 channels.")
     return [float(number) for number in numbers]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.floating)) and not isinstance(value, bool)
 
 
 def _channels_first(video: Any, input_data_format: Any) -> Any:

@@ -10,7 +10,6 @@ class token is the same for all frames; storing it once per frame costs N / P of
 with the patches twice per block.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,14 +82,9 @@ class DividedAttention(ViTAttention):
         self.over_time = over_time
 
     def forward(
-        self, hidden_states: Tensor, followed_by: Callable[[], nn.Module] | None = None, **kwargs: Any
+        self, hidden_states: Tensor, followed_by: nn.Module | None = None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """
-        Hidden states `(B, N, F, D)` to the same shape, and weights with eager attention.
-
-        `followed_by` returns a module that is applied to the hidden states. It is a function, because accelerate moves
-        modules among the arguments to a device, which fails for offloaded ones.
-        """
+        """Hidden states `(B, N, F, D)` to the same shape, after `followed_by`, and weights with eager attention."""
         batch, positions, frames, width = hidden_states.shape
         shape, heads = (batch, positions, frames * width), frames * self.num_heads
         if self.over_time:
@@ -111,16 +105,15 @@ class DividedAttention(ViTAttention):
         if torch.is_tensor(weights):
             axis = 0 if self.over_time else 1
             weights = weights.unflatten(axis, (batch, positions) if self.over_time else (frames, self.num_heads))
-        following = None if followed_by is None else followed_by()
-        if isinstance(following, nn.Linear) and self._should_fold(following, context):
-            return linear_with_shift(context, *fold_linears(self.proj, following), value_bias), weights
+        if isinstance(followed_by, nn.Linear) and self._should_fold(followed_by, context):
+            return linear_with_shift(context, *fold_linears(self.proj, followed_by), value_bias), weights
         if value_bias is None:
             output = self.proj_drop(self.proj(context))
         else:
             output = linear_with_shift(context, self.proj.weight, self.proj.bias, value_bias)
-        return output if following is None else following(output), weights
+        return output if followed_by is None else followed_by(output), weights
 
-    def _should_fold(self, following: nn.Linear, context: Tensor) -> bool:
+    def _should_fold(self, followed_by: nn.Linear, context: Tensor) -> bool:
         """Whether one folded linear layer is exact (inference, no dropout) and cheaper, the folding included."""
         tokens = context.numel() // context.shape[-1]
         return (
@@ -128,7 +121,7 @@ class DividedAttention(ViTAttention):
             and not self.training
             and tokens > 2 * context.shape[-1]
             and is_plain_linear(self.proj, context)
-            and is_plain_linear(following, context)
+            and is_plain_linear(followed_by, context)
         )
 
     def _project(self, hidden_states: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
@@ -185,8 +178,10 @@ class TimesformerBlock(ViTBlock):
             # parity: the original drops the frames of each position independently, before the linear layer
             residual = self.drop_path(residual.flatten(0, 1)).view_as(residual)
             residual = self.temporal_fc(residual)
-        else:
-            residual = self.temporal_attn(states, followed_by=lambda: self.temporal_fc, **kwargs)[0]
+        elif may_overwrite_output(self.temporal_attn, self.temporal_fc):
+            residual = self.temporal_attn(states, followed_by=self.temporal_fc, **kwargs)[0]
+        else:  # hooks see the attention's own output, and those of accelerate would move a module among the arguments
+            residual = self.temporal_fc(self.temporal_attn(states, **kwargs)[0])
         residual = residual if inplace else residual.clone()
         residual[:, 0] = 0  # the class token has no temporal attention
         return residual

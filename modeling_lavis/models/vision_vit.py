@@ -163,7 +163,7 @@ class ViTMLP(nn.Module):
 
     def __init__(self, config: LavisViTConfig) -> None:
         super().__init__()
-        intermediate_size = int(config.hidden_size * config.mlp_ratio)
+        intermediate_size: int = config.intermediate_size  # type: ignore[assignment]  # the configuration sets it
         self.fc1 = nn.Linear(config.hidden_size, intermediate_size)
         self.act = ACT2FN[config.hidden_act]
         self.is_gelu = config.hidden_act == "gelu"

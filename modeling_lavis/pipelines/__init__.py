@@ -26,6 +26,7 @@ def register() -> None:
     """Add the tasks to the registry of transformers. A second call has no effect."""
     from transformers.pipelines import PIPELINE_REGISTRY
 
+    from modeling_lavis.pipelines import image_features
     from modeling_lavis.pipelines.loading import CheckpointHead
 
     for task, (module, name) in TASKS.items():
@@ -33,3 +34,4 @@ def register() -> None:
         known = PIPELINE_REGISTRY.supported_tasks.get(task)
         if known is None or known["impl"] is not pipeline_class:
             PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=CheckpointHead, type="multimodal")
+    image_features.register()

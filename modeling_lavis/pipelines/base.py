@@ -11,17 +11,23 @@ import functools
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, Pipeline
 
+from modeling_lavis.models.image_conversion import to_numpy, to_uint8
 from modeling_lavis.models.image_processing_lavis import reject_unknown
 from modeling_lavis.pipelines.inputs import Failure, Inputs, add_values, as_row, is_image, parse_inputs, run_batches
-from modeling_lavis.pipelines.loading import is_lavis_processor, load_processor, unwrap_adapters
+from modeling_lavis.pipelines.loading import chooses_dtype, unwrap_adapters
+from modeling_lavis.pipelines.precision import use_fast_dtype
+from modeling_lavis.pipelines.processors import resolve_processor
 
 _ON_ERROR = ("raise", "return")
 # Loading options that transformers' `pipeline` passes on to the pipeline.
 _LOADING_OPTIONS = ("local_files_only",)
+# Two forms of each length: with the prompt, and without.
+_LENGTHS = (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens"))
 # Checked here, because the errors of `generate` for values below 1 do not name the option.
 _POSITIVE_OPTIONS = ("num_beams", "num_return_sequences", "max_new_tokens", "max_length")
 _GENERATION_OPTIONS = frozenset(name for name in vars(GenerationConfig()) if not name.startswith("_"))
@@ -40,12 +46,21 @@ class LavisPipeline(Pipeline):
             prepared, for example because its image is corrupt, is `{"error": message}`, and the other rows still run.
 
     Args:
-        model: a model of this package with a head for the task.
+        model: a model of this package with a head for the task, with or without adapters of PEFT. A model that
+            `transformers.pipeline` loads without a dtype, or with `dtype="auto"`, keeps the stored one, unless the
+            device is slow in it; see `modeling_lavis.pipelines.precision`.
         processor (*optional*): the processor of the model; by default it is loaded from the model's repository.
+        tokenizer, image_processor, video_processor (*optional*): parts of the processor, instead of it or of its own
+            parts.
         kwargs: options of `transformers.Pipeline`, and defaults for the options of the call.
+
+    Raises:
+        TypeError: an option is unknown or has an unsupported type.
+        ValueError: the model does not support the task, or its processor cannot be loaded or built.
     """
 
-    _load_processor = True
+    # transformers passes on what it is given; what is missing depends on the rest and is loaded here
+    _load_processor = False
     _load_tokenizer = False
     _load_image_processor = False
     _load_feature_extractor = False
@@ -69,9 +84,12 @@ class LavisPipeline(Pipeline):
 
     def __init__(self, model: Any, processor: Any = None, task: str = "", **kwargs: Any) -> None:
         self.check_model(model, task or type(self).__name__)
-        if not is_lavis_processor(processor):
-            processor = load_processor(model)
+        names = ("tokenizer", "image_processor", "feature_extractor", "video_processor")
+        parts = {name: kwargs.pop(name, None) for name in names}
+        processor = resolve_processor(model, processor, **parts)
         super().__init__(model=model, processor=processor, task=task, **kwargs)
+        if chooses_dtype(self.model):
+            use_fast_dtype(self.model, self.device)
         self.model.eval()
 
     @classmethod
@@ -116,12 +134,15 @@ class LavisPipeline(Pipeline):
         known = [*self.preprocess_options, *self.forward_options, *self.postprocess_options]
         known += ["batch_size", "num_workers", "on_error"]
         if self._pipeline_calls_generate:
-            generate = dict(options.pop("generate_kwargs", None) or {})
+            generate = options.pop("generate_kwargs", None) or {}
+            if not isinstance(generate, dict):
+                raise TypeError(f"generate_kwargs is {generate!r}; expected a dict of options of generate.")
+            generate = dict(generate)
             names = [name for name in options if name in _GENERATION_OPTIONS or name == "generation_config"]
             generate.update({name: options.pop(name) for name in names})
             for name in _POSITIVE_OPTIONS:
-                if generate.get(name) is not None and generate[name] < 1:
-                    raise ValueError(f"{name} is {generate[name]!r}; expected a positive integer.")
+                if generate.get(name) is not None:
+                    check_positive(name, generate[name])
             if generate:
                 forward["generate_kwargs"] = generate
             known += ["generate_kwargs", "generation_config", *sorted(_GENERATION_OPTIONS)]
@@ -132,13 +153,23 @@ class LavisPipeline(Pipeline):
 
     def _parse_inputs(self, inputs: Any, options: dict[str, Any], *names: str) -> Inputs:
         """Parse inputs, and move those of the named options that are lists from `options` to the rows."""
-        parsed = parse_inputs(inputs, self.is_single_input)
+        parsed = self._parse_entries(inputs)
         for name in names:
             if isinstance(options.get(name), (list, tuple)):
                 parsed = add_values(parsed, name, options.pop(name), self.input_name)
             elif options.get(name, ...) is None:
                 options.pop(name)
         return parsed
+
+    def _parse_entries(self, inputs: Any) -> Inputs:
+        """
+        Parse inputs without options. An array of several images (or videos) becomes 8-bit, since its values have one
+        range, and its rows are prepared one by one.
+        """
+        if isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim > (4 if self.modality == "video" else 3):
+            if getattr(getattr(self.processor, f"{self.modality}_processor", None), "do_rescale", True):
+                inputs = to_uint8(to_numpy(inputs), truncate=self.modality == "video")
+        return parse_inputs(inputs, self.is_single_input)
 
     def _run(
         self, inputs: Inputs, batch_size: int | None = None, num_workers: int | None = None, **options: Any
@@ -220,20 +251,53 @@ class LavisPipeline(Pipeline):
         return value
 
     def generation_options(self, given: dict[str, Any] | None, prompt_length: int = 1) -> dict[str, Any]:
-        """Options of `generate`, with `max_new_tokens` as a `max_length` that includes the prompt."""
-        options = self._prepare_generate_kwargs(given or {}, return_dict_in_generate=False)
-        if options.get("max_length") is None and options.get("max_new_tokens") is not None:
-            # generate warns if max_new_tokens is given and the model's generation config has a max_length
-            options["max_length"] = options.pop("max_new_tokens") + prompt_length
-            min_length = self.model.generation_config.min_length or 0
-            if "min_length" not in options and min_length > options["max_length"]:
-                options["min_length"] = options["max_length"]
+        """
+        Options of `generate` as keyword arguments: those of the call, then those of the pipeline, then its defaults.
+
+        Lengths include the prompt. transformers would warn of two forms of a length, and of a `generation_config` with
+        other options; here the call's form replaces the others, and options are taken from the configuration.
+        """
+        given = dict(given or {})
+        options = self._prepare_generate_kwargs(given, return_dict_in_generate=False)
+        if (config := options.pop("generation_config", None)) is not None:
+            stated = {name: getattr(config, name) for name in config.to_diff_dict() if name in _GENERATION_OPTIONS}
+            options = {**stated, **options}
+            given = {**stated, **given} if "generation_config" in given else given
+        for length, new_tokens in _LENGTHS:
+            if given.get(length) is not None and given.get(new_tokens) is None:
+                options.pop(new_tokens, None)
+            elif given.get(new_tokens) is not None and given.get(length) is None:
+                options.pop(length, None)
+            if options.get(length) is None and options.get(new_tokens) is not None:
+                options[length] = options.pop(new_tokens) + prompt_length
+        stored = self.model.generation_config
+        longest, shortest = options.get("max_length"), options.get("min_length")
+        if shortest is None and longest is not None and (stored.min_length or 0) > longest:
+            options["min_length"] = longest
+        if shortest is not None:
+            longest = longest or (None if stored.max_new_tokens is not None else stored.max_length)
+            if longest is not None and shortest > longest:
+                raise ValueError(
+                    f"min_length is {shortest}, but no text is longer than max_length, {longest} tokens with the"
+                    " prompt. Give a smaller min_length (or min_new_tokens), or a larger max_length."
+                )
         return options
 
     def tokenize(self, texts: list[str], **options: Any) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask` `(B, T)` of texts, padded to the longest."""
         encoded = self.processor(text=texts, text_format="encoder", return_tensors="pt", **options)
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+
+def is_positive(value: Any) -> bool:
+    """Whether a value is a positive integer."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) > 0
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise `ValueError` unless an option is a positive integer."""
+    if not is_positive(value):
+        raise ValueError(f"{name} is {value!r}; expected a positive integer.")
 
 
 def stack_pixel_values(rows: list[dict[str, Any]]) -> Tensor:

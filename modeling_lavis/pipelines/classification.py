@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from modeling_lavis.pipelines.base import LavisPipeline, stack_pixel_values
+from modeling_lavis.pipelines.base import LavisPipeline, check_positive, stack_pixel_values
 
 
 class ImageTextClassificationPipeline(LavisPipeline):
@@ -52,6 +52,6 @@ class ImageTextClassificationPipeline(LavisPipeline):
         return list(self.model(**batch).logits.split(1))
 
     def postprocess(self, output: Tensor, top_k: int | None = None) -> list[dict[str, Any]]:
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k is {top_k}; expected a positive integer, or None for all labels.")
+        if top_k is not None:
+            check_positive("top_k", top_k)
         return self.processor.post_process_classification(output, self.model.config.id2label, top_k)[0]

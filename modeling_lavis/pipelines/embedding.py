@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modeling_lavis.models.modeling_base import project_features
 from modeling_lavis.pipelines.base import LavisPipeline, stack_pixel_values
-from modeling_lavis.pipelines.inputs import is_image, is_video, parse_inputs
+from modeling_lavis.pipelines.inputs import is_image, is_video
 from modeling_lavis.pipelines.loading import input_modality, unwrap_adapters
 from modeling_lavis.pipelines.video_inputs import get_video_pixel_values
 
@@ -102,7 +102,7 @@ class MultimodalFeatureExtractionPipeline(LavisPipeline):
             if text is None:
                 raise ValueError(f"{self.task or type(self).__name__} got no input; pass images, texts or both.")
             rows = {"text": text} if isinstance(text, str) else [{"text": entry} for entry in text]
-            return self._run(parse_inputs(rows, self.is_single_input), **kwargs)
+            return self._run(self._parse_entries(rows), **kwargs)
         options = {"text": text, **kwargs}
         return self._run(self._parse_inputs(images, options, "text"), **options)
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load a model and its processor from a folder or a Hub repository."""
+"""Load a model from a folder or a Hub repository, and remember how."""
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 # Classes of transformers' BLIP and BLIP-2 checkpoints, and the classes of this package that load them.
 _LAVIS_CLASSES = {
@@ -15,11 +16,25 @@ _LAVIS_CLASSES = {
 }
 
 
+class _Loading(NamedTuple):
+    """How a model was loaded: whether its dtype was left open, and the options that access its repository."""
+
+    chooses_dtype: bool
+    hub_options: dict[str, Any]
+
+
+# Kept here, because an attribute of a model would be copied and pickled with it.
+_LOADED: WeakKeyDictionary[Any, _Loading] = WeakKeyDictionary()
+
+
 class CheckpointHead:
     """
     Loads models for `transformers.pipeline`, in the place of an Auto class. The class is the one that the checkpoint
     was saved from, not the usual class of a task, so that no head is left with untrained weights. Checkpoints of
     transformers' own BLIP and BLIP-2 are loaded into the classes of this package.
+
+    Without a dtype, or with `"auto"`, the weights get the stored dtype here, and the pipeline converts them if its
+    device is slow in that dtype (`precision`).
     """
 
     @classmethod
@@ -40,7 +55,7 @@ class CheckpointHead:
         import modeling_lavis
         from modeling_lavis.models.modeling_base import HUB_OPTIONS
 
-        if not os.path.exists(name) and not _is_repository_id(os.fspath(name)):
+        if not os.path.exists(name) and not is_repository_id(os.fspath(name)):
             raise OSError(f"There is no folder {os.fspath(name)}, and a Hub id has the form 'owner/name'.")
         hub_options = {option: kwargs[option] for option in HUB_OPTIONS if kwargs.get(option) is not None}
         config, _ = PreTrainedConfig.get_config_dict(name, **hub_options)
@@ -49,8 +64,12 @@ class CheckpointHead:
                 f"{name} has no config.json with a model_type; expected a folder or a Hub id that was written by "
                 "save_pretrained or by `modeling-lavis convert`."
             )
+        chooses_dtype = kwargs.get("dtype") in (None, "auto") and kwargs.get("torch_dtype") in (None, "auto")
+        if kwargs.get("trust_remote_code") is not None:
+            hub_options["trust_remote_code"] = kwargs["trust_remote_code"]
+        loading = _Loading(chooses_dtype, hub_options)
         if config["model_type"] not in ("blip", "blip-2"):
-            return AutoModel.from_pretrained(name, **kwargs)
+            return _remember(AutoModel.from_pretrained(name, **kwargs), loading)
         architecture = (config.get("architectures") or ["?"])[0]
         if architecture not in _LAVIS_CLASSES:
             raise ValueError(
@@ -58,10 +77,33 @@ class CheckpointHead:
                 f"expected one of {', '.join(sorted(_LAVIS_CLASSES))}."
             )
         kwargs.pop("code_revision", None)
-        return getattr(modeling_lavis, _LAVIS_CLASSES[architecture]).from_pretrained(name, **kwargs)
+        model_class = getattr(modeling_lavis, _LAVIS_CLASSES[architecture])
+        return _remember(model_class.from_pretrained(name, **kwargs), loading)
 
 
-def _is_repository_id(name: str) -> bool:
+def _remember(model: Any, loading: _Loading) -> Any:
+    _LOADED[model] = loading
+    return model
+
+
+def chooses_dtype(model: Any) -> bool:
+    """Whether a model was loaded for a pipeline and its dtype was left open."""
+    loading = _LOADED.get(unwrap_adapters(model)) or _LOADED.get(model)
+    return loading is not None and loading.chooses_dtype
+
+
+def hub_options_of(model: Any) -> dict[str, Any]:
+    """Options that access the repository of a model (`revision`, `token`, ...)."""
+    inner = unwrap_adapters(model)
+    loading = _LOADED.get(inner) or _LOADED.get(model)
+    options = {} if loading is None else dict(loading.hub_options)
+    if commit := getattr(inner.config, "_commit_hash", None):
+        options["revision"] = commit  # all files of one state of the repository
+    return options
+
+
+def is_repository_id(name: str) -> bool:
+    """Whether a name has the form of a Hub id."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -70,30 +112,6 @@ def _is_repository_id(name: str) -> bool:
     except HFValidationError:
         return False
     return True
-
-
-def is_lavis_processor(processor: Any) -> bool:
-    """Whether a processor has the interface of this package, also as code that was loaded with a repository."""
-    return any(base.__name__ == "LavisProcessorMixin" for base in type(processor).__mro__)
-
-
-def load_processor(model: Any) -> Any:
-    """
-    Load the processor of a model from the repository that the model was loaded from.
-
-    Raises:
-        ValueError: If the model was not loaded from a repository, or there is no processor for its class.
-    """
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-
-    name = getattr(model, "name_or_path", "")
-    if not name or type(model.config) not in PROCESSOR_MAPPING:
-        raise ValueError(
-            f"A pipeline with {type(model).__name__} needs a processor of this package; pass processor=, loaded by "
-            "AutoProcessor.from_pretrained from a repository with a processor."
-        )
-    processor_class = PROCESSOR_MAPPING[type(model.config)]
-    return processor_class.from_pretrained(name, revision=getattr(model.config, "_commit_hash", None) or "main")
 
 
 def unwrap_adapters(model: Any) -> Any:
@@ -121,8 +139,8 @@ def load(
             `"image"` and of a `"video"`.
         model (`str` or `os.PathLike`): folder or Hub id of the model and its processor.
         device (*optional*): for example `"cpu"` or `"cuda:0"`; defaults to an accelerator if available.
-        dtype (*optional*, defaults to `"auto"`): dtype of the weights, for example `torch.bfloat16`; as stored by
-            default.
+        dtype (*optional*, defaults to `"auto"`): dtype of the weights, for example `torch.bfloat16`. By default the
+            stored dtype, or float32 if the device is slow in the stored one.
         batch_size (`int`, *optional*, defaults to 1): rows per batch.
 
     Raises:
@@ -143,6 +161,4 @@ def load(
         task = task[input_modality(loaded)]
     pipeline_class = check_task(task)[1]["impl"]
     pipeline_class.check_model(loaded, task)
-    return pipeline_class(
-        model=loaded, processor=load_processor(loaded), task=task, device=device, batch_size=batch_size
-    )
+    return pipeline_class(model=loaded, task=task, device=device, batch_size=batch_size)

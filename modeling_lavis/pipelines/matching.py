@@ -7,7 +7,6 @@ import torch
 
 from modeling_lavis.evaluation.retrieval import encode_texts, matching_logits
 from modeling_lavis.pipelines.base import LavisPipeline, stack_pixel_values
-from modeling_lavis.pipelines.inputs import parse_inputs
 
 
 class ImageTextMatchingPipeline(LavisPipeline):
@@ -42,7 +41,7 @@ class ImageTextMatchingPipeline(LavisPipeline):
             of a match, ITM) and `"similarity"` (cosine similarity of the features, ITC).
         """
         options = kwargs if text is None else {"text": text, **kwargs}
-        return self._run(parse_inputs(images, self.is_single_input), **options)
+        return self._run(self._parse_entries(images), **options)
 
     def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
         texts = row.get("text")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from modeling_lavis.pipelines.classification import ImageTextClassificationPipeline
-from modeling_lavis.pipelines.inputs import Inputs, add_values, is_image, parse_inputs
+from modeling_lavis.pipelines.inputs import Inputs, add_values, is_image
 
 
 class ImagePairClassificationPipeline(ImageTextClassificationPipeline):
@@ -46,7 +46,10 @@ class ImagePairClassificationPipeline(ImageTextClassificationPipeline):
             For each row a list of `{"label": str, "score": float}` with the probabilities of the labels, best first.
         """
         options = {"text": text, **kwargs}
-        inputs = Inputs([images], single=True, lazy=False) if _is_pair(images) else parse_inputs(images)
+        is_pair = _is_pair(images)
+        inputs = self._parse_entries(images)
+        if is_pair:
+            inputs = Inputs([inputs.entries], single=True, lazy=False)
         if isinstance(text, (list, tuple)):
             inputs = add_values(inputs, "text", options.pop("text"), self.input_name)
         elif text is None:
@@ -60,6 +63,8 @@ class ImagePairClassificationPipeline(ImageTextClassificationPipeline):
                 f"{self.task or type(self).__name__} needs pairs of images, for example [left, right] or rows "
                 f"{{'images': [left, right], 'text': ...}}, but got {_describe(pair)}."
             )
+        if isinstance(pair, (np.ndarray, Tensor)):
+            pair = self._parse_entries(pair).entries
         pixels = [self.get_pixel_values({"image": image}) for image in pair]
         return {"text": self.get_text(row, "text"), "pixel_values": torch.stack(pixels, dim=1)}  # (1, 2, C, H, W)
 

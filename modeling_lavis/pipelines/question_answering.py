@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from modeling_lavis.pipelines.base import LavisPipeline, stack_pixel_values
+from modeling_lavis.pipelines.base import LavisPipeline, check_positive, stack_pixel_values
 from modeling_lavis.pipelines.loading import unwrap_adapters
 
 
@@ -87,6 +87,10 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
                 raise ValueError(f"answers is {answers!r}; expected a list of at least one string.")
             forward["answers"] = list(answers)
             postprocess["answers"] = list(answers)
+        if postprocess.get("top_k") is not None:
+            check_positive("top_k", postprocess["top_k"])
+        if forward.get("num_candidates") is not None:
+            check_positive("num_candidates", forward["num_candidates"])
         return preprocess, forward, postprocess
 
     def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -107,14 +111,15 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
         num_candidates: int = 128,
         generate_kwargs: dict[str, Any] | None = None,
     ) -> list[Any]:
+        name = type(unwrap_adapters(self.model)).__name__
         if answers is not None and not hasattr(self.model, "rank_answers"):
-            raise ValueError(f"{type(self.model).__name__} only generates answers and cannot rank them; omit answers=.")
+            raise ValueError(f"{name} only generates answers and cannot rank them; omit answers=.")
         if answers is not None:
             candidates = self._ensure_tensor_on_device(self.processor.answer_candidates(answers), self.device)
             output = self.model.rank_answers(**batch, **candidates, num_candidates=num_candidates)
             return list(zip(output.candidates, output.scores))
         if not self.model.can_generate():
-            raise ValueError(f"{type(self.model).__name__} only ranks answers; pass a list of them as answers=.")
+            raise ValueError(f"{name} only ranks answers; pass a list of them as answers=.")
         if getattr(self.model, "answers_prompts", False):
             # decoder-only models return the prompt before the answer
             prompt = 0 if self.model.config.is_encoder_decoder else batch["input_ids"].shape[1]

@@ -24,10 +24,12 @@ from modeling_lavis.evaluation.retrieval import (
     rank_candidates,
     select_candidates,
 )
-from modeling_lavis.pipelines.base import LavisPipeline, stack_pixel_values
-from modeling_lavis.pipelines.inputs import Failure, parse_inputs, run_batches
+from modeling_lavis.pipelines.base import LavisPipeline, is_positive, stack_pixel_values
+from modeling_lavis.pipelines.inputs import Failure, run_batches
+from modeling_lavis.pipelines.loading import unwrap_adapters
 
 Kind = Literal["image", "video", "text"]
+_TIME_RANGE = ("start", "end")
 
 
 @dataclass
@@ -37,7 +39,8 @@ class RetrievalIndex:
 
     Args:
         kind (`str`): `"image"`, `"video"` or `"text"`.
-        items (`list`): the images (as they were passed), videos or texts, one per row of the features.
+        items (`list`): the images (as they were passed; those of one array as 8-bit arrays), videos or texts, one per
+            row of the features. A video with a time range is a row `{"video": ..., "start": ..., "end": ...}`.
         features (`Tensor` of shape `(I, P)`, or `(I, Q, P)` for image features of a Q-Former): projected and
             normalized features.
         states (`list[Tensor]`, *optional*): hidden states `(N, D)` of each image or, if the model fuses text hidden
@@ -153,7 +156,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
                 raise ValueError(f"texts is {texts!r}; expected a list of at least one string.")
             prepare, batch_size, num_workers = _prepare_text, TEXT_BATCH_SIZE, 0
         else:
-            entries = parse_inputs(images, self.is_single_input).entries
+            entries = self._parse_entries(images).entries
             prepare = functools.partial(self._prepare_item, on_error=on_error)
             batch_size, num_workers = self._loader_options(batch_size, num_workers)
         items, features, states, failures = [], [], [], []
@@ -209,7 +212,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         kwargs.setdefault("query_type", self.modality if index.kind == "text" else "text")
         if kwargs["query_type"] not in ("text", self.modality):
             raise ValueError(f"query_type is {kwargs['query_type']!r}; expected 'text' or {self.modality!r}.")
-        return self._run(parse_inputs(query, self.is_single_input), index=index, **kwargs)
+        return self._run(self._parse_entries(query), index=index, **kwargs)
 
     def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
         if row["query_type"] == "text":
@@ -229,7 +232,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         rerank: bool = True,
         top_k: int = 5,
     ) -> list[dict[str, Any]]:
-        if top_k < 1 or num_candidates < 1:
+        if not is_positive(top_k) or not is_positive(num_candidates):
             raise ValueError(f"top_k is {top_k} and num_candidates is {num_candidates}; expected positive integers.")
         queries = self._encode(batch)
         similarity = self._compare(queries, index)
@@ -251,7 +254,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
     def postprocess(self, output: dict[str, Any]) -> list[dict[str, Any]]:
         columns = (output[name].tolist() for name in ("indices", "scores", "similarities"))
         return [
-            {"index": row, output["kind"]: item, "score": score, "similarity": similarity}
+            {"index": row, **_named(item, output["kind"]), "score": score, "similarity": similarity}
             for item, row, score, similarity in zip(output["items"], *columns)
         ]
 
@@ -266,10 +269,22 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         return _Encoded(self.modality, self.model.project_images(image_embeds).float(), image_embeds)
 
     def _prepare_item(self, entry: Any, on_error: str) -> Any:
-        """Preprocess an image of a collection; the result includes the image as it was passed."""
-        item = entry[self.modality] if isinstance(entry, Mapping) and self.modality in entry else entry
-        row = self._prepare({self.modality: item}, on_error, query_type=self.modality)
+        """
+        Preprocess an image of a collection; the result includes the image as it was passed. A row with the time range
+        of a video stays a row, so that the same part is loaded again for re-ranking.
+        """
+        item = entry
+        if isinstance(entry, Mapping) and self.modality in entry:
+            time_range = {name: entry[name] for name in _TIME_RANGE if entry.get(name) is not None}
+            item = entry[self.modality]
+            if self.modality == "video" and time_range:
+                item = {self.modality: item, **time_range}
+        row = self._prepare(self._item_row(item), on_error, query_type=self.modality)
         return row._replace(item=item) if isinstance(row, Failure) else {**row, "item": item}
+
+    def _item_row(self, item: Any) -> dict[str, Any]:
+        """The row of an item of a collection."""
+        return dict(item) if isinstance(item, Mapping) and self.modality in item else {self.modality: item}
 
     def _encode_items(self, rows: list[dict[str, Any]], keep_states: bool) -> list[tuple[Any, Tensor, Tensor | None]]:
         """Encode items of a collection: for each the item, its features and, if they are kept, its hidden states."""
@@ -294,8 +309,8 @@ class ImageTextRetrievalPipeline(LavisPipeline):
             return self.model.compare_features(queries.features, features)
         if features.ndim != 2:
             raise ValueError(
-                f"{type(self.model).__name__} has several features per image and compares images with texts only. "
-                "Retrieve images by text, or texts by image."
+                f"{type(unwrap_adapters(self.model)).__name__} has several features per image and compares images with"
+                " texts only. Retrieve images by text, or texts by image."
             )
         return queries.features @ features.T
 
@@ -317,7 +332,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         if index.states is not None:
             return torch.stack([index.states[row] for row in rows]).to(self.device)
         prepared = [
-            {"pixel_values": self.get_pixel_values({self.modality: index.items[row]}, self.modality)} for row in rows
+            {"pixel_values": self.get_pixel_values(self._item_row(index.items[row]), self.modality)} for row in rows
         ]
         return self.model.encode_images(stack_pixel_values(prepared).to(self.device))
 
@@ -331,3 +346,8 @@ class ImageTextRetrievalPipeline(LavisPipeline):
 
 def _prepare_text(text: str) -> dict[str, str]:
     return {"text": text, "item": text}
+
+
+def _named(item: Any, kind: Kind) -> dict[str, Any]:
+    """An item of a collection in a result; a video with its time range, if it has one."""
+    return dict(item) if isinstance(item, Mapping) and kind in item else {kind: item}

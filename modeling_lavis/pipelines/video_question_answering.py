@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from modeling_lavis.pipelines.base import stack_pixel_values
+from modeling_lavis.pipelines.base import check_positive, stack_pixel_values
 from modeling_lavis.pipelines.video_inputs import VideoInputMixin
 
 
@@ -56,5 +56,7 @@ class VideoQuestionAnsweringPipeline(VideoInputMixin):
         return list(self.model(**batch, first_token_only=True).logits)
 
     def postprocess(self, output: Tensor, top_k: int | None = 5) -> list[dict[str, Any]]:
+        if top_k is not None:
+            check_positive("top_k", top_k)
         (ranked,) = self.processor.post_process_classification(output[None], self.model.config.id2label, top_k)
         return [{"answer": row["label"], "score": row["score"]} for row in ranked]

@@ -30,7 +30,7 @@ class VideoTextRetrievalPipeline(VideoInputMixin, ImageTextRetrievalPipeline):
 
         Args:
             videos (*optional*): a list, a dataset or a generator of videos (paths, URLs, arrays, lists of frames) or of
-                rows `{"video": ...}`.
+                rows `{"video": ...}`, with a time range in seconds as `start` and `end` if only that part counts.
             texts (`list[str]`, *optional*): texts, instead of videos.
             kwargs: as for [`ImageTextRetrievalPipeline.index`].
 
@@ -51,7 +51,8 @@ class VideoTextRetrievalPipeline(VideoInputMixin, ImageTextRetrievalPipeline):
             kwargs: as for [`ImageTextRetrievalPipeline`]; `query_type` is `"text"` or `"video"`.
 
         Returns:
-            For each query a list, best first, of `"index"` (index in the collection), `"video"` or `"text"` (the item),
-            `"score"` (cosine similarity plus matching logit) and `"similarity"` (cosine similarity).
+            For each query a list, best first, of `"index"` (index in the collection), `"video"` or `"text"` (the item;
+            a video of a row also with its `"start"` and `"end"`), `"score"` (cosine similarity plus matching logit) and
+            `"similarity"` (cosine similarity).
         """
         return super().__call__(query, index=index, images=videos, texts=texts, **kwargs)

@@ -12,13 +12,18 @@ CONFIGURATIONS = {
 
 
 def prepare(folder: Path) -> dict[str, Any]:
+    from modeling_lavis import AlbefModel
+
     place(
         {
             "albef_coco_retrieval_lavis.pt": "albef_retrieval/checkpoint.pth",
             "ALBEF.pth": "transfer/albef_pretrain.pth",
         }
     )
-    convert_recorded("albef_feature_extractor", folder / "albef-base")
+    base = convert_recorded("albef_feature_extractor", folder / "albef-base")
+    # the authors' file has token type embeddings, LAVIS's recordings have none
+    model = AlbefModel.from_pretrained(base, use_token_type_embeddings=True, allow_new_weights=True)
+    model.save_pretrained(base)
     return {"repository": convert_recorded("albef_retrieval", folder / "model"), "rows": caption_rows()}
 
 

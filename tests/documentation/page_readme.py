@@ -40,6 +40,7 @@ def prepare(folder: Path) -> dict[str, Any]:
     shutil.copy(photos()["coffee"], "photo.jpg")
     write_clip(folder / "films" / "one.mp4", frames=12)
     save_model(folder / "FOLDER_OR_REPOSITORY", "ForQuestionAnswering", TOKENIZER)
+    save_model(folder / "trained", "ForQuestionAnswering", TOKENIZER)
     save_video_model(folder / "VIDEO_MODEL", "ForVideoTextRetrieval", TOKENIZER)
     return {}
 

@@ -109,7 +109,8 @@ def load_in_transformers(ours: Any, folder: Path, their_class: Any, config: Blip
 def perturbed_model(origin: str, our_class: Any, their_class: Any, config: Blip2Config, folder: Path) -> Any:
     """A model of this package with perturbed weights: loaded from transformers' format, from its own, or new."""
     transformers_model(their_class, config).save_pretrained(folder / "theirs")
-    ours = our_class.from_pretrained(folder / "theirs", cls_token_id=CLS).eval()
+    new_head = our_class is LavisBlip2ForPreTraining  # transformers has no captioning head
+    ours = our_class.from_pretrained(folder / "theirs", cls_token_id=CLS, allow_new_weights=new_head).eval()
     if origin != "transformers format":
         ours = our_class(ours.config).eval()
     perturb(ours)

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from modeling_lavis import LavisBlip2ForImageTextRetrieval, LavisBlip2ForPreTraining
 from tests.models.contract import perturb
@@ -56,7 +55,7 @@ def test_missing_and_mismatched_inputs_raise() -> None:
         model.qformer(**texts(1), encoder_hidden_states=torch.zeros(1, 5, 24))
     with pytest.raises(ValueError, match="no encoder_hidden_states"):
         model.qformer(query_embeds=torch.zeros(1, QUERIES, 16))
-    with pytest.raises(StrictDataclassClassValidationError, match="num_query_tokens is 0; expected at least 1"):
+    with pytest.raises(ValueError, match="qformer_config: num_query_tokens is 0; expected at least 1"):
         blip_2_config({"num_query_tokens": 0})
     with pytest.raises(ValueError, match="2 images and 3 texts"):
         model(pixel_values=pixels(2), **texts(3), return_loss=True)

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from modeling_lavis import LavisBlip2Config, LavisBlip2ForConditionalGeneration
-from modeling_lavis.models.configuration_lavis_blip_2 import LORA_TARGET_MODULES, MODULES_NOT_TO_QUANTIZE
+from modeling_lavis.models.configuration_lavis_blip_2 import MODULES_NOT_TO_QUANTIZE
 from modeling_lavis.models.memory import SkinnyLinear
+from modeling_lavis.training.lora_targets import LORA_TARGET_MODULES
 from tests.models.lavis_blip_2_cases import (
     LANGUAGE_MODELS,
     blip_2_config,

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Momentum updates for optimizers that hold copies of the parameters, as a callback of transformers' Trainer."""
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class MomentumUpdate(TrainerCallback):
+    """
+    Update momentum encoders and temperature after every step of the optimizer, whatever parameters it holds.
+
+    Heads notice by themselves when a [`torch.optim.Optimizer`] that holds their parameters steps: in a plain loop, and
+    under the Trainer on one process, DDP and FSDP2. There the callback changes nothing. It is needed where the
+    optimizer holds copies of the parameters, as DeepSpeed's does, which keeps float32 copies of half-precision weights.
+    The head may be wrapped, for example by peft, by `torch.compile` or by `DistributedDataParallel`.
+
+    A step that a loss scaler skips, because gradients overflowed, counts as a step.
+
+    Raises:
+        ValueError: If, when training begins, the model has no head of this package, or, after a step, the weights are
+            partitioned so that the momentum encoders cannot follow them (FSDP1, DeepSpeed ZeRO stage 3).
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Check that the model has a head to update."""
+        heads = _heads(model)
+        if not heads:
+            raise ValueError(
+                f"MomentumUpdate got a {type(model).__name__} without a head of modeling_lavis; remove the callback."
+            )
+        for head in heads:
+            head.was_updated = True  # no warning about an optimizer that holds other parameters
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Update every head that ran since its last update."""
+        for head in _heads(model):
+            if head.update_is_due:
+                head.update_is_due = False
+                head.finish_step()
+
+
+def _heads(model: Any) -> list[Any]:
+    """The models of this package inside of a model, whatever wraps them."""
+    # Attributes of the class, because wrappers forward those of instances. A class that was loaded with a repository's
+    # own code is not the class of this package.
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    return [
+        module for module in modules if isinstance(module, PreTrainedModel) and hasattr(type(module), "finish_step")
+    ]
+
+
+__all__ = ["MomentumUpdate"]
