@@ -128,7 +128,7 @@ def test_each_part_on_the_disk(case: Case, tmp_path: Path) -> None:
             device_map = {name: "cpu" for name in parts if name != "vision_model"}
             device_map |= {f"vision_model.{name}": "cpu" for name in inside}
             device_map |= {name: "disk" if name == part else "cpu" for name in blocks}
-        device_map |= {name: "cpu" for name in single}
+        device_map |= dict.fromkeys(single, "cpu")
         device_map |= {name: "cpu" for name, _ in model.named_buffers() if "." not in name}
         placed = case.model_class.from_pretrained(
             tmp_path / "model", device_map=device_map, offload_folder=tmp_path / f"disk-{part}"
