@@ -399,8 +399,11 @@ def check_image_options(options: Mapping[str, Any]) -> None:
             numbers = (
                 [value] if is_number(value) else list(value) if isinstance(value, (list, tuple, np.ndarray)) else []
             )
-            if len(numbers) not in (1, 3) or not all(is_number(number) for number in numbers):
-                raise ValueError(f"{name} is {value!r:.80}; expected a number, or one for each of the 3 channels.")
+            # arrays that are not converted to RGB may have another number of channels
+            counts = (1, 3) if options.get("do_convert_rgb") is not False else (1, 2, 3, 4)
+            if len(numbers) not in counts or not all(is_number(number) for number in numbers):
+                channels = "3 channels" if len(counts) == 2 else "channels"
+                raise ValueError(f"{name} is {value!r:.80}; expected a number, or one for each of the {channels}.")
             if name == "image_std" and min(numbers) <= 0:
                 raise ValueError(f"{name} is {value!r:.80}; expected positive numbers.")
         if name == "rescale_factor" and not (is_number(value) and value):

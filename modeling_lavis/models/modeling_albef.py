@@ -19,7 +19,7 @@ from .losses import MaskDraws, draw_masks, mask_tokens, masked_lm_loss
 from .modeling_base import HeadStart
 from .momentum import MomentumDistillationMixin
 from .outputs import LavisPreTrainingOutput
-from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel
+from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel, get_image_features
 from .task_classification import ClassificationMixin
 from .task_question_answering import QuestionAnsweringMixin
 from .task_retrieval import ImageTextRetrievalMixin, MatchHead
@@ -80,6 +80,8 @@ class AlbefModel(FeatureExtractionMixin, AlbefPreTrainedModel):
     ```
     """
 
+    get_image_features = get_image_features
+
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config)
         self.build_feature_extractor(config)
@@ -96,6 +98,8 @@ class AlbefForImageTextRetrieval(ImageTextRetrievalMixin, MomentumDistillationMi
             nor a feature queue.
     """
 
+    get_image_features = get_image_features
+
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config)
         self.build_retrieval(config, config.use_momentum, queue_with_ids=True)
@@ -111,6 +115,8 @@ class AlbefForPreTraining(ImageTextRetrievalMixin, MomentumDistillationMixin, Al
         config ([`AlbefConfig`]): model configuration; with `use_momentum=False` the head has neither momentum encoders
             nor a feature queue.
     """
+
+    get_image_features = get_image_features
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config)

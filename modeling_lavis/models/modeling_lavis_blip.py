@@ -21,7 +21,7 @@ from .losses import causal_lm_loss
 from .modeling_base import HeadStart, check_labels, mask_padding, set_first_token
 from .momentum import MomentumDistillationMixin
 from .outputs import LavisGenerationOutput, LavisPreTrainingOutput, vision_fields
-from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel
+from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel, get_image_features
 from .task_classification import ClassificationMixin
 from .task_pretraining import ImageTextPreTrainingMixin
 from .task_question_answering import QuestionAnsweringMixin
@@ -123,6 +123,8 @@ class LavisBlipModel(FeatureExtractionMixin, LavisBlipPreTrainedModel):
     ```
     """
 
+    get_image_features = get_image_features
+
     def __init__(self, config: LavisBlipConfig) -> None:
         super().__init__(config)
         self.build_feature_extractor(config)
@@ -139,6 +141,8 @@ class LavisBlipForImageTextRetrieval(ImageTextRetrievalMixin, MomentumDistillati
         config ([`LavisBlipConfig`]): model configuration; with `use_momentum=False` the head has neither momentum
             encoders nor a feature queue.
     """
+
+    get_image_features = get_image_features
 
     def __init__(self, config: LavisBlipConfig) -> None:
         super().__init__(config)
@@ -163,6 +167,8 @@ class LavisBlipForPreTraining(ImageTextPreTrainingMixin, MomentumDistillationMix
         config ([`LavisBlipConfig`]): model configuration; with `use_momentum=False` the head has neither momentum
             encoders nor a feature queue.
     """
+
+    get_image_features = get_image_features
 
     def __init__(self, config: LavisBlipConfig) -> None:
         super().__init__(config)

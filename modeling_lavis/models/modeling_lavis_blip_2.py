@@ -122,6 +122,8 @@ class LavisBlip2ForImageTextRetrieval(ImageTextRetrievalMixin, LavisBlip2PreTrai
         config ([`LavisBlip2Config`]): model configuration without a language model.
     """
 
+    get_image_features = get_image_features
+
     def __init__(self, config: LavisBlip2Config) -> None:
         super().__init__(config)
         self.build_encoders(config)
@@ -190,6 +192,8 @@ class LavisBlip2ForPreTraining(ImageTextPreTrainingMixin, LavisBlip2PreTrainedMo
         config ([`LavisBlip2Config`]): model configuration without a language model; `objective` selects the version of
             LAVIS.
     """
+
+    get_image_features = get_image_features
 
     _tied_weights_keys = {
         "cls.predictions.decoder.weight": "qformer.embeddings.word_embeddings.weight",

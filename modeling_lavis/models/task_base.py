@@ -265,7 +265,6 @@ def get_text_features(
 class FeatureExtractionMixin(ImageTextPreTrainedModel):
     """Feature extraction from images, texts and pairs."""
 
-    get_image_features = get_image_features
     get_text_features = get_text_features
 
     def build_feature_extractor(self, config: PreTrainedConfig) -> None:

@@ -42,7 +42,7 @@ from .modeling_base import (
 )
 from .momentum import enqueue, init_feature_queue, register_feature_queue, schedule_update
 from .outputs import IGNORE_INDEX, LavisImageTextRetrievalOutput, PairScores, recorded_fields, vision_fields
-from .task_base import ImageTextModel, get_image_features, get_text_features
+from .task_base import ImageTextModel, get_text_features
 
 MatchHead = Literal["itc", "itm", "both"]
 
@@ -167,7 +167,6 @@ class ImageTextRetrievalMixin(_RetrievalModel):
     processes.
     """
 
-    get_image_features = get_image_features
     get_text_features = get_text_features
 
     def build_retrieval(self, config: PreTrainedConfig, momentum: bool = False, queue_with_ids: bool = False) -> None:

@@ -57,7 +57,7 @@ def _model_test(subject: Subject) -> type[unittest.TestCase]:
             "__module__": __name__,
             "subject": subject,
             "all_model_classes": (subject.model_class,),
-            "is_encoder_decoder": subject.model_class.can_generate() and bool(config.is_encoder_decoder),
+            "is_encoder_decoder": subject.is_encoder_decoder,
             "test_resize_embeddings": subject.of_text,
             # the comparison of attention implementations passes the main input and these
             "additional_model_inputs": [name for name, value in subject.inputs().items() if torch.is_tensor(value)],

@@ -22,7 +22,8 @@ from modeling_lavis import (
 from tests.models import albef_cases, alpro_cases, lavis_blip_2_cases, lavis_blip_cases
 from tests.models.contract import Case
 
-BATCH, TOKENS, SIZE, PATCH, VOCAB = 3, 6, 32, 16, 60
+BATCH, TOKENS, SIZE, PATCH, VOCAB, QUERIES = 3, 6, 32, 16, 60, lavis_blip_2_cases.QUERIES
+IMAGE_TOKENS = (SIZE // PATCH) ** 2 + 1
 ENCODER = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -38,6 +39,9 @@ class Subject:
         inputs: returns the inputs of the forward pass.
         training: returns the inputs that a loss needs in addition, if the class has a loss in this mode.
         of_text: whether `hidden_states` and `attentions` are those of a text, otherwise of an image or a video.
+        is_encoder_decoder: whether the forward pass takes `decoder_input_ids`.
+        num_layers: number of layers with `hidden_states` and `attentions`; by default, all of the text encoder.
+        num_tokens: number of tokens of `hidden_states`; by default, those of the text or of the image.
     """
 
     name: str
@@ -46,6 +50,9 @@ class Subject:
     inputs: Callable[[], dict[str, Any]]
     training: Callable[[], dict[str, Any]] | None = None
     of_text: bool = True
+    is_encoder_decoder: bool = False
+    num_layers: int | None = None
+    num_tokens: int | None = None
 
 
 def _config_of(case: Case) -> Callable[[], PreTrainedConfig]:
@@ -72,6 +79,23 @@ def _config_of(case: Case) -> Callable[[], PreTrainedConfig]:
     return make
 
 
+def _num_layers(case: Case, mode: str) -> int | None:
+    """ALBEF and ALPRO divide the two layers of BERT between the text encoder and the multimodal encoder."""
+    with_all_layers = mode == "itm" or case in (albef_cases.IMAGE_PAIRS, albef_cases.CLASSIFICATION)
+    if case in alpro_cases.CASES or (case in albef_cases.CASES and not with_all_layers):
+        return 1
+    return None
+
+
+def _num_tokens(case: Case, mode: str) -> int | None:
+    """The multimodal encoder of ALPRO and the Q-Former attend to text and video or query tokens jointly."""
+    if case in alpro_cases.CASES and mode != "vtc":
+        return TOKENS + IMAGE_TOKENS
+    if case in lavis_blip_2_cases.FIRST_STAGE and mode != "decoder":
+        return QUERIES + (0 if mode == "itc" else TOKENS)
+    return None
+
+
 def _of_case(case: Case) -> list[Subject]:
     """One subject per mode that has all inputs; images or texts alone are left to the contract tests."""
     subjects = []
@@ -93,6 +117,9 @@ def _of_case(case: Case) -> list[Subject]:
                 _config_of(case),
                 lambda made=inputs: dict(made),
                 None if training is None else lambda made=training: dict(made),
+                is_encoder_decoder="decoder_input_ids" in inputs,
+                num_layers=_num_layers(case, mode),
+                num_tokens=_num_tokens(case, mode),
             )
         )
     return subjects
@@ -105,8 +132,9 @@ def _pixels() -> torch.Tensor:
 def _qformer_inputs() -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     return {
-        "query_embeds": torch.randn(BATCH, 4, 16, generator=generator),
-        "encoder_hidden_states": torch.randn(BATCH, 5, 24, generator=generator),
+        "query_embeds": torch.randn(BATCH, QUERIES, 16, generator=generator),
+        "encoder_hidden_states": torch.randn(BATCH, IMAGE_TOKENS, 24, generator=generator),
+        **lavis_blip_2_cases.texts(BATCH),
     }
 
 
@@ -147,10 +175,11 @@ def _encoders() -> list[Subject]:
                 num_attention_heads=2,
                 intermediate_size=32,
                 max_position_embeddings=40,
-                num_query_tokens=4,
+                num_query_tokens=QUERIES,
                 encoder_hidden_size=24,
             ),
             _qformer_inputs,
+            num_tokens=QUERIES + TOKENS,
         )
     )
     return subjects
@@ -169,6 +198,7 @@ def _seq2seq() -> Subject:
             "decoder_input_ids": torch.zeros(BATCH, TOKENS, dtype=torch.long),
         },
         lambda: lavis_blip_2_cases.language_model_labels(BATCH),
+        is_encoder_decoder=True,
     )
 
 
@@ -180,7 +210,6 @@ class ModelTester:
     """What the common tests ask about a model."""
 
     batch_size = BATCH
-    seq_length = TOKENS
 
     def __init__(self, subject: Subject, parent: Any) -> None:
         self.subject = subject
@@ -192,18 +221,22 @@ class ModelTester:
             if part is not None:
                 setattr(self, name, part.to_dict())
         sizes = parts.get("text_config") or getattr(config, "qformer_config", config)
-        self.num_hidden_layers = sizes.num_hidden_layers
+        self.num_hidden_layers = subject.num_layers or sizes.num_hidden_layers
         self.hidden_size = sizes.hidden_size
         self.num_attention_heads = sizes.num_attention_heads
         self.image_size, self.patch_size = SIZE, PATCH
-        if not subject.of_text:
-            self.seq_length = (SIZE // PATCH) ** 2 + 1
+        if "vision_config" in parts:
+            self.video_config = self.vision_config
+        self.seq_length = subject.num_tokens or (TOKENS if subject.of_text else IMAGE_TOKENS)
+        if config.sub_configs:
+            self.num_hidden_states_types = 2  # those of the image encoder besides
+            self.text_model_tester = TextTester(self)
 
     def get_config(self) -> PreTrainedConfig:
         """A new configuration."""
         config = self.subject.config()
-        # configurations belong to all heads of a family, also to those without a decoder
-        if not self.subject.model_class.can_generate():
+        # a configuration belongs to all heads of a family and to all modes, also to those without a decoder
+        if not self.subject.is_encoder_decoder:
             config.is_encoder_decoder = False
         return config
 
@@ -213,6 +246,20 @@ class ModelTester:
 
     # the name in transformers' generation tests
     prepare_config_and_inputs = prepare_config_and_inputs_for_common
+
+
+class TextTester:
+    """What the common tests ask about `get_text_features`."""
+
+    def __init__(self, tester: ModelTester) -> None:
+        self.tester = tester
+        text = getattr(tester.get_config(), "text_config", None)
+        fusion_layer = getattr(text, "fusion_layer", None)
+        self.num_hidden_layers = fusion_layer or tester.num_hidden_layers
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[PreTrainedConfig, dict[str, Any]]:
+        """A new configuration and a text."""
+        return self.tester.get_config(), lavis_blip_cases.texts(BATCH)
 
 
 __all__ = ["CASES", "SUBJECTS", "ModelTester", "Subject"]
