@@ -45,8 +45,8 @@ _GENERATIVE = (
 _DECODERS = ("*ForQuestionAnswering", "*ForConditionalGeneration*", "*ForPreTraining_decoder")
 _BLIP_2_FIRST_STAGE = ("LavisBlip2Model_*", "LavisBlip2ForImageTextRetrieval_*", "LavisBlip2ForPreTraining_*")
 _DECODER_FIELDS = (
-    "states and maps of every decoder are decoder_hidden_states and decoder_attentions, and those of the image encoder "
-    "vision_hidden_states and vision_attentions, as in heads without a decoder"
+    "hidden states and attention of a decoder are decoder_hidden_states and decoder_attentions in every head, those of "
+    "the image encoder vision_hidden_states and vision_attentions, as in heads without a decoder"
 )
 
 DIFFERENCES: tuple[Difference, ...] = (
