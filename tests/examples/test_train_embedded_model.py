@@ -98,7 +98,7 @@ def test_tokenizer_round_trip() -> None:
     captions = ["man running: medium-light skin tone, facing right", "four o’clock", "face with open eyes", "T-shirt"]
     tokenizer = training.train_tokenizer(captions)
     processor = training.make_processor(tokenizer)
-    for caption, expected in zip(captions, processor.clean(captions)):
+    for caption, expected in zip(captions, processor.clean(captions), strict=True):
         ids = processor(text=caption)["input_ids"][0]
         assert processor.post_process_captions([ids]) == [expected]
         assert tokenizer(caption)["input_ids"] == ids

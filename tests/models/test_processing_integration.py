@@ -159,7 +159,12 @@ def test_trainer_with_collators(task: str, goldens: Path, photos, tmp_path: Path
         data_collator=collator_class(made, transform=blip_image_train(SIZE), **options),
         processing_class=made,
     )
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
     assert 0 < trainer.train().training_loss < 50
+    trained = model_class.from_pretrained(tmp_path / "checkpoint-2").state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(trained.get(name, value), value)}
+    still = {name.partition(".")[0] for name in before} - {name.partition(".")[0] for name in moved}
+    assert all(name.endswith("_m") for name in still), still
     again = LavisBlipProcessor.from_pretrained(tmp_path / "checkpoint-2")
     assert again.to_dict() == made.to_dict()
     trainer.args.prediction_loss_only = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,13 @@ IMAGES = FOLDER / "images"
 
 REPLAYED = {"image_eval", "image_train", "randaugment", "text", "video_eval"}
 OTHER_FILES = {"versions"}
+
+
+def is_left_out(path: Path) -> bool:
+    """Whether recordings are missing, which only those of another folder than the repository's may be."""
+    missing = not path.exists()
+    assert not (missing and FOLDER.parent == Path(__file__).resolve().parents[1] / "goldens"), f"{path} is missing"
+    return missing
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -60,15 +68,18 @@ def image_processor(row: dict[str, Any]) -> LavisImageProcessor:
 
 
 def test_every_recording_is_replayed() -> None:
-    if FOLDER.is_dir():
-        assert {path.stem for path in FOLDER.glob("*.json")} - OTHER_FILES <= REPLAYED
+    if is_left_out(FOLDER):
+        pytest.skip(f"no folder {FOLDER}")
+    names = {path.stem for path in FOLDER.glob("*.json")} - OTHER_FILES
+    assert names and names <= REPLAYED
 
 
 @pytest.mark.parametrize("name", ["image_eval", "randaugment", "video_eval"])
 def test_every_tensor_has_a_row(name: str) -> None:
-    if rows(name):
-        used = {row["tensor"] for row in rows(name)} | {row.get("input") for row in rows(name)}
-        assert set(tensors(name)) - used <= {"input"}
+    if is_left_out(FOLDER / f"{name}.json"):
+        pytest.skip(f"no recordings {name}")
+    used = {row["tensor"] for row in rows(name)} | {row.get("input") for row in rows(name)}
+    assert used and set(tensors(name)) - used <= {"input"}
 
 
 @pytest.mark.parametrize("row", rows("image_eval"), ids=by_tensor)
@@ -115,9 +126,10 @@ def test_image_train_draws(row: dict[str, Any]) -> None:
 
 
 def test_every_image_train_tensor_has_a_row() -> None:
-    if rows("image_train"):
-        used = {row["tensor"] for row in rows("image_train")}
-        assert set(tensors("image_train")) <= used | {name + BEFORE for name in used}
+    if is_left_out(FOLDER / "image_train.json"):
+        pytest.skip("no recordings image_train")
+    used = {row["tensor"] for row in rows("image_train")}
+    assert used and set(tensors("image_train")) <= used | {name + BEFORE for name in used}
 
 
 @pytest.mark.parametrize("row", rows("text"), ids=lambda row: f"{row['processor']}-{row['input'][:12]!r}")

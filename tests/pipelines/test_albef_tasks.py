@@ -35,7 +35,7 @@ def test_ranked_answers(open_task: OpenTask, files: list[str]) -> None:
     run = open_task("image-question-answering", "albef_vqa")
     answers = ["dog", "a red house", "man", "yes", "no"]
     result = run(files[:2], question=QUESTIONS, answers=answers, top_k=3, batch_size=2)
-    for file, question, rows in zip(files, QUESTIONS, result):
+    for file, question, rows in zip(files[:2], QUESTIONS, result, strict=True):
         inputs = run.processor(images=file, text=question, answers=answers, cleaning="question", return_tensors="pt")
         expected = run.model.rank_answers(**inputs)
         assert [row["answer"] for row in rows] == [answers[i] for i in expected.candidates[0, :3].tolist()]
@@ -54,6 +54,7 @@ def test_matching(open_task: OpenTask, files: list[str], architecture: str) -> N
     run = open_task("image-text-matching", architecture)
     inputs = run.processor(images=files[:2], text=TEXTS, return_tensors="pt")
     result = run(files[:2], text=TEXTS, batch_size=2)
+    assert [len(rows) for rows in result] == [len(TEXTS)] * 2
     with torch.no_grad():
         for image, rows in enumerate(result):
             for text_index, row in enumerate(rows):
@@ -70,7 +71,9 @@ def test_retrieval(open_task: OpenTask, files: list[str], architecture: str) -> 
     run = open_task("image-text-retrieval", architecture)
     inputs = run.processor(images=files, text=TEXTS, return_tensors="pt")
     matrices = similarity_matrices(run.model, inputs["pixel_values"], inputs, k=len(files))
-    for text, rows in enumerate(run(TEXTS, images=files, top_k=2)):
+    results = run(TEXTS, images=files, top_k=2)
+    assert len(results) == len(TEXTS)
+    for text, rows in enumerate(results):
         best = matrices.t2i[text].topk(2)
         assert [row["index"] for row in rows] == best.indices.tolist()
         assert [row["score"] for row in rows] == pytest.approx(best.values.tolist(), abs=1e-4)
@@ -83,7 +86,7 @@ def test_visual_entailment(open_task: OpenTask, files: list[str]) -> None:
     inputs = run.processor(images=files[:2], text=TEXTS[:2], return_tensors="pt")
     with torch.no_grad():
         probabilities = run.model(**inputs).logits.softmax(-1)
-    for rows, row in zip(run(files[:2], text=TEXTS[:2]), probabilities):
+    for rows, row in zip(run(files[:2], text=TEXTS[:2]), probabilities, strict=True):
         expected = {labels[index]: score for index, score in enumerate(row.tolist())}
         assert {entry["label"]: entry["score"] for entry in rows} == pytest.approx(expected, abs=1e-4)
 
@@ -94,7 +97,7 @@ def test_image_pair_classification(open_task: OpenTask, files: list[str]) -> Non
     inputs = run.processor(images=pairs, text=TEXTS[:2], return_tensors="pt")
     with torch.no_grad():
         probabilities = run.model(**inputs).logits.softmax(-1)
-    for rows, row in zip(run(pairs, text=TEXTS[:2], batch_size=2), probabilities):
+    for rows, row in zip(run(pairs, text=TEXTS[:2], batch_size=2), probabilities, strict=True):
         scores = {entry["label"]: entry["score"] for entry in rows}
         assert scores == pytest.approx({"False": row[0].item(), "True": row[1].item()}, abs=1e-4)
 

@@ -43,7 +43,9 @@ def test_images_by_text(retriever: Any, files: list[str], matrices: Any, keep_st
 def test_texts_by_image(retriever: Any, files: list[str], matrices: Any) -> None:
     index = retriever.index(texts=TEXTS)
     assert index.states is None, "the Q-Former fuses tokens, not text hidden states"
-    for image, rows in enumerate(retriever(files, index=index, batch_size=2)):
+    results = retriever(files, index=index, batch_size=2)
+    assert len(results) == len(files)
+    for image, rows in enumerate(results):
         order = matrices.i2t[image].argsort(descending=True).tolist()
         assert [row["index"] for row in rows] == order
         assert [row["score"] for row in rows] == pytest.approx(matrices.i2t[image, order].tolist(), abs=1e-4)
@@ -57,5 +59,7 @@ def test_images_cannot_be_compared_with_images(retriever: Any, files: list[str])
 
 def test_similarities_of_matching_and_retrieval_agree(repository: str, files: list[str], matrices: Any) -> None:
     matcher = pipeline("image-text-matching", model=repository, device="cpu")
-    for image, rows in enumerate(matcher(files, text=TEXTS, batch_size=2)):
+    results = matcher(files, text=TEXTS, batch_size=2)
+    assert len(results) == len(files)
+    for image, rows in enumerate(results):
         assert [row["similarity"] for row in rows] == pytest.approx(matrices.cosine[image].tolist(), abs=1e-4)

@@ -123,8 +123,19 @@ def test_table(has_bfloat16: bool) -> None:
     assert fast_dtype(torch.float64, "cpu") == torch.float64
 
 
-def test_the_processor_is_asked() -> None:
-    assert isinstance(cpu_has_bfloat16(), bool)
+@pytest.mark.parametrize("amx", [False, True])
+@pytest.mark.parametrize("avx512", [False, True])
+def test_the_processor_is_asked(avx512: bool, amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert cpu_has_bfloat16.__wrapped__() == (avx512 or amx)
+
+
+def test_a_build_that_cannot_be_asked_has_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert cpu_has_bfloat16.__wrapped__() is False
 
 
 def test_quantized_and_spread_models_stay(
@@ -135,4 +146,4 @@ def test_quantized_and_spread_models_stay(
         setattr(model, attribute, {"": "cpu"})
         precision.use_fast_dtype(model, "cpu")
         assert model.vision_proj.weight.dtype == torch.float16
-    assert not caplog.records or all(record.levelno < logging.WARNING for record in caplog.records)
+    assert all(record.levelno < logging.WARNING for record in caplog.records)

@@ -149,6 +149,7 @@ class TestMatching:
         run = pipe("image-text-matching")
         result = run(files, text=TEXTS, batch_size=2)
         inputs = run.processor(images=files, text=TEXTS, return_tensors="pt")
+        assert [len(row) for row in result] == [len(TEXTS)] * len(files)
         with torch.no_grad():
             for image, row in enumerate(result):
                 for text_index, entry in enumerate(row):
@@ -191,6 +192,7 @@ class TestRetrieval:
         index = run.index(images=files, batch_size=3, keep_states=keep_states)
         for batch_size in (1, 3):
             results = run(TEXTS, index=index, top_k=4, batch_size=batch_size)
+            assert len(results) == len(TEXTS)
             for text, result in enumerate(results):
                 order = matrices.t2i[text].argsort(descending=True).tolist()
                 assert [row["index"] for row in result] == order
@@ -201,6 +203,7 @@ class TestRetrieval:
 
     def test_texts_by_image(self, pipe: Pipe, files: list[str], matrices: Any) -> None:
         results = pipe("image-text-retrieval")(files, texts=TEXTS, top_k=3, batch_size=2)
+        assert len(results) == len(files)
         for image, result in enumerate(results):
             order = matrices.i2t[image].argsort(descending=True)[:3].tolist()
             assert [(row["index"], row["text"]) for row in result] == [(i, TEXTS[i]) for i in order]
@@ -282,7 +285,7 @@ class TestClassification:
         inputs = run.processor(images=files, text=TEXTS, return_tensors="pt")
         with torch.no_grad():
             probabilities = run.model(**inputs).logits.softmax(-1)
-        for result, row in zip(results, probabilities):
+        for result, row in zip(results, probabilities, strict=True):
             assert [entry["label"] for entry in result] == [f"LABEL_{i}" for i in row.argsort(descending=True).tolist()]
             assert [entry["score"] for entry in result] == pytest.approx(
                 row.sort(descending=True).values.tolist(), abs=1e-4
@@ -301,7 +304,7 @@ class TestClassification:
         inputs = run.processor(images=pairs, text=TEXTS[:3], return_tensors="pt")
         with torch.no_grad():
             probabilities = run.model(**inputs).logits.softmax(-1)
-        for result, row in zip(results, probabilities):
+        for result, row in zip(results, probabilities, strict=True):
             scores = {entry["label"]: entry["score"] for entry in result}
             assert [scores["LABEL_0"], scores["LABEL_1"]] == pytest.approx(row.tolist(), abs=1e-4)
 

@@ -37,7 +37,9 @@ def test_zero_shot_image_classification(repository: Repository, files: list[str]
     results = run(files, candidate_labels=labels, hypothesis_template="a {}")
     batched = run(files, candidate_labels=labels, hypothesis_template="a {}", batch_size=2)
     matcher = pipeline("image-text-matching", model=repository(head), device="cpu")
-    for row, again, match in zip(results, batched, matcher(files, text=[f"a {label}" for label in labels])):
+    matches = matcher(files, text=[f"a {label}" for label in labels])
+    assert len(results) == len(files)
+    for row, again, match in zip(results, batched, matches, strict=True):
         cosine = torch.tensor([entry["similarity"] for entry in match])
         expected = dict(zip(labels, (cosine / matcher.model.temp.detach()).softmax(0).tolist()))
         assert {entry["label"]: entry["score"] for entry in row} == pytest.approx(expected, abs=1e-3)
