@@ -22,7 +22,7 @@ from .generation_options import (
     stated,
     with_one_form_of_lengths,
 )
-from .outputs import IGNORE_INDEX
+from .outputs import IGNORE_INDEX, vision_fields
 from .task_base import ImageTextModel
 from .transformers_compat import CACHE_NAME
 
@@ -30,9 +30,6 @@ from .transformers_compat import CACHE_NAME
 _PER_SEQUENCE = ("decoder_attention_mask", "decoder_position_ids")
 # inputs of the training loss that a Trainer passes along with the images
 _TRAINING_INPUTS = ("labels", "image_ids", "return_loss", "answer_counts", "answer_weights", "token_type_ids")
-
-# inputs that `generate` passes to every decoder: image tokens have no mask, the text is decoder_input_ids
-IGNORED_BY_DECODER = ("encoder_attention_mask", "input_ids", "attention_mask")
 
 
 class SharedCrossAttentionCache(EncoderDecoderCache):
@@ -133,6 +130,22 @@ def mask_targets(
     if not bool(targets.any()) or bool((targets & (labels != input_ids)).any()):
         return attention_mask
     return mask.masked_fill(targets, 0)
+
+
+def images_for_decoder(
+    model: ImageTextModel,
+    pixel_values: Tensor | None,
+    encoder_outputs: BaseModelOutput | None,
+    interpolate_pos_encoding: bool,
+    **kwargs: Any,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Image hidden states `(B, N, D)` that captions attend to, given or computed, and what `kwargs` ask to record."""
+    if encoder_outputs is not None:
+        return encoder_outputs[0], {}
+    if pixel_values is None:
+        raise ValueError("The decoder needs pixel_values, or encoder_outputs computed from them.")
+    vision = model.image_encoder_outputs(pixel_values, interpolate_pos_encoding, **kwargs)
+    return vision.last_hidden_state, vision_fields(vision)
 
 
 def pad_after_end(output: Any, end_token_id: int | list[int] | Tensor, pad_token_id: int) -> Any:
@@ -391,10 +404,10 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
 
 
 __all__ = [
-    "IGNORED_BY_DECODER",
     "GroundedGenerationMixin",
     "SharedCrossAttentionCache",
     "as_prompt",
+    "images_for_decoder",
     "mask_targets",
     "move_padding_to_left",
     "pad_after_end",

@@ -144,7 +144,7 @@ def with_one_form_of_lengths(
     """
     Options of `generate` in which a length of the call replaces the other form of it in the model's configuration.
 
-    transformers would warn of both forms, and prefer the one without the prompt, whoever gave it.
+    Given both, transformers logs a warning and uses the number of new tokens, even if the call sets the other one.
 
     Args:
         options (`dict`): options of the call.

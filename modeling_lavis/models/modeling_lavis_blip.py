@@ -15,12 +15,12 @@ from transformers.modeling_outputs import BaseModelOutput
 from .checkpoint_formats import register_keys
 from .configuration_lavis_blip import LavisBlipConfig
 from .forward_options import head_forward
-from .generation import IGNORED_BY_DECODER, GroundedGenerationMixin, shared_cross_attention_cache
+from .generation import GroundedGenerationMixin, images_for_decoder, shared_cross_attention_cache
 from .head_loading import head_of
 from .losses import causal_lm_loss
 from .modeling_base import HeadStart, check_labels, mask_padding, set_first_token
 from .momentum import MomentumDistillationMixin
-from .outputs import LavisGenerationOutput, LavisPreTrainingOutput, vision_fields
+from .outputs import LavisGenerationOutput, LavisPreTrainingOutput
 from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel, get_image_features
 from .task_classification import ClassificationMixin
 from .task_pretraining import ImageTextPreTrainingMixin
@@ -61,19 +61,16 @@ class LavisBlipPreTrainedModel(ImageTextPreTrainedModel):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         interpolate_pos_encoding: bool = False,
+        encoder_attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> LavisGenerationOutput:
-        """One pass of the text decoder over texts `(R, T)` and their images; see `forward` for the arguments."""
-        for name in IGNORED_BY_DECODER:
-            kwargs.pop(name, None)
-        vision = {}
-        if encoder_outputs is not None:
-            image_embeds = encoder_outputs[0]
-        elif pixel_values is not None:
-            encoded = self.image_encoder_outputs(pixel_values, interpolate_pos_encoding, **kwargs)
-            image_embeds, vision = encoded.last_hidden_state, vision_fields(encoded)
-        else:
-            raise ValueError("The decoder needs pixel_values, or encoder_outputs computed from them.")
+        """
+        One pass of the text decoder over texts `(R, T)` and their images; see `forward` for the arguments. The mask
+        that `generate` passes with encoder hidden states is ignored: image tokens have no padding.
+        """
+        image_embeds, vision = images_for_decoder(
+            self, pixel_values, encoder_outputs, interpolate_pos_encoding, **kwargs
+        )
         if past_key_values is None and use_cache:
             past_key_values = shared_cross_attention_cache(self.config.text_config)
         logits, output = self.text_decoder(

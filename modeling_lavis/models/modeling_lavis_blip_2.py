@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from .configuration_lavis_blip_2 import LavisBlip2Config
 from .forward_options import head_forward
-from .generation import IGNORED_BY_DECODER
+from .generation import images_for_decoder
 from .modeling_base import project_features, set_first_token
 from .modeling_lavis_blip_2_base import LavisBlip2PreTrainedModel
 from .modeling_lavis_blip_2_generation import LavisBlip2ForConditionalGeneration
@@ -320,19 +320,16 @@ class LavisBlip2ForPreTraining(ImageTextPreTrainingMixin, LavisBlip2PreTrainedMo
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         interpolate_pos_encoding: bool = False,
+        encoder_attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> LavisGenerationOutput:
-        """One pass over texts `(R, T)`; the query tokens of the images run first if the cache does not have them."""
-        for name in IGNORED_BY_DECODER:
-            kwargs.pop(name, None)
-        vision = {}
-        if encoder_outputs is not None:
-            image_embeds = encoder_outputs[0]
-        elif pixel_values is not None:
-            encoded = self.image_encoder_outputs(pixel_values, interpolate_pos_encoding, **kwargs)
-            image_embeds, vision = encoded.last_hidden_state, vision_fields(encoded)
-        else:
-            raise ValueError("The decoder needs pixel_values, or encoder_outputs computed from them.")
+        """
+        One pass over texts `(R, T)`; the query tokens of the images run first if the cache does not have them. The mask
+        that `generate` passes with encoder hidden states is ignored: image tokens have no padding.
+        """
+        image_embeds, vision = images_for_decoder(
+            self, pixel_values, encoder_outputs, interpolate_pos_encoding, **kwargs
+        )
         cache = _self_attention_cache(past_key_values)
         if cache is None:
             cache = DynamicCache(config=self.config.qformer_config)

@@ -452,10 +452,12 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         A batch that cannot be trained on in one process raises in all of them: others would wait for it for ever.
         """
         options = self.retrieval_options
-        excluded = _same_image(image_ids, (input_ids.shape[0],), input_ids, all_processes=False)
         needs_negatives = self.training and not torch.compiler.is_compiling()
         is_local = not options.negatives_from_all_processes
-        lacks_negatives = needs_negatives and is_local and bool(excluded.all(dim=1).any())
+        lacks_negatives = False
+        if is_local:
+            excluded = _same_image(image_ids, (input_ids.shape[0],), input_ids, all_processes=False)
+            lacks_negatives = needs_negatives and bool(excluded.all(dim=1).any())
         facts = exchange_numbers(input_ids.shape[0], image_ids is not None, lacks_negatives, device=input_ids.device)
         counts, has_ids, lacking = (tuple(column) for column in zip(*facts, strict=True))
         if len(set(has_ids)) > 1:
