@@ -37,6 +37,12 @@ def text_features(case: Case, model: Any, **options: Any) -> BaseModelOutputWith
 
 
 @by_name(FEATURES)
+def test_a_head_has_features_of_images_or_of_videos(case: Case) -> None:
+    names = [name for name in ("get_image_features", "get_video_features") if hasattr(case.model_class, name)]
+    assert names == ["get_video_features" if case in alpro_cases.CASES else "get_image_features"]
+
+
+@by_name(FEATURES)
 @pytest.mark.parametrize("features", [visual_features, text_features])
 def test_features_are_outputs_with_gradient(case: Case, features: Any) -> None:
     model = case.model()

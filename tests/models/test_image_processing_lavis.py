@@ -263,3 +263,22 @@ def test_auto_image_processor_in_this_and_a_new_process(tmp_path: Path) -> None:
     found = dict(line.split() for line in run.stdout.splitlines())
     assert found == {processor_class.__name__: processor_class.__name__ for processor_class in PROCESSOR_CLASSES}
     assert "backend" not in run.stderr
+
+
+@pytest.mark.parametrize("processor_class", PROCESSOR_CLASSES)
+@pytest.mark.parametrize("channels", [1, 4])
+def test_arrays_with_other_numbers_of_channels(channels: int, processor_class) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, channels), dtype=np.uint8)
+    mean, std = [0.1, 0.2, 0.3, 0.4][:channels], [1.0, 2.0, 3.0, 4.0][:channels]
+    options = {"image_mean": mean, "image_std": std, "input_data_format": "channels_last", "return_tensors": "pt"}
+    processor = processor_class(size=SIZE)
+    found = processor(array, do_convert_rgb=False, **options)["pixel_values"][0]
+    expected = (torch.from_numpy(array).permute(2, 0, 1) / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[
+        :, None, None
+    ]
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    if channels == 4:
+        with pytest.raises(ValueError, match="one for each of the 3 channels"):
+            processor(array, **options)
+        with pytest.raises(ValueError, match="one for each of the channels"):
+            processor(array, do_convert_rgb=False, **{**options, "image_mean": [0.5] * 5})
