@@ -137,6 +137,14 @@ def test_workloads_are_complete(workload) -> None:
     assert workload.count_flops(workload.sizes["full"]) > 1000 * workload.count_flops(workload.sizes["tiny"])
 
 
+@pytest.mark.parametrize("workload", WORKLOADS.values(), ids=WORKLOADS)
+def test_own_part_of_every_workload_runs(workload) -> None:
+    device = (torch.device("cpu"),) if workload.on_device else ()
+    run = workload.builders[OURS](workload.sizes["tiny"], torch.float32, *device)
+    with torch.inference_mode(not workload.trains):
+        assert run() is not None
+
+
 def test_caption_flops_are_mostly_those_of_the_image_encoder() -> None:
     size = CAPTION.sizes["full"]
     encoder_flops = size.images * flops.vit(size.image_size, size.hidden_size, size.layers)
