@@ -145,9 +145,10 @@ def check_data(
             ]
             pictures = list(pool.map(known.problem, chunk)) if media else [None] * len(chunk)
             report.num_rows += len(chunk)
-            report.problems += [text or picture for text, picture in zip(texts, pictures) if text or picture]
+            found = (text or picture for text, picture in zip(texts, pictures))
+            report.problems += [problem for problem in found if problem is not None]
             if task == "video-qa" and label2id is not None:
-                unknown += sum(_is_unknown(row.get("answer"), label2id) for _, row in chunk)
+                unknown += sum(_is_unknown(row, label2id) for _, row in chunk)
     if unknown:
         report.notes.append(
             f"The answers of {unknown} of {report.num_rows} rows are none of the {len(label2id or ())} classes: they"
@@ -158,7 +159,8 @@ def check_data(
     return report
 
 
-def _is_unknown(answer: Any, label2id: Mapping[str, int]) -> bool:
+def _is_unknown(row: Any, label2id: Mapping[str, int]) -> bool:
+    answer = row.get("answer") if isinstance(row, Mapping) else None
     return isinstance(answer, str) and answer not in label2id
 
 
@@ -186,8 +188,10 @@ class _KnownFiles:
         self.task = task
         self.problems: dict[str, str | None] = {}
 
-    def problem(self, numbered: tuple[int, Mapping[str, Any]]) -> RowProblem | None:
+    def problem(self, numbered: tuple[int, Any]) -> RowProblem | None:
         index, row = numbered
+        if not isinstance(row, Mapping):
+            return None
         where = str(row.get(ORIGIN) or f"row {index}")
         media = self.task.media
         value = row.get(media.name)
@@ -226,7 +230,7 @@ def _path_of(entry: Any) -> str | None:
 
 
 def row_problem(
-    row: Mapping[str, Any],
+    row: Any,
     task: TaskColumns,
     label2id: Mapping[str, int] | None = None,
     targets: bool = True,
@@ -317,10 +321,11 @@ def _label_problem(value: Any, label2id: Mapping[str, int] | None) -> tuple[str,
 
 def _uneven(row: Any, task: TaskColumns, first: list[bool], where: str) -> RowProblem | None:
     """A row without a sentence among rows that have one, or the other way round."""
-    if task.task != "classification":
+    if task.task != "classification" or not isinstance(row, Mapping):
         return None
     has_sentence = row.get("sentence") is not None
-    first.append(has_sentence) if not first else None
+    if not first:
+        first.append(has_sentence)
     if has_sentence == first[0]:
         return None
     message = f"it has {'a' if has_sentence else 'no'} sentence, unlike the first row; expected one in all or in none."
@@ -421,7 +426,8 @@ class SkipBadRows:
             raise
         except Exception as error:  # decoders raise unrelated types
             whole_error = error
-        good, bad = [], {}
+        good: list[int] = []
+        bad: dict[int, Exception] = {}
         for index, row in enumerate(rows):
             try:
                 self.collator([row])
@@ -440,8 +446,8 @@ class SkipBadRows:
                 f"All {len(rows)} rows of a batch are bad, so nothing is left to train on. Run check_data on the"
                 f" data set.{listed}"
             ) from whole_error
-        for index, error in bad.items():
-            self._report(_name_of(rows[index], index), error)
+        for index, reason in bad.items():
+            self._report(_name_of(rows[index], index), reason)
         if self.replace:
             # the next good row of the batch, from the first one after the last
             chosen = [index if index in good else _next(good, index) for index in range(len(rows))]

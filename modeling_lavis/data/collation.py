@@ -75,7 +75,8 @@ def training_transform(processor: Any, **options: Any) -> Callable[[Any], torch.
             texts that tell left from right.
 
     Returns:
-        `Callable`: `blip_image_train` for ALBEF and BLIP, `blip2_image_train` for BLIP-2, `alpro_video_train` for ALPRO.
+        `Callable`: `blip_image_train` for ALBEF and BLIP, `blip2_image_train` for BLIP-2, `alpro_video_train` for
+        ALPRO.
 
     Raises:
         ValueError: the processor's images are not square.

@@ -161,8 +161,8 @@ class GenerativePretrainingCollator(CaptioningCollator):
     """
     Collates rows `{image, caption, prompt}` for `LavisBlip2ForConditionalGeneration` (the second stage of BLIP-2).
 
-    As [`CaptioningCollator`]; a field `prompt`, in all rows or in none, replaces the processor's prompt. Prompts have no
-    loss. With an empty prompt, the language model writes the caption from the queries alone, as in the original.
+    As [`CaptioningCollator`]; a field `prompt`, in all rows or in none, replaces the processor's prompt. Prompts have
+    no loss. With an empty prompt, the language model writes the caption from the queries alone, as in the original.
 
     Args: see [`RowCollator`].
     """

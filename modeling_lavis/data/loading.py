@@ -39,7 +39,7 @@ def load_data(
 
     Args:
         source (`str`, `os.PathLike`, `Sequence[Mapping]`, `datasets.Dataset`, `IterableDataset` or their dicts):
-            - a folder with `metadata.jsonl`, `.csv` or `.parquet` (Hugging Face's `imagefolder` and `videofolder`), with
+            - a folder with `metadata.jsonl`, `.csv` or `.parquet` (Hugging Face's `imagefolder`, `videofolder`), with
               files such as `train.json`, with `.tar` shards, with a folder of images per class, or one that
               `save_to_disk` wrote;
             - a `.json` (a list of objects, as LAVIS has it, or JSON Lines), `.jsonl`, `.csv`, `.tsv`, `.parquet` or
@@ -90,7 +90,8 @@ def load_data(
             files += find_source(path, contract, part, maker.names, format)
         return _build(files, maker, streaming, on_bad_row)
     if isinstance(source, Sequence):
-        return _from_list(source, contract, columns, media_root, keep_columns, streaming, on_bad_row)
+        rows: Any = source
+        return _from_list(rows, contract, columns, media_root, keep_columns, streaming, on_bad_row)
     return _from_datasets(source, contract, split, columns, media_root, keep_columns, streaming)
 
 
@@ -176,7 +177,6 @@ def _from_list(
     streaming: bool,
     on_bad_row: str,
 ) -> Any:
-    datasets: Any = require("datasets", extra="train", purpose="data sets")
     if not len(rows):
         raise DataError("The list of rows is empty; expected at least one dict.")
     root = None if media_root is None else os.path.abspath(media_root)
@@ -244,13 +244,16 @@ def _from_datasets(
         raise TypeError(
             f"source is {type(source).__name__}; expected a path, a list of dicts, or an object of datasets."
         )
-    if source.column_names is None:
-        source = source._resolve_features()
+    if source.column_names is None:  # a stream of unknown columns
+        first = list(source.take(_LOOK_AHEAD))
+        if not first:
+            raise DataError("The data set has no rows.")
+        source = source.cast(datasets.Dataset.from_list(first).features)
     source = _rename(source, task, dict(columns or {}), keep_columns)
     source = _without_decoding(source, task.media.name, datasets)
     if media_root is not None:
         joined = RowMaker(task, {}, os.path.abspath(media_root))
-        source = source.map(_JoinPaths(joined), fn_kwargs=None)
+        source = source.map(_JoinPaths(joined))
     is_map_style = isinstance(source, datasets.Dataset)
     return source.to_iterable_dataset() if streaming and is_map_style else source
 
