@@ -215,12 +215,19 @@ def _as_frames(row: Mapping[str, Any], task: TaskColumns, names: ColumnNames) ->
 
 
 def _encode(row: dict[str, Any], features: Any, task: TaskColumns) -> dict[str, Any]:
+    """The row with images and videos as `{bytes, path}`; PIL images and arrays become PNG files, without loss."""
+    name = task.media.name
+    feature, value = features[name], row[name]
     try:
-        return {**row, task.media.name: features.encode_example(row)[task.media.name]}
+        if value is None:
+            return row
+        if hasattr(feature, "feature"):
+            return {**row, name: [feature.feature.encode_example(entry) for entry in value]}
+        return {**row, name: feature.encode_example(value)}
     except (TypeError, ValueError, OSError) as error:
         raise DataError(
-            f"{row[ORIGIN]}, column {task.media.name!r}: cannot be stored ({error}). Expected a path, encoded bytes, a"
-            " PIL image, or an array of uint8."
+            f"{row[ORIGIN]}, column {name!r}: cannot be stored ({error}). Expected a path, encoded bytes, a PIL image,"
+            " or an array of uint8."
         ) from error
 
 
