@@ -19,7 +19,7 @@ from modeling_lavis.data.collators import (
     QuestionAnsweringCollator,
 )
 from modeling_lavis.data.columns import task_columns
-from modeling_lavis.data.transforms import blip2_image_train, blip_image_train
+from modeling_lavis.data.transforms import ImageTrainTransform
 from modeling_lavis.data.video_collators import VideoQuestionAnsweringCollator, VideoTextCollator
 from modeling_lavis.data.video_transforms import alpro_video_train
 
@@ -92,12 +92,13 @@ def training_transform(processor: Any, **options: Any) -> Callable[[Any], torch.
     options = {"image_mean": part.image_mean, "image_std": part.image_std, **options}
     if videos is not None:
         return alpro_video_train(sides.pop(), videos.num_frames, **options)
-    make = blip2_image_train if "Blip2" in type(processor).__name__ else blip_image_train
+    # blip_image_train and blip2_image_train differ in this alone
+    options.setdefault("augment", "Blip2" not in type(processor).__name__)
     # as in evaluation, where training would otherwise see black below transparent pixels
     for name in ("do_exif_transpose", "background"):
         if hasattr(part, name):
             options.setdefault(name, getattr(part, name))
-    return make(sides.pop(), **options)
+    return ImageTrainTransform(sides.pop(), **options)
 
 
 def make_collator(

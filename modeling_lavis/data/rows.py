@@ -325,7 +325,8 @@ class ColumnTypes:
         Raises:
             DataError: the row has a value of another type, which the rows looked at did not have.
         """
-        converted = {}
+        converted: dict[str, Any] = {}
+        has_bytes = self.has_bytes()
         for name in [*self.task.names, *self.keep]:
             value, seen = row.get(name), self.seen.get(name, set())
             if name in self.task.names and value is not None and name != self.task.media.name:
@@ -342,10 +343,18 @@ class ColumnTypes:
                     )
             if seen or name in self.kept_values:
                 converted[name] = value
+        media = self.task.media.name
+        if has_bytes and media in converted:
+            value = converted[media]
+            converted[media] = [_as_file(entry) for entry in value] if isinstance(value, list) else _as_file(value)
         converted[ORIGIN] = row.get(ORIGIN)
         if self.has_problems:
             converted[PROBLEM] = row.get(PROBLEM)
         return converted
+
+
+def _as_file(value: Any) -> Any:
+    return {"bytes": None, "path": value} if isinstance(value, str) else value
 
 
 def _type_of(value: Any) -> str:
