@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from modeling_lavis.data.checks import SkipBadRows
+from modeling_lavis.data.checks import RowCheck, SkipBadRows
 from modeling_lavis.data.collators import (
     ENTAILMENT_LABELS,
     PAIR_LABELS,
@@ -129,7 +129,8 @@ def make_collator(
         transform (`Callable`, *optional*): another transform, in training or not.
         transform_options (`Mapping[str, Any]`, *optional*): options of [`training_transform`].
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
-            `"raise"`, or `"skip"` for rows that cannot be read; see [`SkipBadRows`].
+            `"raise"`, or `"skip"` for rows that cannot be read, or have an empty text or an unknown label; see
+            [`SkipBadRows`].
         options: options of the collator, such as `columns`, `text_options`, `image_numbers`, `answer_length`.
 
     Returns:
@@ -166,7 +167,10 @@ def make_collator(
     collator = collation.collator(processor, transform=transform, **arguments)
     if on_bad_row == "raise":
         return collator
-    return SkipBadRows(collator, replace=training and not collation.contrastive)
+    # answers outside the classes are part of video question answering
+    known = None if task == "video-qa" else arguments.get("label2id")
+    check = RowCheck(task, known, targets=training, names=dict(options.get("columns") or {}))
+    return SkipBadRows(collator, replace=training and not collation.contrastive, check=check)
 
 
 __all__ = ["COLLATIONS", "Collation", "make_collator", "training_transform"]

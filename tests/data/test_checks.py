@@ -199,6 +199,22 @@ def test_columns_that_are_wrong_are_skipped(processor: LavisBlipProcessor) -> No
     assert collate.summary().reasons["x"] == "p" and collate.summary().times == {"row 1 of a batch": 1, "x": 1}
 
 
+def test_columns_that_could_be_collated_are_skipped(processor: LavisBlipProcessor) -> None:
+    """An empty caption and an unknown class, under other names of columns."""
+    rows: list[Any] = [
+        {"picture": encoded("red"), "text": text, "origin": f"r{n}"} for n, text in enumerate(("a", " "))
+    ]
+    names = {"image": "picture", "caption": "text"}
+    collate = make_collator("captioning", processor, training=True, on_bad_row="skip", columns=names)
+    labels = collate(rows)["labels"]
+    assert torch.equal(labels[0], labels[1]) and collate.summary().times == {"r1": 1}
+    assert "empty or blank" in collate.summary().reasons["r1"]
+    rows = [{"image": encoded("red"), "label": label} for label in (0, torch.tensor(1), 5, "dog")]
+    collate = make_collator("classification", processor, label2id={"cat": 0, "cow": 1}, on_bad_row="skip")
+    assert collate(rows)["labels"].tolist() == [0, 1]
+    assert set(collate.summary().times) == {"row 2 of a batch", "row 3 of a batch"}
+
+
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_count_together(folder: Path, processor: LavisBlipProcessor, method: str) -> None:
     data = load_data(folder / "train.json", "captioning")
