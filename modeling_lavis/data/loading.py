@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from modeling_lavis import __version__
 from modeling_lavis.data.annotations import ANNOTATIONS, annotation_files
 from modeling_lavis.data.columns import ORIGIN, DataError, TaskColumns, task_columns
 from modeling_lavis.data.folders import FORMATS, find_source, load_label2id
@@ -137,10 +138,11 @@ def _build(files: list[SourceFile], maker: RowMaker, streaming: bool, on_bad_row
 
 
 def _cached(files: list[SourceFile], maker: RowMaker, types: ColumnTypes, on_bad_row: str) -> Any:
-    """Rows with images or videos, in the cache of `datasets`; the names, sizes and times of the files are its key."""
+    """Rows with images or videos, in the cache of `datasets`; files with sizes and times, and our version, are its key."""
     datasets: Any = require("datasets", extra="train", purpose="data sets")
     stamps = tuple((file.path, os.stat(file.path).st_size, os.stat(file.path).st_mtime_ns) for file in files)
-    arguments = {"files": tuple(files), "maker": maker, "types": types, "on_bad_row": on_bad_row, "stamps": stamps}
+    arguments = {"files": tuple(files), "maker": maker, "types": types, "on_bad_row": on_bad_row}
+    arguments["stamps"] = (*stamps, __version__)
     return datasets.Dataset.from_generator(_cached_rows, gen_kwargs=arguments, features=types.features())
 
 
