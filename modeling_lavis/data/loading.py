@@ -138,7 +138,7 @@ def _build(files: list[SourceFile], maker: RowMaker, streaming: bool, on_bad_row
 
 
 def _cached(files: list[SourceFile], maker: RowMaker, types: ColumnTypes, on_bad_row: str) -> Any:
-    """Rows with images or videos, in the cache of `datasets`; files with sizes and times, and our version, are its key."""
+    """Rows with images or videos, in the cache of `datasets`; its key has sizes and times of files, and our version."""
     datasets: Any = require("datasets", extra="train", purpose="data sets")
     stamps = tuple((file.path, os.stat(file.path).st_size, os.stat(file.path).st_mtime_ns) for file in files)
     arguments = {"files": tuple(files), "maker": maker, "types": types, "on_bad_row": on_bad_row}
