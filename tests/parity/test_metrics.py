@@ -15,6 +15,9 @@ from modeling_lavis.import_utils import is_available
 
 from .goldens import METRICS, goldens_root, read_json
 
+if not (goldens_root() / METRICS).is_dir():
+    pytest.skip(f"no folder {goldens_root() / METRICS}", allow_module_level=True)
+
 TOLERANCE = 1e-4
 BLEU_ORDERS = (1, 2, 3, 4)
 RANKS = (1, 5, 10)
@@ -27,10 +30,10 @@ def recorded(name: str) -> dict[str, Any]:
 
 
 def captions() -> tuple[list[str], list[str], list[list[str]]]:
-    """Ids of the images, predictions and references, in the recorded order."""
+    """Ids of the images, predictions and references, in the order of the predictions."""
     content = recorded("captions")
     ids = list(content["predictions"])
-    assert list(content["references"]) == ids
+    assert set(content["references"]) == set(ids)
     return ids, [content["predictions"][i] for i in ids], [content["references"][i] for i in ids]
 
 
@@ -64,11 +67,10 @@ def test_metrics_tokens_of_predictions() -> None:
 
 
 def test_metrics_tokens_of_references() -> None:
-    ids, _, references = captions()
-    tokens = iter(metrics.tokenize_captions([caption for own in references for caption in own]))
-    assert {i: [next(tokens) for _ in own] for i, own in zip(ids, references, strict=True)} == recorded("captions")[
-        "tokenized_references"
-    ]
+    references = recorded("captions")["references"]
+    tokens = iter(metrics.tokenize_captions([caption for own in references.values() for caption in own]))
+    found = {name: [next(tokens) for _ in own] for name, own in references.items()}
+    assert found == recorded("captions")["tokenized_references"]
 
 
 @pytest.mark.parametrize("order", BLEU_ORDERS)
