@@ -531,11 +531,13 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         return_logits_on_input_device(self.language_model)
         prompts_class = EncodedPrompts if self.config.is_encoder_decoder else CausalPrompts
         prompts = prompts_class(self.language_model, prompt.inputs_embeds, prompt.attention_mask)
-        longest = int(prompts.lengths.max()) + int(lengths.max()) - 1
+        # the decoder of a sequence-to-sequence model starts with one token, and has no question
+        before = 1 if self.config.is_encoder_decoder else int(prompts.lengths.max())
+        longest = before + int(lengths.max()) - 1
         limit = getattr(self.config.text_config, "max_position_embeddings", None)
         if limit is not None and longest > limit:
             raise ValueError(
-                f"The longest question and the longest answer have {longest} tokens with the query tokens, but the "
+                f"The longest answer has {int(lengths.max())} tokens, {longest} with what is before it, but the "
                 f"language model has {limit} position embeddings. Shorten the questions or the answers."
             )
         # padding on the right, wherever it was

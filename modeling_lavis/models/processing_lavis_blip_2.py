@@ -257,13 +257,17 @@ class LavisBlip2Processor(PromptProcessorMixin):
         rows["labels"] = mask_labels(rows["input_ids"], rows["attention_mask"], ignored)
         return self._to_batch(rows, kwargs, return_tensors)
 
-    def answer_candidates(self, answers: Sequence[str], return_tensors: Any = "pt", **kwargs: Any) -> BatchFeature:
+    def answer_candidates(
+        self, answers: Sequence[str], return_tensors: Any = "pt", template: str | None = None, **kwargs: Any
+    ) -> BatchFeature:
         """
         Tokenize a closed list of answers for `rank_answers`.
 
         Args:
             answers (`Sequence[str]`): A answers; they are not cleaned.
             return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"`, `"np"`, or `None` for lists.
+            template (`str`, *optional*, defaults to the processor's `question_template`): prompt with one `"{}"`, whose
+                end the answers follow; only with a language model.
             kwargs: options of the tokenizer (`padding`, `max_length`, ...). Answers are not truncated by default.
 
         Returns:
@@ -282,7 +286,7 @@ class LavisBlip2Processor(PromptProcessorMixin):
             rows = self._tokenize_own(texts, options)
         else:
             # A text that follows another one can have other tokens than one at the start.
-            start = self.question_template.rpartition("{}")[2].rstrip() or "?"
+            start = (self.question_template if template is None else template).rpartition("{}")[2].rstrip() or "?"
             length = len(self._tokenize_prompts([start], {"max_length": None})[0])
             continued = self._tokenize_captions([f"{start} {text}" for text in texts], {"max_length": None})
             rows = self._truncate([row[length:] for row in continued], options, 0)

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from modeling_lavis.evaluation.generating import with_newline
 from modeling_lavis.pipelines.base import LavisPipeline, check_positive, stack_pixel_values
 from modeling_lavis.pipelines.loading import unwrap_adapters
 
@@ -133,7 +134,8 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
         if getattr(self.model, "answers_prompts", False):
             # decoder-only models return the prompt before the answer
             prompt = 0 if self.model.config.is_encoder_decoder else batch["input_ids"].shape[1]
-            ids = self.model.generate(**batch, **self.generation_options(generate_kwargs, prompt or 1))[:, prompt:]
+            options = with_newline(self.generation_options(generate_kwargs, prompt or 1), self.model, self.processor)
+            ids = self.model.generate(**batch, **options)[:, prompt:]
             return list(ids.view(len(batch["pixel_values"]), -1, ids.shape[-1]))
         options = self.generation_options(generate_kwargs)
         # an explicit mask overrides attend_question_padding

@@ -218,7 +218,7 @@ def test_recomputing_in_training_leaves_scores() -> None:
         ({"answer_input_ids": torch.full((5, 4), 60)}, "token id 60"),
         (
             {"answer_input_ids": torch.ones(5, 40).long(), "answer_attention_mask": None},
-            "49 tokens with the query tokens",
+            "40 tokens, 49 with what is before it",
         ),
     ],
 )
