@@ -86,12 +86,11 @@ def test_equals_a_loop_over_all_pairs(case: Any, k: int) -> None:
 
 
 @HEADS
-def test_batches_and_chunks_do_not_change_the_scores(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_and_chunks_do_not_change_the_scores(case: Any) -> None:
     model, images, inputs = case.model(), images_of(case), padded_texts()
     expected = similarity_matrices(model, images, inputs, k=2)
-    monkeypatch.setattr(retrieval, "IMAGE_CHUNK_SIZE", 2)
     batches = (images[rows] for rows in (slice(0, 1), slice(1, 4), slice(4, 5)))
-    actual = similarity_matrices(model, batches, inputs, k=2, text_batch_size=2)
+    actual = similarity_matrices(model, batches, inputs, k=2, batch_size=2, text_batch_size=2)
     for name, value in vars(expected).items():
         torch.testing.assert_close(vars(actual)[name], value, atol=1e-5, rtol=1e-4)
 
@@ -114,9 +113,8 @@ def test_images_are_encoded_and_projected_in_batches(case: Any, monkeypatch: pyt
     sizes: dict[str, list[int]] = {"encode_images": [], "project_images": [], "score_pairs": []}
     for name, rows in sizes.items():
         monkeypatch.setattr(model, name, recording(getattr(model, name), rows))
-    monkeypatch.setattr(retrieval, "IMAGE_CHUNK_SIZE", 2)
     similarity_matrices(model, images_of(case), padded_texts(), k=TEXTS, batch_size=3)
-    assert sizes == {"encode_images": [3, 2], "project_images": [3, 2], "score_pairs": [2, 2, 1]}
+    assert sizes == {"encode_images": [3, 2], "project_images": [3, 2], "score_pairs": [3, 2]}
 
 
 def recording(method: Any, rows: list[int]) -> Any:
@@ -187,6 +185,13 @@ def test_select_candidates() -> None:
     similarity = torch.tensor([[0.1, 0.9, 0.5], [0.3, 0.2, 0.8]])
     assert select_candidates(similarity, 2).tolist() == [[1, 2], [2, 0]]
     assert select_candidates(similarity, 10).tolist() == [[1, 2, 0], [2, 0, 1]]
+
+
+@pytest.mark.parametrize("k", [1, 3, 20, 60])
+def test_the_first_of_equal_candidates_ranks_first(k: int) -> None:
+    similarity = torch.randint(0, 4, (9, 40), generator=torch.Generator().manual_seed(0)).float()
+    expected = [sorted(range(40), key=lambda column: (-row[column], column))[:k] for row in similarity.tolist()]
+    assert select_candidates(similarity, k).tolist() == expected
 
 
 def test_rank_candidates() -> None:
