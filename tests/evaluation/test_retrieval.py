@@ -21,43 +21,18 @@ from modeling_lavis.evaluation.retrieval import (
     select_candidates,
     similarity_matrices,
 )
+from tests.evaluation.collections_of_pairs import (
+    ALBEF,
+    ALPRO,
+    FUSING,
+    HEADS,
+    IMAGES,
+    TEXTS,
+    all_pairs,
+    images_of,
+    padded_texts,
+)
 from tests.evaluation.row_counter import RowCounter
-from tests.models.albef_cases import RETRIEVAL as ALBEF
-from tests.models.alpro_cases import FRAMES
-from tests.models.alpro_cases import RETRIEVAL as ALPRO
-from tests.models.lavis_blip_2_cases import RETRIEVAL as BLIP_2
-from tests.models.lavis_blip_cases import RETRIEVAL as BLIP
-from tests.models.lavis_blip_cases import pixels, texts
-
-IMAGES, TEXTS = 5, 7
-HEADS = pytest.mark.parametrize("case", [ALBEF, ALPRO, BLIP, BLIP_2], ids=lambda case: case.name)
-#: heads that fuse text hidden states
-FUSING = pytest.mark.parametrize("case", [ALBEF, ALPRO], ids=lambda case: case.name)
-
-
-def images_of(case: Any, count: int = IMAGES) -> Tensor:
-    return pixels(count, FRAMES) if case is ALPRO else pixels(count)
-
-
-def padded_texts() -> dict[str, Tensor]:
-    """Texts of different lengths with columns that are padding in every row."""
-    inputs = texts(TEXTS, length=8)
-    return {name: torch.nn.functional.pad(value, (0, 3)) for name, value in inputs.items()}
-
-
-@torch.no_grad()
-def all_pairs(case: Any, model: Any, images: Tensor, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Cosine similarities and "match" logits `(I, S)`, one pair at a time and without padding."""
-    cosine, logits = torch.zeros(len(images), TEXTS), torch.zeros(len(images), TEXTS)
-    for image in range(len(images)):
-        for text in range(TEXTS):
-            length = int(inputs["attention_mask"][text].sum())
-            pair = {name: value[text, None, :length] for name, value in inputs.items()}
-            output = model(**{case.pixel_name: images[image, None]}, **pair, match_head="both")
-            image_features = output.video_features if case is ALPRO else output.image_features
-            cosine[image, text] = model.compare_features(image_features, output.text_features).item()
-            logits[image, text] = output.logits[0, 1]
-    return cosine, logits
 
 
 def best_columns(row: Tensor, k: int) -> list[int]:
