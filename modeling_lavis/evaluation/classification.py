@@ -2,7 +2,7 @@
 """Evaluation of classifiers: of an image and a text, of two images and a text, and of a video and a question."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from modeling_lavis.data.collators import (
@@ -144,7 +144,7 @@ class _WithoutLabels:
     def __init__(self, collate: Any, field: str) -> None:
         self.collate, self.field = collate, field
 
-    def __call__(self, rows: list[Row]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         column = self.collate.columns.get(self.field, self.field)
         return self.collate([{name: value for name, value in row.items() if name != column} for row in rows])
 
