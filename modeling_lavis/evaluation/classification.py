@@ -184,8 +184,12 @@ def _evaluate(
             f"{len(without)} of {len(entries)} rows have no {target_name!r}, for example the row {without[0]!r};"
             " expected one in all rows, or in none."
         )
-    right = [entry["index"] == entry["target"] for entry in entries]
-    metrics = {} if without else {"accuracy": sum(right) / len(right)}
+    metrics = {}
+    if not without:
+        from modeling_lavis.evaluation.metrics import classification_accuracy
+
+        predicted, targets = [entry["index"] for entry in entries], [entry["target"] for entry in entries]
+        metrics = {"accuracy": classification_accuracy(predicted, targets)}
     if not return_predictions:
         return metrics
     named = [(entry, id2label.get(entry["index"], str(entry["index"]))) for entry in entries]
