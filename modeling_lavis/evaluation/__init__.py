@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation: predictions and metrics for each task, two-stage retrieval, and recall at K.
+"""Evaluation: predictions and metrics for each task, two-stage retrieval.
 
 * `tasks`: the evaluation of each task (`EVALUATIONS`, `evaluate`).
 * `captioning`, `question_answering`, `classification`: rows to predictions and metrics.
@@ -7,4 +7,5 @@
 * `generating`: what captions and answers need for `generate`.
 * `retrieval`: functions of two-stage retrieval. `engine`, `encoders`, `candidates`, `states`, `work_folder`: retrieval
   in collections of any size. `retrieval_rows`: recall from rows.
+* `metrics`: metrics as functions and as modules of `evaluate`.
 """

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from modeling_lavis.evaluation.engine import MEMORY_BUDGET, RetrievalEngine
-from modeling_lavis.evaluation.retrieval import TEXT_BATCH_SIZE, RankedCandidates, recall
+from modeling_lavis.evaluation.metrics import recall_at_k
+from modeling_lavis.evaluation.retrieval import TEXT_BATCH_SIZE, RankedCandidates
 from modeling_lavis.models.image_conversion import open_image
 
 _IMAGE_COLUMNS = ("image", "video")
@@ -194,7 +195,7 @@ def recall_of_candidates(
     for candidates, columns in zip(ranked.indices.tolist(), relevant, strict=True):
         wanted = set(columns)
         positions.append([place for place, column in enumerate(candidates) if column in wanted] or [k + misses - 1])
-    return recall(scores, positions, ranks)
+    return recall_at_k(scores, positions, ranks)
 
 
 def retrieval_metrics(

@@ -37,7 +37,6 @@ class CaptionScore(NamedTuple):
     per_image: list[float]
 
 
-
 def tokenize_for_scores(
     predictions: Sequence[str], references: Sequence[Sequence[str]], tokenized: bool = False
 ) -> tuple[list[str], list[list[str]]]:
@@ -53,7 +52,8 @@ def tokenize_for_scores(
         Predictions and references as tokens joined by spaces.
 
     Raises:
-        ValueError: If there are no predictions, the numbers differ, an image has no reference, or a caption is no `str`.
+        ValueError: If there are no predictions, the numbers differ, an image has no reference, or a caption is no
+            `str`.
     """
     check_lengths(predictions=predictions, references=references)
     check_strings("predictions", predictions)
@@ -88,8 +88,8 @@ def bleu(
         `list[CaptionScore]`: the score of each order; the last is BLEU-4 by default.
 
     Raises:
-        ValueError: If there are no predictions, the numbers differ, an image has no reference, a caption is no `str`, or
-            `max_order` is less than 1.
+        ValueError: If there are no predictions, the numbers differ, an image has no reference, a caption is no `str`,
+            or `max_order` is less than 1.
     """
     if max_order < 1:
         raise ValueError(f"max_order is {max_order}; expected at least 1.")
@@ -146,7 +146,8 @@ def rouge_l(
         [`CaptionScore`].
 
     Raises:
-        ValueError: If there are no predictions, the numbers differ, an image has no reference, or a caption is no `str`.
+        ValueError: If there are no predictions, the numbers differ, an image has no reference, or a caption is no
+            `str`.
     """
     predicted, referenced = tokenize_for_scores(predictions, references, tokenized)
     per_image = [_rouge_l(*pair) for pair in zip(predicted, referenced)]
@@ -202,8 +203,8 @@ def cider(
         [`CaptionScore`].
 
     Raises:
-        ValueError: If there are no predictions, the numbers differ, an image has no reference, a caption is no `str`, or
-            `variant` is unknown.
+        ValueError: If there are no predictions, the numbers differ, an image has no reference, a caption is no `str`,
+            or `variant` is unknown.
     """
     if variant not in ("coco", "paper"):
         raise ValueError(f"variant is {variant!r}; expected 'coco' or 'paper'.")
@@ -228,7 +229,8 @@ def cider_d(
         [`CaptionScore`].
 
     Raises:
-        ValueError: If there are no predictions, the numbers differ, an image has no reference, or a caption is no `str`.
+        ValueError: If there are no predictions, the numbers differ, an image has no reference, or a caption is no
+            `str`.
     """
     return cider(predictions, references, variant="coco", tokenized=tokenized)
 
@@ -299,7 +301,7 @@ def caption_scores(
     references: Sequence[Sequence[str]],
     *,
     tokenized: bool = False,
-    with_java: bool = False,
+    java: bool = False,
 ) -> dict[str, float]:
     """
     All scores of captions over all images.
@@ -308,7 +310,7 @@ def caption_scores(
         predictions (sequence of `str`): one caption per image.
         references (sequence of sequences of `str`): at least one reference per image.
         tokenized (`bool`, *optional*, defaults to `False`): whether captions are tokens joined by spaces already.
-        with_java (`bool`, *optional*, defaults to `False`): whether to add METEOR and SPICE, which are Java programs;
+        java (`bool`, *optional*, defaults to `False`): whether to add METEOR and SPICE, which are Java programs;
             see [`meteor`].
 
     Returns:
@@ -316,14 +318,15 @@ def caption_scores(
         [`cider`]) and, on demand, `"meteor"` and `"spice"`.
 
     Raises:
-        ValueError: If there are no predictions, the numbers differ, an image has no reference, or a caption is no `str`.
-        ImportError: If `with_java` is set, and Java or pycocoevalcap is not installed.
+        ValueError: If there are no predictions, the numbers differ, an image has no reference, or a caption is no
+            `str`.
+        ImportError: If `java` is set, and Java or pycocoevalcap is not installed.
     """
     predicted, referenced = tokenize_for_scores(predictions, references, tokenized)
     scores = {f"bleu-{n}": score.score for n, score in enumerate(bleu(predicted, referenced, tokenized=True), start=1)}
     scores["rouge-l"] = rouge_l(predicted, referenced, tokenized=True).score
     scores["cider"] = scores["cider-d"] = cider(predicted, referenced, tokenized=True).score
-    if with_java:
+    if java:
         from .java_metrics import meteor, spice
 
         scores["meteor"] = meteor(predicted, referenced, tokenized=True).score

@@ -51,14 +51,8 @@ ffe5-ffe6
 
 def character_class(ranges: str) -> str:
     """The inside of a regular expression's `[...]` for ranges such as `"aa c0-d6"`."""
-    return "".join(
-        f"\\u{first:04x}-\\u{last:04x}"
-        for first, last in ((int(part[0], 16), int(part[-1], 16)) for part in map(_ends, ranges.split()))
-    )
-
-
-def _ends(part: str) -> list[str]:
-    return part.split("-")
+    ends = [part.split("-") for part in ranges.split()]
+    return "".join(f"\\u{int(part[0], 16):04x}-\\u{int(part[-1], 16):04x}" for part in ends)
 
 
 __all__ = ["LETTERS", "SYMBOLS", "character_class"]
