@@ -44,10 +44,10 @@ class CaptionedImages:
     """
 
     def __init__(self, rows: Any, processor: Any, fixed_length: int | None = None) -> None:
-        if not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")) or isinstance(rows, Mapping):
-            if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
-                raise TypeError(f"rows is a {type(rows).__name__}; expected a list, a data set or an iterable of rows.")
-            rows = list(rows)
+        indexed = hasattr(rows, "__len__") and hasattr(rows, "__getitem__")
+        if isinstance(rows, (str, bytes, Mapping)) or not (indexed or isinstance(rows, Iterable)):
+            raise TypeError(f"rows is a {type(rows).__name__}; expected a list, a data set or an iterable of rows.")
+        rows = rows if indexed else list(rows)
         if not len(rows):
             raise ValueError("There are no rows; expected rows with image (or video) and caption.")
         self._rows = rows
