@@ -19,7 +19,8 @@ from modeling_lavis import (
 )
 from modeling_lavis.embedded import embedded_images, embedded_model_path
 from modeling_lavis.evaluation.engine import RetrievalEngine
-from modeling_lavis.evaluation.retrieval import RankedCandidates, recall, similarity_matrices
+from modeling_lavis.evaluation.metrics import recall_at_k
+from modeling_lavis.evaluation.retrieval import RankedCandidates, similarity_matrices
 from modeling_lavis.evaluation.retrieval_rows import (
     CaptionedImages,
     evaluate_retrieval,
@@ -55,7 +56,10 @@ def metrics_of_matrices(model: Any, processor: Any, rows: list[dict[str, Any]], 
     inputs = processor(images=files, text=[text for _, text in captions], return_tensors="pt")
     matrices = similarity_matrices(model, inputs.pop("pixel_values"), inputs, k)
     texts_of = [[column for column, (file, _) in enumerate(captions) if file == name] for name in files]
-    found = recall(matrices.i2t, texts_of), recall(matrices.t2i, [[files.index(file)] for file, _ in captions])
+    found = (
+        recall_at_k(matrices.i2t, texts_of),
+        recall_at_k(matrices.t2i, [[files.index(file)] for file, _ in captions]),
+    )
     metrics = {
         f"{side}_recall{name.removeprefix('R').replace('@mean', '_mean')}": value
         for side, values in zip(("text", "image"), found, strict=True)
@@ -176,7 +180,7 @@ def test_recall_of_candidates_equals_that_of_dense_scores(k: int) -> None:
     relevant = [torch.randperm(30, generator=generator)[:3].tolist() for _ in range(50)]
     best = scores.topk(k, dim=1)
     ranked = RankedCandidates(best.indices, best.values, best.values)
-    assert recall_of_candidates(ranked, relevant, (1, 5, 10)) == pytest.approx(recall(scores, relevant))
+    assert recall_of_candidates(ranked, relevant, (1, 5, 10)) == pytest.approx(recall_at_k(scores, relevant))
 
 
 def test_rows_without_relevant_candidates_are_misses() -> None:
