@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 
 @contextlib.contextmanager
@@ -182,4 +183,42 @@ def reproducible_rows(rows: Any, seed: int, epoch: Epoch, process: int = 0) -> D
     return ReproducibleRows(rows, seed, epoch)
 
 
-__all__ = ["Epoch", "ReproducibleCollator", "ReproducibleRows", "ReproducibleStream", "reproducible_rows", "seeded"]
+class _ReproducibleOrder(Sampler):
+    """Another sampler's order, drawn from seed and epoch."""
+
+    def __init__(self, sampler: Any, seed: int, epoch: Epoch) -> None:
+        self.sampler = sampler
+        self.seed = seed
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        with seeded(self.seed, self.epoch.get()):
+            order = list(self.sampler)
+        yield from order
+
+
+def reproducible_order(sampler: Any, rows: Any) -> Any:
+    """
+    A sampler whose order depends on the seed and the epoch alone.
+
+    Args:
+        sampler (`Sampler`, *optional*): the sampler. accelerate itself makes random samplers reproducible.
+        rows ([`ReproducibleRows`]): the data set, whose seed and epoch are taken.
+    """
+    if not isinstance(rows, ReproducibleRows) or not isinstance(sampler, LengthGroupedSampler):
+        return sampler
+    return _ReproducibleOrder(sampler, rows.seed, rows.epoch)
+
+
+__all__ = [
+    "Epoch",
+    "ReproducibleCollator",
+    "ReproducibleRows",
+    "ReproducibleStream",
+    "reproducible_order",
+    "reproducible_rows",
+    "seeded",
+]

@@ -15,8 +15,8 @@ from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_pt_utils import IterableDatasetShard
-from transformers.trainer_utils import EvalLoopOutput, find_batch_size
+from transformers.trainer_pt_utils import IterableDatasetShard, find_batch_size
+from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_lavis.import_utils import is_available, require
 from modeling_lavis.training import checkpoints, peft_state
@@ -25,7 +25,13 @@ from modeling_lavis.training.distillation import DistillationRamp, distilled_hea
 from modeling_lavis.training.loss_log import LossAverages
 from modeling_lavis.training.momentum import MomentumUpdate, heads_with_updates
 from modeling_lavis.training.optimization import SCHEDULES, parameter_groups
-from modeling_lavis.training.reproducible_data import Epoch, ReproducibleCollator, reproducible_rows, seeded
+from modeling_lavis.training.reproducible_data import (
+    Epoch,
+    ReproducibleCollator,
+    reproducible_order,
+    reproducible_rows,
+    seeded,
+)
 from modeling_lavis.training.run_card import run_card
 
 Evaluation = Callable[[Any, Any, Any], Mapping[str, float]]
@@ -242,12 +248,14 @@ class LavisTrainer(Trainer):
             return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, dataloader_key)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         rows = reproducible_rows(dataset, seed, self._epoch, self.args.process_index)
-        sampler_of_rows = None if sampler_fn is None else lambda _: sampler_fn(dataset)
+        sampler_of_rows = None if sampler_fn is None else lambda _: reproducible_order(sampler_fn(dataset), rows)
         collator, self.data_collator = self.data_collator, ReproducibleCollator(self.data_collator)
         try:
-            loader: Any = super()._get_dataloader(
-                rows, description, batch_size, sampler_of_rows, is_training, dataloader_key
-            )
+            with torch.random.fork_rng([]):
+                torch.default_generator.manual_seed(seed)  # accelerate's sampler takes this seed
+                loader: Any = super()._get_dataloader(
+                    rows, description, batch_size, sampler_of_rows, is_training, dataloader_key
+                )
         finally:
             self.data_collator = collator
         # A loader draws a seed for its workers whenever it makes them, which a resumed run does at other steps.
