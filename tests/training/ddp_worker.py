@@ -30,7 +30,6 @@ PLAIN = {
     "ALBEF without momentum": "own rows",
     "BLIP without momentum": "all rows",
     "BLIP-2 stage 1": "all rows",
-    "BLIP-2 stage 1, 1.0.2": "all rows",
     "BLIP-2 retrieval": "all rows",
     "ALPRO": "own rows",
 }
@@ -71,10 +70,7 @@ class DefinitionTrainer(Trainer):
         head: Any = model
         count = len(inputs["input_ids"]) // ROWS_PER_PROCESS
         parts = [
-            {
-                name: value.chunk(count)[number] if isinstance(value, Tensor) else value
-                for name, value in inputs.items()
-            }
+            {name: value.chunk(count)[number] if isinstance(value, Tensor) else value for name, value in inputs.items()}
             for number in range(count)
         ]
         loss = sum(losses_alone(head, parts, self.whole_parts).values())
