@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from modeling_lavis.data.randaugment import Operation
 from modeling_lavis.data.transforms import (
+    ImageTrainTransform,
     TrainDraw,
     blip2_image_train,
     blip_image_train,
