@@ -25,7 +25,6 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from modeling_lavis.data.randaugment import Draws, Operation, TorchDraws, apply_operations, draw_operations
 from modeling_lavis.import_utils import require
 from modeling_lavis.models.image_conversion import (
-    DROP,
     apply_exif_orientation,
     open_image,
     parse_background,
@@ -107,12 +106,12 @@ class ImageTrainTransform:
         do_exif_transpose (`bool`, *optional*, defaults to `True`):
             whether to apply the EXIF orientation first, as the image processors do.
         flip_probability (`float`, *optional*, defaults to 0.5):
-            probability of the flip; 0 for pictures or texts in which left and right differ.
+            probability of the flip; 0 for texts that tell left from right.
         background (`str` or `Sequence[int]`, *optional*, defaults to `"drop"`):
-            color behind transparent images, as in the image processors; `"drop"` ignores the transparency.
+            color on which transparent images are composed, or `"drop"`, as published; see `LavisImageProcessor`.
 
     Raises:
-        ValueError: `image_size`, `min_scale`, `max_scale`, `flip_probability` or `background` is out of range.
+        ValueError: `image_size`, `min_scale` or `max_scale` is out of range.
     """
 
     def __init__(
@@ -127,7 +126,7 @@ class ImageTrainTransform:
         image_std: Sequence[float] = OPENAI_CLIP_STD,
         do_exif_transpose: bool = True,
         flip_probability: float = 0.5,
-        background: Any = DROP,
+        background: str | Sequence[int] = "drop",
     ) -> None:
         if not 0 <= flip_probability <= 1:
             raise ValueError(f"flip_probability is {flip_probability}; expected a number from 0 to 1.")
