@@ -19,7 +19,7 @@ from modeling_lavis.data.collators import (
     QuestionAnsweringCollator,
 )
 from modeling_lavis.data.columns import task_columns
-from modeling_lavis.data.transforms import blip2_image_train, blip_image_train
+from modeling_lavis.data.transforms import blip2_image_train, blip_image_train, timm_image_train
 from modeling_lavis.data.video_collators import VideoQuestionAnsweringCollator, VideoTextCollator
 from modeling_lavis.data.video_transforms import alpro_video_train
 
@@ -65,12 +65,22 @@ COLLATIONS: Mapping[str, Collation] = {
 """The collator of each task."""
 
 
-def training_transform(processor: Any, **options: Any) -> Callable[[Any], torch.Tensor]:
+IMAGE_TRANSFORMS: Mapping[str, Callable[..., Any]] = {
+    "blip_image_train": blip_image_train,
+    "blip2_image_train": blip2_image_train,
+    "timm_image_train": timm_image_train,
+}
+"""Training transforms of images, by name."""
+
+
+def training_transform(processor: Any, name: str | None = None, **options: Any) -> Callable[[Any], torch.Tensor]:
     """
     The published training transform of a processor's family, at the size and with the normalization of the processor.
 
     Args:
         processor (`ProcessorMixin`): a processor of this package.
+        name (`str`, *optional*): another transform of images than that of the family: `"blip_image_train"`,
+            `"blip2_image_train"` or `"timm_image_train"`.
         options: other options of [`ImageTrainTransform`] or [`VideoTrainTransform`], e.g. `flip_probability=0.0` for
             texts that tell left from right.
 
@@ -92,7 +102,10 @@ def training_transform(processor: Any, **options: Any) -> Callable[[Any], torch.
     options = {"image_mean": part.image_mean, "image_std": part.image_std, **options}
     if videos is not None:
         return alpro_video_train(sides.pop(), videos.num_frames, **options)
-    make = blip2_image_train if "Blip2" in type(processor).__name__ else blip_image_train
+    family = "blip2_image_train" if "Blip2" in type(processor).__name__ else "blip_image_train"
+    make = IMAGE_TRANSFORMS[family if name is None else name]
+    if make is timm_image_train:
+        return timm_image_train(sides.pop(), **options)
     # as in evaluation, where training would otherwise see black below transparent pixels
     for name in ("do_exif_transpose", "background"):
         if hasattr(part, name):
@@ -168,4 +181,4 @@ def make_collator(
     return SkipBadRows(collator, replace=training and not collation.contrastive)
 
 
-__all__ = ["COLLATIONS", "Collation", "make_collator", "training_transform"]
+__all__ = ["COLLATIONS", "IMAGE_TRANSFORMS", "Collation", "make_collator", "training_transform"]

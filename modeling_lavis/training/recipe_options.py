@@ -145,7 +145,7 @@ class DataOptions:
             `max_text_length`, `cleaning`, `background`; saved with it.
         collator (`Mapping[str, Any]`, *optional*, defaults to `{}`): options of the task's collator in training.
         num_labels (`int`, *optional*): number of classes of the published run. The labels are those of the training
-            data; of answers to questions about videos, the most frequent ones, and rows with others are left out.
+            data; of answers to questions about videos, the most frequent ones, and others give no loss.
     """
 
     datasets: tuple[str, ...] = ()
@@ -280,12 +280,15 @@ class EvaluationOptions:
             runs that keep the last one.
         split (`str`, *optional*): split of the published run.
         options (`Mapping[str, Any]`, *optional*, defaults to `{}`): arguments of the task's evaluation, for instance
-            `k` candidates to re-rank, or generation options.
+            `k` candidates to re-rank, or `generation_options`.
+        ranks_answers (`bool`, *optional*, defaults to `False`): for questions, rank a closed list of answers, by
+            default those of the training data, instead of generating them.
     """
 
     metric: tuple[str, ...] = ()
     split: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    ranks_answers: bool = False
 
     def __post_init__(self) -> None:
         require_that(

@@ -115,6 +115,10 @@ class Recipe:
             ramp,
             "null for a model without momentum distillation",
         )
+        ranks = self.evaluation.ranks_answers
+        require_that(
+            not ranks or self.task == "vqa", "evaluation.ranks_answers", ranks, f"false for the task {self.task}"
+        )
         decay = self.optimizer.layer_decay
         require_that(
             decay is None or "vision_model" not in self.model.frozen,

@@ -22,7 +22,6 @@ from modeling_lavis.training import last_checkpoint
 from tests.training.trainer_cases import retrieval_trainer, state_of, write_rows
 
 
-
 class Tell(TrainerCallback):
     """Writes a byte to a pipe at the beginning of each step."""
 

@@ -63,7 +63,7 @@ DETAILS: dict[str, dict[str, Any]] = {
     "alpro-qa-msvd": {"model.num_frames": 16, "data.num_labels": 2423},
     "blip-pretrain-14m": {"optimizer.decay_rate": 0.9, "model.config.queue_size": 57600, "model.config.alpha": 0.4},
     "blip-caption-coco": {
-        "evaluation.options": {"num_beams": 3, "max_length": 20, "min_length": 5},
+        "evaluation.options.generation_options": {"num_beams": 3, "max_length": 20, "min_length": 5},
         "data.processor.prompt": "a picture of ",
     },
     "blip-caption-coco-iterations": {"run.steps": 20000, "run.steps_per_epoch": 2000},
@@ -73,7 +73,7 @@ DETAILS: dict[str, dict[str, Any]] = {
     "blip2-pretrain-stage1": {"run.precision": "float16", "model.frozen": ["vision_model"]},
     "blip2-pretrain-stage2": {"run.precision": "float16", "start.language_model": "facebook/opt-2.7b"},
     "blip2-caption-coco": {
-        "evaluation.options": {"num_beams": 5, "max_new_tokens": 30, "min_new_tokens": 8},
+        "evaluation.options.generation_options": {"num_beams": 5, "max_new_tokens": 30, "min_new_tokens": 8},
         "model.gradient_checkpointing": True,
         "model.frozen": ["language_model"],
     },
@@ -173,6 +173,7 @@ def base() -> dict[str, Any]:
         ("evaluation.metric", [], "evaluation.options is .*; expected {} without metric"),
         ("evaluation.metric", [3], r"evaluation.metric\[0\] is 3; expected a string"),
         ("start.vision", "vit", "start.model is .*; expected null beside parts of a new model"),
+        ("evaluation.ranks_answers", True, "evaluation.ranks_answers is True; expected false for the task retrieval"),
         ("name", "x", "The field name is not allowed"),
         ("title", None, "title is None; expected a string"),
     ],

@@ -6,11 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerCallback
 
-from modeling_lavis.training import last_checkpoint
 from tests.training.trainer_cases import (
-    NoisyRows,
     differing,
     retrieval_model,
     retrieval_trainer,
