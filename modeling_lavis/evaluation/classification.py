@@ -2,7 +2,7 @@
 """Evaluation of classifiers: of an image and a text, of two images and a text, and of a video and a question."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from modeling_lavis.data.collators import (
@@ -144,7 +144,7 @@ class _WithoutLabels:
     def __init__(self, collate: Any, field: str) -> None:
         self.collate, self.field = collate, field
 
-    def __call__(self, rows: list[Row]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         column = self.collate.columns.get(self.field, self.field)
         return self.collate([{name: value for name, value in row.items() if name != column} for row in rows])
 
@@ -184,8 +184,12 @@ def _evaluate(
             f"{len(without)} of {len(entries)} rows have no {target_name!r}, for example the row {without[0]!r};"
             " expected one in all rows, or in none."
         )
-    right = [entry["index"] == entry["target"] for entry in entries]
-    metrics = {} if without else {"accuracy": sum(right) / len(right)}
+    metrics = {}
+    if not without:
+        from modeling_lavis.evaluation.metrics import classification_accuracy
+
+        predicted, targets = [entry["index"] for entry in entries], [entry["target"] for entry in entries]
+        metrics = {"accuracy": classification_accuracy(predicted, targets)}
     if not return_predictions:
         return metrics
     named = [(entry, id2label.get(entry["index"], str(entry["index"]))) for entry in entries]

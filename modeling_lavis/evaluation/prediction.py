@@ -122,8 +122,9 @@ def predict(
         raise ValueError(f"There is nothing to evaluate: rows has no usable row; expected at least one.{reasons}")
     if merged.skipped and rank() == 0:
         position, reason = next(iter(merged.skipped.items()))
+        count = len(merged.skipped)
         logger.warning(
-            f"Left out {len(merged.skipped)} rows that cannot be read, the first of them row {position}: {reason}"
+            f"Rows that cannot be read and are left out: {count}, the first of them row {position}: {reason}"
         )
     return merged
 

@@ -80,7 +80,7 @@ def evaluate_question_answering(
             [`evaluate_captioning`].
 
     Returns:
-        `dict[str, float]` with `"accuracy"` and, by types, `"accuracy/question_type/..."` and
+        `dict[str, float]` with `"accuracy"` in percent and, by types, `"accuracy/question_type/..."` and
         `"accuracy/answer_type/..."`, or an [`EvaluationResult`] whose predictions have the form of VQA's server.
 
     Raises:
@@ -170,7 +170,7 @@ def _metrics(questions: list[dict[str, Any]], metric: str | None) -> dict[str, f
     if metric == "vqa":
         return _vqa_metrics(questions, answers, references)
     if metric == "exact":
-        return {"accuracy": sum(map(_is_in, answers, references)) / len(answers)}
+        return {"accuracy": 100 * sum(map(_is_in, answers, references)) / len(answers)}
     if metric == "a-okvqa":
         return {"accuracy": metrics.aokvqa_accuracy(answers, references)}
     if several := [entry["question_id"] for entry in questions if len(set(entry["references"])) > 1]:

@@ -196,6 +196,8 @@ def _own_tokenizer(recipe: Recipe, rows: Any) -> Any:
     for name in names:
         for value in _column(rows, name):
             texts += [value] if isinstance(value, str) else [text for text in value or () if isinstance(text, str)]
+    if not any(text.strip() for text in texts):
+        texts = [str(value) for value in _column(rows, _LABEL_COLUMNS.get(recipe.task, "label"))]  # images alone
     is_cased = "cleaning" in recipe.data.processor and recipe.data.processor["cleaning"] is None
     tokenizer = train_tokenizer(texts, recipe.start.vocabulary_size or 1000, lowercase=not is_cased)
     if recipe.head == "LavisBlip2ForConditionalGeneration":

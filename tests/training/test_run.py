@@ -51,6 +51,4 @@ def test_small_recipes(recipe: str, tmp_path: Path) -> None:
     for name, value in result.model.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
     assert type(AutoProcessor.from_pretrained(folder)) is type(result.processor)
-    assert result.trainer.state.global_step == (2 if recipe == "small-nlvr" else 1) or recipe in (
-        "small-retrieval", "small-pretraining", "small-blip2-stage1"
-    )  # fmt: skip
+    assert result.trainer.state.global_step == 1

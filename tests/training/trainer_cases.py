@@ -1,4 +1,4 @@
-"""A tiny retrieval run with everything that a resumed run has to restore: queue, momentum encoders, ramp, transforms."""
+"""A tiny retrieval run with everything that a resumed run restores: queue, momentum encoders, ramp, transforms."""
 
 import random
 from pathlib import Path
@@ -103,7 +103,7 @@ def retrieval_trainer(
         model=retrieval_model() if model is None else model,
         args=arguments(folder, **options),
         data_collator=ImageTextCollator(tools, transform=blip_image_train(SIZE)),
-        train_dataset=rows if isinstance(rows, torch.utils.data.IterableDataset) else NoisyRows(rows),
+        train_dataset=NoisyRows(rows) if isinstance(rows, list) else rows,
         processing_class=tools,
         **{"curves": False, **given} if trainer is LavisTrainer else given,
     )
