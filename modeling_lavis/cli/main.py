@@ -23,7 +23,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(
         prog="modeling-lavis",
-        description="ALBEF, ALPRO, BLIP and BLIP-2: captions, answers, matches, features, training, metrics, conversion.",
+        description="ALBEF, ALPRO, BLIP and BLIP-2: captions, answers, features, training, metrics, conversion.",
         epilog="Exit status: 0 for success, 1 if an input failed (named on stderr), 2 for invalid arguments.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {modeling_lavis.__version__}")
