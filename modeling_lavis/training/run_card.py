@@ -97,7 +97,7 @@ def run_card(
     ]
     card = ModelCard.from_template(
         ModelCardData(
-            language=language or facts.get("language"),
+            language=_listed(language) or facts.get("language"),
             license=license,
             license_name=facts.get("license_name"),
             license_link=facts.get("license_link"),

@@ -93,6 +93,11 @@ class LavisTrainer(Trainer):
         ValueError: an argument has an unknown value, or a module to freeze does not exist.
     """
 
+    # attributes of transformers' class, which a type checker does not see
+    data_collator: Any
+    lr_scheduler: Any
+    optimizer_cls_and_kwargs: Any
+
     def __init__(
         self,
         *args: Any,
