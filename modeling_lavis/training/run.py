@@ -44,6 +44,7 @@ _FIELDS = {
     "max_steps": "run.steps",
     "per_device_eval_batch_size": "run.eval_batch_size",
     "gradient_checkpointing": "model.gradient_checkpointing",
+    "activation_checkpointing": "model.gradient_checkpointing",
     "seed": "run.seed",
 }
 
@@ -298,7 +299,6 @@ def _training_arguments(
         "max_steps": run.steps or -1,
         "per_device_train_batch_size": run.train_batch_size,
         "per_device_eval_batch_size": run.eval_batch_size,
-        "gradient_checkpointing": recipe.model.gradient_checkpointing,
         "seed": run.seed,
         "save_total_limit": 2,
         "logging_steps": 10,
@@ -308,7 +308,7 @@ def _training_arguments(
         **_precision(recipe),
     }
     if recipe.model.gradient_checkpointing:
-        values["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
+        values |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     if evaluates:
         values |= {
             "eval_strategy": every["save_strategy"],

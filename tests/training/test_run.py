@@ -1,6 +1,6 @@
 """Training by a recipe in one call: every task, from scratch and from other models, with LoRA, and resumed."""
 
-from pathlib import json
+import json
 from pathlib import Path
 from typing import Any
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.training.trainer_cases import (
+    NoisyRows,
     differing,
     retrieval_model,
     retrieval_trainer,

@@ -37,6 +37,7 @@ class CaptionScore(NamedTuple):
     per_image: list[float]
 
 
+
 def tokenize_for_scores(
     predictions: Sequence[str], references: Sequence[Sequence[str]], tokenized: bool = False
 ) -> tuple[list[str], list[list[str]]]:

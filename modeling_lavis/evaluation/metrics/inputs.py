@@ -16,9 +16,7 @@ def check_lengths(**columns: Sequence[Any] | None) -> None:
     first = next(iter(present))
     for name, column in present.items():
         if isinstance(column, str):
-            raise ValueError(
-                f"{name} is a single str ({column[:40]!r}); expected a sequence with one entry per example."
-            )
+            raise ValueError(f"{name} is a single str ({column[:40]!r}); expected a sequence with one entry per example.")
         if len(column) != len(present[first]):
             raise ValueError(
                 f"Got {len(present[first])} {first}, but {len(column)} {name}; expected one entry of each per example."

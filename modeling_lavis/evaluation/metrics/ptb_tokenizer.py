@@ -122,16 +122,10 @@ _RULES: list[tuple[str, Handler]] = [
     # abbreviations
     (rf"{_ACRONYM}\.(?![{_L}])", _one),
     (rf"[A-Za-z]\.(?![{_L}]|[{_SPACE}\n]+(?:{_words(_SENTENCE_STARTS, 'title', 'upper')}|M[rs]\.)[{_SPACE}\n])", _one),
-    (
-        rf"(?:{_words(_ANYWHERE, *_CASES)}|{_words(_ANYWHERE_CAPITALIZED, 'title', 'upper')})\.(?P<ahead>(?s:.){{1,2}})?",
-        _one,
-    ),
+    (rf"(?:{_words(_ANYWHERE, *_CASES)}|{_words(_ANYWHERE_CAPITALIZED, 'title', 'upper')})\.(?P<ahead>(?s:.){{1,2}})?", _one),
     (rf"(?:{_words(_ANYWHERE_NOT_UPPER, 'lower', 'title')})\.(?P<ahead>(?s:.){{1,2}})?", _one),
     (r"(?i:ph\.d)\.(?P<ahead>(?s:.){1,2})?", _one),
-    (
-        rf"(?:{_words(_BEFORE_NO_LETTER, *_CASES)}|{_words(_BEFORE_NO_LETTER_NOT_UPPER, 'lower', 'title')})\.(?![{_L}])",
-        _one,
-    ),
+    (rf"(?:{_words(_BEFORE_NO_LETTER, *_CASES)}|{_words(_BEFORE_NO_LETTER_NOT_UPPER, 'lower', 'title')})\.(?![{_L}])", _one),
     (rf"(?:{_words(_BEFORE_NUMBER, *_CASES)})\.(?P<ahead>[{_SPACE}\n]?[0-9])", _one),
     (rf"(?:{_DOTTED}|{_PREFIXED_WORD}(?:[\-_]{_PREFIXED_WORD})*)\.(?P<ahead>[,;:])", _one),
     (rf"(?!\xad){_PREFIXED_WORD}(?:[\-_\u058a\u2010\u2011]{_PREFIXED_WORD})+", _one),
@@ -211,14 +205,7 @@ _PLAIN_WORD = re.compile(r"([A-Za-z]{2,}|[A-Za-z](?=[ \n]))(?=([,.]?)(?:[ \n]|\Z
 _NOT_PLAIN = frozenset("cannot gonna gotta lemme gimme wanna".split())
 _WITH_PERIOD = frozenset(
     " ".join(
-        (
-            _ANYWHERE,
-            _ANYWHERE_CAPITALIZED,
-            _ANYWHERE_NOT_UPPER,
-            _BEFORE_NO_LETTER,
-            _BEFORE_NO_LETTER_NOT_UPPER,
-            _BEFORE_NUMBER,
-        )
+        (_ANYWHERE, _ANYWHERE_CAPITALIZED, _ANYWHERE_NOT_UPPER, _BEFORE_NO_LETTER, _BEFORE_NO_LETTER_NOT_UPPER, _BEFORE_NUMBER)
     ).split()
 )
 
@@ -288,10 +275,7 @@ def _longest_match(text: str, position: int) -> tuple[int, list[str]]:
             end = match.start("ahead") if "ahead" in pattern.groupindex and match["ahead"] else match.end()
     if handler is None:
         return position + 1, []
-    return end, [
-        token if token[0] == "#" or "@" in token or "//" in token else token.replace("\xad", "") or "-"
-        for token in handler(text[position:end])
-    ]
+    return end, [token if token[0] == "#" or "@" in token or "//" in token else token.replace("\xad", "") or "-" for token in handler(text[position:end])]
 
 
 __all__ = ["tokenize_captions"]
