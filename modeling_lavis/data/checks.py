@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from transformers.utils import logging
 
 from modeling_lavis.data.collators import open_row_image
@@ -273,8 +274,10 @@ def row_problem(
 def _value_problem(
     column: Column, value: Any, row: Mapping[str, Any], label2id: Mapping[str, int] | None
 ) -> tuple[str, str] | None:
-    if isinstance(value, np.ndarray) and column.kind != "video":
+    if isinstance(value, (np.ndarray, np.generic, torch.Tensor)) and column.kind not in ("image", "video"):
         value = value.tolist()
+    if isinstance(value, float) and value.is_integer() and column.kind == "label":
+        value = int(value)
     if column.kind == "images" and not (isinstance(value, (list, tuple)) and len(value) == 2):
         return "column", f"is {str(value)[:60]!r}; expected two images."
     if column.kind == "text" and column.name != "prompt":
@@ -380,16 +383,24 @@ class SkipBadRows:
             leaves bad rows out, for evaluation, and for contrastive losses, which take a repeated row for a negative.
         file (`str` or `os.PathLike`, *optional*):
             file of skipped rows, one JSON object per line; by default a temporary one, removed with this object.
+        check (`Callable`, *optional*):
+            returns the problem of a row that the collator would take, such as an empty caption, or `None`; by default
+            rows are bad only if they cannot be collated.
 
     Raises (in a call):
         DataError: all rows of a batch are bad.
     """
 
     def __init__(
-        self, collator: Callable[[Any], dict[str, Any]], replace: bool = True, file: str | os.PathLike | None = None
+        self,
+        collator: Callable[[Any], dict[str, Any]],
+        replace: bool = True,
+        file: str | os.PathLike | None = None,
+        check: Callable[[Any], RowProblem | None] | None = None,
     ) -> None:
         self.collator = collator
         self.replace = replace
+        self.check = check
         self._warned: set[str] = set()
         if file is None:
             handle, self.file = tempfile.mkstemp(prefix="bad-rows-", suffix=".jsonl")
@@ -420,23 +431,30 @@ class SkipBadRows:
         Raises:
             DataError: all rows are bad. Other errors: the rows can be collated one by one, but not together.
         """
-        try:
-            return self.collator(rows)
-        except (ImportError, MemoryError):
-            raise
-        except Exception as error:  # decoders raise unrelated types
-            whole_error = error
-        good: list[int] = []
         bad: dict[int, Exception] = {}
+        for index, row in enumerate(rows if self.check is not None else ()):
+            problem = self.check(row) if self.check is not None else None
+            if problem is not None:
+                bad[index] = DataError(problem.message)
+        whole_error: Exception | None = None
+        if not bad:
+            try:
+                return self.collator(rows)
+            except (ImportError, MemoryError):
+                raise
+            except Exception as error:  # decoders raise unrelated types
+                whole_error = error
+        good: list[int] = []
         for index, row in enumerate(rows):
             try:
-                self.collator([row])
-                good.append(index)
+                if index not in bad:
+                    self.collator([row])
+                    good.append(index)
             except (ImportError, MemoryError):
                 raise
             except Exception as error:
                 bad[index] = error
-        if not bad:
+        if whole_error is not None and not bad:
             raise whole_error
         if not good:
             listed = "".join(
@@ -446,7 +464,7 @@ class SkipBadRows:
                 f"All {len(rows)} rows of a batch are bad, so nothing is left to train on. Run check_data on the"
                 f" data set.{listed}"
             ) from whole_error
-        for index, reason in bad.items():
+        for index, reason in sorted(bad.items()):
             self._report(_name_of(rows[index], index), reason)
         if self.replace:
             # the next good row of the batch, from the first one after the last
@@ -489,6 +507,30 @@ def _reason(error: Exception) -> str:
     return str(error.args[0] if isinstance(error, KeyError) and error.args else error) or type(error).__name__
 
 
+@dataclass(frozen=True)
+class RowCheck:
+    """
+    [`row_problem`] for the rows that a collator gets, for [`SkipBadRows`].
+
+    Args:
+        task (`str`): the task.
+        label2id (`Mapping[str, int]`, *optional*): known classes.
+        targets (`bool`, *optional*, defaults to `True`): whether captions, answers and labels are needed.
+        names (`Mapping[str, str]`, *optional*): names of the columns of the rows, where they differ.
+    """
+
+    task: str
+    label2id: Mapping[str, int] | None = None
+    targets: bool = True
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, row: Any) -> RowProblem | None:
+        """The problem of a row, `None` if it has none."""
+        if self.names and isinstance(row, Mapping):
+            row = {**row, **{name: row.get(column) for name, column in self.names.items()}}
+        return row_problem(row, task_columns(self.task), self.label2id, self.targets)
+
+
 def _remove(path: str, process: int) -> None:
     if os.getpid() == process and os.path.exists(path):
         os.remove(path)
@@ -507,4 +549,4 @@ def _name_of(row: Any, index: int) -> str:
     return media or f"row {index} of a batch"
 
 
-__all__ = ["DataReport", "RowProblem", "SkipBadRows", "SkippedRows", "check_data", "row_problem"]
+__all__ = ["DataReport", "RowCheck", "RowProblem", "SkipBadRows", "SkippedRows", "check_data", "row_problem"]

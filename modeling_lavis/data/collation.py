@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from modeling_lavis.data.checks import SkipBadRows
+from modeling_lavis.data.checks import RowCheck, SkipBadRows
 from modeling_lavis.data.collators import (
     ENTAILMENT_LABELS,
     PAIR_LABELS,
@@ -19,7 +19,7 @@ from modeling_lavis.data.collators import (
     QuestionAnsweringCollator,
 )
 from modeling_lavis.data.columns import task_columns
-from modeling_lavis.data.transforms import blip2_image_train, blip_image_train, timm_image_train
+from modeling_lavis.data.transforms import ImageTrainTransform
 from modeling_lavis.data.video_collators import VideoQuestionAnsweringCollator, VideoTextCollator
 from modeling_lavis.data.video_transforms import alpro_video_train
 
@@ -65,22 +65,12 @@ COLLATIONS: Mapping[str, Collation] = {
 """The collator of each task."""
 
 
-IMAGE_TRANSFORMS: Mapping[str, Callable[..., Any]] = {
-    "blip_image_train": blip_image_train,
-    "blip2_image_train": blip2_image_train,
-    "timm_image_train": timm_image_train,
-}
-"""Training transforms of images, by name."""
-
-
-def training_transform(processor: Any, name: str | None = None, **options: Any) -> Callable[[Any], torch.Tensor]:
+def training_transform(processor: Any, **options: Any) -> Callable[[Any], torch.Tensor]:
     """
     The published training transform of a processor's family, at the size and with the normalization of the processor.
 
     Args:
         processor (`ProcessorMixin`): a processor of this package.
-        name (`str`, *optional*): another transform of images than that of the family: `"blip_image_train"`,
-            `"blip2_image_train"` or `"timm_image_train"`.
         options: other options of [`ImageTrainTransform`] or [`VideoTrainTransform`], e.g. `flip_probability=0.0` for
             texts that tell left from right.
 
@@ -102,15 +92,13 @@ def training_transform(processor: Any, name: str | None = None, **options: Any) 
     options = {"image_mean": part.image_mean, "image_std": part.image_std, **options}
     if videos is not None:
         return alpro_video_train(sides.pop(), videos.num_frames, **options)
-    family = "blip2_image_train" if "Blip2" in type(processor).__name__ else "blip_image_train"
-    make = IMAGE_TRANSFORMS[family if name is None else name]
-    if make is timm_image_train:
-        return timm_image_train(sides.pop(), **options)
+    # blip_image_train and blip2_image_train differ in this alone
+    options.setdefault("augment", "Blip2" not in type(processor).__name__)
     # as in evaluation, where training would otherwise see black below transparent pixels
     for name in ("do_exif_transpose", "background"):
         if hasattr(part, name):
             options.setdefault(name, getattr(part, name))
-    return make(sides.pop(), **options)
+    return ImageTrainTransform(sides.pop(), **options)
 
 
 def make_collator(
@@ -141,7 +129,8 @@ def make_collator(
         transform (`Callable`, *optional*): another transform, in training or not.
         transform_options (`Mapping[str, Any]`, *optional*): options of [`training_transform`].
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
-            `"raise"`, or `"skip"` for rows that cannot be read; see [`SkipBadRows`].
+            `"raise"`, or `"skip"` for rows that cannot be read, or have an empty text or an unknown label; see
+            [`SkipBadRows`].
         options: options of the collator, such as `columns`, `text_options`, `image_numbers`, `answer_length`.
 
     Returns:
@@ -178,7 +167,10 @@ def make_collator(
     collator = collation.collator(processor, transform=transform, **arguments)
     if on_bad_row == "raise":
         return collator
-    return SkipBadRows(collator, replace=training and not collation.contrastive)
+    # answers outside the classes are part of video question answering
+    known = None if task == "video-qa" else arguments.get("label2id")
+    check = RowCheck(task, known, targets=training, names=dict(options.get("columns") or {}))
+    return SkipBadRows(collator, replace=training and not collation.contrastive, check=check)
 
 
-__all__ = ["COLLATIONS", "IMAGE_TRANSFORMS", "Collation", "make_collator", "training_transform"]
+__all__ = ["COLLATIONS", "Collation", "make_collator", "training_transform"]

@@ -6,6 +6,7 @@ The names are those of LAVIS's annotation files. `docs/data.md` shows this table
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 INPUT, TARGET, OPTIONAL = "always", "for training and scores", "optional"
 
@@ -56,12 +57,12 @@ class TaskColumns:
     heads: str
     columns: tuple[Column, ...]
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """Names of all columns."""
         return [column.name for column in self.columns]
 
-    @property
+    @cached_property
     def media(self) -> Column:
         """The column of images or videos."""
         return next(column for column in self.columns if column.kind in MEDIA_KINDS)

@@ -3,20 +3,22 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import torch
 
+from modeling_lavis import __version__
 from modeling_lavis.data.annotations import ANNOTATIONS, annotation_files
 from modeling_lavis.data.columns import ORIGIN, DataError, TaskColumns, task_columns
 from modeling_lavis.data.folders import FORMATS, find_source, load_label2id
 from modeling_lavis.data.records import SourceFile
+from modeling_lavis.data.row_tables import in_memory
 from modeling_lavis.data.rows import ColumnNames, ColumnTypes, RowMaker, rows_of
 from modeling_lavis.import_utils import require
 
 _LOOK_AHEAD = 200  # rows looked at to find types, where not all are read before
-_CHUNK = 5000  # rows that become one Arrow table
 
 
 def load_data(
@@ -118,47 +120,30 @@ def stream_rows(files: list[SourceFile], maker: RowMaker, types: ColumnTypes, on
 
 def _build(files: list[SourceFile], maker: RowMaker, streaming: bool, on_bad_row: str) -> Any:
     datasets: Any = require("datasets", extra="train", purpose="data sets")
-    types = ColumnTypes(maker.task, maker.keep, has_problems=streaming and on_bad_row == "keep")
-    count = 0
-    for row in rows_of(files, maker, None, on_bad_row):
-        types.look_at(row)
-        count += 1
-        if count >= _LOOK_AHEAD and (streaming or types.has_bytes()):
-            types.has_problems = types.has_problems or on_bad_row == "keep"
-            break
-    if not count:
+    types = ColumnTypes(maker.task, maker.keep)
+    rows = rows_of(files, maker, None, on_bad_row)
+    first = list(islice(rows, _LOOK_AHEAD))
+    if not first:
         raise DataError(f"{', '.join(file.path for file in files[:3])}: there are no rows.")
-    features = types.features()
-    if streaming:
-        arguments = {"files": files, "maker": maker, "types": types, "on_bad_row": on_bad_row}
-        return datasets.IterableDataset.from_generator(stream_rows, gen_kwargs=arguments, features=features)
-    if types.has_bytes():
-        return _cached(files, maker, types, on_bad_row, features)
-    return _in_memory(rows_of(files, maker, types, on_bad_row), features)
+    for row in first:
+        types.look_at(row)
+    if not streaming and not types.has_bytes():
+        return in_memory(chain(first, rows), maker)
+    rows.close()
+    types.has_problems = types.has_problems or on_bad_row == "keep"
+    if not streaming:
+        return _cached(files, maker, types, on_bad_row)
+    arguments = {"files": files, "maker": maker, "types": types, "on_bad_row": on_bad_row}
+    return datasets.IterableDataset.from_generator(stream_rows, gen_kwargs=arguments, features=types.features())
 
 
-def _in_memory(rows: Any, features: Any) -> Any:
-    """Rows in Arrow tables, which workers share, a chunk of Python objects at a time."""
-    datasets: Any = require("datasets", extra="train", purpose="data sets")
-    arrow: Any = require("pyarrow", extra="train")
-    tables, chunk = [], []
-    schema = features.arrow_schema
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == _CHUNK:
-            tables.append(arrow.Table.from_pylist(chunk, schema=schema))
-            chunk = []
-    if chunk or not tables:
-        tables.append(arrow.Table.from_pylist(chunk, schema=schema))
-    return datasets.Dataset(arrow.concat_tables(tables))
-
-
-def _cached(files: list[SourceFile], maker: RowMaker, types: ColumnTypes, on_bad_row: str, features: Any) -> Any:
-    """Rows with images or videos, in the cache of `datasets`; the names, sizes and times of the files are its key."""
+def _cached(files: list[SourceFile], maker: RowMaker, types: ColumnTypes, on_bad_row: str) -> Any:
+    """Rows with images or videos, in the cache of `datasets`; its key has sizes and times of files, and our version."""
     datasets: Any = require("datasets", extra="train", purpose="data sets")
     stamps = tuple((file.path, os.stat(file.path).st_size, os.stat(file.path).st_mtime_ns) for file in files)
-    arguments = {"files": tuple(files), "maker": maker, "types": types, "on_bad_row": on_bad_row, "stamps": stamps}
-    return datasets.Dataset.from_generator(_cached_rows, gen_kwargs=arguments, features=features)
+    arguments = {"files": tuple(files), "maker": maker, "types": types, "on_bad_row": on_bad_row}
+    arguments["stamps"] = (*stamps, __version__)
+    return datasets.Dataset.from_generator(_cached_rows, gen_kwargs=arguments, features=types.features())
 
 
 def _cached_rows(files: Any, maker: RowMaker, types: ColumnTypes, on_bad_row: str, stamps: Any) -> Iterator[Any]:
@@ -193,11 +178,7 @@ def _from_list(
                 raise
             made.append(maker.problem(str(error), f"row {index}"))
         types.look_at(made[-1])
-    features = types.features()
-    converted = [types.convert(row) for row in made]
-    if types.has_bytes():
-        converted = [_encode(row, features, task) for row in converted]
-    dataset = _in_memory(converted, features)
+    dataset = in_memory(made, maker) if not types.has_bytes() else _encoded(made, types)
     return dataset.to_iterable_dataset() if streaming else dataset
 
 
@@ -214,21 +195,27 @@ def _as_frames(row: Mapping[str, Any], task: TaskColumns, names: ColumnNames) ->
     return {**row, str(name): list(video)}
 
 
-def _encode(row: dict[str, Any], features: Any, task: TaskColumns) -> dict[str, Any]:
-    """The row with images and videos as `{bytes, path}`; PIL images and arrays become PNG files, without loss."""
-    name = task.media.name
-    feature, value = features[name], row[name]
-    try:
-        if value is None:
-            return row
-        if hasattr(feature, "feature"):
-            return {**row, name: [feature.feature.encode_example(entry) for entry in value]}
-        return {**row, name: feature.encode_example(value)}
-    except (TypeError, ValueError, OSError) as error:
-        raise DataError(
-            f"{row[ORIGIN]}, column {name!r}: cannot be stored ({error}). Expected a path, encoded bytes, a PIL image,"
-            " or an array of uint8."
-        ) from error
+def _encoded(rows: Sequence[dict[str, Any]], types: ColumnTypes) -> Any:
+    """Rows with images and videos as `{bytes, path}`; PIL images and arrays become PNG files, without loss."""
+    datasets: Any = require("datasets", extra="train", purpose="data sets")
+    arrow: Any = require("pyarrow", extra="train")
+    features, name = types.features(), types.task.media.name
+    feature = getattr(features[name], "feature", features[name])
+    converted = []
+    for row in map(types.convert, rows):
+        value = row[name]
+        try:
+            if isinstance(value, list):
+                value = [feature.encode_example(entry) for entry in value]
+            elif value is not None:
+                value = feature.encode_example(value)
+        except (TypeError, ValueError, OSError) as error:
+            raise DataError(
+                f"{row[ORIGIN]}, column {name!r}: cannot be stored ({error}). Expected a path, encoded bytes, a PIL"
+                " image, or an array of uint8."
+            ) from error
+        converted.append({**row, name: value})
+    return datasets.Dataset(arrow.Table.from_pylist(converted, schema=features.arrow_schema))
 
 
 def _from_datasets(

@@ -194,6 +194,7 @@ class RowAdapter:
         self.heavy = set(heavy)
         # also for the columns that the data set lacks
         self.lists = {name: hasattr(feature, "feature") for name, feature in features.items()}
+        self.encoded = {name for name, feature in features.items() if hasattr(_inner(feature), "decode")}
         self.texts = {name for name, feature in features.items() if getattr(feature, "dtype", None) == "string"}
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,6 +215,8 @@ class RowAdapter:
             return f"{self.number}:{value}"
         if self.lists[name] and not isinstance(value, (list, tuple)):
             value = [value]
+        if name in self.encoded:
+            return [_as_file(entry) for entry in value] if isinstance(value, (list, tuple)) else _as_file(value)
         if name in _TEXTS:
             return [self._text(text) for text in value] if isinstance(value, (list, tuple)) else self._text(value)
         return str(value) if name in self.texts and isinstance(value, int) else value
@@ -236,7 +239,17 @@ def _adapted(source: Any, options: TextOptions, number: int | None, features: An
 
 
 def _is_encoded(feature: Any, library: Any) -> bool:
-    return isinstance(getattr(feature, "feature", feature), (library.Image, library.Video))
+    return isinstance(_inner(feature), (library.Image, library.Video))
+
+
+def _inner(feature: Any) -> Any:
+    """The type of the entries of a list; the type itself otherwise."""
+    return getattr(feature, "feature", feature)
+
+
+def _as_file(value: Any) -> Any:
+    # streaming data sets do not do this
+    return {"bytes": None, "path": value} if isinstance(value, str) else value
 
 
 __all__ = ["STOPPING_STRATEGIES", "RowAdapter", "TextOptions", "mix"]

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def find_value(record: Record, column: Column, names: ColumnNames) -> tuple[bool
     Returns:
         `tuple[bool, Any]`: whether the record has the column, and the value.
     """
-    name = names.get(column.name, column.name)
+    name = names.get(column.name, column.name) if names else column.name
     if name is None:
         return False, None
     if not isinstance(name, str):
@@ -76,6 +77,11 @@ class RowMaker:
     targets: bool = True
     trusted: bool = False
 
+    @cached_property
+    def _needed(self) -> set[str]:
+        left_out = {name for name, value in self.names.items() if value is None}
+        return {column.name for column in self.task.needed(self.targets)} - left_out
+
     def __call__(self, record: Record, origin: str, folder: str = "", textual: bool = False) -> dict[str, Any]:
         """
         Make a row.
@@ -92,20 +98,22 @@ class RowMaker:
         Raises:
             DataError: a column is missing, has a wrong type, or a path leaves its folder.
         """
-        missing = missing_columns(record, self.task, self.names, self.targets)
+        row: dict[str, Any] = {}
+        missing = []
+        for column in self.task.columns:
+            found, value = find_value(record, column, self.names)
+            if not found and column.name in self._needed:
+                missing.append(column.name)
+            try:
+                row[column.name] = None if value is None else self._value(column, value, folder, textual)
+            except (TypeError, ValueError) as error:
+                raise DataError(f"{origin}, column {column.name!r}: {error}") from error
         if missing:
             raise DataError(
                 f"{origin}: the column{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))} of the task"
                 f" {self.task.task!r} {'are' if len(missing) > 1 else 'is'} missing; the row has {sorted(record)}. Give"
                 f" the name in the file as columns={{{missing[0]!r}: ...}}, or None if there is none."
             )
-        row: dict[str, Any] = {}
-        for column in self.task.columns:
-            _, value = find_value(record, column, self.names)
-            try:
-                row[column.name] = None if value is None else self._value(column, value, folder, textual)
-            except (TypeError, ValueError) as error:
-                raise DataError(f"{origin}, column {column.name!r}: {error}") from error
         self._add_media_id(row, record)
         row.update({name: record.get(name) for name in self.keep})
         row[ORIGIN] = origin
@@ -179,7 +187,10 @@ class RowMaker:
             )
         if self.trusted and self.media_root is None:
             return path
-        root = os.path.abspath(self.media_root if self.media_root is not None else folder)
+        root = self.media_root if self.media_root is not None else folder
+        if ".." not in path and os.path.isabs(root) and path[0] not in "/\\~" and ":" not in path:
+            return f"{root.rstrip('/')}/{path}" if os.sep == "/" else os.path.normpath(os.path.join(root, path))
+        root = os.path.abspath(root)
         full = os.path.normpath(os.path.join(root, path))
         if not self.trusted and full != root and not full.startswith(os.path.join(root, "")):
             raise ValueError(
@@ -211,6 +222,8 @@ def _texts(value: Any, textual: bool) -> str | list[str]:
     if textual and isinstance(value, str) and value.lstrip().startswith("["):
         parsed = _json_list(value)
         value = parsed if isinstance(parsed, list) else value
+    if type(value) is list and all(type(entry) is str for entry in value):
+        return value  # nearly always
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return [_text(entry, textual) for entry in value]
     return _text(value, textual)
@@ -271,17 +284,32 @@ class ColumnTypes:
 
     def look_at(self, row: Mapping[str, Any]) -> None:
         """Take note of the types of a row's values."""
-        self.has_problems = self.has_problems or row.get(PROBLEM) is not None
+        if PROBLEM in row:
+            self.has_problems = self.has_problems or row[PROBLEM] is not None
         for column in self.task.columns:
             value = row.get(column.name)
             if value is not None:
-                values = value if column.kind == "images" else [value]
-                self.seen.setdefault(column.name, set()).update(_type_of(entry) for entry in values)
+                found = self.seen.setdefault(column.name, set())
+                if column.kind == "images":
+                    found.update(_type_of(entry) for entry in value)
+                else:
+                    found.add(_type_of(value))
+        self.keep_values(row)
+
+    def keep_values(self, row: Mapping[str, Any]) -> None:
+        """Keep a row's values of further columns, to find their types."""
         for name in self.keep:
-            # enough to find a type; all values of a large file would be a copy of it
-            values = self.kept_values.setdefault(name, [])
-            if row.get(name) is not None and len(values) < 1000:
-                values.append(row[name])
+            self.kept_values.setdefault(name, []).append(row.get(name))
+
+    def add(self, other: "ColumnTypes") -> None:
+        """Add what was found in other rows."""
+        self.has_problems = self.has_problems or other.has_problems
+        for name, found in other.seen.items():
+            self.seen.setdefault(name, set()).update(found)
+
+    def is_mixed(self) -> bool:
+        """Whether a column has values of several types, which are to be converted."""
+        return any(len(found) > 1 for found in self.seen.values())
 
     def has_bytes(self) -> bool:
         """Whether images or videos are given by their content."""
@@ -311,7 +339,7 @@ class ColumnTypes:
                 entry = datasets.Value("float64") if column.kind in ("number", "numbers") else text
                 found[column.name] = datasets.List(entry) if is_list else entry
         for name, values in self.kept_values.items():
-            if values:
+            if any(value is not None for value in values):
                 found[name] = datasets.Dataset.from_dict({name: values}).features[name]
         found[ORIGIN] = text
         if self.has_problems:
@@ -325,7 +353,8 @@ class ColumnTypes:
         Raises:
             DataError: the row has a value of another type, which the rows looked at did not have.
         """
-        converted = {}
+        converted: dict[str, Any] = {}
+        has_bytes = self.has_bytes()
         for name in [*self.task.names, *self.keep]:
             value, seen = row.get(name), self.seen.get(name, set())
             if name in self.task.names and value is not None and name != self.task.media.name:
@@ -342,20 +371,25 @@ class ColumnTypes:
                     )
             if seen or name in self.kept_values:
                 converted[name] = value
+        media = self.task.media.name
+        if has_bytes and media in converted:
+            value = converted[media]
+            converted[media] = [_as_file(entry) for entry in value] if isinstance(value, list) else _as_file(value)
         converted[ORIGIN] = row.get(ORIGIN)
         if self.has_problems:
             converted[PROBLEM] = row.get(PROBLEM)
         return converted
 
 
+def _as_file(value: Any) -> Any:
+    return {"bytes": None, "path": value} if isinstance(value, str) else value
+
+
+_NAMES_OF_TYPES = {str: "text", int: "integer", float: "number", list: "list"}
+
+
 def _type_of(value: Any) -> str:
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, int):
-        return "integer"
-    if isinstance(value, float):
-        return "number"
-    return "list" if isinstance(value, list) else "content"
+    return _NAMES_OF_TYPES.get(type(value), "content")
 
 
 def rows_of(
@@ -374,9 +408,10 @@ def rows_of(
         `dict[str, Any]`: rows.
     """
     for file in files:
+        folder = os.path.abspath(file.media_folder)
         for origin, record in file.records():
             try:
-                row = maker(record, origin, file.media_folder, file.is_textual)
+                row = maker(record, origin, folder, file.is_textual)
                 yield row if types is None else types.convert(row)
             except DataError as error:
                 if on_bad_row == "raise":

@@ -21,6 +21,7 @@ from transformers.utils import logging
 from modeling_lavis.data.checks import SkipBadRows, check_data
 from modeling_lavis.data.collation import make_collator, training_transform
 from modeling_lavis.data.loading import load_data
+from modeling_lavis.data.transforms import timm_image_train
 from modeling_lavis.evaluation.tasks import EVALUATIONS
 from modeling_lavis.import_utils import require
 from modeling_lavis.training.bad_rows import BadRowReport
@@ -250,12 +251,22 @@ def _collator(recipe: Recipe, processor: Any, label2id: Any, on_bad_row: str) ->
     options: dict[str, Any] = dict(recipe.data.collator)
     name = recipe.data.transform
     if name is not None:
-        # the processor of a video has one transform only
-        kind = {} if name == "alpro_video_train" else {"name": name}
-        options["transform"] = training_transform(processor, **kind, **recipe.data.transform_options)
+        options["transform"] = _transform(name, processor, recipe.data.transform_options)
     return make_collator(
         recipe.task, processor, training=name is not None, label2id=label2id, on_bad_row=on_bad_row, **options
     )
+
+
+def _transform(name: str, processor: Any, options: Mapping[str, Any]) -> Callable[[Any], torch.Tensor]:
+    """The transform that a recipe names, at the size and with the normalization of the processor."""
+    if name == "timm_image_train":
+        images = processor.image_processor
+        statistics = {"image_mean": images.image_mean, "image_std": images.image_std}
+        transform: Callable[[Any], torch.Tensor] = timm_image_train(images.size["height"], **statistics, **options)
+        return transform
+    if name != "alpro_video_train":
+        options = {"augment": name == "blip_image_train", **options}
+    return training_transform(processor, **options)
 
 
 def _with_lora(model: Any, recipe: Recipe) -> Any:
@@ -308,7 +319,9 @@ def _training_arguments(
         **_precision(recipe),
     }
     if recipe.model.gradient_checkpointing:
-        values |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+        known = {entry.name for entry in fields(TrainingArguments)}  # transformers has renamed it
+        name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+        values |= {name: True, f"{name}_kwargs": {"use_reentrant": False}}
     if evaluates:
         values |= {
             "eval_strategy": every["save_strategy"],

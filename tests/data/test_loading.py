@@ -119,7 +119,7 @@ def test_a_stream_does_not_change_its_types_silently(folder: Path) -> None:
     assert len(kept) == 301 and kept[-1]["problem"].startswith("train.jsonl, row 300")
 
 
-def test_bytes_in_parquet(tmp_path: Path) -> None:
+def test_bytes_in_parquet(tmp_path: Path, cache_of_datasets: Path) -> None:
     rows = [
         {"image": {"bytes": encoded(color), "path": f"{color}.png"}, "caption": caption}
         for color, caption in zip(COLORS, CAPTIONS)
@@ -129,6 +129,8 @@ def test_bytes_in_parquet(tmp_path: Path) -> None:
         data = load_data(path, "captioning", streaming=streaming)
         check_captions(data)
         assert data.features["image"] == Image(decode=False)
+    first, second = (load_data(path, "captioning").cache_files[0]["filename"] for _ in range(2))
+    assert first == second and first.startswith(str(cache_of_datasets))
     # not from the cache after a change
     files.write_parquet(path, [{**row, "caption": "new"} for row in rows])
     assert set(load_data(path, "captioning")["caption"]) == {"new"}

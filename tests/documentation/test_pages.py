@@ -21,6 +21,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/blip.md": ("accelerate", "datasets", "peft"),
     "docs/blip2.md": ("accelerate", "peft", "bitsandbytes"),
     "docs/evaluation.md": ("datasets",),
+    "docs/data.md": ("datasets", "accelerate", "av"),
     "docs/pipelines.md": ("av",),
     "docs/processors.md": (),
     "docs/retrieval.md": (),
