@@ -86,11 +86,6 @@ def clean_text(text: str, cleaning: str | None, max_words: int | None = 50) -> s
     raise ValueError(f"cleaning is {cleaning!r}; expected 'caption', 'question' or None (text left as it is).")
 
 
-def is_ideograph(text: str) -> bool:
-    """Whether a text is one character of Chinese or Japanese, which are written without spaces."""
-    return re.fullmatch(_IDEOGRAPH, text) is not None
-
-
 def join_ideographs(text: str) -> str:
     """
     Remove the spaces between Chinese and Japanese characters, which BERT's tokenizers put there when they decode.
@@ -203,6 +198,5 @@ __all__ = [
     "clean_caption",
     "clean_question",
     "clean_text",
-    "is_ideograph",
     "join_ideographs",
 ]

@@ -11,6 +11,7 @@ load after `modeling-lavis convert`.
 
 import copy
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -20,7 +21,6 @@ from transformers.utils import logging
 
 import modeling_lavis
 from modeling_lavis.models.momentum import init_momentum_modules
-from modeling_lavis.models.tokenization_lavis import is_ideograph
 from modeling_lavis.training.recipe_options import HEADS_OF_TASKS
 from modeling_lavis.training.text_parts import TextPart, fill_head, fill_text, load_tokenizer, read_text_part
 from modeling_lavis.training.transfers import Transfer
@@ -228,7 +228,8 @@ def _text_options(tokenizer: Any, has_language_model: bool) -> dict[str, Any]:
 
     if ids("A") != ids("a"):
         options["cleaning"] = None
-    sample = "".join([token for token in sorted(tokenizer.get_vocab()) if is_ideograph(token)][:2])
+    # BERT's tokenizers split Chinese characters, not kana
+    sample = "".join([token for token in sorted(tokenizer.get_vocab()) if re.fullmatch("[\u4e00-\u9fff]", token)][:2])
     if len(sample) == 2 and tokenizer.decode(ids(sample), skip_special_tokens=True) == " ".join(sample):
         options["join_ideographs"] = True
     return options
