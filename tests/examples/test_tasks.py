@@ -161,3 +161,23 @@ def test_captions_in_other_languages(tmp_path: Path, capsys: pytest.CaptureFixtu
     options = {"vision": embedded_model_path(), "text": text, "prompt": "una foto de"}
     run("captions_in_other_languages", *flags(data, tmp_path / "run", **options))
     assert "'cider': " in capsys.readouterr().out
+
+
+# ---- extensions ----
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [
+        ("own_data_set", "2 steps"),
+        pytest.param("own_head", "after", marks=pytest.mark.slow),
+        pytest.param("own_objective", "'loss_z': 0.0", marks=pytest.mark.slow),
+        pytest.param("own_processor", "[CLS] no filter [SEP]", marks=pytest.mark.slow),
+        pytest.param("own_recipe", "5e-05", marks=pytest.mark.slow),
+        pytest.param("own_vision_encoder", "loss ", marks=pytest.mark.slow),
+    ],
+)
+def test_extensions(name: str, printed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("timm")
+    run(f"extending/{name}", "--output", str(tmp_path / "run"))
+    assert printed in capsys.readouterr().out
