@@ -15,17 +15,20 @@ from tests.documentation.run_page import commands_of, setup_of
 TOP = Path(__file__).resolve().parents[2]
 #: pages with Python examples, and the optional packages that they need
 PAGES: dict[str, tuple[str, ...]] = {
-    "README.md": ("av",),
+    "README.md": ("av", "accelerate", "datasets"),
     "docs/albef.md": ("accelerate",),
     "docs/alpro.md": ("accelerate", "av"),
     "docs/blip.md": ("accelerate", "datasets", "peft"),
     "docs/blip2.md": ("accelerate", "peft", "bitsandbytes"),
     "docs/data.md": ("datasets", "accelerate", "av"),
     "docs/evaluation.md": ("datasets",),
+    "docs/extending.md": ("accelerate", "datasets", "timm"),
+    "docs/from-lavis-yaml.md": ("accelerate", "datasets", "timm"),
     "docs/pipelines.md": ("av",),
     "docs/processors.md": (),
     "docs/recipes.md": ("timm",),
     "docs/retrieval.md": (),
+    "docs/training.md": ("accelerate", "datasets", "peft"),
 }
 TEXTS = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *sorted(TOP.glob("docs/**/*.md"))]
 
