@@ -90,6 +90,14 @@ def test_comments_below_other_statements_are_prose() -> None:
     assert [shown for _, shown in shown_outputs("x = 1\n# a remark\nprint(x)\n# 1\n\n# a remark\n")] == [None, "1"]
 
 
+def test_definitions_do_not_print() -> None:
+    assert [shown for _, shown in shown_outputs("def f():\n    print(1)\n\n\nf()\nprint(2)\n# 2\n")] == [
+        None,
+        None,
+        "2",
+    ]
+
+
 def test_errors_name_the_line_of_the_page(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         run_example(example("x = 1\n\nx / 0\n"), tmp_path / "page.md", {})
