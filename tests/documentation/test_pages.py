@@ -20,8 +20,11 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/alpro.md": ("accelerate", "av"),
     "docs/blip.md": ("accelerate", "datasets", "peft"),
     "docs/blip2.md": ("accelerate", "peft", "bitsandbytes"),
+    "docs/data.md": ("datasets", "accelerate", "av"),
+    "docs/evaluation.md": ("datasets",),
     "docs/pipelines.md": ("av",),
     "docs/processors.md": (),
+    "docs/recipes.md": ("timm",),
     "docs/retrieval.md": (),
 }
 TEXTS = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *sorted(TOP.glob("docs/**/*.md"))]

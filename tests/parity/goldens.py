@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 
 # Folders that are not golden sets; see the README of the goldens.
 TOKENIZER, PROCESSORS, TRANSFER, FULL_SIZE = "tokenizer", "processors", "transfer", "full_size_keys"
+METRICS = "metrics"
 # Folder of a recorded training run, inside a golden set.
 TRAJECTORY = "trajectory"
-SIDE_FOLDERS = {TOKENIZER, PROCESSORS, TRANSFER, FULL_SIZE}
+SIDE_FOLDERS = {TOKENIZER, PROCESSORS, TRANSFER, FULL_SIZE, METRICS}
 
 
 def goldens_root() -> Path:
