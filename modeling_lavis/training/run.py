@@ -107,8 +107,8 @@ def train(
         recipe (`str`, `os.PathLike` or [`Recipe`]): name of a recipe, a file, or a recipe.
         model (`str`, `os.PathLike` or `PreTrainedModel`, *optional*): folder or Hub id of a model of this package, or
             of transformers' BLIP or BLIP-2, of any head of the family; or a model of the recipe's head or of a
-            subclass, with `processor`, which is trained as it is: sizes, queue and processor are not those of the recipe. By
-            default what the recipe starts from.
+            subclass, with `processor`, which is trained as it is: sizes, queue and processor are not those of the
+            recipe. By default what the recipe starts from.
         train_data: data for training: all that [`~modeling_lavis.data.loading.load_data`] reads.
         eval_data (*optional*): data for evaluation after every epoch. Without, there is none.
         output_dir (`str` or `os.PathLike`, *optional*, defaults to `"run"`): folder of the run.
