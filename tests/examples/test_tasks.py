@@ -155,6 +155,7 @@ def test_evaluation_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert len(json.loads((tmp_path / "captions.json").read_text())) == 4
 
 
+@pytest.mark.slow
 def test_captions_in_other_languages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_splits(tmp_path / "data", "spanish")
     text = save_bert(tmp_path / "bert", [*SPANISH, "una foto de"])
