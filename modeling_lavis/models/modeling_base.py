@@ -30,6 +30,7 @@ from .head_loading import (
 )
 from .losses import at_least_float32
 from .outputs import IGNORE_INDEX
+from .training_engines import refuse_zero_stage_3
 from .transformers_compat import (
     CACHE_NAMES,
     execution_device,
@@ -67,6 +68,13 @@ class LavisPreTrainedModel(PreTrainedModel):
     #: whether `finish_step` has to be called after the next step of the optimizer, and whether it ever was
     update_is_due = False
     was_updated = False
+    #: whether the step has been made, but has to be finished later, and whether hooks for that are registered
+    update_is_late = False
+    has_late_updates = False
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        refuse_zero_stage_3(type(self).__name__)
+        super().__init__(config, *args, **kwargs)
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -102,6 +110,8 @@ class LavisPreTrainedModel(PreTrainedModel):
 
     def train(self, mode: bool = True) -> Any:
         """Set training or evaluation mode; parameters in half precision that will be trained are reported once."""
+        if mode:
+            refuse_zero_stage_3(type(self).__name__, self)
         if mode and not self.has_reported_half_precision:
             self._report_half_precision()
         return super().train(mode)
