@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation: two-stage retrieval, and recall at K."""
+"""Evaluation: two-stage retrieval, and metrics."""

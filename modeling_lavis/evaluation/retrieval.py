@@ -7,7 +7,7 @@ Shapes: I images, S texts, N image tokens, T text tokens, D hidden size, P proje
 k candidates per row.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -242,38 +242,6 @@ def _candidate_mask(similarity: Tensor, k: int) -> Tensor:
     return mask.scatter_(1, select_candidates(similarity, k), True)
 
 
-def recall(scores: Tensor, relevant: Sequence[Iterable[int]], ranks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """
-    Recall at K: percentage of rows with a relevant column among the K best.
-
-    Columns that are no candidates in [`SimilarityMatrices`] have equal scores and rank in the order of the columns, so
-    K should not exceed the number of candidates.
-
-    Args:
-        scores (`Tensor` of shape `(rows, columns)`): scores, higher is better. The first of equal scores ranks first.
-        relevant (sequence of iterables of `int`): relevant columns of each row.
-        ranks (sequence of `int`, *optional*, defaults to `(1, 5, 10)`): values of K.
-
-    Returns:
-        `dict[str, float]`: `{"R@1": ..., "R@5": ..., "R@10": ..., "R@mean": ...}`.
-
-    Raises:
-        ValueError: If `relevant` has another number of rows than `scores`, or a row without columns.
-    """
-    if len(relevant) != scores.shape[0]:
-        raise ValueError(f"Got {scores.shape[0]} rows of scores, but relevant columns for {len(relevant)} rows.")
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    positions = torch.empty_like(order)
-    positions.scatter_(1, order, torch.arange(scores.shape[1], device=order.device).expand_as(order))
-    columns = [list(row) for row in relevant]
-    if not all(columns):
-        raise ValueError(f"Row {columns.index([])} has no relevant column; expected at least one for each row.")
-    best = torch.stack([positions[row, indices].min() for row, indices in enumerate(columns)])
-    result = {f"R@{rank}": 100.0 * float((best < rank).float().mean()) for rank in ranks}
-    result["R@mean"] = sum(result.values()) / len(ranks)
-    return result
-
-
 __all__ = [
     "IMAGE_CHUNK_SIZE",
     "NOT_RANKED",
@@ -286,7 +254,6 @@ __all__ = [
     "encode_texts",
     "matching_logits",
     "rank_candidates",
-    "recall",
     "select_candidates",
     "similarity_matrices",
 ]

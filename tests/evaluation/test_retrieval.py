@@ -1,9 +1,8 @@
-"""Two-stage retrieval against a loop over all pairs, the functions of each stage, and recall.
+"""Two-stage retrieval against a loop over all pairs, and the functions of each stage.
 
 Shapes: I images, S texts, k candidates per row.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from modeling_lavis.evaluation.retrieval import (
     encode_texts,
     matching_logits,
     rank_candidates,
-    recall,
     select_candidates,
     similarity_matrices,
 )
@@ -207,73 +205,3 @@ def test_scores_have_the_dtype_of_the_similarity() -> None:
     logits = torch.tensor([[0.0, 1.0]], dtype=torch.bfloat16)
     scores = combine_scores(torch.tensor([0.123456789]), logits)
     assert scores.dtype == torch.float32 and scores.item() == pytest.approx(1.123456789)
-
-
-# ---- recall ----
-
-
-def recall_by_sorting(scores: list[list[float]], relevant: list[list[int]], rank: int) -> float:
-    """Percentage of rows whose `rank` best columns, the first of equal ones first, include a relevant one."""
-    hits = 0
-    for row, columns in zip(scores, relevant, strict=True):
-        best = sorted(range(len(row)), key=lambda column: (-row[column], column))[:rank]
-        hits += bool(set(best) & set(columns))
-    return 100 * hits / len(scores)
-
-
-def random_relevant(rows: int, columns: int, generator: torch.Generator) -> list[list[int]]:
-    """One to three relevant columns per row."""
-    counts = torch.randint(1, 4, (rows,), generator=generator).tolist()
-    return [torch.randperm(columns, generator=generator)[:count].tolist() for count in counts]
-
-
-@pytest.mark.parametrize("levels", [None, 4], ids=["distinct", "ties"])
-def test_recall_equals_sorting(levels: int | None) -> None:
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.rand(40, 25, generator=generator)
-    if levels is not None:
-        scores = (scores * levels).floor()
-    relevant = random_relevant(*scores.shape, generator)
-    ranks = (1, 2, 5, 10, 25)
-    result = recall(scores, relevant, ranks)
-    expected = {f"R@{rank}": recall_by_sorting(scores.tolist(), relevant, rank) for rank in ranks}
-    assert result == pytest.approx({**expected, "R@mean": sum(expected.values()) / len(ranks)}, abs=1e-4)
-    assert expected["R@1"] < expected["R@5"] < expected["R@25"] == 100
-
-
-def test_recall_of_equal_scores() -> None:
-    """The first of equal columns ranks first, so that constant scores do not count as hits."""
-    result = recall(torch.zeros(4, 4), [[0], [1], [2], [3]], ranks=(1, 2))
-    assert result == {"R@1": 25.0, "R@2": 50.0, "R@mean": 37.5}
-
-
-def test_recall_counts_the_best_of_several_relevant_columns() -> None:
-    scores = torch.tensor([[0.1, 0.9, 0.5]])
-    assert recall(scores, [[0, 2]], ranks=(1, 2)) == {"R@1": 0.0, "R@2": 100.0, "R@mean": 50.0}
-    assert recall(scores, [(0, 1)], ranks=(1,))["R@1"] == 100.0
-
-
-def test_ranks_larger_than_the_collection() -> None:
-    assert recall(torch.tensor([[0.1, 0.9]]), [[0]]) == {
-        "R@1": 0.0,
-        "R@5": 100.0,
-        "R@10": 100.0,
-        "R@mean": pytest.approx(200 / 3),
-    }
-
-
-@pytest.mark.parametrize("columns", [{1}, range(1, 2), iter([1])], ids=["set", "range", "iterator"])
-def test_relevant_columns_are_any_iterable(columns: Iterable[int]) -> None:
-    assert recall(torch.tensor([[0.1, 0.9]]), [columns], ranks=(1,))["R@1"] == 100.0
-
-
-@pytest.mark.parametrize(
-    ("relevant", "message"),
-    [
-        ([[0]], "2 rows of scores, but relevant columns for 1 rows"),
-        ([[0], []], "Row 1 has no relevant column"),
-    ],
-)
-def test_invalid_relevant_columns(relevant: list[list[int]], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        recall(torch.zeros(2, 3), relevant)
