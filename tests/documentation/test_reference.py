@@ -47,6 +47,8 @@ def test_nothing_has_two_entries() -> None:
             "modeling_lavis.evaluation.retrieval",
             {"IMAGE_CHUNK_SIZE", "NOT_RANKED", "RetrievalModel", "TEXT_BATCH_SIZE"},
         ),
+        ("modeling_lavis.evaluation.engine", {"MEMORY_BUDGET"}),
+        ("modeling_lavis.evaluation.retrieval_rows", set()),
         ("modeling_lavis.interpretability", set()),
         ("modeling_lavis.models.outputs", {"IGNORE_INDEX", "as_video_fields", "recorded_fields", "vision_fields"}),
         ("modeling_lavis.training", set()),

@@ -19,43 +19,18 @@ from modeling_lavis.evaluation.retrieval import (
     select_candidates,
     similarity_matrices,
 )
+from tests.evaluation.collections_of_pairs import (
+    ALBEF,
+    ALPRO,
+    FUSING,
+    HEADS,
+    IMAGES,
+    TEXTS,
+    all_pairs,
+    images_of,
+    padded_texts,
+)
 from tests.evaluation.row_counter import RowCounter
-from tests.models.albef_cases import RETRIEVAL as ALBEF
-from tests.models.alpro_cases import FRAMES
-from tests.models.alpro_cases import RETRIEVAL as ALPRO
-from tests.models.lavis_blip_2_cases import RETRIEVAL as BLIP_2
-from tests.models.lavis_blip_cases import RETRIEVAL as BLIP
-from tests.models.lavis_blip_cases import pixels, texts
-
-IMAGES, TEXTS = 5, 7
-HEADS = pytest.mark.parametrize("case", [ALBEF, ALPRO, BLIP, BLIP_2], ids=lambda case: case.name)
-#: heads that fuse text hidden states
-FUSING = pytest.mark.parametrize("case", [ALBEF, ALPRO], ids=lambda case: case.name)
-
-
-def images_of(case: Any, count: int = IMAGES) -> Tensor:
-    return pixels(count, FRAMES) if case is ALPRO else pixels(count)
-
-
-def padded_texts() -> dict[str, Tensor]:
-    """Texts of different lengths with columns that are padding in every row."""
-    inputs = texts(TEXTS, length=8)
-    return {name: torch.nn.functional.pad(value, (0, 3)) for name, value in inputs.items()}
-
-
-@torch.no_grad()
-def all_pairs(case: Any, model: Any, images: Tensor, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Cosine similarities and "match" logits `(I, S)`, one pair at a time and without padding."""
-    cosine, logits = torch.zeros(len(images), TEXTS), torch.zeros(len(images), TEXTS)
-    for image in range(len(images)):
-        for text in range(TEXTS):
-            length = int(inputs["attention_mask"][text].sum())
-            pair = {name: value[text, None, :length] for name, value in inputs.items()}
-            output = model(**{case.pixel_name: images[image, None]}, **pair, match_head="both")
-            image_features = output.video_features if case is ALPRO else output.image_features
-            cosine[image, text] = model.compare_features(image_features, output.text_features).item()
-            logits[image, text] = output.logits[0, 1]
-    return cosine, logits
 
 
 def best_columns(row: Tensor, k: int) -> list[int]:
@@ -84,12 +59,11 @@ def test_equals_a_loop_over_all_pairs(case: Any, k: int) -> None:
 
 
 @HEADS
-def test_batches_and_chunks_do_not_change_the_scores(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_and_chunks_do_not_change_the_scores(case: Any) -> None:
     model, images, inputs = case.model(), images_of(case), padded_texts()
     expected = similarity_matrices(model, images, inputs, k=2)
-    monkeypatch.setattr(retrieval, "IMAGE_CHUNK_SIZE", 2)
     batches = (images[rows] for rows in (slice(0, 1), slice(1, 4), slice(4, 5)))
-    actual = similarity_matrices(model, batches, inputs, k=2, text_batch_size=2)
+    actual = similarity_matrices(model, batches, inputs, k=2, batch_size=2, text_batch_size=2)
     for name, value in vars(expected).items():
         torch.testing.assert_close(vars(actual)[name], value, atol=1e-5, rtol=1e-4)
 
@@ -112,9 +86,8 @@ def test_images_are_encoded_and_projected_in_batches(case: Any, monkeypatch: pyt
     sizes: dict[str, list[int]] = {"encode_images": [], "project_images": [], "score_pairs": []}
     for name, rows in sizes.items():
         monkeypatch.setattr(model, name, recording(getattr(model, name), rows))
-    monkeypatch.setattr(retrieval, "IMAGE_CHUNK_SIZE", 2)
     similarity_matrices(model, images_of(case), padded_texts(), k=TEXTS, batch_size=3)
-    assert sizes == {"encode_images": [3, 2], "project_images": [3, 2], "score_pairs": [2, 2, 1]}
+    assert sizes == {"encode_images": [3, 2], "project_images": [3, 2], "score_pairs": [3, 2]}
 
 
 def recording(method: Any, rows: list[int]) -> Any:
@@ -185,6 +158,13 @@ def test_select_candidates() -> None:
     similarity = torch.tensor([[0.1, 0.9, 0.5], [0.3, 0.2, 0.8]])
     assert select_candidates(similarity, 2).tolist() == [[1, 2], [2, 0]]
     assert select_candidates(similarity, 10).tolist() == [[1, 2, 0], [2, 0, 1]]
+
+
+@pytest.mark.parametrize("k", [1, 3, 20, 60])
+def test_the_first_of_equal_candidates_ranks_first(k: int) -> None:
+    similarity = torch.randint(0, 4, (9, 40), generator=torch.Generator().manual_seed(0)).float()
+    expected = [sorted(range(40), key=lambda column: (-row[column], column))[:k] for row in similarity.tolist()]
+    assert select_candidates(similarity, k).tolist() == expected
 
 
 def test_rank_candidates() -> None:
