@@ -45,7 +45,8 @@ from transformers import (
 )
 
 from modeling_lavis import LavisBlipConfig, LavisBlipForPreTraining, LavisBlipProcessor, LavisImageProcessor
-from modeling_lavis.evaluation.retrieval import recall, similarity_matrices
+from modeling_lavis.evaluation.metrics import recall_at_k
+from modeling_lavis.evaluation.retrieval import similarity_matrices
 from modeling_lavis.models.image_conversion import open_image, parse_background, to_rgb
 from modeling_lavis.models.tokenization_lavis import clean_caption
 
@@ -265,10 +266,10 @@ def measure(
     model.train(was_training)
     exact = [caption == clean_caption(expected) for caption, expected in zip(captions, pairs.captions)]
     return {
-        "itc_i2t": recall(scores.cosine, targets)["R@1"],
-        "itc_t2i": recall(scores.cosine.T, targets)["R@1"],
-        "itm_i2t": recall(scores.i2t, targets)["R@1"],
-        "itm_t2i": recall(scores.t2i, targets)["R@1"],
+        "itc_i2t": recall_at_k(scores.cosine, targets)["R@1"],
+        "itc_t2i": recall_at_k(scores.cosine.T, targets)["R@1"],
+        "itm_i2t": recall_at_k(scores.i2t, targets)["R@1"],
+        "itm_t2i": recall_at_k(scores.t2i, targets)["R@1"],
         "exact": 100.0 * sum(exact) / len(exact),
         "captions": captions,
     }

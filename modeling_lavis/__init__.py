@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 from modeling_lavis import registration
 
 if TYPE_CHECKING:
+    from modeling_lavis.data.checks import check_data
+    from modeling_lavis.data.collation import make_collator
+    from modeling_lavis.data.loading import load_data, load_label2id
+    from modeling_lavis.data.mixtures import mix
     from modeling_lavis.models.auto_lavis import (
         AutoModelForImageAndTextClassification,
         AutoModelForImagesAndTextClassification,
@@ -74,6 +78,10 @@ __version__ = "0.1.0.dev0"
 _HOME_OF: dict[str, str] = {
     name: f"modeling_lavis.{module}"
     for module, names in {
+        "data.checks": ("check_data",),
+        "data.collation": ("make_collator",),
+        "data.loading": ("load_data", "load_label2id"),
+        "data.mixtures": ("mix",),
         "models.auto_lavis": (
             "AutoModelForImageAndTextClassification",
             "AutoModelForImageTextRetrieval",
@@ -180,7 +188,12 @@ __all__ = [
     "LavisViTModel",
     "LavisVideoProcessor",
     "__version__",
+    "check_data",
+    "load_data",
+    "load_label2id",
     "lora_target_modules",
+    "make_collator",
+    "mix",
 ]
 
 

@@ -55,6 +55,11 @@ EXPECTED = {
     "LavisVideoProcessor",
     "__version__",
     "LORA_TARGET_MODULES",
+    "check_data",
+    "load_data",
+    "load_label2id",
+    "make_collator",
+    "mix",
     "lora_target_modules",
 }
 

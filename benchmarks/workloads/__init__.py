@@ -1,7 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Workloads by name. Each file defines a `WORKLOAD`, which is listed here."""
 
-from benchmarks.workloads import blip2_generate, caption, qformer_matching, retrieval, train_retrieval, video, vqa_rank
+from benchmarks.workloads import (
+    blip2_generate,
+    caption,
+    qformer_matching,
+    retrieval,
+    train_overhead,
+    train_retrieval,
+    video,
+    vqa_rank,
+)
 from benchmarks.workloads.base import OURS, Workload
 
 _ALL = (
@@ -10,7 +19,9 @@ _ALL = (
     qformer_matching.WORKLOAD,
     retrieval.WORKLOAD,
     retrieval.RERANK,
+    train_overhead.WORKLOAD,
     train_retrieval.WORKLOAD,
+    train_retrieval.THROUGH_TRAINER,
     video.WORKLOAD,
     vqa_rank.WORKLOAD,
 )

@@ -63,22 +63,24 @@ def padded(rows: list[list[int]], length: int) -> dict[str, torch.Tensor]:
 def build_ours(size: Size, dtype: torch.dtype, encoded: bool = False) -> Run:
     from benchmarks.our_parts import albef_config
     from modeling_lavis import AlbefForImageTextRetrieval
-    from modeling_lavis.evaluation.retrieval import similarity_matrices
+    from modeling_lavis.evaluation.encoders import RetrievalEncoder, StatesEncoder
+    from modeling_lavis.evaluation.engine import RetrievalEngine
 
     model = AlbefForImageTextRetrieval(albef_config(size, use_momentum=False))
     weights.fill(model, weights.FROM_OURS)
     model = model.to(dtype).eval()
     pixels = make_pixels(size.images, size.image_size).to(dtype)
     texts = padded(make_texts(size), PADDED)
+    encoder: type[RetrievalEncoder] = RetrievalEncoder
     if encoded:
+        encoder = StatesEncoder
         with torch.no_grad():
-            states = model.encode_images(pixels)
-        model.encode_images = lambda *arguments, **keywords: states
-        pixels = pixels[:1]
+            pixels = model.encode_images(pixels)
+    engine = RetrievalEngine(encoder(model), k=size.candidates, progress=False)
 
     def run() -> Tensors:
-        found = similarity_matrices(model, pixels, texts, k=size.candidates)
-        return {"i2t": found.i2t, "t2i": found.t2i}
+        i2t, t2i = engine.run(pixels, texts).matrices()
+        return {"i2t": i2t, "t2i": t2i}
 
     return run
 
@@ -114,18 +116,30 @@ def count_flops(size: Size, encoded: bool = False) -> float:
 
     The number of pairs that both directions share depends on the weights; the expected number of random pairs is used.
     """
-    image_tokens = (size.image_size // 16) ** 2 + 1
-    work = 0.0 if encoded else size.images * flops.vit(size.image_size, size.hidden_size, size.layers)
-    lengths = [len(text) for text in make_texts(size)]
-    for length in lengths:
-        work += size.fusion_layer * flops.bert_layer(length, length, size.hidden_size, size.intermediate_size)
-    fusion = size.layers - size.fusion_layer
-    work += size.images * fusion * flops.project_keys_and_values(image_tokens, size.hidden_size, size.hidden_size)
+    stages = count_stages(size)
+    return sum(work for stage, work in stages.items() if stage != "images" or not encoded)
+
+
+def count_pairs(size: Size) -> float:
+    """Expected number of random pairs that one direction or the other wants."""
     missed = (1 - min(size.candidates / size.texts, 1)) * (1 - min(size.candidates / size.images, 1))
-    pairs = size.images * size.texts * (1 - missed)
+    return size.images * size.texts * (1 - missed)
+
+
+def count_stages(size: Size) -> dict[str, float]:
+    """Operations by stage of the engine."""
+    image_tokens = (size.image_size // 16) ** 2 + 1
+    hidden, inner, fusion = size.hidden_size, size.intermediate_size, size.layers - size.fusion_layer
+    lengths = [len(text) for text in make_texts(size)]
     length = sum(lengths) / len(lengths)
-    layer = flops.bert_layer(length, length, size.hidden_size, size.intermediate_size, image_tokens)
-    return work + pairs * fusion * layer
+    per_pair = fusion * flops.bert_layer(length, length, hidden, inner, image_tokens)
+    per_image = fusion * flops.project_keys_and_values(image_tokens, hidden, hidden)
+    return {
+        "images": size.images * flops.vit(size.image_size, hidden, size.layers),
+        "texts": sum(size.fusion_layer * flops.bert_layer(n, n, hidden, inner) for n in lengths),
+        "candidates": flops.linear(size.images, size.projection_dim, size.texts),
+        "pairs": size.images * per_image + count_pairs(size) * per_pair,
+    }
 
 
 SIZES = {

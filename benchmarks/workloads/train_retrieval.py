@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training step of retrieval: ALBEF at 384 pixels, batch of 4, queue of 65,536, AdamW.
+"""One training step of retrieval: ALBEF at 384 pixels, batch of 4, queue of 65,536, AdamW; in a plain loop, and in the
+loop of LavisTrainer.
 
 The timed steps use dropout, so their losses differ randomly between peers; the compared output is the contrastive loss
 of an earlier forward pass without dropout.
 """
 
+import tempfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,22 +44,51 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, weight_decay=0.02)
 
 
-def build_ours(size: Size, dtype: torch.dtype) -> Run:
+def _our_model_and_batch(size: Size, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
     from benchmarks.our_parts import albef_config
     from modeling_lavis import AlbefForImageTextRetrieval
 
     model = AlbefForImageTextRetrieval(albef_config(size, use_momentum=True))
     fill(model, weights.FROM_OURS, size)
-    model = model.to(dtype)
     batch: dict[str, Any] = {
         "pixel_values": make_pixels(size.images, size.image_size).to(dtype),
         **padded(make_texts(size), size.padding),
         "image_ids": torch.arange(size.images),
         "return_loss": True,
         "alpha": 0.2,
-        "update_state": True,
     }
-    return _steps(model, lambda: model(**batch))
+    return model.to(dtype), batch
+
+
+def build_ours(size: Size, dtype: torch.dtype) -> Run:
+    model, batch = _our_model_and_batch(size, dtype)
+    return _steps(model, lambda: model(**batch, update_state=True))
+
+
+def build_trainer(size: Size, dtype: torch.dtype) -> Run:
+    """The same step in the loop of LavisTrainer."""
+    from benchmarks.trainer_steps import MANY, TrainerSteps, training_arguments
+    from modeling_lavis.training import LavisTrainer
+
+    model, batch = _our_model_and_batch(size, dtype)
+    first = _first_loss(model, lambda: model(**batch, update_state=True))
+
+    def make_trainer(callbacks: Any) -> Any:
+        return LavisTrainer(
+            model,
+            training_arguments(tempfile.gettempdir(), per_device_train_batch_size=1),
+            _only_row,
+            train_dataset=[batch] * MANY,
+            callbacks=callbacks,
+            ramp_epochs=None,  # alpha is in the batch
+            curves=False,
+        )
+
+    return TrainerSteps(make_trainer, {"loss_itc": first})
+
+
+def _only_row(rows: list[Any]) -> Any:
+    return rows[0]
 
 
 def build_lavis(size: Size, dtype: torch.dtype) -> Run:
@@ -79,11 +110,17 @@ def build_lavis(size: Size, dtype: torch.dtype) -> Run:
     return _steps(model, lambda: model(dict(samples)))
 
 
-def _steps(model: nn.Module, forward: Any) -> Run:
+def _first_loss(model: nn.Module, forward: Any) -> torch.Tensor:
+    """The contrastive loss without dropout."""
     model.eval()
     with torch.no_grad():
-        first = forward().loss_itc.detach().clone()
+        first: torch.Tensor = forward().loss_itc.detach().clone()
     model.train()
+    return first
+
+
+def _steps(model: nn.Module, forward: Any) -> Run:
+    first = _first_loss(model, forward)
     optimizer = optimizer_of(model)
 
     def run() -> Tensors:
@@ -109,14 +146,23 @@ def count_flops(size: Size) -> float:
     return 4 * encoded + 3 * matched
 
 
+SIZES = {
+    "full": Size(),
+    "tiny": Size(image_size=32, hidden_size=32, layers=2, heads=2, projection_dim=16, queue=16),
+}
 WORKLOAD = Workload(
     name="train_retrieval",
     summary="ALBEF retrieval, 384 px, one AdamW step, batch 4, queue 65,536",
-    sizes={
-        "full": Size(),
-        "tiny": Size(image_size=32, hidden_size=32, layers=2, heads=2, projection_dim=16, queue=16),
-    },
+    sizes=SIZES,
     builders={OURS: build_ours, "lavis": build_lavis},
+    count_flops=count_flops,
+    trains=True,
+)
+THROUGH_TRAINER = Workload(
+    name="train_retrieval_trainer",
+    summary="the same step in the loop of LavisTrainer, and LAVIS's in a plain loop",
+    sizes=SIZES,
+    builders={OURS: build_trainer, "lavis": build_lavis},
     count_flops=count_flops,
     trains=True,
 )

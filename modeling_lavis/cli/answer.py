@@ -51,7 +51,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--num-candidates",
         metavar="N",
         type=positive_int,
-        help="number of answers that are scored in full, chosen by their first token (128)",
+        help="number of answers that are scored in full, chosen by their first token (128; all with a language model)",
+    )
+    parser.add_argument(
+        "--length-normalization",
+        choices=("sum", "mean"),
+        help="sum or mean of the log-likelihoods of an answer's tokens, for models with a language model (sum)",
     )
     parser.set_defaults(run=run)
     return parser
@@ -88,7 +93,7 @@ def read_answers(value: str) -> list[str]:
 def run(args: argparse.Namespace) -> int:
     """Answer the question about images or videos, and return the exit status."""
     options, generation = generation_options(args), given_options(args, GENERATION_OPTIONS)
-    ranking = given_options(args, ("top_k", "num_candidates"))
+    ranking = given_options(args, ("top_k", "num_candidates", "length_normalization"))
     if args.answers is not None:
         if generation:
             raise UsageError(
@@ -104,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
             )
         options = ranking
     elif args.answers is None and ranking:
-        raise UsageError("--top-k and --num-candidates require --answers.")
+        raise UsageError(f"{flags(ranking)} cannot be used without --answers.")
     elif args.answers is None:
         check_generation(answerer, options)
     if not getattr(answerer.model, "answers_prompts", False):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import modeling_lavis
-from modeling_lavis.cli import answer, attach_code, caption, convert, demo, embed, match
+from modeling_lavis.cli import answer, attach_code, caption, convert, demo, embed, evaluate, match
 from modeling_lavis.cli.options import first_line
 from modeling_lavis.cli.output import UsageError, print_logged_warnings, warn
 from modeling_lavis.import_utils import silence_developer_logs
@@ -23,12 +23,12 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(
         prog="modeling-lavis",
-        description="ALBEF, ALPRO, BLIP and BLIP-2: captions, answers, matches, features, conversion, code.",
+        description="ALBEF, ALPRO, BLIP and BLIP-2: captions, answers, matches, features, metrics, conversion, code.",
         epilog="Exit status: 0 for success, 1 if an input failed (named on stderr), 2 for invalid arguments.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {modeling_lavis.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for module in (caption, answer, match, embed):
+    for module in (caption, answer, match, embed, evaluate):
         module.add_parser(verbs)
     if verb == "convert":
         convert.add_parser(verbs)

@@ -17,6 +17,8 @@ import numpy as np
 import PIL.Image
 import torch
 
+from modeling_lavis.data.columns import PROBLEM
+from modeling_lavis.models.image_conversion import open_image
 from modeling_lavis.models.processing_image_text import answer_shares
 
 Row = Mapping[str, Any]
@@ -84,6 +86,8 @@ class RowCollator:
                 raise ValueError(
                     f"{type(self).__name__} got a row of type {type(row).__name__}; expected a dict of fields by name."
                 )
+            if row.get(PROBLEM) is not None:  # kept by load_data(on_bad_row="keep")
+                raise ValueError(str(row[PROBLEM]))
 
     def _field(self, row: Row, name: str) -> Any:
         column = self.columns.get(name, name)
@@ -113,6 +117,8 @@ class RowCollator:
             if source.get("bytes") is not None:
                 return _open_bytes(source)
             source = source.get("path")
+        if isinstance(source, (bytes, bytearray)):
+            return _open_bytes({"bytes": source})
         is_path = isinstance(source, (str, os.PathLike)) and "://" not in os.fspath(source)
         if is_path and self.image_root is not None and not str(source).startswith("data:"):
             return os.path.join(self.image_root, source)
@@ -148,6 +154,27 @@ class CaptioningCollator(RowCollator):
         captions = [choose_caption(self._field(row, "caption")) for row in rows]
         batch = {"pixel_values": self._pixel_values(self._field(row, "image") for row in rows)}
         batch.update(self.processor.caption_labels(captions, **self.text_options))
+        return batch
+
+
+class GenerativePretrainingCollator(CaptioningCollator):
+    """
+    Collates rows `{image, caption, prompt}` for `LavisBlip2ForConditionalGeneration` (the second stage of BLIP-2).
+
+    As [`CaptioningCollator`]; a field `prompt`, in all rows or in none, replaces the processor's prompt. Prompts have
+    no loss. With an empty prompt, the language model writes the caption from the queries alone, as in the original.
+
+    Args: see [`RowCollator`].
+    """
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        self._check_rows(rows)
+        if not self._all_have_field(rows, "prompt"):
+            return super().__call__(rows)
+        captions = [choose_caption(self._field(row, "caption")) for row in rows]
+        prompts = [self._field(row, "prompt") for row in rows]
+        batch = {"pixel_values": self._pixel_values(self._field(row, "image") for row in rows)}
+        batch.update(self.processor.caption_labels(captions, prompt=prompts, **self.text_options))
         return batch
 
 
@@ -421,6 +448,22 @@ def _open_bytes(source: Row) -> PIL.Image.Image:
         raise OSError(f"Cannot read the image {name} from its bytes: {error}") from error
 
 
+def open_row_image(source: Any) -> Any:
+    """
+    Open an image as a row has it.
+
+    Args:
+        source: a path, `{"bytes", "path"}`, encoded bytes, a PIL image, an array or a tensor.
+
+    Returns:
+        A decoded `PIL.Image.Image`, or the array or tensor.
+
+    Raises:
+        FileNotFoundError, OSError: it cannot be read. TypeError: it is none of the above.
+    """
+    return open_image(RowCollator(None)._resolve(source))
+
+
 def stack_transformed(values: Sequence[Any]) -> torch.Tensor:
     """
     Stack what a transform returned for each image or video of a batch.
@@ -492,6 +535,7 @@ __all__ = [
     "PAIR_LABELS",
     "CaptioningCollator",
     "ClassificationCollator",
+    "GenerativePretrainingCollator",
     "ImagePairCollator",
     "ImageTextCollator",
     "QuestionAnsweringCollator",
@@ -502,6 +546,7 @@ __all__ = [
     "id_to_int",
     "label_to_id",
     "number_images",
+    "open_row_image",
     "stack_transformed",
     "swap_left_right",
 ]

@@ -24,7 +24,13 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from modeling_lavis.data.randaugment import Draws, Operation, TorchDraws, apply_operations, draw_operations
 from modeling_lavis.import_utils import require
-from modeling_lavis.models.image_processing_lavis import apply_exif_orientation, open_image, to_rgb, to_rgb_array
+from modeling_lavis.models.image_conversion import (
+    apply_exif_orientation,
+    open_image,
+    parse_background,
+    to_rgb,
+    to_rgb_array,
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def draw_crop(
 
 class ImageTrainTransform:
     """
-    Random resized crop, horizontal flip with probability 1/2, augmentation, normalization.
+    Random resized crop, horizontal flip, augmentation, normalization.
 
     Args:
         image_size (`int`): side length S of the result in pixels.
@@ -99,6 +105,10 @@ class ImageTrainTransform:
         image_std (`Sequence[float]`, *optional*, defaults to CLIP's): standard deviation of each channel.
         do_exif_transpose (`bool`, *optional*, defaults to `True`):
             whether to apply the EXIF orientation first, as the image processors do.
+        flip_probability (`float`, *optional*, defaults to 0.5):
+            probability of the flip; 0 for texts that tell left from right.
+        background (`str` or `Sequence[int]`, *optional*, defaults to `"drop"`):
+            color on which transparent images are composed, or `"drop"`, as published; see `LavisImageProcessor`.
 
     Raises:
         ValueError: `image_size`, `min_scale` or `max_scale` is out of range.
@@ -115,6 +125,8 @@ class ImageTrainTransform:
         image_mean: Sequence[float] = OPENAI_CLIP_MEAN,
         image_std: Sequence[float] = OPENAI_CLIP_STD,
         do_exif_transpose: bool = True,
+        flip_probability: float = 0.5,
+        background: str | Sequence[int] = "drop",
     ) -> None:
         if image_size < 1 or not 0 < min_scale <= max_scale:
             raise ValueError(
@@ -129,6 +141,8 @@ class ImageTrainTransform:
         self.image_mean = tuple(image_mean)
         self.image_std = tuple(image_std)
         self.do_exif_transpose = do_exif_transpose
+        self.flip_probability = flip_probability
+        self.background = parse_background(background)
 
     def __call__(self, image: Any, generator: torch.Generator | None = None) -> torch.Tensor:
         """
@@ -187,14 +201,14 @@ class ImageTrainTransform:
         if isinstance(image, torch.Tensor):
             image = image.detach().cpu().float().numpy() if image.is_floating_point() else image.cpu().numpy()
         if isinstance(image, np.ndarray):
-            return PIL.Image.fromarray(to_rgb_array(image))
-        return to_rgb(apply_exif_orientation(image) if self.do_exif_transpose else image)
+            return PIL.Image.fromarray(to_rgb_array(image, background=self.background))
+        return to_rgb(apply_exif_orientation(image) if self.do_exif_transpose else image, self.background)
 
     def _draw(
         self, image: PIL.Image.Image, generator: torch.Generator | None, operation_draws: Draws | None
     ) -> TrainDraw:
         crop = draw_crop(image.height, image.width, self.scale, generator=generator)
-        flip = bool(torch.rand(1, generator=generator) < 0.5)
+        flip = bool(torch.rand(1, generator=generator) < self.flip_probability)
         operations: list[Operation] = []
         if self.augment:
             operations = draw_operations(operation_draws or TorchDraws(generator), self.count, self.level)

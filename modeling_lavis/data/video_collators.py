@@ -4,13 +4,17 @@
 Shapes: B batch size, F frames, S side length, T text tokens.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from modeling_lavis.data.collators import Row, RowCollator, as_integer, choose_caption, id_to_int, stack_transformed
 from modeling_lavis.models.outputs import IGNORE_INDEX
+from modeling_lavis.models.video_processing_lavis import load_video_frames
 
 
 class VideoCollator(RowCollator):
@@ -58,17 +62,56 @@ class VideoCollator(RowCollator):
             raise ValueError(f"None of the {len(rows)} videos of a batch can be read.{listed}")
         return kept_rows, stack_transformed(clips)
 
-    def _resolve(self, source: Any) -> Any:
-        if isinstance(source, Mapping) and source.get("path") is None and source.get("bytes") is not None:
-            raise ValueError("A video is given as bytes; expected a path, an array or a list of frames.")
-        return super()._resolve({"path": source.get("path")} if isinstance(source, Mapping) else source)
-
     def _load_clip(self, row: Row) -> torch.Tensor:
-        video = self._resolve(self._field(row, "video"))
         time_range = {name: self._field(row, name) for name in ("start", "end") if self._has_field(row, name)}
-        if self.transform is not None:
-            return self.transform(video, **time_range)
-        return self.processor.video_processor([video], return_tensors="pt", **time_range)["pixel_values_videos"][0]
+        with self._opened(self._field(row, "video")) as video:
+            if self.transform is not None:
+                return self.transform(video, **time_range)
+            return self.processor.video_processor([video], return_tensors="pt", **time_range)["pixel_values_videos"][0]
+
+    @contextlib.contextmanager
+    def _opened(self, source: Any) -> Iterator[Any]:
+        """A video as the processors take it, while the context is open."""
+        source = (
+            getattr(source, "_hf_encoded", None) or source
+        )  # a decoder, from a column of a Dataset with decode=True
+        if (
+            isinstance(source, (list, tuple))
+            and source
+            and all(isinstance(frame, (Mapping, bytes)) for frame in source)
+        ):
+            yield [self._resolve(frame) for frame in source]  # frames of a Dataset
+            return
+        content = source.get("bytes") if isinstance(source, Mapping) else source
+        if not isinstance(content, (bytes, bytearray)):
+            yield self._resolve(source)
+            return
+        name = (source.get("path") if isinstance(source, Mapping) else None) or ""
+        # decoders seek, and open files by their name
+        with tempfile.NamedTemporaryFile(suffix=os.path.splitext(name)[1]) as file:
+            file.write(content)
+            file.flush()
+            try:
+                yield file.name
+            except OSError as error:
+                message = str(error).replace(file.name, name or "without a name")
+                raise OSError(f"{message} (from its bytes)") from error
+
+
+def open_row_video(source: Any, row: Row | None = None) -> None:
+    """
+    Decode the first frame of a video as a row has it, to see whether it can be read.
+
+    Args:
+        source: a path, `{"bytes", "path"}`, encoded bytes, an array or a list of frames.
+        row (`Mapping[str, Any]`, *optional*): the row, for its `start` and `end`.
+
+    Raises:
+        FileNotFoundError, OSError: it cannot be read. ValueError: it has no frames between `start` and `end`.
+    """
+    start, end = (None if row is None else row.get(name) for name in ("start", "end"))
+    with VideoCollator(None)._opened(source) as video:
+        load_video_frames(video, lambda length, first, last: [first], 0, 0, start, end)
 
 
 class VideoTextCollator(VideoCollator):
@@ -134,4 +177,4 @@ class VideoQuestionAnsweringCollator(VideoCollator):
         return label
 
 
-__all__ = ["VideoCollator", "VideoQuestionAnsweringCollator", "VideoTextCollator"]
+__all__ = ["VideoCollator", "VideoQuestionAnsweringCollator", "VideoTextCollator", "open_row_video"]

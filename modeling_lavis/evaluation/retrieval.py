@@ -7,7 +7,8 @@ Shapes: I images, S texts, N image tokens, T text tokens, D hidden size, P proje
 k candidates per row.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -109,8 +110,29 @@ def encode_texts(model: RetrievalModel, texts: Mapping[str, Tensor], batch_size:
 
 
 def select_candidates(similarity: Tensor, k: int) -> Tensor:
-    """Columns of the k best similarities `(rows, columns)` of each row, or of all columns if there are fewer."""
-    return similarity.topk(min(k, similarity.shape[1]), dim=1).indices
+    """
+    Columns of the k best similarities of each row, or of all columns if there are fewer.
+
+    The first of equal columns ranks first, so that the candidates do not depend on how the search is divided.
+
+    Args:
+        similarity (`Tensor` of shape `(rows, columns)`): cosine similarities.
+        k (`int`): number of candidates.
+
+    Returns:
+        `Tensor` of shape `(rows, k)`: columns, best first.
+    """
+    k = min(k, similarity.shape[1])
+    # topk orders equal values as it likes, and chooses as it likes among those equal to the last
+    columns = similarity.topk(k, dim=1).indices.sort(dim=1).values
+    values = similarity.gather(1, columns)
+    order = values.argsort(dim=1, descending=True, stable=True)
+    columns = columns.gather(1, order)
+    if k and k < similarity.shape[1]:
+        tied = (similarity >= values.amin(dim=1, keepdim=True)).sum(dim=1) > k
+        if bool(tied.any()):
+            columns[tied] = similarity[tied].argsort(dim=1, descending=True, stable=True)[:, :k]
+    return columns
 
 
 def matching_logits(
@@ -166,7 +188,13 @@ def rank_candidates(
     Returns:
         [`RankedCandidates`].
     """
-    similarities = similarity.gather(1, candidates)
+    return rank_scored_candidates(candidates, similarity.gather(1, candidates), logits, top_k)
+
+
+def rank_scored_candidates(
+    candidates: Tensor, similarities: Tensor, logits: Tensor | None = None, top_k: int | None = None
+) -> RankedCandidates:
+    """[`rank_candidates`] with the similarities of the candidates alone, `(rows, k)`."""
     scores = similarities if logits is None else combine_scores(similarities, logits)
     order = scores.argsort(dim=1, descending=True, stable=True)[:, :top_k]
     return RankedCandidates(candidates.gather(1, order), scores.gather(1, order), similarities.gather(1, order))
@@ -185,9 +213,9 @@ def similarity_matrices(
     Rank the texts of each image and the images of each text (ALBEF, section 4, https://arxiv.org/abs/2107.07651). The
     score of a candidate is its cosine similarity plus its matching logit.
 
-    Each image and each text is encoded once. A pair that is a candidate in both directions is scored once, and all
-    texts of an image share its keys and values. The hidden states of the images are kept in CPU memory; those of the
-    texts stay on the model's device.
+    Dense matrices of what [`RetrievalEngine`] finds, for collections whose hidden states fit into memory. Each image
+    and each text is encoded once. A pair that is a candidate in both directions is scored once, and all texts of an
+    image share its keys and values.
 
     Args:
         model: a retrieval head.
@@ -195,7 +223,8 @@ def similarity_matrices(
             the model's device; clips with a dimension of frames for video heads.
         texts (mapping with `input_ids` and `attention_mask` of shape `(S, T)`): texts on the model's device.
         k (`int`): candidates per image and per text; all if there are fewer.
-        batch_size (`int`, *optional*, defaults to 32): images that are encoded at once, if `pixel_values` is a tensor.
+        batch_size (`int`, *optional*, defaults to 32): images that are encoded at once, if `pixel_values` is a tensor,
+            and images whose texts are matched at once.
         text_batch_size (`int`, *optional*, defaults to 256): texts that are encoded at once.
 
     Returns:
@@ -206,72 +235,36 @@ def similarity_matrices(
     """
     if k < 1:
         raise ValueError(f"k is {k}; expected at least one candidate per row.")
+    # The engine uses the functions of this file.
+    from modeling_lavis.evaluation.encoders import StatesEncoder, required
+    from modeling_lavis.evaluation.engine import RetrievalEngine
+
     batches = pixel_values.split(batch_size) if isinstance(pixel_values, Tensor) else pixel_values
-    encoded = encode_texts(model, texts, text_batch_size)
-    similarities: list[Tensor] = []
-    hidden_states: list[Tensor] = []
-    for batch in batches:
-        image_embeds = model.encode_images(batch)
-        similarities.append(model.compare_features(model.project_images(image_embeds), encoded.features))
-        hidden_states.extend(image_embeds.cpu())
-    if not hidden_states:
+    states = _Rows([row for batch in batches for row in model.encode_images(batch).cpu()])
+    if not len(states):
         raise ValueError("pixel_values has no images; expected a tensor or an iterable of batches that is not used up.")
-    cosine = torch.cat(similarities)
-
-    def load(images: list[int]) -> Tensor:
-        return torch.stack([hidden_states[image] for image in images]).to(cosine.device)
-
-    candidates_i2t = _candidate_mask(cosine, k)
-    candidates_t2i = _candidate_mask(cosine.T, k)
-    pairs = (candidates_i2t | candidates_t2i.T).nonzero()
-    images, columns = pairs.unbind(dim=1)
-    scores = torch.zeros_like(cosine)
-    scores[images, columns] = combine_scores(
-        cosine[images, columns], matching_logits(model, load, encoded.inputs, pairs)
+    encoder = StatesEncoder(model)
+    engine = RetrievalEngine(encoder, k, batch_size, text_batch_size, memory_budget=sys.maxsize, progress=False)
+    result = engine.run(states, texts)
+    image_features, text_features = (
+        required(features).to(encoder.device) for features in (result.image_features, result.text_features)
     )
-    return SimilarityMatrices(
-        i2t=scores.masked_fill(~candidates_i2t, NOT_RANKED),
-        t2i=scores.T.masked_fill(~candidates_t2i, NOT_RANKED).contiguous(),
-        cosine=cosine,
-    )
+    i2t, t2i = (scores.to(encoder.device) for scores in result.matrices())
+    cosine = [encoder.compare(part, text_features) for part in image_features.split(IMAGE_CHUNK_SIZE)]
+    return SimilarityMatrices(i2t=i2t, t2i=t2i, cosine=torch.cat(cosine))
 
 
-def _candidate_mask(similarity: Tensor, k: int) -> Tensor:
-    """Boolean `(rows, columns)`: the candidates of each row."""
-    mask = torch.zeros_like(similarity, dtype=torch.bool)
-    return mask.scatter_(1, select_candidates(similarity, k), True)
+class _Rows:
+    """Rows of equal shapes that are stacked when they are loaded."""
 
+    def __init__(self, rows: list[Tensor]) -> None:
+        self._rows = rows
 
-def recall(scores: Tensor, relevant: Sequence[Iterable[int]], ranks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """
-    Recall at K: percentage of rows with a relevant column among the K best.
+    def __len__(self) -> int:
+        return len(self._rows)
 
-    Columns that are no candidates in [`SimilarityMatrices`] have equal scores and rank in the order of the columns, so
-    K should not exceed the number of candidates.
-
-    Args:
-        scores (`Tensor` of shape `(rows, columns)`): scores, higher is better. The first of equal scores ranks first.
-        relevant (sequence of iterables of `int`): relevant columns of each row.
-        ranks (sequence of `int`, *optional*, defaults to `(1, 5, 10)`): values of K.
-
-    Returns:
-        `dict[str, float]`: `{"R@1": ..., "R@5": ..., "R@10": ..., "R@mean": ...}`.
-
-    Raises:
-        ValueError: If `relevant` has another number of rows than `scores`, or a row without columns.
-    """
-    if len(relevant) != scores.shape[0]:
-        raise ValueError(f"Got {scores.shape[0]} rows of scores, but relevant columns for {len(relevant)} rows.")
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    positions = torch.empty_like(order)
-    positions.scatter_(1, order, torch.arange(scores.shape[1], device=order.device).expand_as(order))
-    columns = [list(row) for row in relevant]
-    if not all(columns):
-        raise ValueError(f"Row {columns.index([])} has no relevant column; expected at least one for each row.")
-    best = torch.stack([positions[row, indices].min() for row, indices in enumerate(columns)])
-    result = {f"R@{rank}": 100.0 * float((best < rank).float().mean()) for rank in ranks}
-    result["R@mean"] = sum(result.values()) / len(ranks)
-    return result
+    def __getitem__(self, rows: list[int]) -> Tensor:
+        return torch.stack([self._rows[row] for row in rows])
 
 
 __all__ = [
@@ -286,7 +279,7 @@ __all__ = [
     "encode_texts",
     "matching_logits",
     "rank_candidates",
-    "recall",
+    "rank_scored_candidates",
     "select_candidates",
     "similarity_matrices",
 ]

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""transformers' `generate` for decoders that cross-attend to an image, or to an image-grounded question.
+"""transformers' `generate` for decoders that cross-attend to an image, or to an image-grounded question; and the
+likelihood of texts that continue the prompts of a language model.
 
-Shapes: B images, n beams or returned sequences per image, N encoder tokens, T prompt tokens.
+Shapes: B images, n beams or returned sequences per image, N encoder tokens, T prompt tokens, R prompts, A texts, U
+tokens of a text, k candidates per prompt, c of them that run together, V vocabulary size, D hidden size.
 """
 
+import copy
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import GenerationConfig, GenerationMixin
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from .generation_options import (
@@ -22,7 +26,8 @@ from .generation_options import (
     stated,
     with_one_form_of_lengths,
 )
-from .outputs import IGNORE_INDEX, vision_fields
+from .losses import at_least_float32
+from .outputs import IGNORE_INDEX, RankedAnswers, vision_fields
 from .task_base import ImageTextModel
 from .transformers_compat import CACHE_NAME
 
@@ -403,7 +408,201 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
         return super().prepare_inputs_for_generation(input_ids, next_sequence_length=next_sequence_length, **kwargs)
 
 
+# ---- ranking texts that continue the prompts of a language model ----
+
+
+def rank_continuations(
+    prompts: "CausalPrompts | EncodedPrompts",
+    answers: Tensor,
+    lengths: Tensor,
+    num_candidates: int,
+    chunk_size: int,
+    mean: bool,
+) -> RankedAnswers:
+    """
+    Rank texts by the log-likelihood that a language model gives to them after each prompt.
+
+    Args:
+        prompts ([`CausalPrompts`] or [`EncodedPrompts`]): R prompts.
+        answers (`Tensor` of shape `(A, U)`): token ids of the texts, padded on the right.
+        lengths (`Tensor` of shape `(A,)`): number of tokens of each text, at least 1.
+        num_candidates (`int`): number of texts per prompt that are scored, those with the most likely first token.
+        chunk_size (`int`): pairs of a prompt and a text that run at once, at least one text of every prompt.
+        mean (`bool`): whether log-likelihoods are divided by the number of tokens.
+
+    Returns:
+        [`RankedAnswers`]: best first, `(R, k)`.
+    """
+    rows = prompts.logits.shape[0]
+    first = _log_probabilities(prompts.logits)[:, answers[:, 0]]  # (R, A)
+    candidates = first.argsort(dim=1, descending=True, stable=True)[:, :num_candidates]  # (R, k)
+    if candidates.shape[1] == answers.shape[0]:  # the same for all questions, so that equal lengths run together
+        candidates = torch.arange(answers.shape[0], device=answers.device).expand(rows, -1)
+    # answers of similar lengths run together, because padding costs as much as tokens
+    candidates = candidates.gather(1, lengths[candidates].argsort(dim=1, stable=True))
+    scores = first.gather(1, candidates)
+    rest = []
+    for chunk in candidates.split(max(1, chunk_size // rows), dim=1):  # (R, c)
+        tokens = answers[chunk.flatten()][:, : int(lengths[chunk].max())]  # (R * c, longest)
+        likelihoods = scores.new_zeros(tokens.shape[0])
+        if tokens.shape[1] > 1:
+            logits = prompts.logits_after(tokens[:, :-1], chunk.shape[1])
+            targets = tokens[:, 1:]
+            of_tokens = _log_probabilities(logits).gather(2, targets[..., None]).squeeze(2)
+            places = torch.arange(1, tokens.shape[1], device=tokens.device)
+            is_padding = places >= lengths[chunk.flatten()][:, None]
+            likelihoods = of_tokens.masked_fill(is_padding, 0.0).sum(dim=1)
+        rest.append(likelihoods.view(rows, -1))
+    scores = scores + torch.cat(rest, dim=1)
+    if mean:
+        scores = scores / lengths[candidates]
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    candidates = candidates.gather(1, order)
+    return RankedAnswers(best=candidates[:, 0], candidates=candidates, scores=scores)
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    """Logarithms of the probabilities of the last dimension, at least in float32."""
+    return at_least_float32(logits).log_softmax(dim=-1)
+
+
+class CausalPrompts:
+    """
+    Prompts after one pass through a causal language model.
+
+    Padding comes first, also before what is not text, so that distances between tokens are those without padding.
+
+    Args:
+        model (`PreTrainedModel`): the language model.
+        inputs_embeds (`Tensor` of shape `(R, T, D)`): embeddings of the prompts.
+        attention_mask (`Tensor` of shape `(R, T)`): 0 for padding, wherever it is.
+
+    Attributes:
+        logits (`Tensor` of shape `(R, V)`): logits of the token after each prompt.
+        lengths (`Tensor` of shape `(R,)`): number of tokens of each prompt.
+    """
+
+    def __init__(self, model: PreTrainedModel, inputs_embeds: Tensor, attention_mask: Tensor) -> None:
+        self.model = model
+        parameters = inspect.signature(model.forward).parameters
+        self.takes_positions = "position_ids" in parameters
+        is_token = attention_mask.bool()
+        self.lengths = is_token.sum(dim=1)
+        first = is_token.shape[1] - int(self.lengths.max())
+        order = is_token.to(torch.uint8).argsort(dim=1, stable=True)[:, first:]
+        self.mask = attention_mask.gather(1, order)
+        self.embeds = inputs_embeds.gather(1, order[..., None].expand(-1, -1, inputs_embeds.shape[2]))
+        self.cache: Any = None
+        if _continues_exactly(DynamicCache(config=model.config), model.config):
+            last = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+            inputs = {"inputs_embeds": self.embeds, "attention_mask": self.mask, **self._positions(self.mask), **last}
+            output = model(**inputs, use_cache=True)
+            self.cache = output.get(CACHE_NAME)
+            self.logits = output.logits[:, -1]
+        # with recomputing in the backward pass, models return no cache
+        if not (type(self.cache) is DynamicCache and _continues_exactly(self.cache, model.config)):
+            self.cache = None
+            nothing = self.lengths.new_empty(len(self.lengths), 0)
+            self.logits = self._logits_from_start(nothing, 1)[:, 0]
+
+    def logits_after(self, tokens: Tensor, copies: int) -> Tensor:
+        """
+        Continue each prompt by several texts.
+
+        Args:
+            tokens (`Tensor` of shape `(R * copies, U)`): token ids of the texts, `copies` for each prompt.
+            copies (`int`): number of texts for each prompt.
+
+        Returns:
+            `Tensor` of shape `(R * copies, U, V)`: logits of the token after each of the tokens.
+        """
+        if self.cache is None:
+            return self._logits_from_start(tokens, copies)[:, 1:]
+        cache = copy.deepcopy(self.cache)
+        cache.batch_repeat_interleave(copies)
+        mask = F.pad(self.mask.repeat_interleave(copies, dim=0), (0, tokens.shape[1]), value=1)
+        inputs = {"attention_mask": mask, **self._positions(mask, tokens.shape[1]), CACHE_NAME: cache}
+        return self.model(input_ids=tokens, use_cache=True, **inputs).logits
+
+    def _logits_from_start(self, tokens: Tensor, copies: int) -> Tensor:
+        """
+        Logits `(R * copies, 1 + U, V)` after the prompts and after each of the tokens, without a cache. Prompts of one
+        length run together, without padding, which recurrent layers would read.
+        """
+        parts, places = [], []
+        new_embeds = self.model.get_input_embeddings()(tokens).to(self.embeds.dtype)
+        lengths = self.lengths.repeat_interleave(copies)
+        for length in self.lengths.unique().tolist():
+            rows = (lengths == length).nonzero().flatten()
+            embeds = torch.cat([self.embeds[rows // copies, -length:], new_embeds[rows]], dim=1)
+            mask = self.mask.new_ones(embeds.shape[:2])
+            output = self.model(inputs_embeds=embeds, attention_mask=mask, use_cache=False, **self._positions(mask))
+            parts.append(output.logits[:, length - 1 :])
+            places.append(rows)
+        return torch.cat(parts)[torch.cat(places).argsort()]
+
+    def _positions(self, mask: Tensor, count: int | None = None) -> dict[str, Tensor]:
+        """Positions of the last `count` tokens (all by default), counted without padding, if the model takes them."""
+        if not self.takes_positions:
+            return {}
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        return {"position_ids": positions if count is None else positions[:, -count:]}
+
+
+class EncodedPrompts:
+    """
+    Prompts after one pass through the encoder of a sequence-to-sequence language model, whose decoder writes the texts
+    and has the keys and values of each prompt once; see [`CausalPrompts`].
+    """
+
+    def __init__(self, model: PreTrainedModel, inputs_embeds: Tensor, attention_mask: Tensor) -> None:
+        self.model = model
+        self.mask = attention_mask
+        self.lengths = attention_mask.bool().sum(dim=1)
+        encoded = model.get_encoder()(inputs_embeds=inputs_embeds, attention_mask=attention_mask)
+        self.states = encoded.last_hidden_state
+        config: Any = model.config.get_text_config(decoder=True)
+        names = ("decoder_start_token_id", "bos_token_id")
+        given = [getattr(source, name, None) for name in names for source in (model.generation_config, config)]
+        start = next((token for token in given if token is not None), 0)
+        self.start = torch.full((len(self.lengths), 1), start, dtype=torch.long, device=self.lengths.device)
+        # Without a configuration, whose number of layers may be the encoder's, a cache keeps all keys.
+        output = self._decode(self.start, 1, EncoderDecoderCache(DynamicCache(), DynamicCache()))
+        self.logits = output.logits[:, -1]
+        cache: Any = output.get(CACHE_NAME)
+        parts = [] if cache is None else [cache.self_attention_cache, cache.cross_attention_cache]
+        self.cache: Any = cache if parts and all(_continues_exactly(part, config) for part in parts) else None
+
+    def logits_after(self, tokens: Tensor, copies: int) -> Tensor:
+        """Start `copies` texts for each prompt, see [`CausalPrompts.logits_after`]."""
+        if self.cache is None:
+            tokens = torch.cat([self.start.repeat_interleave(copies, dim=0), tokens], dim=1)
+            return self._decode(tokens, copies).logits[:, 1:]
+        cache = copy.deepcopy(self.cache)
+        cache.batch_repeat_interleave(copies)
+        return self._decode(tokens, copies, cache).logits
+
+    def _decode(self, tokens: Tensor, copies: int, cache: EncoderDecoderCache | None = None) -> Any:
+        states = BaseModelOutput(last_hidden_state=self.states.repeat_interleave(copies, dim=0))
+        mask = self.mask.repeat_interleave(copies, dim=0)
+        caching: dict[str, Any] = {"use_cache": cache is not None, CACHE_NAME: cache}
+        return self.model(encoder_outputs=states, attention_mask=mask, decoder_input_ids=tokens, **caching)
+
+
+def _continues_exactly(cache: DynamicCache, config: PreTrainedConfig) -> bool:
+    """
+    Whether several tokens that continue a cache give the logits that the whole text gives: a cache of keys and values
+    does, one of recurrent states, or of attention in chunks, does not always.
+    """
+    kinds = set(getattr(config.get_text_config(decoder=True), "layer_types", None) or ())
+    return kinds <= {"full_attention", "sliding_attention"} and all(
+        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
+    )
+
+
 __all__ = [
+    "CausalPrompts",
+    "EncodedPrompts",
     "GroundedGenerationMixin",
     "SharedCrossAttentionCache",
     "as_prompt",
@@ -411,5 +610,6 @@ __all__ = [
     "mask_targets",
     "move_padding_to_left",
     "pad_after_end",
+    "rank_continuations",
     "shared_cross_attention_cache",
 ]

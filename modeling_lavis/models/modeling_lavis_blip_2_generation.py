@@ -2,7 +2,7 @@
 """The second stage of BLIP-2: a frozen language model with the Q-Former's query tokens in front of its prompt.
 
 Shapes: B images, R prompts (a multiple of B), N image tokens, Q query tokens, T text tokens, U target tokens, D hidden
-size of the Q-Former, L hidden size of the language model, V vocabulary size.
+size of the Q-Former, L hidden size of the language model, V vocabulary size, A answers, k candidates per question.
 """
 
 import copy
@@ -31,12 +31,19 @@ from transformers.utils import TransformersKwargs
 from .configuration_base import FrozenPart
 from .configuration_lavis_blip_2 import LavisBlip2Config
 from .forward_options import RECORDED, head_forward
-from .generation import mask_targets, move_padding_to_left, pad_after_end
+from .generation import (
+    CausalPrompts,
+    EncodedPrompts,
+    mask_targets,
+    move_padding_to_left,
+    pad_after_end,
+    rank_continuations,
+)
 from .generation_options import LENGTHS, add_guidance, check_token_options, stated, with_original_beam_search
 from .losses import causal_lm_loss
 from .modeling_base import check_input_ids
 from .modeling_lavis_blip_2_base import LavisBlip2PreTrainedModel
-from .outputs import IGNORE_INDEX, LavisGenerationOutput, vision_fields
+from .outputs import IGNORE_INDEX, LavisGenerationOutput, RankedAnswers, vision_fields
 from .transformers_compat import CACHE_NAME, CACHE_NAMES, cache_output, return_logits_on_input_device
 
 # inputs of the training loss that a Trainer passes along with the images
@@ -45,6 +52,7 @@ _TRAINING_INPUTS = ("labels", "decoder_attention_mask", "image_ids", "return_los
 _WITHOUT_BOS_TOKEN = ("qwen",)
 # inputs of the language model that come from images and prompts
 _MADE_FROM_PROMPT = {"inputs_embeds", "decoder_inputs_embeds", "encoder_outputs", "kwargs"}
+_NORMALIZATIONS = ("sum", "mean")
 
 
 @dataclass
@@ -459,6 +467,89 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         if self.config.is_encoder_decoder and isinstance(ends, int) and config.pad_token_id is not None:
             output = pad_after_end(output, ends, config.pad_token_id)
         return output
+
+    @torch.no_grad()
+    def rank_answers(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        answer_input_ids: Tensor | None = None,
+        answer_attention_mask: Tensor | None = None,
+        num_candidates: int | None = None,
+        interpolate_pos_encoding: bool = False,
+        length_normalization: str = "sum",
+        chunk_size: int = 64,
+    ) -> RankedAnswers:
+        r"""
+        Rank a closed list of answers by the log-likelihood that the language model gives to each of them after image
+        and question.
+
+        Query tokens and question run once, and all answers continue from their keys and values. Language models whose
+        cache cannot be continued exactly, such as those with recurrent layers, run the question with each answer. A
+        score does not depend on the other questions and answers.
+
+        Args:
+            pixel_values (`Tensor` of shape `(B, num_channels, height, width)`): images.
+            input_ids, attention_mask (`Tensor` of shape `(R, T)`, *optional*): questions as prompts, `R / B` for each
+                image, as the processor's `question_inputs` makes them, padded on either side.
+            answer_input_ids, answer_attention_mask (`Tensor` of shape `(A, U)`): the answer list, as the processor's
+                `answer_candidates` makes it. The tokens that end an answer belong to it. Without a mask, pad tokens are
+                padding, unless they are also the language model's first or last token.
+            num_candidates (`int`, *optional*): number of answers per question that are scored completely, those with
+                the most likely first token; all by default.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): accept images of another size by
+                interpolating the position embeddings.
+            length_normalization (`str`, *optional*, defaults to `"sum"`): `"sum"` or `"mean"` of the log-likelihoods of
+                an answer's tokens; the sum favours short answers.
+            chunk_size (`int`, *optional*, defaults to 64): pairs of a question and an answer that run at once, at least
+                one answer of every question. Each has a copy of the question's keys and values.
+
+        Returns:
+            [`RankedAnswers`]: indices into the answer list, best first, with their scores, `(R, k)`.
+
+        Raises:
+            ValueError: There are no answers, an option is not supported, a token id is not in the vocabulary, or
+                question and answer are longer than the language model allows.
+        """
+        if answer_input_ids is None:
+            raise ValueError("Ranking needs the answer list as answer_input_ids; the processor tokenizes it.")
+        check_input_ids(
+            answer_input_ids, answer_attention_mask, getattr(self.get_input_embeddings(), "num_embeddings", None)
+        )
+        for name, value in (("num_candidates", num_candidates), ("chunk_size", chunk_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1.")
+        if length_normalization not in _NORMALIZATIONS:
+            raise ValueError(f"length_normalization is {length_normalization!r}; expected one of {_NORMALIZATIONS}.")
+        if answer_attention_mask is None:
+            answer_attention_mask = self._prompt_mask(answer_input_ids)
+        lengths = answer_attention_mask.bool().sum(dim=1)
+        if bool((lengths == 0).any()):
+            raise ValueError(f"The answer {int((lengths == 0).nonzero()[0])} has no tokens; expected at least one.")
+        prompt = self.build_prompt(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
+        return_logits_on_input_device(self.language_model)
+        prompts_class = EncodedPrompts if self.config.is_encoder_decoder else CausalPrompts
+        prompts = prompts_class(self.language_model, prompt.inputs_embeds, prompt.attention_mask)
+        # the decoder of a sequence-to-sequence model starts with one token, and has no question
+        before = 1 if self.config.is_encoder_decoder else int(prompts.lengths.max())
+        longest = before + int(lengths.max()) - 1
+        limit = getattr(self.config.text_config, "max_position_embeddings", None)
+        if limit is not None and longest > limit:
+            raise ValueError(
+                f"The longest answer has {int(lengths.max())} tokens, {longest} with what is before it, but the "
+                f"language model has {limit} position embeddings. Shorten the questions or the answers."
+            )
+        # padding on the right, wherever it was
+        order = (~answer_attention_mask.bool()).to(torch.uint8).argsort(dim=1, stable=True)
+        return rank_continuations(
+            prompts,
+            answer_input_ids.gather(1, order),
+            lengths,
+            num_candidates or len(lengths),
+            chunk_size,
+            length_normalization == "mean",
+        )
 
     def _logits_after(self, prompt: Prompt) -> Callable[[Tensor], Tensor]:
         """Function from token ids `(rows, T)`, as `generate` extends them, to the next token's logits `(rows, V)`."""

@@ -190,8 +190,9 @@ class RankedAnswers(ModelOutput):
     Args:
         best (`Tensor` of shape `(B,)`): index of the best answer in the list.
         candidates (`Tensor` of shape `(B, k)`): indices of the candidates, best first.
-        scores (`Tensor` of shape `(B, k)`): negative label-smoothed loss of each candidate, summed over its
-            tokens, best first.
+        scores (`Tensor` of shape `(B, k)`): log-likelihood of each candidate, summed over its tokens, best first. A
+            question answering head gives the negative of its label-smoothed loss, a language model by choice the mean
+            over the tokens.
     """
 
     best: Tensor | None = None

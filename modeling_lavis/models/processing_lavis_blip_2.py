@@ -257,14 +257,41 @@ class LavisBlip2Processor(PromptProcessorMixin):
         rows["labels"] = mask_labels(rows["input_ids"], rows["attention_mask"], ignored)
         return self._to_batch(rows, kwargs, return_tensors)
 
-    def answer_candidates(self, answers: Sequence[str], return_tensors: Any = "pt", **kwargs: Any) -> BatchFeature:
-        """Only without a language model, see [`LavisBlipProcessor`]; `ValueError` with one, which ranks no answers."""
+    def answer_candidates(
+        self, answers: Sequence[str], return_tensors: Any = "pt", template: str | None = None, **kwargs: Any
+    ) -> BatchFeature:
+        """
+        Tokenize a closed list of answers for `rank_answers`.
+
+        Args:
+            answers (`Sequence[str]`): A answers; they are not cleaned.
+            return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"`, `"np"`, or `None` for lists.
+            template (`str`, *optional*, defaults to the processor's `question_template`): prompt with one `"{}"`, whose
+                end the answers follow; only with a language model.
+            kwargs: options of the tokenizer (`padding`, `max_length`, ...). Answers are not truncated by default.
+
+        Returns:
+            `BatchFeature` with `answer_input_ids` and `answer_attention_mask` of shape `(A, U)`, padded on the right:
+            for a language model the tokens that [`caption_labels`] has as labels after a question, the last of which
+            end the answer; without a language model see [`LavisBlipProcessor`].
+
+        Raises:
+            TypeError: an option is unknown. ValueError: the list is empty or contains something other than strings.
+        """
         if self.language_model is None:
             return super().answer_candidates(answers, return_tensors, **kwargs)
-        raise ValueError(
-            "A language model does not rank answers. Generate them from question_inputs(questions), or rank them with a"
-            " question answering model of ALBEF or BLIP."
-        )
+        texts = list_of_texts(answers, "answers")
+        options = self._text_options(kwargs, truncates=False)
+        if self.language_model == "seq2seq":
+            rows = self._tokenize_own(texts, options)
+        else:
+            # A text that follows another one can have other tokens than one at the start.
+            start = (self.question_template if template is None else template).rpartition("{}")[2].rstrip() or "?"
+            length = len(self._tokenize_prompts([start], {"max_length": None})[0])
+            continued = self._tokenize_captions([f"{start} {text}" for text in texts], {"max_length": None})
+            rows = self._truncate([row[length:] for row in continued], options, 0)
+        padded = self._pad(rows, options)
+        return self._to_batch({f"answer_{name}": value for name, value in padded.items()}, kwargs, return_tensors)
 
     def answer_labels(
         self,

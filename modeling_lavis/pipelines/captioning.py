@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from modeling_lavis.evaluation.generating import with_newline
 from modeling_lavis.pipelines.base import LavisPipeline, stack_pixel_values
 
 
@@ -68,20 +69,10 @@ class ImageCaptioningPipeline(LavisPipeline):
         prompt_length = batch["inputs"]["input_ids"].shape[1] if "input_ids" in batch["inputs"] else 1
         if getattr(self.processor, "language_model", None) == "seq2seq":
             prompt_length = 1  # the encoder takes the prompt; the decoder starts with one token
-        options = self._with_newline(self.generation_options(generate_kwargs, prompt_length))
+        options = with_newline(self.generation_options(generate_kwargs, prompt_length), self.model, self.processor)
         ids = self.model.generate(**batch["inputs"], **options)
         sequences = ids.view(len(batch["prompts"]), -1, ids.shape[-1])  # (B, R, T)
         return [{"ids": row, "prompt": prompt} for row, prompt in zip(sequences, batch["prompts"])]
-
-    def _with_newline(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Options of `generate` with the newline, which ends the captions of causal language models in training."""
-        newline = getattr(self.processor, "newline_token_id", None)
-        is_causal = getattr(self.processor, "language_model", None) == "causal"
-        if not is_causal or newline is None or "eos_token_id" in options or "generation_config" in options:
-            return options
-        ends = self.model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-        return options if newline in ends else {**options, "eos_token_id": [*ends, newline]}
 
     def postprocess(self, output: dict[str, Any], return_full_text: bool = False) -> list[dict[str, str]]:
         if return_full_text:

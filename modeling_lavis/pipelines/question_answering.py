@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from modeling_lavis.evaluation.generating import with_newline
 from modeling_lavis.pipelines.base import LavisPipeline, check_positive, stack_pixel_values
 from modeling_lavis.pipelines.loading import unwrap_adapters
 
@@ -35,7 +36,7 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
     model_suffixes = ("ForQuestionAnswering", "ForConditionalGeneration")
     required_attributes = ("encode_images",)
     preprocess_options = ("question",)
-    forward_options = ("answers", "num_candidates")
+    forward_options = ("answers", "num_candidates", "length_normalization")
     postprocess_options = ("top_k",)
     _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(num_beams=3, max_new_tokens=10)
@@ -55,10 +56,12 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
             question (`str` or `list[str]`, *optional*): one question for all images or one per image; or several
                 questions for one image.
             answers (`list[str]`, *optional*): answers to rank, instead of generating one.
-            kwargs: with `answers`, `top_k` (number of answers to return, defaults to 5) and `num_candidates` (number of
-                answers whose log-likelihood is computed, selected by their first token, defaults to 128). Without,
-                options of `generate` (`num_beams`, `max_new_tokens`, ...), whose own `top_k` goes into
-                `generate_kwargs`. `batch_size`, `num_workers` and `on_error`, see [`LavisPipeline`].
+            kwargs: with `answers`, `top_k` (number of answers to return, defaults to 5), `num_candidates` (number of
+                answers whose log-likelihood is computed, selected by their first token; 128 by default, all of them
+                with a language model) and, with a language model, `length_normalization` (`"sum"`, the default, or
+                `"mean"` of the log-likelihoods of an answer's tokens). Without, options of `generate` (`num_beams`,
+                `max_new_tokens`, ...), whose own `top_k` goes into `generate_kwargs`. `batch_size`, `num_workers` and
+                `on_error`, see [`LavisPipeline`].
 
         Returns:
             For each question a list of `{"answer": str}`, or with `answers` a list of `{"answer": str, "score": float}`
@@ -91,6 +94,11 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
             check_positive("top_k", postprocess["top_k"])
         if forward.get("num_candidates") is not None:
             check_positive("num_candidates", forward["num_candidates"])
+        if "length_normalization" in forward and not getattr(unwrap_adapters(self.model), "answers_prompts", False):
+            raise ValueError(
+                f"length_normalization is for language models; {type(unwrap_adapters(self.model)).__name__} ranks "
+                "answers by the sum over their tokens, as it was trained. Leave it out."
+            )
         return preprocess, forward, postprocess
 
     def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +116,8 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
         self,
         batch: dict[str, Any],
         answers: list[str] | None = None,
-        num_candidates: int = 128,
+        num_candidates: int | None = None,
+        length_normalization: str | None = None,
         generate_kwargs: dict[str, Any] | None = None,
     ) -> list[Any]:
         name = type(unwrap_adapters(self.model)).__name__
@@ -116,14 +125,17 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
             raise ValueError(f"{name} only generates answers and cannot rank them; omit answers=.")
         if answers is not None:
             candidates = self._ensure_tensor_on_device(self.processor.answer_candidates(answers), self.device)
-            output = self.model.rank_answers(**batch, **candidates, num_candidates=num_candidates)
+            options = {"num_candidates": num_candidates, "length_normalization": length_normalization}
+            options = {name: value for name, value in options.items() if value is not None}
+            output = self.model.rank_answers(**batch, **candidates, **options)
             return list(zip(output.candidates, output.scores))
         if not self.model.can_generate():
             raise ValueError(f"{name} only ranks answers; pass a list of them as answers=.")
         if getattr(self.model, "answers_prompts", False):
             # decoder-only models return the prompt before the answer
             prompt = 0 if self.model.config.is_encoder_decoder else batch["input_ids"].shape[1]
-            ids = self.model.generate(**batch, **self.generation_options(generate_kwargs, prompt or 1))[:, prompt:]
+            options = with_newline(self.generation_options(generate_kwargs, prompt or 1), self.model, self.processor)
+            ids = self.model.generate(**batch, **options)[:, prompt:]
             return list(ids.view(len(batch["pixel_values"]), -1, ids.shape[-1]))
         options = self.generation_options(generate_kwargs)
         # an explicit mask overrides attend_question_padding

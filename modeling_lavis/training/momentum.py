@@ -27,7 +27,7 @@ class MomentumUpdate(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Check that the model has a head to update."""
-        heads = _heads(model)
+        heads = heads_with_updates(model)
         if not heads:
             raise ValueError(
                 f"MomentumUpdate got a {type(model).__name__} without a head of modeling_lavis; remove the callback."
@@ -39,14 +39,22 @@ class MomentumUpdate(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Update every head that ran since its last update."""
-        for head in _heads(model):
+        for head in heads_with_updates(model):
             if head.update_is_due:
                 head.update_is_due = head.update_is_late = False
                 head.finish_step()
 
 
-def _heads(model: Any) -> list[Any]:
-    """The models of this package inside of a model, whatever wraps them."""
+def heads_with_updates(model: Any) -> list[Any]:
+    """
+    Find the models of this package inside of a model.
+
+    Args:
+        model (`nn.Module`): a head, or a module that contains it.
+
+    Returns:
+        `list[PreTrainedModel]`: the models themselves, not what wraps them.
+    """
     # Attributes of the class, because wrappers forward those of instances. A class that was loaded with a repository's
     # own code is not the class of this package.
     modules = model.modules() if isinstance(model, nn.Module) else ()
@@ -55,4 +63,4 @@ def _heads(model: Any) -> list[Any]:
     ]
 
 
-__all__ = ["MomentumUpdate"]
+__all__ = ["MomentumUpdate", "heads_with_updates"]

@@ -35,6 +35,13 @@ def converted(goldens: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         ("caption", "blip2_t5", ["--max-new-tokens", "4"], "captions"),
         ("answer", "blip2_opt", ["--question", "what is this?", "--max-new-tokens", "4"], "answers"),
         ("answer", "blip2_t5", ["--question", "what is this?", "--max-new-tokens", "4"], "answers"),
+        ("answer", "blip2_opt", ["--question", "what?", "--answers", "yes,no", "--top-k", "1"], "answers"),
+        (
+            "answer",
+            "blip2_t5",
+            ["--question", "what?", "--answers", "yes,no", "--length-normalization", "mean"],
+            "answers",
+        ),
         ("match", "blip2", ["--text", "a dog", "the man"], None),
         ("match", "blip2_image_text_matching", ["--text", "a dog", "the man"], None),
         ("embed", "blip2_feature_extractor", [], None),

@@ -216,7 +216,7 @@ class TestAnswer:
         ("wrong", "message"),
         [
             ([], "the following arguments are required: --question"),
-            (["--question", "what?", "--top-k", "3"], "require --answers"),
+            (["--question", "what?", "--top-k", "3"], "--top-k cannot be used without --answers"),
             (["--question", "what?", "--answers", "a,b", "--num-beams", "2"], "cannot be used with --answers"),
             (["--question", "what?", "--answers", " , "], "contains no answer"),
             (

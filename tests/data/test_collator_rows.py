@@ -136,7 +136,7 @@ WRONG = [
     ("classes", "label", [1], ValueError, r"label is \[1\]"),
     ("video answers", "answer", 0.5, ValueError, "answer of a row is 0.5; expected a string, or the index"),
     ("video answers", "answer", ["run"], ValueError, "answer of a row is"),
-    ("video answers", "video", {"bytes": b"none"}, ValueError, "video is given as bytes; expected a path"),
+    ("video answers", "video", {"bytes": b"none", "path": "a.mp4"}, OSError, "a.mp4.*from its bytes"),
     ("videos", "video", {"path": None}, ValueError, "video of type NoneType"),
     ("videos", "video_id", None, ValueError, "id of an image is None"),
 ]

@@ -20,6 +20,8 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/alpro.md": ("accelerate", "av"),
     "docs/blip.md": ("accelerate", "datasets", "peft"),
     "docs/blip2.md": ("accelerate", "peft", "bitsandbytes"),
+    "docs/data.md": ("datasets", "accelerate", "av"),
+    "docs/evaluation.md": ("datasets",),
     "docs/pipelines.md": ("av",),
     "docs/processors.md": (),
     "docs/retrieval.md": (),

@@ -38,10 +38,17 @@ def test_nothing_has_two_entries() -> None:
     [
         ("modeling_lavis", {"__version__"}),
         ("modeling_lavis.embedded", set()),
+        ("modeling_lavis.data.checks", {"RowCheck", "row_problem"}),
+        ("modeling_lavis.data.collation", {"COLLATIONS", "Collation"}),
+        ("modeling_lavis.data.columns", {"ORIGIN", "PROBLEM", "contract_table", "task_columns"}),
+        ("modeling_lavis.data.loading", set()),
+        ("modeling_lavis.data.mixtures", {"RowAdapter", "STOPPING_STRATEGIES"}),
         (
             "modeling_lavis.evaluation.retrieval",
             {"IMAGE_CHUNK_SIZE", "NOT_RANKED", "RetrievalModel", "TEXT_BATCH_SIZE"},
         ),
+        ("modeling_lavis.evaluation.engine", {"MEMORY_BUDGET"}),
+        ("modeling_lavis.evaluation.retrieval_rows", set()),
         ("modeling_lavis.interpretability", set()),
         ("modeling_lavis.models.outputs", {"IGNORE_INDEX", "as_video_fields", "recorded_fields", "vision_fields"}),
         ("modeling_lavis.training", set()),

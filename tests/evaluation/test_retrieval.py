@@ -1,9 +1,8 @@
-"""Two-stage retrieval against a loop over all pairs, the functions of each stage, and recall.
+"""Two-stage retrieval against a loop over all pairs, and the functions of each stage.
 
 Shapes: I images, S texts, k candidates per row.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -17,47 +16,21 @@ from modeling_lavis.evaluation.retrieval import (
     encode_texts,
     matching_logits,
     rank_candidates,
-    recall,
     select_candidates,
     similarity_matrices,
 )
+from tests.evaluation.collections_of_pairs import (
+    ALBEF,
+    ALPRO,
+    FUSING,
+    HEADS,
+    IMAGES,
+    TEXTS,
+    all_pairs,
+    images_of,
+    padded_texts,
+)
 from tests.evaluation.row_counter import RowCounter
-from tests.models.albef_cases import RETRIEVAL as ALBEF
-from tests.models.alpro_cases import FRAMES
-from tests.models.alpro_cases import RETRIEVAL as ALPRO
-from tests.models.lavis_blip_2_cases import RETRIEVAL as BLIP_2
-from tests.models.lavis_blip_cases import RETRIEVAL as BLIP
-from tests.models.lavis_blip_cases import pixels, texts
-
-IMAGES, TEXTS = 5, 7
-HEADS = pytest.mark.parametrize("case", [ALBEF, ALPRO, BLIP, BLIP_2], ids=lambda case: case.name)
-#: heads that fuse text hidden states
-FUSING = pytest.mark.parametrize("case", [ALBEF, ALPRO], ids=lambda case: case.name)
-
-
-def images_of(case: Any, count: int = IMAGES) -> Tensor:
-    return pixels(count, FRAMES) if case is ALPRO else pixels(count)
-
-
-def padded_texts() -> dict[str, Tensor]:
-    """Texts of different lengths with columns that are padding in every row."""
-    inputs = texts(TEXTS, length=8)
-    return {name: torch.nn.functional.pad(value, (0, 3)) for name, value in inputs.items()}
-
-
-@torch.no_grad()
-def all_pairs(case: Any, model: Any, images: Tensor, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Cosine similarities and "match" logits `(I, S)`, one pair at a time and without padding."""
-    cosine, logits = torch.zeros(len(images), TEXTS), torch.zeros(len(images), TEXTS)
-    for image in range(len(images)):
-        for text in range(TEXTS):
-            length = int(inputs["attention_mask"][text].sum())
-            pair = {name: value[text, None, :length] for name, value in inputs.items()}
-            output = model(**{case.pixel_name: images[image, None]}, **pair, match_head="both")
-            image_features = output.video_features if case is ALPRO else output.image_features
-            cosine[image, text] = model.compare_features(image_features, output.text_features).item()
-            logits[image, text] = output.logits[0, 1]
-    return cosine, logits
 
 
 def best_columns(row: Tensor, k: int) -> list[int]:
@@ -86,12 +59,11 @@ def test_equals_a_loop_over_all_pairs(case: Any, k: int) -> None:
 
 
 @HEADS
-def test_batches_and_chunks_do_not_change_the_scores(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_and_chunks_do_not_change_the_scores(case: Any) -> None:
     model, images, inputs = case.model(), images_of(case), padded_texts()
     expected = similarity_matrices(model, images, inputs, k=2)
-    monkeypatch.setattr(retrieval, "IMAGE_CHUNK_SIZE", 2)
     batches = (images[rows] for rows in (slice(0, 1), slice(1, 4), slice(4, 5)))
-    actual = similarity_matrices(model, batches, inputs, k=2, text_batch_size=2)
+    actual = similarity_matrices(model, batches, inputs, k=2, batch_size=2, text_batch_size=2)
     for name, value in vars(expected).items():
         torch.testing.assert_close(vars(actual)[name], value, atol=1e-5, rtol=1e-4)
 
@@ -114,9 +86,8 @@ def test_images_are_encoded_and_projected_in_batches(case: Any, monkeypatch: pyt
     sizes: dict[str, list[int]] = {"encode_images": [], "project_images": [], "score_pairs": []}
     for name, rows in sizes.items():
         monkeypatch.setattr(model, name, recording(getattr(model, name), rows))
-    monkeypatch.setattr(retrieval, "IMAGE_CHUNK_SIZE", 2)
     similarity_matrices(model, images_of(case), padded_texts(), k=TEXTS, batch_size=3)
-    assert sizes == {"encode_images": [3, 2], "project_images": [3, 2], "score_pairs": [2, 2, 1]}
+    assert sizes == {"encode_images": [3, 2], "project_images": [3, 2], "score_pairs": [3, 2]}
 
 
 def recording(method: Any, rows: list[int]) -> Any:
@@ -189,6 +160,13 @@ def test_select_candidates() -> None:
     assert select_candidates(similarity, 10).tolist() == [[1, 2, 0], [2, 0, 1]]
 
 
+@pytest.mark.parametrize("k", [1, 3, 20, 60])
+def test_the_first_of_equal_candidates_ranks_first(k: int) -> None:
+    similarity = torch.randint(0, 4, (9, 40), generator=torch.Generator().manual_seed(0)).float()
+    expected = [sorted(range(40), key=lambda column: (-row[column], column))[:k] for row in similarity.tolist()]
+    assert select_candidates(similarity, k).tolist() == expected
+
+
 def test_rank_candidates() -> None:
     similarity = torch.tensor([[0.1, 0.9, 0.5], [0.3, 0.2, 0.8]])
     candidates = torch.tensor([[1, 2], [2, 0]])
@@ -207,73 +185,3 @@ def test_scores_have_the_dtype_of_the_similarity() -> None:
     logits = torch.tensor([[0.0, 1.0]], dtype=torch.bfloat16)
     scores = combine_scores(torch.tensor([0.123456789]), logits)
     assert scores.dtype == torch.float32 and scores.item() == pytest.approx(1.123456789)
-
-
-# ---- recall ----
-
-
-def recall_by_sorting(scores: list[list[float]], relevant: list[list[int]], rank: int) -> float:
-    """Percentage of rows whose `rank` best columns, the first of equal ones first, include a relevant one."""
-    hits = 0
-    for row, columns in zip(scores, relevant, strict=True):
-        best = sorted(range(len(row)), key=lambda column: (-row[column], column))[:rank]
-        hits += bool(set(best) & set(columns))
-    return 100 * hits / len(scores)
-
-
-def random_relevant(rows: int, columns: int, generator: torch.Generator) -> list[list[int]]:
-    """One to three relevant columns per row."""
-    counts = torch.randint(1, 4, (rows,), generator=generator).tolist()
-    return [torch.randperm(columns, generator=generator)[:count].tolist() for count in counts]
-
-
-@pytest.mark.parametrize("levels", [None, 4], ids=["distinct", "ties"])
-def test_recall_equals_sorting(levels: int | None) -> None:
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.rand(40, 25, generator=generator)
-    if levels is not None:
-        scores = (scores * levels).floor()
-    relevant = random_relevant(*scores.shape, generator)
-    ranks = (1, 2, 5, 10, 25)
-    result = recall(scores, relevant, ranks)
-    expected = {f"R@{rank}": recall_by_sorting(scores.tolist(), relevant, rank) for rank in ranks}
-    assert result == pytest.approx({**expected, "R@mean": sum(expected.values()) / len(ranks)}, abs=1e-4)
-    assert expected["R@1"] < expected["R@5"] < expected["R@25"] == 100
-
-
-def test_recall_of_equal_scores() -> None:
-    """The first of equal columns ranks first, so that constant scores do not count as hits."""
-    result = recall(torch.zeros(4, 4), [[0], [1], [2], [3]], ranks=(1, 2))
-    assert result == {"R@1": 25.0, "R@2": 50.0, "R@mean": 37.5}
-
-
-def test_recall_counts_the_best_of_several_relevant_columns() -> None:
-    scores = torch.tensor([[0.1, 0.9, 0.5]])
-    assert recall(scores, [[0, 2]], ranks=(1, 2)) == {"R@1": 0.0, "R@2": 100.0, "R@mean": 50.0}
-    assert recall(scores, [(0, 1)], ranks=(1,))["R@1"] == 100.0
-
-
-def test_ranks_larger_than_the_collection() -> None:
-    assert recall(torch.tensor([[0.1, 0.9]]), [[0]]) == {
-        "R@1": 0.0,
-        "R@5": 100.0,
-        "R@10": 100.0,
-        "R@mean": pytest.approx(200 / 3),
-    }
-
-
-@pytest.mark.parametrize("columns", [{1}, range(1, 2), iter([1])], ids=["set", "range", "iterator"])
-def test_relevant_columns_are_any_iterable(columns: Iterable[int]) -> None:
-    assert recall(torch.tensor([[0.1, 0.9]]), [columns], ranks=(1,))["R@1"] == 100.0
-
-
-@pytest.mark.parametrize(
-    ("relevant", "message"),
-    [
-        ([[0]], "2 rows of scores, but relevant columns for 1 rows"),
-        ([[0], []], "Row 1 has no relevant column"),
-    ],
-)
-def test_invalid_relevant_columns(relevant: list[list[int]], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        recall(torch.zeros(2, 3), relevant)

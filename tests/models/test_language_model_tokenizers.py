@@ -189,3 +189,27 @@ def test_placeholders_are_not_learned(kind: str) -> None:
             assert torch.equal(found["labels"][:, 4:], expected)
         else:
             assert torch.equal(found["labels"], expected)
+
+
+@pytest.mark.parametrize("kind", ["has BOS (GPT-2)", "adds EOS (T5)"])
+def test_the_pipeline_ranks_a_list_of_answers(kind: str) -> None:
+    """An answer that is known by heart comes first, and the scores are those of the model."""
+    processor = tiny_processor(kind)
+    model = tiny_model(kind, processor)
+    questions, answers = ["what is this?", "is it a dog?"], ["no", "yes", "two red cats"]
+    prompts = processor.question_prompts(questions)
+    batch = processor.caption_labels(["two red cats", "yes"], prompt=prompts, cleaning=None)
+    images = [IMAGE, IMAGE]
+    learn(model, {**processor(images=images, return_tensors="pt"), **batch})
+    answerer = pipeline("image-question-answering", model=model, processor=processor, device="cpu")
+    ranked = answerer(images, question=questions, answers=answers, top_k=2, batch_size=2)
+    assert [row[0]["answer"] for row in ranked] == ["two red cats", "yes"]
+    assert [[entry["score"] for entry in row] for row in ranked] == [
+        pytest.approx([entry["score"] for entry in answerer(IMAGE, question=question, answers=answers)[:2]], abs=1e-4)
+        for question in questions
+    ]
+    mean = answerer(IMAGE, question=questions[0], answers=answers, length_normalization="mean", num_candidates=1)
+    tokens = processor.answer_candidates(["two red cats"])["answer_input_ids"]
+    assert mean == [
+        {"answer": "two red cats", "score": pytest.approx(ranked[0][0]["score"] / tokens.numel(), abs=1e-4)}
+    ]

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 # Folders that are not golden sets; see the README of the goldens.
 TOKENIZER, PROCESSORS, TRANSFER, FULL_SIZE = "tokenizer", "processors", "transfer", "full_size_keys"
-SIDE_FOLDERS = {TOKENIZER, PROCESSORS, TRANSFER, FULL_SIZE}
+METRICS = "metrics"
+SIDE_FOLDERS = {TOKENIZER, PROCESSORS, TRANSFER, FULL_SIZE, METRICS}
 
 
 def goldens_root() -> Path:

@@ -11,13 +11,12 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
-from modeling_lavis.evaluation.retrieval import similarity_matrices
-
 from .blip_inputs import compare_tokenizer, tokens
 from .converted import Converted
 from .goldens import GoldenSet
 from .ledger import Ledger
 from .registry import replays
+from .retrieval import compare_similarity_matrices
 from .training import pick, replay_training
 
 
@@ -67,9 +66,7 @@ def replay_retrieval(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
 
     replay_training(run.model(), ledger, run.names, forward, _record)
     texts = tokens(run, golden.inputs["retrieval_texts"], padding="max_length")
-    matrices = similarity_matrices(run.model(), clips, texts, k=golden.inputs["k_test"])
-    ledger.compare("compute_sim_matrix.score_i2t", matrices.i2t)
-    ledger.compare("compute_sim_matrix.score_t2i", matrices.t2i)
+    compare_similarity_matrices(golden, ledger, run.model(), clips, texts)
 
 
 @replays("alpro_qa")

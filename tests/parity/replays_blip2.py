@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
-from modeling_lavis.evaluation.retrieval import similarity_matrices
 from modeling_lavis.hub.blip2 import load_tokenizer
 
 from .blip_inputs import compare_tokenizer, tokens
@@ -22,6 +21,7 @@ from .goldens import GoldenSet
 from .ledger import Ledger
 from .names import Names
 from .registry import replays
+from .retrieval import compare_similarity_matrices
 from .training import replay_training
 
 # parity: texts of a similarity matrix are padded to this length, independently of training
@@ -71,9 +71,7 @@ def replay_first_stage(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None
         _matching(run, matching)
     _captions(pretraining)
     texts = tokens(run, golden.inputs["retrieval_texts"], max_length=MATRIX_TEXT_LENGTH, padding="max_length")
-    matrices = similarity_matrices(matching, golden.inputs["image"], texts, k=golden.inputs["k_test"])
-    ledger.compare("compute_sim_matrix.score_i2t", matrices.i2t)
-    ledger.compare("compute_sim_matrix.score_t2i", matrices.t2i)
+    compare_similarity_matrices(golden, ledger, matching, golden.inputs["image"], texts)
     if golden.below("train."):
         _train_first_stage(pretraining, ledger, "train", "1.0.2")
     if (golden.folder / "outputs_main.json").exists():

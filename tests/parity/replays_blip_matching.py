@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-from modeling_lavis.evaluation.retrieval import similarity_matrices
 from modeling_lavis.interpretability.gradcam import gradcam
 
 from .blip_inputs import compare_tokenizer, tokens
@@ -17,6 +16,7 @@ from .converted import Converted
 from .goldens import GoldenSet
 from .ledger import Ledger
 from .registry import replays
+from .retrieval import compare_similarity_matrices
 from .training import compare_gradients, pick, replay_training
 
 # parity: texts of a similarity matrix are padded to this length, independently of training
@@ -173,9 +173,7 @@ def replay_retrieval(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
     if golden.below("train_negative_all_rank."):
         _train(run, "train_negative_all_rank", run.model(negative_all_rank=True))
     texts = tokens(run, golden.inputs["retrieval_texts"], max_length=MATRIX_TEXT_LENGTH, padding="max_length")
-    matrices = similarity_matrices(run.model(), golden.inputs["image"], texts, k=golden.inputs["k_test"])
-    ledger.compare("compute_sim_matrix.score_i2t", matrices.i2t)
-    ledger.compare("compute_sim_matrix.score_t2i", matrices.t2i)
+    compare_similarity_matrices(golden, ledger, run.model(), golden.inputs["image"], texts)
 
 
 @replays("albef_pretrain", "blip_pretrain")

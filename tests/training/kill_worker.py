@@ -1,0 +1,94 @@
+"""Trains in child processes that are killed at random moments, then to the end; run by test_trainer_kill.py.
+
+Arguments: folder of the goldens, folder for the run, number of kills, seed of the moments.
+"""
+
+import json
+import os
+import random
+import select
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.utils import logging
+
+from modeling_lavis.training import last_checkpoint
+from tests.training.trainer_cases import retrieval_trainer, state_of, write_rows
+
+
+class Tell(TrainerCallback):
+    """Writes a byte to a pipe at the beginning of each step."""
+
+    def __init__(self, pipe: int | None) -> None:
+        self.pipe = pipe
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        if self.pipe is not None:
+            os.write(self.pipe, b"s")
+
+
+def train(goldens: Path, folder: Path, epochs: int, pipe: int | None = None, **options: Any) -> Any:
+    rows = write_rows(folder.parent / "images") if pipe is None else json.loads((folder.parent / "rows").read_text())
+    options = {"num_train_epochs": epochs, "gradient_accumulation_steps": 1, "logging_steps": 10, **options}
+    trainer = retrieval_trainer(goldens, rows, folder, callbacks=[Tell(pipe)], **options)
+    trainer.train(last_checkpoint(folder))
+    return trainer
+
+
+def in_child(goldens: Path, folder: Path, epochs: int, moments: random.Random | None) -> bool:
+    """Train in a child process, which is killed within two steps if there are moments; whether it ended by itself."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
+            trainer = train(goldens, folder, epochs, writing, **options)
+            torch.save(state_of(trainer.model), folder.parent / "killed.pt")
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    os.close(writing)
+    if moments is not None:
+        for _ in range(moments.randint(1, 2)):
+            select.select([reading], [], [], 60)
+            os.read(reading, 1)
+        time.sleep(moments.uniform(0.0, 0.12))
+        os.kill(child, signal.SIGKILL)
+    else:
+        while os.read(reading, 4096):
+            pass
+    os.close(reading)
+    _, status = os.waitpid(child, 0)
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
+        raise SystemExit(f"the training failed with status {status}")
+    return os.WIFEXITED(status)
+
+
+def main(goldens: Path, folder: Path, kills: int, seed: int) -> None:
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    epochs = -(-kills * 4 // 7) + 1
+    run, moments = folder / "killed", random.Random(seed)
+    undisturbed = train(goldens, folder / "undisturbed", epochs)
+    torch.save(state_of(undisturbed.model), folder / "undisturbed.pt")
+    (folder / "rows").write_text(json.dumps(write_rows(folder / "images")))
+    killed, halves = 0, 0
+    for _ in range(kills):
+        if in_child(goldens, run, epochs, moments):
+            break
+        killed += 1
+        halves += any(path.name.startswith("_") for path in run.iterdir()) if run.exists() else 0
+    in_child(goldens, run, epochs, None)
+    left = sorted(path.name for path in run.iterdir())
+    (folder / "report.json").write_text(json.dumps({"killed": killed, "halves": halves, "left": left}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
