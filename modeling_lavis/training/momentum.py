@@ -12,8 +12,8 @@ class MomentumUpdate(TrainerCallback):
     Update momentum encoders and temperature after every step of the optimizer, whatever parameters it holds.
 
     Heads notice by themselves when a [`torch.optim.Optimizer`] that holds their parameters steps: in a plain loop, and
-    under the Trainer on one process, DDP, FSDP2 and DeepSpeed up to ZeRO stage 2. There the callback changes nothing. It
-    is needed for other engines whose optimizer holds copies of the parameters; a warning says so. The head may be
+    under the Trainer on one process, DDP, FSDP2 and DeepSpeed up to ZeRO stage 2. There the callback changes nothing.
+    It is needed for other engines whose optimizer holds copies of the parameters; a warning says so. The head may be
     wrapped, for example by peft, by `torch.compile` or by `DistributedDataParallel`.
 
     A step that a loss scaler skips, because gradients overflowed, counts as a step.

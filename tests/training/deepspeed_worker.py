@@ -11,18 +11,10 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 from transformers import Trainer, TrainingArguments
 
-from tests.models.contract import Case
-from tests.training.fsdp_worker import CASES, ROWS, RUNS, STEPS, Rows, collate, deterministic
+from tests.training.fsdp_worker import CASES, RUNS, STEPS, Rows, collate, deterministic
 
 # Compiling DeepSpeed's own communication between processes of a CPU takes minutes; without it, gloo is used.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-class SingleRows(Rows):
-    """The same rows, in float32."""
-
-    def __init__(self, case: Case) -> None:
-        self.columns = {**case.inputs(ROWS), "image_ids": torch.arange(ROWS)}
 
 
 def arguments(folder: str, stage: int | None, **options: Any) -> TrainingArguments:
@@ -60,7 +52,7 @@ def train(label: str, mode: str, folder: str) -> dict[str, Any]:
     Train, and return losses, the final state and what is loaded from the saved model. `mode` is `ddp` or a stage, and
     words after it: `resumed` (from the second step of the run without that word), `accumulated`, `bf16`.
     """
-    name, options, _ = RUNS[label]
+    name, options = RUNS[label]
     kind, *words = mode.split()
     place = f"{folder}/{' '.join(word for word in mode.split() if word != 'resumed')}"
     accumulated = 2 if "accumulated" in words else 1
@@ -68,7 +60,7 @@ def train(label: str, mode: str, folder: str) -> dict[str, Any]:
         place, None if kind == "ddp" else int(kind), bf16="bf16" in words, gradient_accumulation_steps=accumulated
     )
     model = CASES[name].model(**options)
-    trainer = Trainer(model, args, collate, train_dataset=SingleRows(CASES[name]))
+    trainer = Trainer(model, args, collate, train_dataset=Rows(CASES[name], torch.float32))
     trainer.train(resume_from_checkpoint=f"{place}/checkpoint-2" if "resumed" in words else None)
     trainer.save_model(f"{folder}/{mode} saved")
     dist.barrier()
@@ -82,11 +74,13 @@ def train(label: str, mode: str, folder: str) -> dict[str, Any]:
 
 def error_of(label: str, folder: str, model_first: bool) -> str:
     """The error of stage 3, for a model that is made before or after DeepSpeed's configuration is known."""
-    name, options, _ = RUNS[label]
+    name, options = RUNS[label]
     try:
         model = CASES[name].model(**options) if model_first else None
         args = arguments(folder, 3)
-        Trainer(model or CASES[name].model(**options), args, collate, train_dataset=SingleRows(CASES[name])).train()
+        Trainer(
+            model or CASES[name].model(**options), args, collate, train_dataset=Rows(CASES[name], torch.float32)
+        ).train()
     except ValueError as error:
         return str(error)
     return "no error"
