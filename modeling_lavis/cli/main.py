@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import modeling_lavis
-from modeling_lavis.cli import answer, attach_code, caption, convert, demo, embed, evaluate, match
+from modeling_lavis.cli import answer, attach_code, caption, convert, demo, embed, evaluate, match, recipes, train
 from modeling_lavis.cli.options import first_line
 from modeling_lavis.cli.output import UsageError, print_logged_warnings, warn
 from modeling_lavis.import_utils import silence_developer_logs
@@ -18,12 +18,12 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     Build the parser of the command.
 
     Args:
-        verb (`str`, *optional*): the verb that will be parsed. The arguments of `convert` are added only for that verb,
-            because they import torch.
+        verb (`str`, *optional*): the verb that will be parsed. The arguments of `convert` and `train` are added only
+            for these verbs, because they import torch.
     """
     parser = argparse.ArgumentParser(
         prog="modeling-lavis",
-        description="ALBEF, ALPRO, BLIP and BLIP-2: captions, answers, matches, features, metrics, conversion, code.",
+        description="ALBEF, ALPRO, BLIP and BLIP-2: captions, answers, features, training, metrics, conversion.",
         epilog="Exit status: 0 for success, 1 if an input failed (named on stderr), 2 for invalid arguments.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {modeling_lavis.__version__}")
@@ -35,6 +35,11 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     else:
         verbs.add_parser("convert", help=convert.HELP)
     attach_code.add_parser(verbs)
+    recipes.add_parser(verbs)
+    if verb == "train":
+        train.add_parser(verbs)
+    else:
+        verbs.add_parser("train", help=train.HELP)
     demo.add_parser(verbs)
     return parser
 

@@ -128,6 +128,8 @@ class ImageTrainTransform:
         flip_probability: float = 0.5,
         background: str | Sequence[int] = "drop",
     ) -> None:
+        if not 0 <= flip_probability <= 1:
+            raise ValueError(f"flip_probability is {flip_probability}; expected a number from 0 to 1.")
         if image_size < 1 or not 0 < min_scale <= max_scale:
             raise ValueError(
                 f"image_size is {image_size}, the scale from {min_scale} to {max_scale}; expected a positive size and"

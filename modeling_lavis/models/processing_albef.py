@@ -22,6 +22,9 @@ class AlbefProcessor(ImageTextProcessorMixin):
         max_words (`int`, *optional*, defaults to 50): maximum number of words of a cleaned text; `None` keeps all.
         cleaning (`str`, *optional*, defaults to `"caption"`):
             `"caption"`, `"question"` or `None`: how texts are cleaned before tokenization. Answers are never cleaned.
+        join_ideographs (`bool`, *optional*, defaults to `False`):
+            whether generated texts have no spaces between Chinese and Japanese characters, which BERT's tokenizers
+            decode with spaces.
 
     Raises:
         ValueError: an option has an unsupported value.
@@ -38,12 +41,15 @@ class AlbefProcessor(ImageTextProcessorMixin):
         max_text_length: int | None = 30,
         max_words: int | None = 50,
         cleaning: str | None = "caption",
+        join_ideographs: bool = False,
     ) -> None:
         super().__init__(image_processor, tokenizer)
         self.check_options({"max_text_length": max_text_length, "max_words": max_words, "cleaning": cleaning})
         self.max_text_length = max_text_length
         self.max_words = max_words
         self.cleaning = cleaning
+        self.check_options({"join_ideographs": join_ideographs})
+        self.join_ideographs = join_ideographs
 
     @property
     def bos_token_id(self) -> int:

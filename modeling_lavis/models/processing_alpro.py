@@ -32,6 +32,9 @@ class AlproProcessor(LavisProcessorMixin):
         max_words (`int`, *optional*, defaults to 50): maximum number of words of a cleaned text; `None` keeps all.
         cleaning (`str`, *optional*, defaults to `"caption"`):
             `"caption"`, `"question"` or `None`: how texts are cleaned before tokenization.
+        join_ideographs (`bool`, *optional*, defaults to `False`):
+            whether generated texts have no spaces between Chinese and Japanese characters, which BERT's tokenizers
+            decode with spaces.
 
     Raises:
         ValueError: an option has an unsupported value.
@@ -50,12 +53,15 @@ class AlproProcessor(LavisProcessorMixin):
         max_text_length: int | None = 35,
         max_words: int | None = 50,
         cleaning: str | None = "caption",
+        join_ideographs: bool = False,
     ) -> None:
         super().__init__(video_processor, tokenizer)
         self.check_options({"max_text_length": max_text_length, "max_words": max_words, "cleaning": cleaning})
         self.max_text_length = max_text_length
         self.max_words = max_words
         self.cleaning = cleaning
+        self.check_options({"join_ideographs": join_ideographs})
+        self.join_ideographs = join_ideographs
 
     @property
     def model_input_names(self) -> list[str]:

@@ -22,7 +22,7 @@ from .image_processing_lavis import (
 )
 from .modeling_base import HUB_OPTIONS
 from .outputs import IGNORE_INDEX
-from .tokenization_lavis import CLEANINGS, clean_text
+from .tokenization_lavis import CLEANINGS, clean_text, join_ideographs
 
 _OWN_BACKENDS = {"LavisImageProcessor": "pil", "LavisImageProcessorTorchvision": "torchvision"}
 # All names that transformers' BLIP image processor has had (`None`: older repositories do not name it); their options
@@ -59,6 +59,8 @@ class LavisProcessorMixin(ProcessorMixin):
     cleaning: str | None
     max_words: int | None
     max_text_length: int | None
+    #: whether to decode Chinese and Japanese characters without spaces between them
+    join_ideographs = False
 
     @property
     def text_kwargs(self) -> dict[str, Any]:  # type: ignore[override]
@@ -124,6 +126,8 @@ class LavisProcessorMixin(ProcessorMixin):
                 raise ValueError(
                     f"{cls.__name__}: {option} is {value!r:.80}; expected at most {_MAX_LENGTH}, or None for no limit."
                 )
+        if not isinstance(options.get("join_ideographs", False), bool):
+            raise ValueError(f"join_ideographs is {options['join_ideographs']!r:.80}; expected true or false.")
         for name in _NAMES:
             if options.get(name) is not None and not isinstance(options[name], str):
                 raise ValueError(f"{name} is {options[name]!r:.80}; expected the name of a class.")
@@ -273,10 +277,11 @@ class LavisProcessorMixin(ProcessorMixin):
 
     def _decode(self, outputs: Any, skip_special_tokens: bool = True, **kwargs: Any) -> list[str]:
         kwargs.setdefault("clean_up_tokenization_spaces", True)
-        return [
+        texts = [
             self.tokenizer.decode(row, skip_special_tokens=skip_special_tokens, **kwargs)
             for row in generated_rows(outputs)
         ]
+        return [join_ideographs(text) for text in texts] if self.join_ideographs else texts
 
     def post_process_image_text_to_text(
         self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any

@@ -35,6 +35,9 @@ class LavisBlipProcessor(PromptProcessorMixin):
         text_format (`str`, *optional*):
             `"encoder"` or `"prompt"`: format of the `text` of a call, see the head of this file. Defaults to `"prompt"`
             if there is a prompt, else `"encoder"`.
+        join_ideographs (`bool`, *optional*, defaults to `False`):
+            whether generated texts have no spaces between Chinese and Japanese characters, which BERT's tokenizers
+            decode with spaces.
 
     Raises:
         ValueError: an option has an unsupported value.
@@ -54,9 +57,12 @@ class LavisBlipProcessor(PromptProcessorMixin):
         max_words: int | None = 50,
         cleaning: str | None = "caption",
         text_format: str | None = None,
+        join_ideographs: bool = False,
     ) -> None:
         super().__init__(image_processor, tokenizer)
         self.set_text_options(prompt, max_text_length, max_words, cleaning, text_format)
+        self.check_options({"join_ideographs": join_ideographs})
+        self.join_ideographs = join_ideographs
         add_blip_tokens(self.tokenizer)
 
     @property

@@ -57,6 +57,9 @@ class LavisBlip2Processor(PromptProcessorMixin):
             model or a prompt, else `"encoder"`.
         num_query_tokens (`int`, *optional*):
             number of placeholders to insert before every prompt; `None` for models that prepend the query tokens.
+        join_ideographs (`bool`, *optional*, defaults to `False`):
+            whether generated texts have no spaces between Chinese and Japanese characters, which BERT's tokenizers
+            decode with spaces.
 
     Raises:
         ValueError: an option has an unsupported value.
@@ -74,13 +77,16 @@ class LavisBlip2Processor(PromptProcessorMixin):
         cleaning: str | None = "caption",
         text_format: str | None = None,
         num_query_tokens: int | None = None,
+        join_ideographs: bool = False,
     ) -> None:
         own = {"language_model": language_model, "question_template": question_template}
         self.check_options({**own, "num_query_tokens": num_query_tokens})
+        self.check_options({"join_ideographs": join_ideographs})
         super().__init__(image_processor, tokenizer)
         self.language_model = language_model
         self.question_template = question_template
         self.num_query_tokens = num_query_tokens
+        self.join_ideographs = join_ideographs
         if language_model == "causal" and isinstance(prompt, str):
             prompt = prompt.rstrip()
         self.set_text_options(prompt, max_text_length, max_words, cleaning, text_format)

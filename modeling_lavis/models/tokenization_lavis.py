@@ -25,6 +25,9 @@ _PUNCTUATION = '.!"()*#:;~'
 _PUNCTUATION_TO_SPACE = str.maketrans(dict.fromkeys(_PUNCTUATION, " "))
 _PUNCTUATION_DELETED = str.maketrans(dict.fromkeys(_PUNCTUATION))
 _WHITESPACE_RUN = re.compile(r"\s{2,}")
+# Chinese and Japanese characters, kana and full-width punctuation, which are written without spaces
+_IDEOGRAPH = "[\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
+_SPACE_BETWEEN_IDEOGRAPHS = re.compile(f"(?<={_IDEOGRAPH}) +(?={_IDEOGRAPH})")
 
 
 def clean_caption(text: str, max_words: int | None = 50, prompt: str = "") -> str:
@@ -81,6 +84,19 @@ def clean_text(text: str, cleaning: str | None, max_words: int | None = 50) -> s
     if cleaning == "question":
         return clean_question(text, max_words)
     raise ValueError(f"cleaning is {cleaning!r}; expected 'caption', 'question' or None (text left as it is).")
+
+
+def join_ideographs(text: str) -> str:
+    """
+    Remove the spaces between Chinese and Japanese characters, which BERT's tokenizers put there when they decode.
+
+    Args:
+        text (`str`): decoded text.
+
+    Returns:
+        `str`: the text; spaces beside other scripts are kept.
+    """
+    return _SPACE_BETWEEN_IDEOGRAPHS.sub("", text)
 
 
 def bert_tokenizer(source: Any, **kwargs: Any) -> PreTrainedTokenizerBase:
@@ -182,4 +198,5 @@ __all__ = [
     "clean_caption",
     "clean_question",
     "clean_text",
+    "join_ideographs",
 ]

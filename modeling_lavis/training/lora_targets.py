@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The modules to adapt with LoRA: `LoraConfig(target_modules=...)` of peft."""
 
+import re
+from collections import Counter
 from typing import Any
 
 # Queries, keys and values of the image encoder (one layer for all three), of the text encoder and of the answer or
@@ -33,7 +35,11 @@ LORA_TARGET_MODULES: dict[str, str] = {
 def lora_target_modules(model: Any) -> str:
     """
     The entry of [`LORA_TARGET_MODULES`] for a model: that of its family, or of its language model for BLIP-2's second
-    stage.
+    stage; without layers that share their weights with others.
+
+    Two layers with one weight would get two adapters, and merged into it they would give another model than the trained
+    one. BLIP's encoder and decoder share their cross-attention in pretraining, and ALBEF's layers for the two images of
+    a pair share keys and values.
 
     Args:
         model (`PreTrainedModel`): any head of this package.
@@ -53,7 +59,13 @@ def lora_target_modules(model: Any) -> str:
             f"There is no entry for {type(model).__name__} with the model type {kind!r}; expected one of"
             f" {', '.join(LORA_TARGET_MODULES)}. Pass the names of its linear layers to LoraConfig(target_modules=...)."
         )
-    return LORA_TARGET_MODULES[kind]
+    target = LORA_TARGET_MODULES[kind]
+    weights = {name: getattr(module, "weight", None) for name, module in model.named_modules(remove_duplicate=False)}
+    uses = Counter(id(weight) for weight in weights.values() if weight is not None)
+    shared = [name for name, weight in weights.items() if uses[id(weight)] > 1 and re.fullmatch(target, name)]
+    # One alternative for the layers of a stack, to keep adapter_config.json short.
+    excluded = sorted({re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)) for name in shared})
+    return f"(?!({'|'.join(excluded)})$)({target})" if excluded else target
 
 
 __all__ = ["LORA_TARGET_MODULES", "lora_target_modules"]

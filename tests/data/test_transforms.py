@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from modeling_lavis.data.randaugment import Operation
 from modeling_lavis.data.transforms import (
+    ImageTrainTransform,
     TrainDraw,
     blip2_image_train,
     blip_image_train,
@@ -104,3 +105,19 @@ def test_invalid_options_raise() -> None:
         blip_image_train(0)
     with pytest.raises(ValueError, match="scale from 0.9 to 0.5"):
         blip_image_train(32, min_scale=0.9, max_scale=0.5)
+
+
+def test_flip_probability_and_background() -> None:
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[:, :4] = (255, 0, 0, 255)  # red on the left, transparent black on the right
+    image = PIL.Image.fromarray(pixels)
+    never = ImageTrainTransform(8, 1.0, 1.0, augment=False, flip_probability=0.0, background="white")
+    always = ImageTrainTransform(8, 1.0, 1.0, augment=False, flip_probability=1.0, background="white")
+    drawn = [
+        transform.draw(image, torch.Generator().manual_seed(seed)) for transform in (never, always) for seed in range(8)
+    ]
+    assert [draw.flip for draw in drawn] == [False] * 8 + [True] * 8
+    assert never.crop_and_flip(image, TrainDraw((0, 0, 8, 8)))[0, -1].tolist() == [255, 255, 255]
+    assert never.crop_and_flip(pixels, TrainDraw((0, 0, 8, 8)))[0, -1].tolist() == [255, 255, 255]
+    with pytest.raises(ValueError, match="flip_probability is 2; expected a number from 0 to 1"):
+        ImageTrainTransform(8, flip_probability=2)

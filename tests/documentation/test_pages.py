@@ -24,6 +24,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/evaluation.md": ("datasets",),
     "docs/pipelines.md": ("av",),
     "docs/processors.md": (),
+    "docs/recipes.md": ("timm",),
     "docs/retrieval.md": (),
 }
 TEXTS = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *sorted(TOP.glob("docs/**/*.md"))]

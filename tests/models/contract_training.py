@@ -53,32 +53,41 @@ class StopAfter(TrainerCallback):
         control.should_training_stop = state.global_step >= self.steps
 
 
-def make_trainer(case: Case, model: Any, folder: Path, accumulate: int = 1, steps: int = 4, **options: Any) -> Trainer:
-    """A Trainer over a fixed sequence of batches."""
+def make_trainer(
+    case: Case,
+    model: Any,
+    folder: Path,
+    accumulate: int = 1,
+    steps: int = 4,
+    settings: dict[str, Any] | None = None,
+    **options: Any,
+) -> Trainer:
+    """A Trainer over a fixed sequence of batches; `settings` are other TrainingArguments."""
     torch.manual_seed(3)
     batches = []
     for _ in range(8):
         batch = {**case.inputs(3), **case.training(3)}
         batch[case.pixel_name] = torch.randn_like(batch[case.pixel_name])
         batches.append(batch)
+    defaults: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": steps,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": accumulate,
+        "learning_rate": 1e-3,
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "use_cpu": True,
+        "save_steps": 2,
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "seed": 5,
+        "max_grad_norm": 0.0,
+        "train_sampling_strategy": "sequential",
+    }
     return Trainer(
         model=model,
-        args=TrainingArguments(
-            output_dir=str(folder),
-            max_steps=steps,
-            per_device_train_batch_size=1,
-            gradient_accumulation_steps=accumulate,
-            learning_rate=1e-3,
-            remove_unused_columns=False,
-            report_to="none",
-            use_cpu=True,
-            save_steps=2,
-            disable_tqdm=True,
-            logging_steps=1,
-            seed=5,
-            max_grad_norm=0.0,
-            train_sampling_strategy="sequential",
-        ),
+        args=TrainingArguments(**{**defaults, **(settings or {})}),
         train_dataset=BatchDataset(batches),
         data_collator=lambda rows: rows[0],
         **options,

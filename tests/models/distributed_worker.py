@@ -184,43 +184,59 @@ def train_ddp(label: str, counts: Sequence[int]) -> dict[str, Any]:
     return {**found, "projected": rows.projected, "used": rows.used}
 
 
-def train_alone(label: str, counts: Sequence[int]) -> dict[str, Tensor]:
-    """
-    What DDP has to give, in one process: each part of the loss over all rows, or as the mean over the processes' own.
+def joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One batch of the rows of all processes."""
+    return {
+        key: torch.cat([part[key] for part in parts]) if torch.is_tensor(value) else value
+        for key, value in parts[0].items()
+    }
 
-    Queue and momentum encoders follow after the step, as the rows of the processes come one after the other.
+
+def losses_alone(model: Any, parts: Sequence[dict[str, Any]], whole_parts: frozenset[str]) -> dict[str, Tensor]:
     """
+    What the parts of the loss are by definition, in one process: over all rows, or the mean over the processes' own.
+
+    Queue and momentum encoders stay as they are.
+    """
+    still = {} if type(model).__name__.startswith("LavisBlip2") else {"update_state": False}
+    counts = [len(part["input_ids"]) for part in parts]
+    whole = losses_of(model(**joined(parts), **still)) if whole_parts else {}
+    local = {}
+    if len(whole) == 0 or set(whole) - whole_parts:
+        with mock.patch.object(task_retrieval, "require_negatives"):  # a single row has none within its process
+            outputs = [losses_of(model(**part, **still)) for part in parts]
+        shares = torch.tensor(counts, dtype=torch.float64) / sum(counts)
+        local = {key: sum(w * o[key] for w, o in zip(shares, outputs, strict=True)) for key in outputs[0]}
+    return {key: whole[key] if key in whole_parts else local[key] for key in whole or local}
+
+
+@torch.no_grad()
+def enqueue_alone(model: Any, case: Case, parts: Sequence[dict[str, Any]]) -> None:
+    """Fill the queue of a head that has one, as the rows of the processes come one after the other."""
+    if hasattr(model, "queue_ptr"):
+        everything = joined(parts)
+        pairs = model.encode_pairs(
+            *(everything[key] for key in (case.pixel_name, "input_ids", "attention_mask", "image_ids")), False
+        )
+        model._update_queue(pairs.momentum_features, pairs)
+
+
+def train_alone(label: str, counts: Sequence[int]) -> dict[str, Tensor]:
+    """What DDP has to give, in one process; queue and momentum encoders follow after the step."""
     name, options, whole_parts = RUNS[label]
     case = CASES[name]
     model: Any = case.model(**options).double().train()
     optimizer = torch.optim.SGD(trained(model), lr=0.05)
-    still = {} if name.startswith("LavisBlip2") else {"update_state": False}
     losses, gradients = [], {}
     for step in range(2):
         parts = batch(case, step, counts)
-        everything = {
-            key: torch.cat([part[key] for part in parts]) if torch.is_tensor(value) else value
-            for key, value in parts[0].items()
-        }
         if hasattr(model, "temp"):
             model.clamp_temperature()
-        whole = losses_of(model(**everything, **still)) if whole_parts else {}
-        local = {}
-        if len(whole) == 0 or set(whole) - whole_parts:
-            with mock.patch.object(task_retrieval, "require_negatives"):  # a single row has none within its process
-                outputs = [losses_of(model(**part, **still)) for part in parts]
-            shares = torch.tensor(counts, dtype=torch.float64) / sum(counts)
-            local = {key: sum(w * o[key] for w, o in zip(shares, outputs, strict=True)) for key in outputs[0]}
-        found = {key: whole[key] if key in whole_parts else local[key] for key in whole or local}
+        found = losses_alone(model, parts, whole_parts)
         optimizer.zero_grad()
         sum(found.values()).backward()  # type: ignore[union-attr]
         gradients = gradients or {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
-        if hasattr(model, "queue_ptr"):
-            with torch.no_grad():
-                pairs = model.encode_pairs(
-                    *(everything[key] for key in (case.pixel_name, "input_ids", "attention_mask", "image_ids")), False
-                )
-                model._update_queue(pairs.momentum_features, pairs)
+        enqueue_alone(model, case, parts)
         model.update_is_due = False
         optimizer.step()
         model.update_is_due = False

@@ -72,18 +72,26 @@ def recorded_negatives(model: nn.Module, ledger: Ledger, scope: str) -> Iterator
 
 @contextmanager
 def recorded_masks(model: nn.Module, ledger: Ledger, scope: str) -> Iterator[None]:
-    """Replace the draws of masked language modeling: three Bernoulli draws and one token id per token."""
+    """
+    Replace the draws of masked language modeling: three Bernoulli draws and one token id per token.
+
+    Heads remove columns that are padding in every row, which the original keeps; draws for these have no effect.
+    """
     bernoulli_calls = RecordedCalls(ledger, scope, "bernoulli")
     randint_calls = RecordedCalls(ledger, scope, "randint")
     if not bernoulli_calls.total:
         yield
         return
 
+    width = ledger.golden.tensors[f"{bernoulli_calls.prefix}000"].shape[1]
+
     def bernoulli(probabilities: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        return bernoulli_calls.take(probabilities, transform=None)
+        kept = probabilities.shape[1]
+        removed = probabilities[:, :1].expand(-1, width - kept)
+        return bernoulli_calls.take(torch.cat([probabilities, removed], dim=1), transform=None)[:, :kept]
 
     def randint(high: int, shape: tuple[int, ...], **options: object) -> torch.Tensor:
-        recorded = randint_calls.take(None)
+        recorded = randint_calls.take(None)[:, : shape[1]]
         ledger.check(f"{scope}: token ids are drawn below {high}", high == model.config.text_config.vocab_size)
         ledger.check(f"{scope}: token ids of shape {tuple(shape)}", tuple(shape) == tuple(recorded.shape))
         return recorded

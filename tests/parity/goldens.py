@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 # Folders that are not golden sets; see the README of the goldens.
 TOKENIZER, PROCESSORS, TRANSFER, FULL_SIZE = "tokenizer", "processors", "transfer", "full_size_keys"
 METRICS = "metrics"
+# Folder of a recorded training run, inside a golden set.
+TRAJECTORY = "trajectory"
 SIDE_FOLDERS = {TOKENIZER, PROCESSORS, TRANSFER, FULL_SIZE, METRICS}
 
 
@@ -129,6 +131,51 @@ class GoldenSet:
         at = self.inputs["schedule"]
         done = at["epoch"] * at["num_iters_per_epoch"] + at["iters"]
         return self.config["alpha"] * min(1.0, done / (epochs * at["num_iters_per_epoch"]))
+
+
+class Trajectory(GoldenSet):
+    """
+    The recorded training run of an architecture, a folder inside its golden set.
+
+    Attributes beside those of a golden set: `settings` (of optimizer and schedule); `batches` (the inputs of each
+    batch, tensors and texts in one dictionary).
+    """
+
+    def __init__(self, golden: GoldenSet) -> None:
+        super().__init__(golden.folder / TRAJECTORY)
+        self._golden = golden
+
+    def __repr__(self) -> str:
+        return f"Trajectory({self._golden.name})"
+
+    @property
+    def config(self) -> dict[str, Any]:  # type: ignore[override]
+        return self._golden.config
+
+    @cached_property
+    def _recorded(self) -> dict[str, Any]:
+        return read_json(self.folder / "trajectory.json")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self._recorded["settings"]
+
+    @property
+    def strings(self) -> dict[str, Any]:
+        """The learning rate of every step; the other entries of the file are inputs and notes."""
+        return {"lr": self._recorded["lr"]}
+
+    @cached_property
+    def batches(self) -> list[dict[str, Any]]:
+        tensors = load_file(self.folder / "batches.safetensors")
+        texts = self._recorded["batches"]
+        numbers = {int(name.partition(".")[0]) for name in tensors}
+        if numbers != set(range(len(texts))):
+            raise OSError(f"{self.folder}: texts of {len(texts)} batches, tensors of the batches {sorted(numbers)}.")
+        return [
+            {**batch, **{n.partition(".")[2]: t for n, t in tensors.items() if int(n.partition(".")[0]) == number}}
+            for number, batch in enumerate(texts)
+        ]
 
 
 def call_numbers(names: list[str]) -> list[int]:

@@ -39,8 +39,13 @@ class Ledger:
         name: str,
         actual: torch.Tensor,
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        absolute: float = TOLERANCE,
+        relative: float = TOLERANCE,
     ) -> None:
-        """Compare a tensor with the one recorded under `name`; `transform` is applied to both first."""
+        """
+        Compare a tensor with the one recorded under `name`: `abs(a - b) <= absolute + relative * abs(b)`, or exactly if
+        it has integers; `transform` is applied to both first.
+        """
         recorded = self._recorded(name, self.golden.tensors)
         self.done[name] = "compared"
         if not isinstance(actual, torch.Tensor):
@@ -65,8 +70,8 @@ class Ledger:
             return
         if transform is not None:
             actual, recorded = transform(actual.detach()), transform(recorded)
-        worst = excess(actual.cpu(), recorded, TOLERANCE)
-        if worst > TOLERANCE:
+        worst = excess(actual.cpu(), recorded, relative)
+        if worst > absolute:
             gap = (actual.detach().cpu().double() - recorded.double()).abs().max().item()
             self.failures.append(f"{name}: differs by up to {gap:.3g} {tuple(recorded.shape)}")
 

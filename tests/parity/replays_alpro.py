@@ -18,20 +18,16 @@ from .ledger import Ledger
 from .registry import replays
 from .retrieval import compare_similarity_matrices
 from .training import pick, replay_training
+from .training_inputs import clips, training_inputs
 
 
-def _clips(golden: GoldenSet) -> torch.Tensor:
-    """The recorded videos; the original has channels before frames."""
-    return golden.inputs["video"].transpose(1, 2)
-
-
-def _all_tokens(run: Converted, clips: torch.Tensor) -> None:
+def _all_tokens(run: Converted) -> None:
     """Compare hidden states in the original's layout `(B, 1 + P * F, D)`: class token, then frames per patch."""
     normed: list[torch.Tensor] = []
     video_encoder = run.model().vision_model
     video_encoder.norm.register_forward_hook(lambda module, arguments, output: normed.append(output))
     with torch.no_grad():
-        pooled = video_encoder(clips).last_hidden_state
+        pooled = video_encoder(clips(run.golden.inputs)).last_hidden_state
     (states,) = normed  # (B, N, F, D)
     run.ledger.compare("vision_all_tokens", torch.cat([states[:, 0, :1], states[:, 1:].flatten(1, 2)], dim=1))
     run.ledger.compare("train.intermediate_output.video_embeds", pooled)
@@ -57,29 +53,28 @@ def _record(output: ModelOutput) -> dict[str, torch.Tensor]:
 def replay_retrieval(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
     run = Converted(golden, ledger, scratch)
     compare_tokenizer(run)
-    clips = _clips(golden)
-    _all_tokens(run, clips)
-    texts = tokens(run, golden.inputs["text_input"], padding="max_length")
+    _all_tokens(run)
+    batch = training_inputs(run, golden.inputs)
 
     def forward(model: nn.Module) -> ModelOutput:
-        return model(clips, **texts, return_loss=True, update_state=True, output_intermediates=True)
+        return model(**batch, update_state=True, output_intermediates=True)
 
     replay_training(run.model(), ledger, run.names, forward, _record)
     texts = tokens(run, golden.inputs["retrieval_texts"], padding="max_length")
-    compare_similarity_matrices(golden, ledger, run.model(), clips, texts)
+    compare_similarity_matrices(golden, ledger, run.model(), clips(golden.inputs), texts)
 
 
 @replays("alpro_qa")
 def replay_answering(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
     run = Converted(golden, ledger, scratch)
     compare_tokenizer(run)
-    clips, labels = _clips(golden), golden.inputs["answers"]
-    _all_tokens(run, clips)
-    texts = tokens(run, golden.inputs["text_input"], padding="max_length")
+    _all_tokens(run)
+    batch = training_inputs(run, golden.inputs)
+    questions = {name: value for name, value in batch.items() if name != "labels"}
     with torch.no_grad():
-        ledger.compare("predict.predictions", run.model()(clips, **texts, first_token_only=True).logits)
+        ledger.compare("predict.predictions", run.model()(**questions, first_token_only=True).logits)
 
     def forward(model: nn.Module) -> ModelOutput:
-        return model(clips, **texts, labels=labels)
+        return model(**batch)
 
     replay_training(run.model(), ledger, run.names, forward, _record)

@@ -23,6 +23,7 @@ from .names import Names
 from .registry import replays
 from .retrieval import compare_similarity_matrices
 from .training import replay_training
+from .training_inputs import training_inputs
 
 # parity: texts of a similarity matrix are padded to this length, independently of training
 MATRIX_TEXT_LENGTH = 35
@@ -131,12 +132,10 @@ def _captions(run: Converted) -> None:
 
 
 def _train_first_stage(run: Converted, ledger: Ledger, scope: str, objective: str, **more: torch.Tensor) -> None:
-    texts = tokens(run, run.golden.inputs["text_input"], padding="max_length")
+    batch = training_inputs(run, run.golden.inputs)
 
     def forward(model: nn.Module) -> ModelOutput:
-        return model(
-            pixel_values=run.golden.inputs["image"], **texts, **more, return_loss=True, output_intermediates=True
-        )
+        return model(**batch, **more, output_intermediates=True)
 
     replay_training(run.model(objective=objective), ledger, run.names, forward, lambda output: {}, scope)
 
@@ -212,15 +211,12 @@ class _NamesWithEncoder(Names):
 
 
 def _train_second_stage(run: Converted) -> None:
-    golden, given = run.golden, run.golden.inputs
-    if golden.architecture == "blip2_opt":
-        texts = run.processor.caption_labels(given["text_input"], add_prompt=False, cleaning=None)
-    else:
-        texts = run.processor.caption_labels(given["text_output"], prompt=given["text_input"], cleaning=None)
-        run.ledger.compare("train.t5.decoder_attention_mask", texts["decoder_attention_mask"])
+    golden, batch = run.golden, training_inputs(run, run.golden.inputs)
+    if golden.architecture == "blip2_t5":
+        run.ledger.compare("train.t5.decoder_attention_mask", batch["decoder_attention_mask"])
 
     def forward(model: nn.Module) -> ModelOutput:
-        return model(pixel_values=given["image"], **texts, output_intermediates=True)
+        return model(**batch, output_intermediates=True)
 
     def record(output: ModelOutput) -> dict[str, torch.Tensor]:
         kind = golden.architecture.removeprefix("blip2_")

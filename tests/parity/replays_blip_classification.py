@@ -8,28 +8,31 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
-from .blip_inputs import compare_tokenizer, tokens
+from .blip_inputs import compare_tokenizer
 from .converted import Converted
 from .goldens import GoldenSet
 from .ledger import Ledger
 from .registry import replays
 from .training import pick, replay_training
+from .training_inputs import RAMP_EPOCHS, training_inputs
 
 
-def _replay(run: Converted, batch: dict[str, torch.Tensor], epochs: int) -> None:
-    golden, ledger = run.golden, run.ledger
+@replays("albef_nlvr", "blip_nlvr", "albef_classification", "blip_classification")
+def replay_classification(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
+    run = Converted(golden, ledger, scratch)
     compare_tokenizer(run)
-    model, labels = run.model(), golden.inputs["label"]
+    model, batch = run.model(), training_inputs(run, golden.inputs)
     with torch.no_grad():
-        output = model(**batch)
+        output = model(**{name: value for name, value in batch.items() if name != "labels"})
     ledger.compare("predict.predictions", output.logits)
     if ledger.records("image_embeds"):
         ledger.compare("image_embeds", output.image_embeds)
 
     def forward(model: nn.Module) -> ModelOutput:
         if not hasattr(model, "vision_model_m"):
-            return model(**batch, labels=labels)
-        return model(**batch, labels=labels, alpha=golden.alpha(epochs), update_state=True, output_intermediates=True)
+            return model(**batch)
+        alpha = golden.alpha(RAMP_EPOCHS[golden.architecture])
+        return model(**batch, alpha=alpha, update_state=True, output_intermediates=True)
 
     replay_training(run.model(), ledger, run.names, forward, _record)
 
@@ -50,17 +53,3 @@ def _record(output: ModelOutput) -> dict[str, torch.Tensor]:
         **pick(output, "logits"),
         **pick(intermediates, "logits_m"),
     }
-
-
-@replays("albef_nlvr", "blip_nlvr")
-def replay_pairs(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
-    run = Converted(golden, ledger, scratch)
-    images = torch.stack([golden.inputs["image0"], golden.inputs["image1"]], dim=1)
-    _replay(run, {"pixel_values": images, **tokens(run, golden.inputs["text_input"])}, epochs=2)
-
-
-@replays("albef_classification", "blip_classification")
-def replay_classification(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
-    run = Converted(golden, ledger, scratch)
-    batch = {"pixel_values": golden.inputs["image"], **tokens(run, golden.inputs["text_input"])}
-    _replay(run, batch, epochs=1)

@@ -17,6 +17,7 @@ from .goldens import GoldenSet, call_numbers
 from .ledger import Ledger
 from .registry import replays
 from .training import pick, replay_training
+from .training_inputs import RAMP_EPOCHS, training_inputs
 
 # Arguments of the recorded calls. `default` stands for the original's defaults, which the converted
 # generation_config.json must have.
@@ -67,11 +68,10 @@ def replay_caption(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
         captions = run.processor.post_process_captions(ids, golden.config["prompt"], cut="characters")
         ledger.compare_value(scope, captions)
 
-    # parity: the recorded captions do not start with the prompt, but the positions of its tokens are ignored anyway
-    batch = run.processor.caption_labels(golden.inputs["text_input"], add_prompt=False, cleaning=None)
+    batch = training_inputs(run, golden.inputs)
 
     def forward(model: nn.Module) -> ModelOutput:
-        return model(pixel_values=images, **batch, output_intermediates=True)
+        return model(**batch, output_intermediates=True)
 
     replay_training(run.model(), ledger, run.names, forward, _record)
 
@@ -87,7 +87,7 @@ def replay_answers(golden: GoldenSet, ledger: Ledger, scratch: Path) -> None:
         ids = replay_generate(model, ledger, scope, inputs, CASES[case])
         ledger.compare_value(scope, run.processor.post_process_answers(ids))
     _ranked_answers(run, model, inputs)
-    _train_answers(run, inputs)
+    _train_answers(run)
 
 
 def _ranked_answers(run: Converted, model: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
@@ -134,19 +134,13 @@ def _decoder_logits(
     run.ledger.compare(f"{scope}.1", logits)
 
 
-def _train_answers(run: Converted, inputs: dict[str, torch.Tensor]) -> None:
-    given = run.golden.inputs
-    counts = given["n_answers"].tolist()
-    starts = [sum(counts[:number]) for number in range(len(counts))]
-    parts = [slice(start, start + count) for start, count in zip(starts, counts, strict=True)]
-    labels = run.processor.answer_labels(
-        [given["answer"][part] for part in parts], weights=[given["weight"][part].tolist() for part in parts]
-    )
+def _train_answers(run: Converted) -> None:
+    batch = training_inputs(run, run.golden.inputs)
 
     def forward(model: nn.Module) -> ModelOutput:
         if not hasattr(model, "vision_model_m"):
-            return model(**inputs, **labels, output_intermediates=True)
-        alpha = run.golden.alpha(epochs=1)
-        return model(**inputs, **labels, alpha=alpha, update_state=True, output_intermediates=True)
+            return model(**batch, output_intermediates=True)
+        alpha = run.golden.alpha(RAMP_EPOCHS[run.golden.architecture])
+        return model(**batch, alpha=alpha, update_state=True, output_intermediates=True)
 
     replay_training(run.model(), run.ledger, run.names, forward, _record)

@@ -18,6 +18,7 @@ from .ledger import Ledger
 from .registry import replays
 from .retrieval import compare_similarity_matrices
 from .training import compare_gradients, pick, replay_training
+from .training_inputs import RAMP_EPOCHS, training_inputs
 
 # parity: texts of a similarity matrix are padded to this length, independently of training
 MATRIX_TEXT_LENGTH = 35
@@ -149,15 +150,10 @@ def _masked_language_modeling(model: nn.Module, output: ModelOutput) -> dict[str
 
 def _train(run: Converted, scope: str, model: nn.Module) -> None:
     golden = run.golden
-    texts = tokens(run, golden.inputs["text_input"], padding="max_length")
-    batch = {"pixel_values": golden.inputs["image"], **texts}
-    if "image_id" in golden.inputs:
-        batch["image_ids"] = golden.inputs["image_id"]
+    batch, alpha = training_inputs(run, golden.inputs), golden.alpha(RAMP_EPOCHS[golden.architecture])
 
     def forward(model: nn.Module) -> ModelOutput:
-        return model(
-            **batch, return_loss=True, alpha=golden.alpha(epochs=2), update_state=True, output_intermediates=True
-        )
+        return model(**batch, alpha=alpha, update_state=True, output_intermediates=True)
 
     def record(output: ModelOutput) -> dict[str, torch.Tensor]:
         return {**_record(output), **_masked_language_modeling(model, output)}

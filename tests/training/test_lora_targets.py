@@ -1,5 +1,7 @@
 """The table of LoRA targets: peft wraps each head with it, and only projections of attention of online modules."""
 
+import re
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -36,11 +38,13 @@ def adapted_layers(model: nn.Module) -> set[str]:
 
 
 def attention_layers(model: nn.Module, parts: tuple[str, ...]) -> set[str]:
-    """Names of the linear layers that project to queries, keys and values in some parts of a model."""
+    """Names of the linear layers that project to queries, keys and values, with weights of their own, in some parts."""
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    uses = Counter(id(layer.weight) for _, layer in layers)
     return {
         name
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear)
+        for name, layer in layers
+        if uses[id(layer.weight)] == 1
         and name.partition(".")[0] in parts
         and name.rpartition(".")[2] in PROJECTIONS[name.partition(".")[0]]
     }
@@ -63,6 +67,20 @@ def test_heads(case: Case) -> None:
         adapted(**case.inputs(2), **case.training(2)).loss.backward()
         gradients = [value.grad for name, value in adapted.named_parameters() if ".lora_B" in name]
         assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_layers_with_shared_weights_get_no_adapters() -> None:
+    pairs, pretraining = albef_cases.IMAGE_PAIRS.model(), lavis_blip_cases.PRETRAINING.model()
+    for model, shared, own in (
+        (pairs, {"key", "value"}, {"query"}),
+        (pretraining, {"query", "key", "value"}, set()),
+    ):
+        target = lora_target_modules(model)
+        layers = {name for name, _ in model.named_modules() if ".crossattention.self." in name and "_m." not in name}
+        layers = {name for name in layers if name.rpartition(".")[2] in PROJECTIONS["text_encoder"]}
+        assert {name.rpartition(".")[2] for name in layers} == shared | own
+        matched = {name.rpartition(".")[2] for name in layers if re.fullmatch(target, name)}
+        assert matched == own
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

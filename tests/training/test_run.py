@@ -1,0 +1,284 @@
+"""Training by a recipe in one call: every task, from scratch and from other models, with LoRA, and resumed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel, AutoProcessor, BlipConfig, BlipForImageTextRetrieval, TrainerCallback
+
+import modeling_lavis
+from modeling_lavis.training.recipe_start import find_labels
+from modeling_lavis.training.recipes import load_recipe
+from modeling_lavis.training.run import train
+from tests.training.run_cases import tiny_values, write_data
+
+#: recipe by task, and a metric that its evaluation gives
+RUNS = {
+    "small-captioning": "exact_match",
+    "small-retrieval": "text_recall@1",
+    "small-vqa": "accuracy",
+    "small-nlvr": "accuracy",
+    "small-classification": "accuracy",
+    "small-video-qa": "accuracy",
+    "small-video-retrieval": "recall_mean",
+    "small-pretraining": None,
+    "small-blip2-stage1": None,
+    "small-blip2-stage2": "exact_match",
+}
+QUICK = {"use_cpu": True, "num_train_epochs": 1, "per_device_train_batch_size": 4, "disable_tqdm": True}
+
+
+def run(recipe: str, folder: Path, **options: Any) -> Any:
+    data = write_data(folder / "data", load_recipe(recipe).task)
+    arguments = {"values": tiny_values(recipe), **QUICK, **options}
+    return train(recipe, train_data=data, eval_data=data, output_dir=folder / "run", **arguments)
+
+
+@pytest.mark.parametrize(
+    "recipe", [name if name == "small-captioning" else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
+)
+def test_small_recipes(recipe: str, tmp_path: Path) -> None:
+    result = run(recipe, tmp_path, check=True)
+    metric = RUNS[recipe]
+    assert (metric in result.metrics) if metric else result.metrics == {}
+    folder = tmp_path / "run"
+    assert {"config.json", "model.safetensors", "README.md", "recipe.json", "trainer_state.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert load_recipe(folder / "recipe.json").to_dict() == result.recipe.to_dict()
+    head = getattr(modeling_lavis, load_recipe(recipe).head)
+    model = head.from_pretrained(folder)  # nothing is missing
+    for name, value in result.model.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    assert type(AutoProcessor.from_pretrained(folder)) is type(result.processor)
+    assert result.trainer.state.global_step == 1
+
+
+# ---- other starts ----
+
+
+@pytest.fixture(scope="module")
+def retriever(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small retrieval model, with momentum encoders and a queue."""
+    folder = tmp_path_factory.mktemp("retriever")
+    data = write_data(folder / "data", "retrieval")
+    values = {**tiny_values("small-retrieval"), "model.config.use_momentum": True, "model.config.queue_size": 8}
+    train("small-retrieval", train_data=data, output_dir=folder / "run", values=values, **QUICK)
+    return folder
+
+
+def published(folder: Path, name: str, **options: Any) -> Any:
+    """A published recipe from a small model, at a small size."""
+    data = write_data(folder / "data", load_recipe(name).task)
+    values = {"model.image_size": 48, **options.pop("values", {})}
+    return train(name, train_data=data, eval_data=data, output_dir=folder / name, values=values, **{**QUICK, **options})
+
+
+@pytest.mark.slow
+def test_published_recipe_from_another_head(retriever: Path) -> None:
+    """Sizes stay those of the model; image size, queue, rates, processor and classes are those of the recipe."""
+    result = published(
+        retriever,
+        "blip-retrieval-coco",
+        model=retriever / "run",
+        values={"model.config.queue_size": 16},
+        scaling="none",
+    )
+    config, processor = result.model.config, result.processor
+    assert config.vision_config.hidden_size == 32 and config.vision_config.image_size == 48
+    assert result.model.vision_model_m.pos_embed.shape == result.model.vision_model.pos_embed.shape == (1, 10, 32)
+    assert config.queue_size == 16 and result.model.image_queue.shape[1] == 16 and config.negative_all_rank
+    assert int(result.model.queue_ptr) == 4 and processor.max_text_length == 35
+    assert dict(processor.image_processor.size) == {"height": 48, "width": 48}
+    assert "text_recall_mean" in result.metrics
+    rates = [entry["learning_rate"] for entry in result.trainer.state.log_history if "learning_rate" in entry]
+    assert rates in ([], [2e-5])
+    loaded = type(result.model).from_pretrained(retriever / "blip-retrieval-coco")
+    assert loaded.config.vision_config.image_size == 48
+    pairs = published(retriever, "blip-nlvr", model=retriever / "run", max_steps=1, report_to="none")
+    assert pairs.model.config.label2id == {"False": 0, "True": 1} and "accuracy" in pairs.metrics
+    classes = published(
+        retriever,
+        "small-classification",
+        model=retriever / "run",
+        values={"model.config.use_momentum": True, "model.distillation_ramp_epochs": 1.0},
+        labels=["yellow", "red", "green", "blue"],
+    )
+    assert classes.model.config.id2label[0] == "yellow" and classes.model.config.num_labels == 4
+
+
+@pytest.mark.slow
+def test_lora(retriever: Path) -> None:
+    values = {"model.lora": {"r": 2}, "model.config.use_momentum": True, "optimizer.weight_decay": 0.0}
+    result = published(retriever, "small-retrieval", model=retriever / "run", values=values)
+    trained = {name for name, value in result.model.named_parameters() if value.requires_grad}
+    assert trained and all("lora" in name for name in trained)
+    assert (retriever / "small-retrieval" / "adapter_model.safetensors").is_file()
+    assert "recall_mean" in result.metrics
+
+
+@pytest.mark.slow
+def test_second_stage_from_the_first(tmp_path: Path) -> None:
+    first = run("small-blip2-stage1", tmp_path / "first")
+    second = run("small-blip2-stage2", tmp_path / "second")
+    language_model = tmp_path / "language_model"
+    second.model.language_model.save_pretrained(language_model)
+    second.processor.tokenizer.save_pretrained(language_model)
+    data = write_data(tmp_path / "data", "generative-pretraining")
+    result = train(
+        "blip2-pretrain-stage2",
+        tmp_path / "first" / "run",
+        data,
+        output_dir=tmp_path / "run",
+        language_model=language_model,
+        values={"model.image_size": 32},
+        **QUICK,
+    )
+    model = result.model
+    assert not any(value.requires_grad for value in model.language_model.parameters())
+    assert not any(value.requires_grad for value in model.vision_model.parameters())
+    for mine, theirs in zip(model.vision_model.parameters(), first.model.vision_model.parameters(), strict=True):
+        assert torch.equal(mine.float(), theirs)
+    assert result.processor.language_model == "causal" and result.metrics == {}
+
+
+@pytest.mark.slow
+def test_transformers_repository(tmp_path: Path) -> None:
+    """transformers' own BLIP is a start, too."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BlipConfig(
+        vision_config={**sizes, "image_size": 32, "patch_size": 16},
+        text_config={**sizes, "vocab_size": 60, "encoder_hidden_size": 32, "bos_token_id": 58, "sep_token_id": 3},
+        image_text_hidden_size=8,
+    )
+    BlipForImageTextRetrieval(config).save_pretrained(tmp_path / "blip")
+    tokenizer = run("small-retrieval", tmp_path / "own").processor.tokenizer
+    assert len(tokenizer) <= 60
+    small = AutoProcessor.from_pretrained(tmp_path / "own" / "run")
+    data = write_data(tmp_path / "data", "retrieval")
+    result = train(
+        "small-retrieval", tmp_path / "blip", data, output_dir=tmp_path / "run", processor=small,
+        values={"model.image_size": 64, "model.config.cls_token_id": 2}, **QUICK,
+    )  # fmt: skip
+    assert result.model.config.vision_config.image_size == 64 and not result.model.config.use_momentum
+
+
+# ---- arguments ----
+
+
+@pytest.mark.slow
+def test_arguments_change_the_recipe(tmp_path: Path) -> None:
+    result = run(
+        "small-retrieval", tmp_path, learning_rate=5e-4, warmup_steps=2, weight_decay=0.1, adam_beta2=0.98,
+        max_grad_norm=1.0, seed=7, per_device_train_batch_size=2, gradient_accumulation_steps=1, num_train_epochs=3,
+        logging_steps=1,
+    )  # fmt: skip
+    optimizer = result.recipe.optimizer
+    assert (optimizer.learning_rate, optimizer.min_learning_rate) == (5e-4, 5e-6)
+    assert (optimizer.warmup_steps, optimizer.warmup_learning_rate, optimizer.betas) == (2, 5e-6, (0.9, 0.98))
+    assert result.recipe.run.seed == 7 and result.trainer.args.gradient_accumulation_steps == 1
+    rates = [entry["learning_rate"] for entry in result.trainer.state.log_history if "learning_rate" in entry]
+    assert rates[:2] == [5e-6, pytest.approx(2.525e-4)] and len(rates) == 6
+    assert rates[2] == rates[3] == pytest.approx(5e-6 + 4.95e-4 * 0.75) and rates[4] == pytest.approx(
+        5e-6 + 4.95e-4 / 4
+    )
+    groups = result.trainer.optimizer.param_groups
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0] and groups[0]["betas"] == (0.9, 0.98)
+    assert load_recipe(tmp_path / "run" / "recipe.json").to_dict() == result.recipe.to_dict()
+
+
+@pytest.mark.slow
+def test_accumulation_and_learning_rate_of_fewer_devices(tmp_path: Path) -> None:
+    result = run("small-retrieval", tmp_path / "a", per_device_train_batch_size=2)
+    assert result.trainer.args.gradient_accumulation_steps == 32
+    result = run("small-retrieval", tmp_path / "b", per_device_train_batch_size=4, scaling="learning_rate")
+    assert result.trainer.args.gradient_accumulation_steps == 1
+    assert result.trainer.args.learning_rate == pytest.approx(1e-3 / 16)
+    assert result.trainer.lr_scheduler.get_lr()[0] <= 1e-3 / 16
+
+
+@pytest.mark.slow
+def test_resumed_run_equals_one_without_stop(tmp_path: Path) -> None:
+    options = {"num_train_epochs": 2, "gradient_accumulation_steps": 1, "per_device_train_batch_size": 2}
+    whole = run("small-captioning", tmp_path / "whole", **options)
+
+    class Stop(Exception):
+        """The end of a run that is interrupted."""
+
+    class StopAtStep(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 3:
+                raise Stop
+
+    with pytest.raises(Stop):
+        run("small-captioning", tmp_path / "stopped", callbacks=[StopAtStep()], **options)
+    resumed = run("small-captioning", tmp_path / "stopped", resume=True, **options)
+    assert resumed.trainer.state.global_step == whole.trainer.state.global_step == 4
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_data": None}, "train_data is missing"),
+        ({"epochs": 3}, "train got epochs; expected one of processor, .* or an argument of TrainingArguments"),
+        ({"labels": ["a"]}, "labels are given, but the task captioning has no classes"),
+        ({"answers": ["a"]}, "answers are given, but the recipe small-captioning ranks none"),
+        (
+            {"model": "https://some.where/model_base.pth"},
+            "Convert it once: modeling-lavis convert ARCHITECTURE https://",
+        ),
+        ({"recipe": "blip-vqa-okvqa"}, "modeling-lavis convert blip_vqa https://.*/model_base_vqa_capfilt_large.pth"),
+        ({"recipe": "nothing"}, "There is no recipe 'nothing'"),
+        (
+            {"values": {"evaluation.options": {"beams": 3}}},
+            "evaluation.options has beams; the evaluation of captioning",
+        ),
+        ({"values": {"data.processor": {"colour": 3}}}, "colour"),
+        ({"values": {"model.image_size": 30}}, "image_size 30 is not a multiple of patch_size 16"),
+        ({"learning_rate": -1.0}, "optimizer.learning_rate is -1.0; expected a number above 0"),
+    ],
+)
+@pytest.mark.slow
+def test_wrong_arguments(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    recipe = options.pop("recipe", "small-captioning")
+    task = "vqa" if "vqa" in recipe else "captioning"
+    data = write_data(tmp_path / "data", task)
+    values = {} if "vqa" in recipe else {**tiny_values(recipe), **options.pop("values", {})}
+    options = {"train_data": data, "eval_data": data, "output_dir": tmp_path / "run", "values": values, **options}
+    with pytest.raises((ValueError, OSError, TypeError), match=message):
+        train(recipe, **QUICK, **options)
+
+
+def test_bad_rows_are_found_before_training(tmp_path: Path) -> None:
+    data = write_data(tmp_path, "captioning")
+    rows = json.loads(data.read_text())
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    data.write_text(json.dumps([*rows, {"image": "broken.png", "caption": "a broken picture", "image_id": 9}]))
+    with pytest.raises(ValueError, match="1 of 5 rows for captioning cannot be used .*\n.*broken.png"):
+        train("small-captioning", train_data=data, output_dir=tmp_path / "run", check=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels() -> None:
+    video, classes, pairs = (load_recipe(name) for name in ("small-video-qa", "small-classification", "small-nlvr"))
+    answers = [{"answer": answer} for answer in ("b", "a", "a", "c", "c")]
+    assert find_labels(video, answers) == {"a": 0, "c": 1, "b": 2}  # the most frequent first
+    assert find_labels(load_recipe("alpro-qa-msvd").with_values({"data.num_labels": 2}), answers) == {"a": 0, "c": 1}
+    assert find_labels(classes, [{"label": "pear"}, {"label": "apple"}]) == {"apple": 0, "pear": 1}
+    assert find_labels(classes, [{"label": 2}, {"label": 0}]) == {"0": 0, "1": 1, "2": 2}
+    assert find_labels(classes, [{"label": "neutral"}])["entailment"] == 2
+    assert find_labels(classes, [], ["x", "y"]) == {"x": 0, "y": 1}
+    assert find_labels(pairs, []) == {"False": 0, "True": 1}
+    assert find_labels(load_recipe("small-vqa"), answers) is None
+    with pytest.raises(ValueError, match="The rows have no column 'label' with labels"):
+        find_labels(classes, [{}])
+
+
+@pytest.mark.slow
+def test_auto_model_loads_the_run(tmp_path: Path) -> None:
+    run("small-retrieval", tmp_path)
+    assert type(AutoModel.from_pretrained(tmp_path / "run")).__name__ == "LavisBlipForImageTextRetrieval"
