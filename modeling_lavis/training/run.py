@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training by a recipe, in one call.
 
-from modeling_lavis.training.run import train
+from modeling_lavis import train
 
 result = train("small-captioning", train_data="photos/train.json", eval_data="photos/val.json", output_dir="run")
 print(result.metrics)
@@ -106,8 +106,9 @@ def train(
     Args:
         recipe (`str`, `os.PathLike` or [`Recipe`]): name of a recipe, a file, or a recipe.
         model (`str`, `os.PathLike` or `PreTrainedModel`, *optional*): folder or Hub id of a model of this package, or
-            of transformers' BLIP or BLIP-2, of any head of the family; or a model, with `processor`. By default what
-            the recipe starts from.
+            of transformers' BLIP or BLIP-2, of any head of the family; or a model of the recipe's head or of a
+            subclass, with `processor`, which is trained as it is: sizes, queue and processor are not those of the
+            recipe. By default what the recipe starts from.
         train_data: data for training: all that [`~modeling_lavis.data.loading.load_data`] reads.
         eval_data (*optional*): data for evaluation after every epoch. Without, there is none.
         output_dir (`str` or `os.PathLike`, *optional*, defaults to `"run"`): folder of the run.
