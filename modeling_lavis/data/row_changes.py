@@ -217,7 +217,8 @@ def _like(word: str, other: str) -> str:
 
 def _change_image(image: Any, mirror: bool, order: Sequence[int], mixture: np.ndarray | None) -> Any:
     if isinstance(image, (np.ndarray, torch.Tensor)):
-        axis = next((axis for axis in (-1, -3) if image.ndim == 3 and image.shape[axis] in (3, 4)), None)
+        places = (-3, -1) if isinstance(image, torch.Tensor) else (-1, -3)  # where channels usually are
+        axis = next((axis for axis in places if image.ndim == 3 and image.shape[axis] in (3, 4)), None)
         image = np.asarray(image)
         if axis is None:
             raise ValueError(f"An array of shape {image.shape} is no color image; row changes need three channels.")
