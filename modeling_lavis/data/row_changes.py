@@ -153,7 +153,10 @@ class RowChanges:
                 text = self._colored.sub(lambda found: _like(found[0], words[found[0].lower()] or found[0]), text)
             return text
 
-        for name, change in [*((name, image_of) for name in _IMAGE_FIELDS), *((name, text_of) for name in _TEXT_FIELDS)]:
+        for name, change in [
+            *((name, image_of) for name in _IMAGE_FIELDS),
+            *((name, text_of) for name in _TEXT_FIELDS),
+        ]:
             column = self.columns.get(name, name)
             if changed.get(column) is not None:
                 value = changed[column]
@@ -167,7 +170,9 @@ class RowChanges:
         for name in _TEXT_FIELDS:
             value = row.get(self.columns.get(name, name))
             texts += [value] if isinstance(value, str) else list(value if value is not None else ())
-        named = {found.lower() for text in texts for found in self._colored.findall(text)} if self.color_words else set()
+        named = (
+            {found.lower() for text in texts for found in self._colored.findall(text)} if self.color_words else set()
+        )
         return [order for order, words in self._words_of_orders.items() if all(words[word] for word in named)]
 
 
