@@ -16,7 +16,6 @@ from modeling_lavis.training.optimization import (
     linear_warmup_step_lr,
     parameter_groups,
 )
-from modeling_lavis.training.sharding import prepare_for_fsdp
 
 if TYPE_CHECKING:
     from modeling_lavis.training.recipes import Recipe, list_recipes, load_recipe
@@ -53,7 +52,6 @@ __all__ = [
     "load_recipe",
     "lora_target_modules",
     "parameter_groups",
-    "prepare_for_fsdp",
     "train",
 ]
 

@@ -218,7 +218,7 @@ def _with_arguments(recipe: Recipe, arguments: Mapping[str, Any]) -> Recipe:
         if optimizer.warmup_learning_rate is not None:
             values["optimizer.warmup_learning_rate"] = optimizer.warmup_learning_rate * share
     if "warmup_steps" in arguments:
-        steps = arguments["warmup_steps"]
+        steps = _whole_steps(arguments["warmup_steps"])
         values["optimizer.warmup_steps"] = steps
         start = values.get("optimizer.warmup_learning_rate", optimizer.warmup_learning_rate)
         values["optimizer.warmup_learning_rate"] = (start or 0.0) if steps else None
@@ -233,6 +233,13 @@ def _with_arguments(recipe: Recipe, arguments: Mapping[str, Any]) -> Recipe:
     elif "run.steps" in values:
         del values["run.steps"]  # -1 stands for none
     return recipe.with_values(values) if values else recipe
+
+
+def _whole_steps(steps: float) -> int:
+    """A number of steps; the flag of transformers is a float, because it takes a share of the run, too."""
+    if 0 < steps < 1 or steps != int(steps):
+        raise ValueError(f"warmup_steps is {steps}; a recipe counts steps, so expected a whole number from 0.")
+    return int(steps)
 
 
 def _check(recipe: Recipe, rows: Any, eval_rows: Any, label2id: Any, on_bad_row: str) -> None:
@@ -250,6 +257,8 @@ def _check(recipe: Recipe, rows: Any, eval_rows: Any, label2id: Any, on_bad_row:
 def _collator(recipe: Recipe, processor: Any, label2id: Any, on_bad_row: str) -> Any:
     """The training collator of a recipe."""
     options: dict[str, Any] = dict(recipe.data.collator)
+    if recipe.data.row_changes:
+        options["row_changes"] = recipe.data.row_changes
     name = recipe.data.transform
     if name is not None:
         options["transform"] = _transform(name, processor, recipe.data.transform_options)
