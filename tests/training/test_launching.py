@@ -44,7 +44,9 @@ def test_launchers_give_the_same_model(tmp_path: Path) -> None:
     start_together([runnable(by_torchrun, {"--nproc-per-node": "2"}, data, tmp_path / "torchrun")])
 
     yaml = next(example.code for example in find_examples(PAGE) if example.language == "yaml")
-    yaml = yaml.replace("num_processes: 8", "num_processes: 2").replace("mixed_precision: bf16", "mixed_precision: 'no'")
+    yaml = yaml.replace("num_processes: 8", "num_processes: 2").replace(
+        "mixed_precision: bf16", "mixed_precision: 'no'"
+    )
     (tmp_path / "node.yaml").write_text(yaml)
     changes = {"--config_file": str(tmp_path / "node.yaml")}
     start_together([runnable(by_accelerate, changes, data, tmp_path / "accelerate")])
