@@ -2,7 +2,7 @@
 """Evaluation of captions: generated texts against the captions of people."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,8 @@ def evaluate_captioning(
 
     Returns:
         `dict[str, float]` of metrics (`"bleu-1"` ... `"bleu-4"`, `"rouge-l"`, `"cider"`, `"cider-d"` and
-        `"exact_match"`, the fraction of captions that equal a reference), or an [`EvaluationResult`] whose predictions
+        `"exact_match"`, the fraction of captions that equal a reference after the cleaning of the processor, which
+        training texts had, too), or an [`EvaluationResult`] whose predictions
         have the form of COCO's server.
 
     Raises:
@@ -112,11 +113,13 @@ def evaluate_captioning(
         for image_id, entry in images.items():
             entry["references"] = [text for position in of_image[image_id] for text in _texts(captions[position])]
     predictions = [{"image_id": entry["image_id"], "caption": entry["caption"]} for entry in images.values()]
-    metrics = _metrics(list(images.values()), java_metrics)
+    metrics = _metrics(list(images.values()), java_metrics, processor.clean)
     return EvaluationResult(metrics, predictions, found.skipped) if return_predictions else metrics
 
 
-def _metrics(images: list[dict[str, Any]], java_metrics: bool) -> dict[str, float]:
+def _metrics(
+    images: list[dict[str, Any]], java_metrics: bool, clean: Callable[[list[str]], list[str]]
+) -> dict[str, float]:
     without = [entry["image_id"] for entry in images if not entry["references"]]
     if len(without) == len(images):
         return {}
@@ -129,7 +132,7 @@ def _metrics(images: list[dict[str, Any]], java_metrics: bool) -> dict[str, floa
 
     captions, references = [entry["caption"] for entry in images], [entry["references"] for entry in images]
     scores = caption_scores(captions, references, **({"java": True} if java_metrics else {}))
-    exact = [caption in own for caption, own in zip(captions, references, strict=True)]
+    exact = [caption in clean(own) for caption, own in zip(clean(captions), references, strict=True)]
     return {**scores, "exact_match": sum(exact) / len(exact)}
 
 

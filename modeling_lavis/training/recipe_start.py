@@ -106,8 +106,8 @@ def prepare_start(
     Args:
         recipe ([`Recipe`]): the recipe.
         model (`str`, `os.PathLike` or `PreTrainedModel`, *optional*): folder or Hub id of a model of this package, or
-            of transformers' BLIP or BLIP-2, of any head of the family; or a model. By default what the recipe starts
-            from: parts, or its own checkpoint.
+            of transformers' BLIP or BLIP-2, of any head of the family; or a model of the recipe's head or of a
+            subclass, which is trained as it is. By default what the recipe starts from: parts, or its own checkpoint.
         processor (`ProcessorMixin`, *optional*): processor of a model; by default that of the repository.
         rows: rows of the training data, for the vocabulary of a new model.
         label2id (`Mapping[str, int]`, *optional*): classes.
@@ -118,7 +118,7 @@ def prepare_start(
         OSError: a repository cannot be read.
     """
     if isinstance(model, PreTrainedModel):
-        if type(model).__name__ != recipe.head:
+        if not isinstance(model, getattr(modeling_lavis, recipe.head)):
             raise ValueError(
                 f"The model is a {type(model).__name__}, but the recipe {recipe.name} trains {recipe.head}."
             )
@@ -151,6 +151,8 @@ def _refuse_original(source: str, recipe: Recipe) -> None:
 def _settings(recipe: Recipe, label2id: Mapping[str, int] | None, is_new: bool) -> dict[str, Any]:
     """Fields of the configuration by the recipe; those of a loaded model are no sizes."""
     fields = copy.deepcopy(dict(recipe.model.config))
+    if recipe.model.distillation_ramp_epochs is not None:
+        fields.setdefault("use_momentum", True)  # soft targets, even if the model was saved without momentum encoders
     if not is_new:
         for name in _SIZES:
             fields.pop(name, None)
