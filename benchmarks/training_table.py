@@ -42,6 +42,14 @@ OPT_2_7B = {"hidden_size": 2560, "num_hidden_layers": 32, "num_attention_heads":
 VIT_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
 
 
+def without_values(model_class: Any, config: Any) -> nn.Module:
+    """A model in training mode whose weights are not initialized; call it among fake tensors."""
+    with no_init_weights():
+        model = model_class(config).train()
+    model.tie_weights()
+    return model
+
+
 def model_of(recipe: Recipe, **options: Any) -> nn.Module:
     """The head of a recipe in full size, without values; call it among fake tensors."""
     model_class = getattr(modeling_lavis, recipe.head)
@@ -57,9 +65,7 @@ def model_of(recipe: Recipe, **options: Any) -> nn.Module:
         fields["freeze_vision"] = "vision_model" in recipe.model.frozen
     if recipe.name in CLASSES:
         fields["num_labels"] = CLASSES[recipe.name]
-    with no_init_weights():
-        model = model_class(model_class.config_class(vision_config=vision, **fields, **options)).train()
-    model.tie_weights()
+    model = without_values(model_class, model_class.config_class(vision_config=vision, **fields, **options))
     for weight in model.parameters():
         if not weight.requires_grad and recipe.head.startswith("LavisBlip2"):  # stored in half precision, as published
             weight.data = weight.data.bfloat16()
