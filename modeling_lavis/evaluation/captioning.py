@@ -11,6 +11,7 @@ from modeling_lavis.data.collators import Row, RowCollator
 from modeling_lavis.evaluation.generating import best_sequences, with_newline
 from modeling_lavis.evaluation.prediction import Running, column_of, is_stream, predict, unwrapped
 from modeling_lavis.evaluation.results import EvaluationResult, result_id
+from modeling_lavis.models.tokenization_lavis import clean_caption
 
 
 class _CaptioningInputs(RowCollator):
@@ -77,7 +78,8 @@ def evaluate_captioning(
 
     Returns:
         `dict[str, float]` of metrics (`"bleu-1"` ... `"bleu-4"`, `"rouge-l"`, `"cider"`, `"cider-d"` and
-        `"exact_match"`, the fraction of captions that equal a reference), or an [`EvaluationResult`] whose predictions
+        `"exact_match"`, the fraction of captions that equal a reference after
+        `clean_caption`, which ignores case and most punctuation), or an [`EvaluationResult`] whose predictions
         have the form of COCO's server.
 
     Raises:
@@ -129,8 +131,13 @@ def _metrics(images: list[dict[str, Any]], java_metrics: bool) -> dict[str, floa
 
     captions, references = [entry["caption"] for entry in images], [entry["references"] for entry in images]
     scores = caption_scores(captions, references, **({"java": True} if java_metrics else {}))
-    exact = [caption in own for caption, own in zip(captions, references, strict=True)]
+    # cleaned, because models that learnt from cleaned captions write neither capitals nor colons
+    exact = [_clean(caption) in map(_clean, own) for caption, own in zip(captions, references, strict=True)]
     return {**scores, "exact_match": sum(exact) / len(exact)}
+
+
+def _clean(caption: str) -> str:
+    return clean_caption(caption, max_words=None)
 
 
 def _texts(caption: Any) -> list[str]:

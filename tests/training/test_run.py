@@ -24,7 +24,7 @@ RUNS = {
     "small-video-qa": "accuracy",
     "small-video-retrieval": "recall_mean",
     "small-pretraining": None,
-    "small-blip2-stage1": None,
+    "small-blip2-stage1": "recall_mean",
     "small-blip2-stage2": "exact_match",
 }
 QUICK = {"use_cpu": True, "num_train_epochs": 1, "per_device_train_batch_size": 4, "disable_tqdm": True}
