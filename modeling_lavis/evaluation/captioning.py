@@ -2,7 +2,7 @@
 """Evaluation of captions: generated texts against the captions of people."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from modeling_lavis.data.collators import Row, RowCollator
 from modeling_lavis.evaluation.generating import best_sequences, with_newline
 from modeling_lavis.evaluation.prediction import Running, column_of, is_stream, predict, unwrapped
 from modeling_lavis.evaluation.results import EvaluationResult, result_id
-from modeling_lavis.models.tokenization_lavis import clean_caption
 
 
 class _CaptioningInputs(RowCollator):
@@ -78,8 +77,8 @@ def evaluate_captioning(
 
     Returns:
         `dict[str, float]` of metrics (`"bleu-1"` ... `"bleu-4"`, `"rouge-l"`, `"cider"`, `"cider-d"` and
-        `"exact_match"`, the fraction of captions that equal a reference after
-        `clean_caption`, which ignores case and most punctuation), or an [`EvaluationResult`] whose predictions
+        `"exact_match"`, the fraction of captions that equal a reference after the cleaning of the processor, which
+        training texts had, too), or an [`EvaluationResult`] whose predictions
         have the form of COCO's server.
 
     Raises:
@@ -114,11 +113,13 @@ def evaluate_captioning(
         for image_id, entry in images.items():
             entry["references"] = [text for position in of_image[image_id] for text in _texts(captions[position])]
     predictions = [{"image_id": entry["image_id"], "caption": entry["caption"]} for entry in images.values()]
-    metrics = _metrics(list(images.values()), java_metrics)
+    metrics = _metrics(list(images.values()), java_metrics, processor.clean)
     return EvaluationResult(metrics, predictions, found.skipped) if return_predictions else metrics
 
 
-def _metrics(images: list[dict[str, Any]], java_metrics: bool) -> dict[str, float]:
+def _metrics(
+    images: list[dict[str, Any]], java_metrics: bool, clean: Callable[[list[str]], list[str]]
+) -> dict[str, float]:
     without = [entry["image_id"] for entry in images if not entry["references"]]
     if len(without) == len(images):
         return {}
@@ -131,13 +132,8 @@ def _metrics(images: list[dict[str, Any]], java_metrics: bool) -> dict[str, floa
 
     captions, references = [entry["caption"] for entry in images], [entry["references"] for entry in images]
     scores = caption_scores(captions, references, **({"java": True} if java_metrics else {}))
-    # cleaned, because models that learnt from cleaned captions write neither capitals nor colons
-    exact = [_clean(caption) in map(_clean, own) for caption, own in zip(captions, references, strict=True)]
+    exact = [caption in clean(own) for caption, own in zip(clean(captions), references, strict=True)]
     return {**scores, "exact_match": sum(exact) / len(exact)}
-
-
-def _clean(caption: str) -> str:
-    return clean_caption(caption, max_words=None)
 
 
 def _texts(caption: Any) -> list[str]:
