@@ -144,9 +144,9 @@ def check_data(
                 or _uneven(row, columns, first_sentence, f"row {index}")
                 for index, row in chunk
             ]
-            pictures = list(pool.map(known.problem, chunk)) if media else [None] * len(chunk)
+            unreadable = list(pool.map(known.problem, chunk)) if media else [None] * len(chunk)
             report.num_rows += len(chunk)
-            found = (text or picture for text, picture in zip(texts, pictures))
+            found = (text or file for text, file in zip(texts, unreadable))
             report.problems += [problem for problem in found if problem is not None]
             if task == "video-qa" and label2id is not None:
                 unknown += sum(_is_unknown(row, label2id) for _, row in chunk)
@@ -183,11 +183,11 @@ class _HasLength:
 
 
 class _KnownFiles:
-    """Opens images and videos; files once, however many rows have them."""
+    """Opens images and videos; files (of videos, the same part) once, however many rows have them."""
 
     def __init__(self, task: TaskColumns) -> None:
         self.task = task
-        self.problems: dict[str, str | None] = {}
+        self.problems: dict[tuple[Any, ...], str | None] = {}
 
     def problem(self, numbered: tuple[int, Any]) -> RowProblem | None:
         index, row = numbered
@@ -200,9 +200,10 @@ class _KnownFiles:
             return None  # reported as a column
         entries = list(value) if media.kind == "images" and isinstance(value, (list, tuple)) else [value]
         for entry in entries:
-            key = _path_of(entry)
+            path = _path_of(entry)
+            key = (path, row.get("start"), row.get("end"))
             message = self.problems[key] if key in self.problems else self._open(entry, row)
-            if key is not None:
+            if path is not None:
                 self.problems[key] = message
             if message is not None:
                 return RowProblem(where, "media", f"{message}", _REMEDIES["media"])

@@ -7,10 +7,12 @@ Shapes: R rows, I input features, O output features, S slices of the output feat
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 # ---- in-place operations in inference ----
 
@@ -115,6 +117,36 @@ def selective_recompute(
             return recompute().to(saved.dtype).view(saved.shape)
 
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
+# ---- copies that a compiler keeps ----
+
+
+def _always_save(*args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE
+
+
+_KEEP_ALL = partial(create_selective_checkpoint_contexts, _always_save)
+
+
+def _all_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
+    # inductor takes `clone` for an operation without effect and removes it, although the original changes.
+    return tuple(tensor[torch.arange(len(tensor), device=tensor.device)] for tensor in tensors)
+
+
+def copies_before_update(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """
+    Values of buffers that are overwritten later in the same forward pass, for a graph that is being compiled.
+
+    A compiler recomputes cheap operations in the backward pass, copies among them, from what the buffer holds then.
+    These copies are marked to be saved. Without a compiler the tensors are returned as they are.
+    """
+    if not torch.compiler.is_compiling():
+        return tensors
+    kept: tuple[Tensor, ...] = checkpoint(
+        _all_rows, *tensors, use_reentrant=False, preserve_rng_state=False, context_fn=_KEEP_ALL
+    )
+    return kept
 
 
 # ---- fused loss backward ----
@@ -242,6 +274,7 @@ def _linear_transposed(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
 
 __all__ = [
     "SkinnyLinear",
+    "copies_before_update",
     "fused_loss_backward",
     "has_hooks",
     "is_eager_inference",

@@ -30,6 +30,7 @@ from .head_loading import (
 )
 from .losses import at_least_float32
 from .outputs import IGNORE_INDEX
+from .training_engines import LayersKeptWhole, refuse_zero_stage_3
 from .transformers_compat import (
     CACHE_NAMES,
     execution_device,
@@ -54,6 +55,7 @@ class LavisPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     supports_gradient_checkpointing = True
+    _no_split_modules: Any = LayersKeptWhole()
     _skip_keys_device_placement = list(CACHE_NAMES)
     # Losses are means over the batch, and a contrastive loss cannot be split into terms per row: the Trainer has to
     # divide by the number of accumulation steps itself.
@@ -67,6 +69,15 @@ class LavisPreTrainedModel(PreTrainedModel):
     #: whether `finish_step` has to be called after the next step of the optimizer, and whether it ever was
     update_is_due = False
     was_updated = False
+    #: whether the step has been made, but has to be finished later, and whether hooks for that are registered
+    update_is_late = False
+    has_late_updates = False
+    #: whether the constructor is done
+    is_complete = False
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        refuse_zero_stage_3(type(self).__name__)
+        super().__init__(config, *args, **kwargs)
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -84,6 +95,7 @@ class LavisPreTrainedModel(PreTrainedModel):
         for name, value in itertools.chain(self.named_parameters(), self.named_buffers()):
             if value.dtype in (torch.float16, torch.bfloat16) and names_any(self._keep_in_fp32_modules_strict, name):
                 value.data = value.data.float()
+        self.is_complete = True
 
     def float32_modules(self) -> list[str]:
         """Patterns of the class's modules and parameters that stay in float32, without those that a model lacks."""
@@ -102,6 +114,8 @@ class LavisPreTrainedModel(PreTrainedModel):
 
     def train(self, mode: bool = True) -> Any:
         """Set training or evaluation mode; parameters in half precision that will be trained are reported once."""
+        if mode:
+            refuse_zero_stage_3(type(self).__name__, self)
         if mode and not self.has_reported_half_precision:
             self._report_half_precision()
         return super().train(mode)

@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from .modeling_base import update_feature_counts
 from .outputs import IGNORE_INDEX
+from .training_engines import is_trained_by_deepspeed
 
 logger = logging.get_logger(__name__)
 
@@ -182,12 +183,37 @@ def _after_optimizer_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: A
         if any(id(weight) in stepped for weight in head.parameters()):
             head.update_is_due, head.was_updated = False, True
             head.finish_step()
-        elif not head.was_updated:
+        elif head.was_updated:  # the optimizer of another model, or a callback updates this one
+            continue
+        elif is_trained_by_deepspeed(head):
+            update_later(head)
+        else:
             logger.warning_once(
                 f"An optimizer stepped that does not hold the parameters of {type(head).__name__}. If it trains this "
                 "model on copies of them, momentum encoders and temperature are not updated: call model.finish_step() "
                 "after each step, or give the Trainer the callback modeling_lavis.training.MomentumUpdate."
             )
+
+
+def _finish_late_step(head: Any, *_: Any) -> None:
+    """Hook of a head: the update of a step whose weights were not there yet when the optimizer was noticed."""
+    if head.update_is_late and head.update_is_due:
+        head.update_is_due = False
+        head.finish_step()
+    head.update_is_late = False
+
+
+def update_later(head: Any) -> None:
+    """
+    Update a head before anything reads it: before its next forward pass, or when its weights are saved.
+
+    DeepSpeed writes the weights that its optimizer computed into the model after the step has been noticed.
+    """
+    if not head.has_late_updates:
+        head.has_late_updates = True
+        head.register_forward_pre_hook(_finish_late_step)
+        head.register_state_dict_pre_hook(_finish_late_step)
+    head.update_is_late = True
 
 
 def track_optimizers(head: Any) -> None:
@@ -205,8 +231,9 @@ def schedule_update(head: Any, update_state: bool | None) -> None:
     training mode, after the next step of an optimizer that holds its parameters.
 
     After the step, parameters are whole or sharded in the same way, and accumulated batches count as one step. Every
-    [`torch.optim.Optimizer`] is noticed, in any training loop. An engine whose optimizer holds copies of the parameters
-    (DeepSpeed) needs the callback [`~modeling_lavis.training.MomentumUpdate`]; a warning says so.
+    [`torch.optim.Optimizer`] is noticed, in any training loop. Under DeepSpeed, by transformers' Trainer or accelerate,
+    the update is made before the next forward pass, or when the weights are saved. Any other engine whose optimizer
+    holds copies of the parameters needs the callback [`~modeling_lavis.training.MomentumUpdate`]; a warning says so.
 
     parity: with `momentum_every_forward` in the configuration every forward pass in training updates, as in the
     original.
@@ -378,5 +405,6 @@ __all__ = [
     "resize_momentum_modules",
     "schedule_update",
     "track_optimizers",
+    "update_later",
     "update_momentum_modules",
 ]

@@ -31,7 +31,7 @@ from .losses import (
     queue_contrastive_loss,
     require_negatives,
 )
-from .memory import fused_loss_backward
+from .memory import copies_before_update, fused_loss_backward
 from .modeling_base import (
     check_input_ids,
     mask_padding,
@@ -529,16 +529,17 @@ class ImageTextRetrievalMixin(_RetrievalModel):
             return self._in_batch_itc_loss(pairs)
         image_m, text_m = pairs.momentum_features
         batch, ids = image_m.shape[0], pairs.image_ids
-        image_queue, text_queue = self.image_queue.to(image_m.dtype), self.text_queue.to(text_m.dtype)
-        if torch.compiler.is_compiling():  # the graph's backward pass runs after the queue was overwritten
-            image_queue, text_queue = image_queue.clone(), text_queue.clone()
+        # The backward pass runs after the queue was overwritten.
+        image_queue, text_queue = copies_before_update(self.image_queue, self.text_queue)
+        image_queue, text_queue = image_queue.to(image_m.dtype), text_queue.to(text_m.dtype)
         # parity: the momentum features of the batch come before the queue
         image_candidates, text_candidates = (image_m.T, image_queue), (text_m.T, text_queue)
         if ids is None or not hasattr(self, "idx_queue"):
             total = batch + self.image_queue.shape[1]
             positives = torch.eye(batch, total, dtype=torch.bool, device=image_m.device)
         else:
-            positives = match_ids(ids, torch.cat([ids, self.idx_queue[0]]))
+            (idx_queue,) = copies_before_update(self.idx_queue)
+            positives = match_ids(ids, torch.cat([ids, idx_queue[0]]))
         weight = self.soft_target_weight(alpha)
         # The queue is overwritten before the backward pass; differentiating here avoids a copy of it.
         return fused_loss_backward(

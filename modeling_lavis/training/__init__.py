@@ -15,7 +15,6 @@ from modeling_lavis.training.optimization import (
     linear_warmup_step_lr,
     parameter_groups,
 )
-from modeling_lavis.training.sharding import prepare_for_fsdp
 
 if TYPE_CHECKING:
     from modeling_lavis.training.trainer import LavisTrainer
@@ -33,7 +32,6 @@ __all__ = [
     "linear_warmup_step_lr",
     "lora_target_modules",
     "parameter_groups",
-    "prepare_for_fsdp",
 ]
 
 

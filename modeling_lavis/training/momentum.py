@@ -12,9 +12,9 @@ class MomentumUpdate(TrainerCallback):
     Update momentum encoders and temperature after every step of the optimizer, whatever parameters it holds.
 
     Heads notice by themselves when a [`torch.optim.Optimizer`] that holds their parameters steps: in a plain loop, and
-    under the Trainer on one process, DDP and FSDP2. There the callback changes nothing. It is needed where the
-    optimizer holds copies of the parameters, as DeepSpeed's does, which keeps float32 copies of half-precision weights.
-    The head may be wrapped, for example by peft, by `torch.compile` or by `DistributedDataParallel`.
+    under the Trainer on one process, DDP, FSDP2 and DeepSpeed up to ZeRO stage 2. There the callback changes nothing.
+    It is needed for other engines whose optimizer holds copies of the parameters; a warning says so. The head may be
+    wrapped, for example by peft, by `torch.compile` or by `DistributedDataParallel`.
 
     A step that a loss scaler skips, because gradients overflowed, counts as a step.
 
@@ -41,7 +41,7 @@ class MomentumUpdate(TrainerCallback):
         """Update every head that ran since its last update."""
         for head in heads_with_updates(model):
             if head.update_is_due:
-                head.update_is_due = False
+                head.update_is_due = head.update_is_late = False
                 head.finish_step()
 
 
