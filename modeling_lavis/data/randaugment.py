@@ -352,8 +352,8 @@ __all__ = [
     "TorchDraws",
     "apply_operation",
     "apply_operations",
-    "draw_arguments",
     "check_operations",
+    "draw_arguments",
     "draw_operations",
     "warp_affine",
 ]

@@ -225,7 +225,9 @@ class ImageTrainTransform:
         flip = bool(torch.rand(1, generator=generator) < self.flip_probability)
         operations: list[Operation] = []
         if self.augment:
-            operations = draw_operations(operation_draws or TorchDraws(generator), self.count, self.level, self.operations)
+            operations = draw_operations(
+                operation_draws or TorchDraws(generator), self.count, self.level, self.operations
+            )
         return TrainDraw(crop, flip, tuple(operations))
 
     def _crop_and_flip(self, image: PIL.Image.Image, draw: TrainDraw) -> np.ndarray:

@@ -210,7 +210,9 @@ class VideoQuestionAnsweringCollator(VideoCollator):
         questions = [self._field(row, "question") for row in rows]
         if self.hidden_words:
             # cleaned before, since cleaning would delete the brackets of the mask token
-            questions = [self._hide_words(text) for text in self.processor.clean(questions, self.text_options["cleaning"])]
+            questions = [
+                self._hide_words(text) for text in self.processor.clean(questions, self.text_options["cleaning"])
+            ]
             batch.update(self._tokenize(questions, cleaning=None))
         else:
             batch.update(self._tokenize(questions))

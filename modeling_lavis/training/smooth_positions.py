@@ -46,7 +46,8 @@ def smooth_positions(encoder: LavisViTModel) -> None:
     if isinstance(encoder, LavisTimesformerModel):
         encoder.time_embed[0] = random_walk(config.num_frames, config.hidden_size)
         for block in encoder.blocks:
-            nn.init.trunc_normal_(block.temporal_fc.weight, std=config.initializer_range)
+            weight = block.get_parameter("temporal_fc.weight")
+            nn.init.trunc_normal_(weight, std=config.initializer_range)
 
 
 __all__ = ["random_walk", "smooth_positions"]

@@ -107,8 +107,9 @@ def from_pretrained_parts(
             a model with `tokenizer`. By default new, by `text_config` (BLIP-2: `qformer_config`) and `tokenizer`.
         task (`str`, *optional*): task, if `head_class` is a model type.
         tokenizer (`str`, `os.PathLike` or `PreTrainedTokenizerBase`, *optional*): by default that of `text`, or of
-            `language_model`. A new language model begins and ends texts with its `[CLS]` and `[SEP]`. An uncased tokenizer of BERT strips accents, and the marks of voiced kana, unless it was
-            made with `strip_accents=False`; texts are then generated without them.
+            `language_model`. A new language model begins and ends texts with the `[CLS]` and `[SEP]` of `text`. An
+            uncased tokenizer of BERT strips accents, and the marks of voiced kana, unless it was made with
+            `strip_accents=False`; texts are then generated without them.
         image_size (`int`, *optional*): side length of images in pixels, by default that of `vision`; position
             embeddings of other sizes are interpolated.
         language_model (`str`, `os.PathLike` or `PreTrainedModel`, *optional*): language model of BLIP-2's second stage,

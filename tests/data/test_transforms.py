@@ -98,7 +98,9 @@ def test_crop_positions_and_sizes(size: tuple[int, int]) -> None:
 def test_choice_of_operations(photos) -> None:
     photo = next(iter(photos.values()))
     transform = blip_image_train(32, operations=["Rotate", "ShearX"], count=4)
-    drawn = {op.name for seed in range(20) for op in transform.draw(photo, torch.Generator().manual_seed(seed)).operations}
+    drawn = {
+        op.name for seed in range(20) for op in transform.draw(photo, torch.Generator().manual_seed(seed)).operations
+    }
     assert drawn == {"Rotate", "ShearX"}
     for wrong in (["Rotat"], [], "Rotate"):
         with pytest.raises(ValueError, match="operations is"):

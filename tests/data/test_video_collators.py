@@ -103,7 +103,7 @@ def test_flips_and_reversals_with_words(processor: AlproProcessor) -> None:
     for index, name in enumerate(names):
         flips = [(m, u) for m in (False, True) for u in (False, True)]
         turned = [original.flip([axis for axis, f in zip((-1, -2), pair, strict=True) if f]) for pair in flips]
-        (mirrored, upturned), = [f for f, t in zip(flips, turned, strict=True) if torch.equal(t, clips[index])]
+        ((mirrored, upturned),) = [f for f, t in zip(flips, turned, strict=True) if torch.equal(t, clips[index])]
         seen.add((mirrored, upturned))
         words = exchange_words(name, {"left": "right"}) if mirrored else name
         words = exchange_words(words, {"up": "down"}) if upturned else words
