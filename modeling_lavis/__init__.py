@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from modeling_lavis.data.collation import make_collator
     from modeling_lavis.data.loading import load_data, load_label2id
     from modeling_lavis.data.mixtures import mix
+    from modeling_lavis.evaluation.engine import RetrievalEngine
+    from modeling_lavis.evaluation.retrieval_rows import evaluate_retrieval
+    from modeling_lavis.evaluation.tasks import evaluate
     from modeling_lavis.models.auto_lavis import (
         AutoModelForImageAndTextClassification,
         AutoModelForImagesAndTextClassification,
@@ -70,7 +73,10 @@ if TYPE_CHECKING:
     from modeling_lavis.models.video_processing_lavis import LavisVideoProcessor
     from modeling_lavis.models.vision_timesformer import LavisTimesformerModel
     from modeling_lavis.models.vision_vit import LavisClipVisionModel, LavisEvaModel, LavisViTModel
+    from modeling_lavis.training import LavisTrainer, train
     from modeling_lavis.training.lora_targets import LORA_TARGET_MODULES, lora_target_modules
+    from modeling_lavis.training.recipes import list_recipes, load_recipe
+    from modeling_lavis.training.starting_points import from_pretrained_parts
 
 __version__ = "0.1.0.dev0"
 
@@ -82,6 +88,9 @@ _HOME_OF: dict[str, str] = {
         "data.collation": ("make_collator",),
         "data.loading": ("load_data", "load_label2id"),
         "data.mixtures": ("mix",),
+        "evaluation.engine": ("RetrievalEngine",),
+        "evaluation.retrieval_rows": ("evaluate_retrieval",),
+        "evaluation.tasks": ("evaluate",),
         "models.auto_lavis": (
             "AutoModelForImageAndTextClassification",
             "AutoModelForImageTextRetrieval",
@@ -101,7 +110,10 @@ _HOME_OF: dict[str, str] = {
             "LavisViTConfig",
         ),
         "models.image_processing_lavis": ("LavisImageProcessor", "LavisImageProcessorTorchvision"),
+        "training": ("LavisTrainer", "train"),  # with a hint which extra is missing
         "training.lora_targets": ("LORA_TARGET_MODULES", "lora_target_modules"),
+        "training.recipes": ("list_recipes", "load_recipe"),
+        "training.starting_points": ("from_pretrained_parts",),
         "models.modeling_albef": (
             "AlbefForImageAndTextClassification",
             "AlbefForImageTextRetrieval",
@@ -184,16 +196,24 @@ __all__ = [
     "LavisQFormerModel",
     "LavisTimesformerConfig",
     "LavisTimesformerModel",
+    "LavisTrainer",
     "LavisViTConfig",
     "LavisViTModel",
     "LavisVideoProcessor",
+    "RetrievalEngine",
     "__version__",
     "check_data",
+    "evaluate",
+    "evaluate_retrieval",
+    "from_pretrained_parts",
+    "list_recipes",
     "load_data",
     "load_label2id",
+    "load_recipe",
     "lora_target_modules",
     "make_collator",
     "mix",
+    "train",
 ]
 
 

@@ -19,6 +19,7 @@ from modeling_lavis.data.collators import (
     QuestionAnsweringCollator,
 )
 from modeling_lavis.data.columns import task_columns
+from modeling_lavis.data.row_changes import ChangedRows, RowChanges
 from modeling_lavis.data.transforms import ImageTrainTransform
 from modeling_lavis.data.video_collators import VideoQuestionAnsweringCollator, VideoTextCollator
 from modeling_lavis.data.video_transforms import alpro_video_train
@@ -109,6 +110,7 @@ def make_collator(
     label2id: Mapping[str, int] | None = None,
     transform: Callable[[Any], torch.Tensor] | None = None,
     transform_options: Mapping[str, Any] | None = None,
+    row_changes: Mapping[str, Any] | RowChanges | None = None,
     on_bad_row: str = "raise",
     **options: Any,
 ) -> Callable[[Any], dict[str, Any]]:
@@ -128,6 +130,9 @@ def make_collator(
             SNLI-VE for `nlvr` and `classification`; `video-qa` needs it.
         transform (`Callable`, *optional*): another transform, in training or not.
         transform_options (`Mapping[str, Any]`, *optional*): options of [`training_transform`].
+        row_changes (`Mapping[str, Any]` or [`RowChanges`], *optional*):
+            for training: random changes of image and words together, or their options, e.g.
+            `{"mirror_probability": 0.5, "mirror_words": {"left": "right"}}`.
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
             `"raise"`, or `"skip"` for rows that cannot be read, or have an empty text or an unknown label; see
             [`SkipBadRows`].
@@ -164,7 +169,13 @@ def make_collator(
         arguments["label2id"] = labels
     elif label2id is not None:
         raise ValueError(f"The task {task!r} has no classes; leave label2id out.")
-    collator = collation.collator(processor, transform=transform, **arguments)
+    collator: Any = collation.collator(processor, transform=transform, **arguments)
+    if row_changes is not None:
+        if is_video:
+            raise ValueError(f"The task {task!r} is about videos, which row_changes do not change; leave it out.")
+        if not isinstance(row_changes, RowChanges):
+            row_changes = RowChanges(columns=collator.columns, open_image=collator.open_image, **row_changes)
+        collator = ChangedRows(collator, row_changes)
     if on_bad_row == "raise":
         return collator
     # answers outside the classes are part of video question answering

@@ -124,6 +124,10 @@ class RowCollator:
             return os.path.join(self.image_root, source)
         return source
 
+    def open_image(self, source: Any) -> Any:
+        """Open an image as a row has it: a path, encoded bytes, an image, an array or a tensor."""
+        return open_image(self._resolve(source))
+
     def _pixel_values(self, images: Iterable[Any]) -> torch.Tensor:
         images = [self._resolve(image) for image in images]
         if self.transform is not None:
@@ -461,7 +465,7 @@ def open_row_image(source: Any) -> Any:
     Raises:
         FileNotFoundError, OSError: it cannot be read. TypeError: it is none of the above.
     """
-    return open_image(RowCollator(None)._resolve(source))
+    return RowCollator(None).open_image(source)
 
 
 def stack_transformed(values: Sequence[Any]) -> torch.Tensor:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import deepspeed_config
 from transformers.integrations.fsdp import is_fsdp_enabled
 
+from .distributed import LayersKeptWhole, refuse_zero_stage_3
 from .head_loading import (
     HUB_OPTIONS,
     HeadStart,
@@ -30,7 +31,6 @@ from .head_loading import (
 )
 from .losses import at_least_float32
 from .outputs import IGNORE_INDEX
-from .training_engines import LayersKeptWhole, refuse_zero_stage_3
 from .transformers_compat import (
     CACHE_NAMES,
     execution_device,

@@ -20,9 +20,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import initialization as init
 from transformers.utils import logging
 
+from .distributed import is_trained_by_deepspeed
 from .modeling_base import update_feature_counts
 from .outputs import IGNORE_INDEX
-from .training_engines import is_trained_by_deepspeed
 
 logger = logging.get_logger(__name__)
 

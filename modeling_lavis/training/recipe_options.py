@@ -156,6 +156,8 @@ class DataOptions:
         processor (`Mapping[str, Any]`, *optional*, defaults to `{}`): options of the processor, for instance `prompt`,
             `max_text_length`, `cleaning`, `background`; saved with it.
         collator (`Mapping[str, Any]`, *optional*, defaults to `{}`): options of the task's collator in training.
+        row_changes (`Mapping[str, Any]`, *optional*, defaults to `{}`): options of
+            [`~modeling_lavis.data.row_changes.RowChanges`]: mirrored images and other colors, with the words of texts.
         num_labels (`int`, *optional*): number of classes of the published run. The labels are those of the training
             data; of answers to questions about videos, the most frequent ones, and others give no loss.
     """
@@ -165,6 +167,7 @@ class DataOptions:
     transform_options: Mapping[str, Any] = field(default_factory=dict)
     processor: Mapping[str, Any] = field(default_factory=dict)
     collator: Mapping[str, Any] = field(default_factory=dict)
+    row_changes: Mapping[str, Any] = field(default_factory=dict)
     num_labels: int | None = None
 
     def __post_init__(self) -> None:

@@ -108,8 +108,8 @@ def prepare_start(
     Args:
         recipe ([`Recipe`]): the recipe.
         model (`str`, `os.PathLike` or `PreTrainedModel`, *optional*): folder or Hub id of a model of this package, or
-            of transformers' BLIP or BLIP-2, of any head of the family; or a model. By default what the recipe starts
-            from: parts, or its own checkpoint.
+            of transformers' BLIP or BLIP-2, of any head of the family; or a model of the recipe's head or of a
+            subclass, which is trained as it is. By default what the recipe starts from: parts, or its own checkpoint.
         processor (`ProcessorMixin`, *optional*): processor of a model; by default that of the repository.
         rows: rows of the training data, for the vocabulary of a new model.
         label2id (`Mapping[str, int]`, *optional*): classes.
@@ -120,7 +120,7 @@ def prepare_start(
         OSError: a repository cannot be read.
     """
     if isinstance(model, PreTrainedModel):
-        if type(model).__name__ != recipe.head:
+        if not isinstance(model, getattr(modeling_lavis, recipe.head)):
             raise ValueError(
                 f"The model is a {type(model).__name__}, but the recipe {recipe.name} trains {recipe.head}."
             )

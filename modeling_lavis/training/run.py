@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training by a recipe, in one call.
 
-from modeling_lavis.training.run import train
+from modeling_lavis import train
 
 result = train("small-captioning", train_data="photos/train.json", eval_data="photos/val.json", output_dir="run")
 print(result.metrics)
@@ -106,8 +106,9 @@ def train(
     Args:
         recipe (`str`, `os.PathLike` or [`Recipe`]): name of a recipe, a file, or a recipe.
         model (`str`, `os.PathLike` or `PreTrainedModel`, *optional*): folder or Hub id of a model of this package, or
-            of transformers' BLIP or BLIP-2, of any head of the family; or a model, with `processor`. By default what
-            the recipe starts from.
+            of transformers' BLIP or BLIP-2, of any head of the family; or a model of the recipe's head or of a
+            subclass, with `processor`, which is trained as it is: sizes, queue and processor are not those of the
+            recipe. By default what the recipe starts from.
         train_data: data for training: all that [`~modeling_lavis.data.loading.load_data`] reads.
         eval_data (*optional*): data for evaluation after every epoch. Without, there is none.
         output_dir (`str` or `os.PathLike`, *optional*, defaults to `"run"`): folder of the run.
@@ -217,7 +218,7 @@ def _with_arguments(recipe: Recipe, arguments: Mapping[str, Any]) -> Recipe:
         if optimizer.warmup_learning_rate is not None:
             values["optimizer.warmup_learning_rate"] = optimizer.warmup_learning_rate * share
     if "warmup_steps" in arguments:
-        steps = arguments["warmup_steps"]
+        steps = _whole_steps(arguments["warmup_steps"])
         values["optimizer.warmup_steps"] = steps
         start = values.get("optimizer.warmup_learning_rate", optimizer.warmup_learning_rate)
         values["optimizer.warmup_learning_rate"] = (start or 0.0) if steps else None
@@ -232,6 +233,13 @@ def _with_arguments(recipe: Recipe, arguments: Mapping[str, Any]) -> Recipe:
     elif "run.steps" in values:
         del values["run.steps"]  # -1 stands for none
     return recipe.with_values(values) if values else recipe
+
+
+def _whole_steps(steps: float) -> int:
+    """A number of steps; the flag of transformers is a float, because it takes a share of the run, too."""
+    if 0 < steps < 1 or steps != int(steps):
+        raise ValueError(f"warmup_steps is {steps}; a recipe counts steps, so expected a whole number from 0.")
+    return int(steps)
 
 
 def _check(recipe: Recipe, rows: Any, eval_rows: Any, label2id: Any, on_bad_row: str) -> None:
@@ -249,6 +257,8 @@ def _check(recipe: Recipe, rows: Any, eval_rows: Any, label2id: Any, on_bad_row:
 def _collator(recipe: Recipe, processor: Any, label2id: Any, on_bad_row: str) -> Any:
     """The training collator of a recipe."""
     options: dict[str, Any] = dict(recipe.data.collator)
+    if recipe.data.row_changes:
+        options["row_changes"] = recipe.data.row_changes
     name = recipe.data.transform
     if name is not None:
         options["transform"] = _transform(name, processor, recipe.data.transform_options)

@@ -63,7 +63,10 @@ def shown_outputs(code: str) -> list[tuple[ast.stmt, str | None]]:
     statements = []
     for node in ast.parse(code).body:
         shown = None
-        if any(isinstance(part, ast.Call) and getattr(part.func, "id", "") == "print" for part in ast.walk(node)):
+        is_definition = isinstance(node, (ast.FunctionDef, ast.ClassDef))  # which prints when it is called, not here
+        if not is_definition and any(
+            isinstance(part, ast.Call) and getattr(part.func, "id", "") == "print" for part in ast.walk(node)
+        ):
             below = []
             for line in lines[node.end_lineno :]:
                 if not line.startswith("#"):

@@ -1,8 +1,11 @@
 """What the README needs: small stand-ins for published checkpoints, images and videos."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from tests.documentation.materials import TOKENIZER, photos, place, with_sizes
 
@@ -38,6 +41,12 @@ def prepare(folder: Path) -> dict[str, Any]:
     for path in photos().values():
         shutil.copy(path, folder / "holiday")
     shutil.copy(photos()["coffee"], "photo.jpg")
+    (folder / "photos").mkdir()
+    for split, names in (("train", ("coffee", "chelsea")), ("val", ("coffee",))):
+        rows = [{"image": f"{name}.png", "caption": "a dog in the house"} for name in names]
+        (folder / "photos" / f"{split}.json").write_text(json.dumps(rows))
+    for name in ("coffee", "chelsea"):
+        Image.open(photos()[name]).convert("RGB").save(folder / "photos" / f"{name}.png")
     write_clip(folder / "films" / "one.mp4", frames=12)
     save_model(folder / "FOLDER_OR_REPOSITORY", "ForQuestionAnswering", TOKENIZER)
     save_model(folder / "trained", "ForQuestionAnswering", TOKENIZER)

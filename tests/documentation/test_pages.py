@@ -15,17 +15,20 @@ from tests.documentation.run_page import commands_of, setup_of
 TOP = Path(__file__).resolve().parents[2]
 #: pages with Python examples, and the optional packages that they need
 PAGES: dict[str, tuple[str, ...]] = {
-    "README.md": ("av",),
+    "README.md": ("av", "accelerate", "datasets"),
     "docs/albef.md": ("accelerate",),
     "docs/alpro.md": ("accelerate", "av"),
     "docs/blip.md": ("accelerate", "datasets", "peft"),
     "docs/blip2.md": ("accelerate", "peft", "bitsandbytes"),
     "docs/data.md": ("datasets", "accelerate", "av"),
     "docs/evaluation.md": ("datasets",),
+    "docs/extending.md": ("accelerate", "datasets", "timm"),
+    "docs/from-lavis-yaml.md": ("accelerate", "datasets", "timm"),
     "docs/pipelines.md": ("av",),
     "docs/processors.md": (),
     "docs/recipes.md": ("timm",),
     "docs/retrieval.md": (),
+    "docs/training.md": ("accelerate", "datasets", "peft"),
 }
 TEXTS = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *sorted(TOP.glob("docs/**/*.md"))]
 
@@ -85,6 +88,14 @@ def test_output_is_compared(tmp_path: Path) -> None:
 
 def test_comments_below_other_statements_are_prose() -> None:
     assert [shown for _, shown in shown_outputs("x = 1\n# a remark\nprint(x)\n# 1\n\n# a remark\n")] == [None, "1"]
+
+
+def test_definitions_do_not_print() -> None:
+    assert [shown for _, shown in shown_outputs("def f():\n    print(1)\n\n\nf()\nprint(2)\n# 2\n")] == [
+        None,
+        None,
+        "2",
+    ]
 
 
 def test_errors_name_the_line_of_the_page(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.integrations import deepspeed as integration
 
-from modeling_lavis.models import momentum, training_engines
+from modeling_lavis.models import distributed, momentum
 from tests.models.albef_cases import RETRIEVAL
 from tests.models.alpro_cases import CASES as ALPRO_CASES
 from tests.training.test_momentum_update import OptimizerOfCopies, Rows, collate
@@ -85,7 +85,7 @@ def test_stage_3_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(ValueError, match=f"{case.name} does not run under DeepSpeed's ZeRO stage 3"):
             model.train()
         model.eval()
-    monkeypatch.setattr(training_engines, "is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr(distributed, "is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(ValueError, match=r"shard parameters by FSDP2 \(TrainingArguments\(fsdp=True\)\)"):
         RETRIEVAL.model_class(RETRIEVAL.config())
 
@@ -126,9 +126,9 @@ def test_momentum_encoders_follow_an_optimizer_of_copies(
 
 def test_deepspeed_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = RETRIEVAL.model()
-    assert not training_engines.is_trained_by_deepspeed(model)
+    assert not distributed.is_trained_by_deepspeed(model)
     model.temp._hp_mapping = None
-    assert training_engines.is_trained_by_deepspeed(model)
+    assert distributed.is_trained_by_deepspeed(model)
     del model.temp._hp_mapping
     monkeypatch.setattr(integration, "_hf_deepspeed_config_weak_ref", lambda: type("Config", (), {"config": {}})())
-    assert training_engines.is_trained_by_deepspeed(model)
+    assert distributed.is_trained_by_deepspeed(model)

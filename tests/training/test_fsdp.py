@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from modeling_lavis.models import training_engines
+from modeling_lavis.models import distributed
 from tests.training.fsdp_worker import CASES, RUNS, new_model
 
 #: labels of heads whose text layers are shared by encoder and decoder, and stay in the group of the whole model
@@ -114,7 +114,7 @@ def test_shared_parameters_stay_in_the_group_of_the_model(monkeypatch: pytest.Mo
     model = case.model()
     assert model._no_split_modules == {"ViTBlock", "BertLayer"}, "for placement on devices"
     embeddings, hooks = model.get_input_embeddings(), len(model._forward_pre_hooks)
-    monkeypatch.setattr(training_engines, "is_sharded_by_fsdp2", lambda: True)
+    monkeypatch.setattr(distributed, "is_sharded_by_fsdp2", lambda: True)
     for _ in range(2):
         assert model._no_split_modules == {"ViTBlock"}, "text layers are shared by encoder and decoder"
         assert model.get_input_embeddings() is None and model.get_output_embeddings() is None
@@ -129,4 +129,4 @@ def test_shared_parameters_stay_in_the_group_of_the_model(monkeypatch: pytest.Mo
 
 
 def test_models_of_other_processes_are_not_sharded() -> None:
-    assert not training_engines.is_sharded_by_fsdp2()
+    assert not distributed.is_sharded_by_fsdp2()

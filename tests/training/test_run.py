@@ -291,3 +291,12 @@ def test_labels() -> None:
 def test_auto_model_loads_the_run(tmp_path: Path) -> None:
     run("small-retrieval", tmp_path)
     assert type(AutoModel.from_pretrained(tmp_path / "run")).__name__ == "LavisBlipForImageTextRetrieval"
+
+
+def test_flags_of_transformers_are_whole_steps() -> None:
+    from modeling_lavis.training.run import _with_arguments
+
+    recipe = load_recipe("small-retrieval")
+    assert _with_arguments(recipe, {"warmup_steps": 20.0}).optimizer.warmup_steps == 20
+    with pytest.raises(ValueError, match=r"warmup_steps is 0\.1; a recipe counts steps"):
+        _with_arguments(recipe, {"warmup_steps": 0.1})
