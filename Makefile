@@ -3,6 +3,7 @@
 #   make demo        environment, base install, then the embedded model on real images
 #   make test        environment, full install, then the fast, offline test suite
 #   make test-slow   the tests that take longer than a few seconds each
+#   make test-engines  DeepSpeed and Ray, in an environment of their own on top of the other one
 #   make parity      replay the recordings of the original (folder in LAVIS_GOLDENS, default tests/goldens)
 #   make common      transformers' own common tests over all classes (its source distribution in TRANSFORMERS_SOURCE)
 #   make check       formatting, lint and types
@@ -22,12 +23,15 @@ STAMP_CREATED := $(VENV)/.created
 STAMP_BASE := $(VENV)/.installed-base
 STAMP_DEV := $(VENV)/.installed-dev
 STAMP_DOCS := $(VENV)/.installed-docs
+# Packages that change how others behave, or that few need: not in the environment of the other tests.
+ENGINES := $(VENV)/engines
+STAMP_ENGINES := $(ENGINES)/.installed
 
 # A test that spawns one thread per core in each of several workers is slower than one thread each.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow parity common check docs docs-serve format clean
+.PHONY: help venv demo test test-slow test-engines parity common check docs docs-serve format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -50,6 +54,13 @@ $(STAMP_DOCS): $(STAMP_BASE)
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
+$(STAMP_ENGINES): $(STAMP_DEV)
+	$(BIN)/python -m venv $(ENGINES)
+	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
+		> "$$($(ENGINES)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth"
+	$(ENGINES)/bin/python -m pip install --quiet 'deepspeed>=0.19' 'ray[train]>=2.50'
+	@touch $@
+
 venv: $(STAMP_DEV)
 
 demo: $(STAMP_BASE)
@@ -60,6 +71,10 @@ test: $(STAMP_DEV)
 
 test-slow: $(STAMP_DEV)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m slow
+
+# In one process after the other: each starts two.
+test-engines: $(STAMP_ENGINES)
+	$(ENGINES)/bin/python -m pytest -m "slow or not slow" tests/training/test_deepspeed.py tests/examples/test_launch_ray.py
 
 parity: $(STAMP_DEV)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) tests/parity
