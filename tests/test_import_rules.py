@@ -13,7 +13,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": set(),
     "data": {"models"},
     "evaluation": {"models", "data"},
-    "training": {"evaluation", "data", "models"},
+    "training": {"evaluation", "data", "models", "embedded"},
     "pipelines": {"models", "evaluation"},
     "interpretability": {"models"},
     "hub": {"models"},

@@ -100,6 +100,13 @@ def draw_operations(
     return operations
 
 
+def check_operations(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of operations as a tuple; `ValueError` if there are none, or one is unknown."""
+    if isinstance(names, str) or not names or any(name not in _FUNCTIONS for name in names):
+        raise ValueError(f"operations is {names!r}; expected a list of names out of {', '.join(_FUNCTIONS)}.")
+    return tuple(names)
+
+
 def draw_arguments(name: str, level: int, draws: Draws) -> tuple[Any, ...]:
     """
     Arguments of an operation. The sign of shears, translations and rotations is sampled.
@@ -345,6 +352,7 @@ __all__ = [
     "TorchDraws",
     "apply_operation",
     "apply_operations",
+    "check_operations",
     "draw_arguments",
     "draw_operations",
     "warp_affine",

@@ -22,7 +22,15 @@ import PIL.ImageOps
 import torch
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from modeling_lavis.data.randaugment import Draws, Operation, TorchDraws, apply_operations, draw_operations
+from modeling_lavis.data.randaugment import (
+    OPERATIONS,
+    Draws,
+    Operation,
+    TorchDraws,
+    apply_operations,
+    check_operations,
+    draw_operations,
+)
 from modeling_lavis.import_utils import require
 from modeling_lavis.models.image_conversion import (
     apply_exif_orientation,
@@ -101,6 +109,8 @@ class ImageTrainTransform:
         augment (`bool`, *optional*, defaults to `True`): whether to apply the augmentation of `randaugment`.
         count (`int`, *optional*, defaults to 2): number of operations to sample.
         level (`int`, *optional*, defaults to 5): strength of the operations from 0 to 10.
+        operations (`Sequence[str]`, *optional*, defaults to `OPERATIONS`): names of the operations to sample from;
+            without those that change colors for texts that name them.
         image_mean (`Sequence[float]`, *optional*, defaults to CLIP's): mean of each channel.
         image_std (`Sequence[float]`, *optional*, defaults to CLIP's): standard deviation of each channel.
         do_exif_transpose (`bool`, *optional*, defaults to `True`):
@@ -111,7 +121,7 @@ class ImageTrainTransform:
             color on which transparent images are composed, or `"drop"`, as published; see `LavisImageProcessor`.
 
     Raises:
-        ValueError: `image_size`, `min_scale` or `max_scale` is out of range.
+        ValueError: `image_size`, `min_scale` or `max_scale` is out of range, or an operation is unknown.
     """
 
     def __init__(
@@ -122,6 +132,7 @@ class ImageTrainTransform:
         augment: bool = True,
         count: int = 2,
         level: int = 5,
+        operations: Sequence[str] = OPERATIONS,
         image_mean: Sequence[float] = OPENAI_CLIP_MEAN,
         image_std: Sequence[float] = OPENAI_CLIP_STD,
         do_exif_transpose: bool = True,
@@ -140,6 +151,7 @@ class ImageTrainTransform:
         self.augment = augment
         self.count = count
         self.level = level
+        self.operations = check_operations(operations)
         self.image_mean = tuple(image_mean)
         self.image_std = tuple(image_std)
         self.do_exif_transpose = do_exif_transpose
@@ -213,7 +225,9 @@ class ImageTrainTransform:
         flip = bool(torch.rand(1, generator=generator) < self.flip_probability)
         operations: list[Operation] = []
         if self.augment:
-            operations = draw_operations(operation_draws or TorchDraws(generator), self.count, self.level)
+            operations = draw_operations(
+                operation_draws or TorchDraws(generator), self.count, self.level, self.operations
+            )
         return TrainDraw(crop, flip, tuple(operations))
 
     def _crop_and_flip(self, image: PIL.Image.Image, draw: TrainDraw) -> np.ndarray:

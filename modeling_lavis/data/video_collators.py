@@ -6,6 +6,7 @@ Shapes: B batch size, F frames, S side length, T text tokens.
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -114,6 +115,22 @@ def open_row_video(source: Any, row: Row | None = None) -> None:
         load_video_frames(video, lambda length, first, last: [first], 0, 0, start, end)
 
 
+def exchange_words(text: str, words: Mapping[str, str]) -> str:
+    """
+    Exchange words of a text, in both directions, whatever their case; others stay, and so does punctuation.
+
+    Args:
+        text (`str`): the text.
+        words (`Mapping[str, str]`): words in lower case by the words that take their place, such as
+            `{"left": "right"}`.
+
+    Returns:
+        `str`: the text.
+    """
+    both = {**{after: before for before, after in words.items()}, **words}
+    return re.sub(r"\w+", lambda match: both.get(match[0].lower(), match[0]), text)
+
+
 class VideoTextCollator(VideoCollator):
     """
     Collates rows `{video, caption, video_id}` for `AlproForVideoTextRetrieval`.
@@ -153,20 +170,80 @@ class VideoQuestionAnsweringCollator(VideoCollator):
 
     Args (in addition to those of [`VideoCollator`]):
         label2id (`Mapping[str, int]`): the model's `config.label2id`, or LAVIS's `ans2label.json`.
+        mirrored_words, upturned_words, reversed_words (`Mapping[str, str]`, *optional*):
+            for training: words that take each other's place, in both directions, where a clip is mirrored, such as
+            `{"left": "right"}`, turned upside down (`{"up": "down"}`), or reversed in time (`{"grows": "shrinks"}`).
+            With them, clips are mirrored and turned upside down at random, with probability 1/2. A reversed clip is
+            added to the batch beside the original, if that changes the row, so that the two differ in the order of
+            frames only; the batch grows accordingly. Words of questions and of answers are exchanged.
+        hidden_words (`float`, *optional*, defaults to 0.0):
+            for training: probability that a word of a question is replaced by the mask token, so that answers are not
+            learnt by heart from names in few questions.
+
+    Raises:
+        ValueError: `hidden_words` is no probability.
     """
 
-    def __init__(self, *args: Any, label2id: Mapping[str, int], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        label2id: Mapping[str, int],
+        mirrored_words: Mapping[str, str] | None = None,
+        upturned_words: Mapping[str, str] | None = None,
+        reversed_words: Mapping[str, str] | None = None,
+        hidden_words: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        if not 0 <= hidden_words < 1:
+            raise ValueError(f"hidden_words is {hidden_words}; expected a number from 0 and below 1.")
         self.label2id = dict(label2id)
         self.text_options = {"cleaning": "question", **self.text_options}
+        self.mirrored_words, self.upturned_words = mirrored_words, upturned_words
+        self.reversed_words = reversed_words
+        self.hidden_words = hidden_words
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         rows, clips = self._load_clips(rows)
+        rows, clips = self._turn(rows, clips)
         batch: dict[str, Any] = {"pixel_values_videos": clips}
-        batch.update(self._tokenize([self._field(row, "question") for row in rows]))
+        questions = [self._field(row, "question") for row in rows]
+        if self.hidden_words:
+            # cleaned before, since cleaning would delete the brackets of the mask token
+            questions = [
+                self._hide_words(text) for text in self.processor.clean(questions, self.text_options["cleaning"])
+            ]
+            batch.update(self._tokenize(questions, cleaning=None))
+        else:
+            batch.update(self._tokenize(questions))
         if self._all_have_field(rows, "answer"):
             batch["labels"] = torch.tensor([self._label(self._field(row, "answer")) for row in rows], dtype=torch.long)
         return batch
+
+    def _turn(self, rows: list[Row], clips: torch.Tensor) -> tuple[list[Row], torch.Tensor]:
+        """Rows and clips (B, F, 3, S, S), flipped at random, and those that are reversed in time."""
+        for axis, words in ((-1, self.mirrored_words), (-2, self.upturned_words)):
+            if words is not None:
+                chosen = (torch.rand(len(rows)) < 0.5).tolist()
+                clips = torch.stack([c.flip(axis) if flip else c for c, flip in zip(clips, chosen, strict=True)])
+                rows = [self._exchange(r, words) if flip else r for r, flip in zip(rows, chosen, strict=True)]
+        if self.reversed_words is not None:
+            turned = [self._exchange(row, self.reversed_words) for row in rows]
+            changed = [index for index, row in enumerate(turned) if row != rows[index]]
+            clips = torch.cat([clips, clips[changed].flip(1)])
+            rows = [*rows, *(turned[index] for index in changed)]
+        return rows, clips
+
+    def _exchange(self, row: Row, words: Mapping[str, str]) -> Row:
+        """The row with words of its question and answer exchanged."""
+        fields = {self.columns.get(name, name): self._field(row, name) for name in ("question", "answer")}
+        return {**row, **{k: exchange_words(v, words) if isinstance(v, str) else v for k, v in fields.items()}}
+
+    def _hide_words(self, question: str) -> str:
+        words = question.split()
+        hidden = (torch.rand(len(words)) < self.hidden_words).tolist()
+        mask = self.processor.tokenizer.mask_token
+        return " ".join(mask if hide else word for word, hide in zip(words, hidden, strict=True))
 
     def _label(self, answer: str | int) -> int:
         if isinstance(answer, str):
@@ -177,4 +254,4 @@ class VideoQuestionAnsweringCollator(VideoCollator):
         return label
 
 
-__all__ = ["VideoCollator", "VideoQuestionAnsweringCollator", "VideoTextCollator", "open_row_video"]
+__all__ = ["VideoCollator", "VideoQuestionAnsweringCollator", "VideoTextCollator", "exchange_words", "open_row_video"]

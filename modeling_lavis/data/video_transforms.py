@@ -6,6 +6,7 @@ Given decoded and resized frames and the draws of the original, the result is bi
 Shapes: F frames of a clip, S side length.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,9 +112,12 @@ class VideoTrainTransform:
             probability of the flip; 0 for datasets whose texts distinguish left from right.
         image_mean (`Sequence[float]`, *optional*, defaults to CLIP's): mean of each channel.
         image_std (`Sequence[float]`, *optional*, defaults to CLIP's): standard deviation of each channel.
+        keep_frames (`bool`, *optional*, defaults to `False`):
+            whether to decode every file once and keep its resized frames in memory, `F * S * S * 3` bytes each in each
+            worker; only for `sampling="uniform"`, which takes the same frames every time.
 
     Raises:
-        ValueError: an option is out of range, or `sampling` is unknown.
+        ValueError: an option is out of range, `sampling` is unknown, or `keep_frames` does not fit it.
     """
 
     def __init__(
@@ -130,6 +134,7 @@ class VideoTrainTransform:
         flip_probability: float = 0.5,
         image_mean: Sequence[float] = OPENAI_CLIP_MEAN,
         image_std: Sequence[float] = OPENAI_CLIP_STD,
+        keep_frames: bool = False,
     ) -> None:
         if image_size < 1 or num_frames < 1 or not 0 < min_scale <= max_scale:
             raise ValueError(
@@ -138,6 +143,8 @@ class VideoTrainTransform:
             )
         if sampling not in SAMPLINGS:
             raise ValueError(f"sampling is {sampling!r}; expected one of {', '.join(SAMPLINGS)}.")
+        if keep_frames and sampling != "uniform":
+            raise ValueError(f"keep_frames is True and sampling is {sampling!r}; expected sampling='uniform' with it.")
         if not 0 <= count <= len(OPERATIONS):
             raise ValueError(f"count is {count}; expected 0 to {len(OPERATIONS)} (the number of operations).")
         self.image_size = image_size
@@ -151,6 +158,7 @@ class VideoTrainTransform:
         self.flip_probability = flip_probability
         self.image_mean = tuple(image_mean)
         self.image_std = tuple(image_std)
+        self._kept: dict[Any, np.ndarray] | None = {} if keep_frames else None
 
     def __call__(
         self,
@@ -203,7 +211,14 @@ class VideoTrainTransform:
             draws = FrameDraws(generator)
             return sample_frame_indices(length, self.num_frames, self.sampling, draws, first, last)
 
-        return load_video_frames(videos[0], sample, self.image_size, self.image_size, start, end)
+        source = videos[0]
+        key = (os.fspath(source), start, end) if isinstance(source, (str, os.PathLike)) else None
+        if self._kept is not None and key in self._kept:
+            return self._kept[key]
+        frames = load_video_frames(source, sample, self.image_size, self.image_size, start, end)
+        if self._kept is not None and key is not None:
+            self._kept[key] = frames
+        return frames
 
     def draw(
         self,

@@ -65,11 +65,15 @@ class StartOptions:
     Args:
         model (`str`, *optional*): checkpoint: the URL or path of a LAVIS checkpoint, a folder, or a Hub id.
         architecture (`str`, *optional*): architecture of LAVIS to convert a LAVIS checkpoint to.
-        vision (`str`, *optional*): image encoder of a new model: a name of timm, or a folder of one of our models.
-        text (`str`, *optional*): text encoder and tokenizer of a new model: Hub id or folder of a BERT.
+        vision (`str`, *optional*): image encoder of a new model: a name of timm, a folder of one of our models, or
+            `"embedded"` for the small one that is part of the package.
+        text (`str`, *optional*): text encoder and tokenizer of a new model: Hub id or folder of a BERT, or
+            `"embedded"`.
         language_model (`str`, *optional*): language model of BLIP-2's second stage: Hub id or folder.
         vocabulary_size (`int`, *optional*): size of a vocabulary that is made from the texts of the training data, for
             a new model without pretrained text encoder.
+        smooth_positions (`bool`, *optional*, defaults to `False`): whether positions and times of a new image or video
+            encoder start from vectors of which neighbours are alike, see `smooth_positions`.
     """
 
     model: str | None = None
@@ -78,6 +82,7 @@ class StartOptions:
     text: str | None = None
     language_model: str | None = None
     vocabulary_size: int | None = None
+    smooth_positions: bool = False
 
     def __post_init__(self) -> None:
         _positive("start.vocabulary_size", self.vocabulary_size, optional=True)
@@ -88,6 +93,13 @@ class StartOptions:
             "start.vocabulary_size",
             self.vocabulary_size,
             "null beside start.text, whose tokenizer has a vocabulary",
+        )
+
+        require_that(
+            not self.smooth_positions or (self.is_new_model and self.vision is None),
+            "start.smooth_positions",
+            self.smooth_positions,
+            "false but for a new image encoder",
         )
 
     @property

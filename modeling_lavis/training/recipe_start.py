@@ -15,10 +15,12 @@ import modeling_lavis
 from modeling_lavis.data.collators import ENTAILMENT_LABELS, PAIR_LABELS
 from modeling_lavis.data.folders import load_label2id
 from modeling_lavis.models.head_loading import head_of
+from modeling_lavis.models.momentum import init_momentum_modules
 from modeling_lavis.training.recipes import Recipe
 from modeling_lavis.training.resizing import resize_images, resize_queue
+from modeling_lavis.training.smooth_positions import smooth_positions
 from modeling_lavis.training.starting_points import from_pretrained_parts, load_tokenizer, make_processor
-from modeling_lavis.training.vocabularies import train_tokenizer
+from modeling_lavis.training.vocabularies import set_language_tokens, train_tokenizer
 
 _LAVIS_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
 #: fields of parts that can be changed in a model that is loaded; the others are sizes
@@ -179,7 +181,7 @@ def _new_model(
         tokenizer = _own_tokenizer(recipe, rows)
     if recipe.model.num_frames is not None:
         fields["vision_config"] = {**(fields.get("vision_config") or {}), "num_frames": recipe.model.num_frames}
-    return from_pretrained_parts(
+    model, processor = from_pretrained_parts(
         recipe.head,
         start.vision,
         start.text,
@@ -189,6 +191,10 @@ def _new_model(
         processor_options=options,
         **fields,
     )
+    if start.smooth_positions:
+        smooth_positions(model.vision_model)
+        init_momentum_modules(getattr(model, "momentum_pairs", []))  # copies of the changed encoder
+    return model, processor
 
 
 def _own_tokenizer(recipe: Recipe, rows: Any) -> Any:
@@ -203,8 +209,7 @@ def _own_tokenizer(recipe: Recipe, rows: Any) -> Any:
     is_cased = "cleaning" in recipe.data.processor and recipe.data.processor["cleaning"] is None
     tokenizer = train_tokenizer(texts, recipe.start.vocabulary_size or 1000, lowercase=not is_cased)
     if recipe.head == "LavisBlip2ForConditionalGeneration":
-        # a language model has its own first and last tokens
-        tokenizer.bos_token, tokenizer.eos_token = "[CLS]", "[SEP]"
+        set_language_tokens(tokenizer)
     return tokenizer
 
 

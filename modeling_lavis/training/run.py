@@ -339,6 +339,10 @@ def _training_arguments(
             "metric_for_best_model": f"eval_{SELECTION}",
             "greater_is_better": True,
         }
+        # the best model is one of those that are saved, so saving follows evaluation unless it is given, too
+        for name in ("strategy", "steps"):
+            if f"eval_{name}" in given:
+                values[f"save_{name}"] = given[f"eval_{name}"]
     if given.get("fp16") or given.get("bf16"):
         values |= {"fp16": False, "bf16": False}
     made = TrainingArguments(str(output), **{**values, **given})

@@ -25,6 +25,7 @@ from modeling_lavis.training.recipe_options import HEADS_OF_TASKS
 from modeling_lavis.training.text_parts import TextPart, fill_head, fill_text, load_tokenizer, read_text_part
 from modeling_lavis.training.transfers import Transfer
 from modeling_lavis.training.vision_parts import fill_vision, read_vision_part, vision_config
+from modeling_lavis.training.vocabularies import set_language_tokens
 
 logger = logging.get_logger(__name__)
 
@@ -98,15 +99,17 @@ def from_pretrained_parts(
         head_class (`type` or `str`): model class or its name; or the model type of a family, such as `"lavis_blip"`,
             together with `task`.
         vision (`str`, `os.PathLike` or `nn.Module`, *optional*): image encoder: name of a ViT or EVA of timm, a model
-            of timm, a folder of a model of this package, or such a model. BLIP-2 leaves out the last block of timm's
-            encoders, as published. By default new, by `vision_config`.
+            of timm, a folder of a model of this package, such a model, or `"embedded"` for the small one that is part
+            of the package. BLIP-2 leaves out the last block of encoders of other families, as published, unless
+            `vision_config` has `num_hidden_layers`. By default new, by `vision_config`.
         text (`str`, `os.PathLike` or `PreTrainedModel`, *optional*): text encoder: folder or Hub id of a BERT or
-            RoBERTa in any language, or such a model with `tokenizer`. By default new, by `text_config` (BLIP-2:
-            `qformer_config`) and `tokenizer`.
+            RoBERTa in any language, or of a BLIP of this package, `"embedded"` for the one that is part of it; or such
+            a model with `tokenizer`. By default new, by `text_config` (BLIP-2: `qformer_config`) and `tokenizer`.
         task (`str`, *optional*): task, if `head_class` is a model type.
         tokenizer (`str`, `os.PathLike` or `PreTrainedTokenizerBase`, *optional*): by default that of `text`, or of
-            `language_model`. An uncased tokenizer of BERT strips accents, and the marks of voiced kana, unless it was
-            made with `strip_accents=False`; texts are then generated without them.
+            `language_model`. A new language model begins and ends texts with the `[CLS]` and `[SEP]` of `text`. An
+            uncased tokenizer of BERT strips accents, and the marks of voiced kana, unless it was made with
+            `strip_accents=False`; texts are then generated without them.
         image_size (`int`, *optional*): side length of images in pixels, by default that of `vision`; position
             embeddings of other sizes are interpolated.
         language_model (`str`, `os.PathLike` or `PreTrainedModel`, *optional*): language model of BLIP-2's second stage,
@@ -160,11 +163,14 @@ def from_pretrained_parts(
             fields["text_config"] = _language_model_config(language_model, fields.get("text_config"))
 
     if tokenizer is None:
-        tokenizer = language_model if has_language_model else text
+        tokenizer = text if language_model is None else language_model
+    is_of_text = has_language_model and language_model is None and tokenizer is text
     if not isinstance(tokenizer, (str, os.PathLike)) and not hasattr(tokenizer, "get_vocab"):
         raise ValueError("The tokenizer is missing. Give tokenizer=, a tokenizer, or a folder or Hub id that has one.")
     if isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = load_tokenizer(tokenizer)
+    if is_of_text:
+        set_language_tokens(tokenizer)
     statistics = {}
     if image_statistics not in ("clip", "vision"):
         raise ValueError(f"image_statistics is {image_statistics!r}; expected 'clip' or 'vision'.")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text encoders and decoders of new models from a BERT or RoBERTa of transformers, in any language.
+"""Text encoders and decoders of new models from a BERT or RoBERTa of transformers, in any language, or from a BLIP.
 
 Features without images stay the same: the embedding of token type 0, which BERT adds to every token, becomes part of
 the position embeddings where the new model has no token types, and RoBERTa's position embeddings are shifted to start
-at its first position. Cross-attention is new.
+at its first position. Cross-attention is new, unless the source is a BLIP, which has it.
 
 Shapes: V vocabulary size, D hidden size.
 """
@@ -16,11 +16,15 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
+from modeling_lavis.embedded import embedded_model_path
 from modeling_lavis.models.configuration_text import LavisBertConfig
 from modeling_lavis.models.head_loading import read_weights
 from modeling_lavis.training.transfers import Transfer, Value, fill
 
 _MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert")
+#: name of the model that is part of the package
+EMBEDDED = "embedded"
+_OWN, _OWN_TYPE = "text_encoder.", "lavis_bert"
 _PREFIX = re.compile(r"^(bert|roberta|model)\.")
 _ROBERTA_HEAD = {
     "lm_head.dense.": "cls.predictions.transform.dense.",
@@ -60,25 +64,36 @@ class TextPart:
     state: dict[str, Tensor]
 
 
+def part_folder(source: Any) -> Any:
+    """The folder of the model that is part of the package for `"embedded"`; every other source as it is."""
+    return embedded_model_path() if source == EMBEDDED else source
+
+
 def read_text_part(source: Any) -> TextPart:
     """
     Read a text encoder.
 
     Args:
-        source (`str`, `os.PathLike` or `PreTrainedModel`): folder or Hub id, or a model.
+        source (`str`, `os.PathLike` or `PreTrainedModel`): folder or Hub id, or a model. Of a BLIP of this package,
+            the text encoder with its attention to images; `"embedded"` for the one that is part of the package.
 
     Raises:
-        ValueError: it is not a BERT or a RoBERTa.
+        ValueError: it is not a BERT, a RoBERTa or a BLIP of this package with a text encoder.
         OSError: it cannot be read.
     """
     if isinstance(source, (str, os.PathLike)):
+        source = part_folder(source)
         what, config = os.fspath(source), AutoConfig.from_pretrained(source)
-        _check_config(config, what)
+        config = _check_config(config, what)
         raw = read_weights(source, {})
     else:
         what, config = f"The {type(source).__name__}", getattr(source, "config", None)
-        _check_config(config, what)
+        config = _check_config(config, what)
         raw = source.state_dict()
+    if config.model_type == _OWN_TYPE:
+        raw = {name.removeprefix(_OWN): tensor for name, tensor in raw.items() if name.startswith(_OWN)}
+        if not raw:
+            raise ValueError(f"{what} has no text encoder; give one of the models of BLIP that have one.")
     state = {}
     for name, tensor in raw.items():
         name = _PREFIX.sub("", name)
@@ -103,25 +118,30 @@ def read_text_part(source: Any) -> TextPart:
             "pad_token_id",
         )
     }
-    if config.model_type != "bert":
+    if config.model_type not in ("bert", _OWN_TYPE):
         first = config.pad_token_id + 1  # RoBERTa counts positions from there
         state[_POSITIONS] = state[_POSITIONS][first:]
         fields["max_position_embeddings"] -= first
     return TextPart(what, fields, state)
 
 
-def _check_config(config: Any, what: str) -> None:
+def _check_config(config: Any, what: str) -> Any:
+    """The configuration of the text encoder."""
     kind = getattr(config, "model_type", None)
+    if kind == "lavis_blip":
+        return config.text_config
     if kind not in _MODEL_TYPES:
-        raise ValueError(f"{what} has the model type {kind!r}; expected one of {', '.join(_MODEL_TYPES)}.")
+        known = ", ".join((*_MODEL_TYPES, "lavis_blip"))
+        raise ValueError(f"{what} has the model type {kind!r}; expected one of {known}.")
     positions = getattr(config, "position_embedding_type", "absolute")
     if positions not in (None, "absolute"):
         raise ValueError(f"{what} has position_embedding_type {positions!r}; expected 'absolute'.")
+    return config
 
 
 def load_tokenizer(source: Any) -> Any:
-    """The tokenizer of a folder or Hub id."""
-    return AutoTokenizer.from_pretrained(source)
+    """The tokenizer of a folder or Hub id, or of the embedded model."""
+    return AutoTokenizer.from_pretrained(part_folder(source))
 
 
 def fill_text(module: nn.Module, part: TextPart, layers: list[int], is_decoder: bool = False) -> Transfer:
@@ -189,4 +209,4 @@ def fill_head(module: nn.Module, part: TextPart) -> Transfer:
     return fill(module, values, _HEAD, part.state, dropped, part.what)
 
 
-__all__ = ["TextPart", "fill_head", "fill_text", "load_tokenizer", "read_text_part"]
+__all__ = ["EMBEDDED", "TextPart", "fill_head", "fill_text", "load_tokenizer", "part_folder", "read_text_part"]

@@ -24,6 +24,7 @@ from modeling_lavis.models.configuration_vision import (
     LavisViTConfig,
 )
 from modeling_lavis.models.vision_vit import LavisViTModel, interpolate_grid_positions
+from modeling_lavis.training.text_parts import part_folder
 from modeling_lavis.training.transfers import Transfer, Value, fill
 
 _HEADS = r"^(head|head_dist|fc_norm|attn_pool)\."
@@ -60,7 +61,7 @@ def read_vision_part(source: Any, pretrained: bool = True) -> VisionPart:
 
     Args:
         source (`str`, `os.PathLike` or `nn.Module`): name of a model of timm, a model of timm, a folder of a model of
-            this package, or such a model.
+            this package, such a model, or `"embedded"` for the model that is part of the package.
         pretrained (`bool`, *optional*, defaults to `True`): whether to load timm's weights for a name.
 
     Raises:
@@ -68,7 +69,7 @@ def read_vision_part(source: Any, pretrained: bool = True) -> VisionPart:
         OSError: there are no weights.
     """
     if isinstance(source, (str, os.PathLike)):
-        name = os.fspath(source)
+        name = os.fspath(part_folder(source))
         if os.path.isdir(name) and os.path.isfile(os.path.join(name, "config.json")) and not _is_timm_folder(name):
             from transformers import AutoModel
 

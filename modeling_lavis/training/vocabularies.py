@@ -59,6 +59,11 @@ def train_tokenizer(
     )
 
 
+def set_language_tokens(tokenizer: Any) -> None:
+    """Let a tokenizer of BERT begin and end the texts of a new language model with its own first and last tokens."""
+    tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
+
+
 def _backend(tokenizer: Tokenizer, lowercase: bool) -> Tokenizer:
     normalizer: Any = normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=lowercase
@@ -70,4 +75,4 @@ def _backend(tokenizer: Tokenizer, lowercase: bool) -> Tokenizer:
     return tokenizer
 
 
-__all__ = ["SPECIAL_TOKENS", "train_tokenizer"]
+__all__ = ["SPECIAL_TOKENS", "set_language_tokens", "train_tokenizer"]

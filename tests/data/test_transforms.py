@@ -95,6 +95,18 @@ def test_crop_positions_and_sizes(size: tuple[int, int]) -> None:
         assert 0.49 < min(shares) < 0.6 and 0.9 < max(shares) <= 1.0
 
 
+def test_choice_of_operations(photos) -> None:
+    photo = next(iter(photos.values()))
+    transform = blip_image_train(32, operations=["Rotate", "ShearX"], count=4)
+    drawn = {
+        op.name for seed in range(20) for op in transform.draw(photo, torch.Generator().manual_seed(seed)).operations
+    }
+    assert drawn == {"Rotate", "ShearX"}
+    for wrong in (["Rotat"], [], "Rotate"):
+        with pytest.raises(ValueError, match="operations is"):
+            blip_image_train(32, operations=wrong)
+
+
 def test_timm_transform(photos) -> None:
     pixels = timm_image_train(32)(PIL.Image.open(photos["coffee"]).convert("RGB"))
     assert pixels.shape == (3, 32, 32) and pixels.dtype == torch.float32

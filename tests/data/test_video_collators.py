@@ -16,7 +16,7 @@ from modeling_lavis import (
     LavisVideoProcessor,
 )
 from modeling_lavis.data.collators import id_to_int
-from modeling_lavis.data.video_collators import VideoQuestionAnsweringCollator, VideoTextCollator
+from modeling_lavis.data.video_collators import VideoQuestionAnsweringCollator, VideoTextCollator, exchange_words
 from modeling_lavis.data.video_transforms import alpro_video_train
 from modeling_lavis.models.tokenization_lavis import bert_tokenizer
 from tests.models.alpro_cases import alpro_config
@@ -79,6 +79,60 @@ def test_question_answering(processor: AlproProcessor, folder: Path) -> None:
     assert "labels" not in unanswered
     with pytest.raises(KeyError, match="'video'"):
         collate([{"question": "what?"}])
+
+
+def test_flips_and_reversals_with_words(processor: AlproProcessor) -> None:
+    labels = {"goes left": 0, "goes right": 1, "goes up": 2, "goes down": 3, "red": 4}
+    frames = np.random.default_rng(0).integers(0, 255, (FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
+    names = [*labels] * 8
+    rows = [{"video": frames, "question": f"is {name} true?", "answer": name} for name in names]
+    collate = VideoQuestionAnsweringCollator(
+        processor,
+        label2id=labels,
+        mirrored_words={"left": "right"},
+        upturned_words={"up": "down"},
+        reversed_words={"left": "right", "up": "down"},
+    )
+    torch.manual_seed(0)
+    batch = collate(rows)
+    clips, answers = batch["pixel_values_videos"], batch["labels"].tolist()
+    moving = [index for index, name in enumerate(names) if name != "red"]
+    assert len(clips) == len(rows) + len(moving)  # clips of which nothing changes are there once
+    original = VideoQuestionAnsweringCollator(processor, label2id=labels)(rows[:1])["pixel_values_videos"][0]
+    seen = set()
+    for index, name in enumerate(names):
+        flips = [(m, u) for m in (False, True) for u in (False, True)]
+        turned = [original.flip([axis for axis, f in zip((-1, -2), pair, strict=True) if f]) for pair in flips]
+        ((mirrored, upturned),) = [f for f, t in zip(flips, turned, strict=True) if torch.equal(t, clips[index])]
+        seen.add((mirrored, upturned))
+        words = exchange_words(name, {"left": "right"}) if mirrored else name
+        words = exchange_words(words, {"up": "down"}) if upturned else words
+        assert answers[index] == labels[words]
+        question = processor.tokenizer.decode(batch["input_ids"][index], skip_special_tokens=True)
+        assert question == f"is {words} true?"
+    assert len(seen) == 4
+    for position, index in enumerate(moving):
+        reverse = len(rows) + position
+        assert torch.equal(clips[reverse], clips[index].flip(0))
+        assert {answers[reverse], answers[index]} in ({0, 1}, {2, 3})
+
+
+def test_exchanged_words() -> None:
+    assert exchange_words("Left, leftmost or right?", {"left": "right"}) == "right, leftmost or left?"
+
+
+def test_hidden_words(processor: AlproProcessor) -> None:
+    frames = np.zeros((FRAMES, SIZE, SIZE, 3), np.uint8)
+    rows = [{"video": frames, "question": "what does it do?", "answer": "run"}] * 50
+    collate = VideoQuestionAnsweringCollator(processor, label2id=ANSWERS, hidden_words=0.5)
+    torch.manual_seed(0)
+    ids = collate(rows)["input_ids"]
+    masks = (ids == processor.tokenizer.mask_token_id).sum()
+    assert 60 < masks < 140  # of 200 words
+    words = {word for text in processor.tokenizer.batch_decode(ids) for word in text.split()}
+    assert words <= {"[CLS]", "[SEP]", "[PAD]", "[MASK]", "what", "does", "it", "do?"}
+    with pytest.raises(ValueError, match="hidden_words is 1"):
+        VideoQuestionAnsweringCollator(processor, label2id=ANSWERS, hidden_words=1)
 
 
 def test_broken_videos_raise_or_are_skipped(processor: AlproProcessor, folder: Path) -> None:

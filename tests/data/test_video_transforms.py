@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from modeling_lavis.data import video_transforms
 from modeling_lavis.data.randaugment import Operation, TorchDraws, apply_operation
 from modeling_lavis.data.video_transforms import (
     VideoTrainDraw,
@@ -111,3 +112,20 @@ def test_options() -> None:
         VideoTrainTransform(16).apply(frames, VideoTrainDraw((0, 0, 16, 16), False, [[], []]))
     with pytest.raises(ValueError, match="one at a time"):
         VideoTrainTransform(16)(["a.mp4", "b.mp4"])
+
+
+def test_kept_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are decoded once, with the frames of no memory; crops are drawn every time."""
+    path = write_clip(tmp_path / "a.mp4", frames=12)
+    kept, plain = (VideoTrainTransform(32, 3, sampling="uniform", keep_frames=keep) for keep in (True, False))
+    calls: list[Any] = []
+    read = video_transforms.load_video_frames
+    monkeypatch.setattr(video_transforms, "load_video_frames", lambda *a: (calls.append(a), read(*a))[1])
+    for seed in range(3):
+        generators = [torch.Generator().manual_seed(seed) for _ in range(2)]
+        assert torch.equal(kept(path, generators[0]), plain(path, generators[1]))
+    assert len(calls) == 4
+    kept(path, end=0.2)  # other frames of the same file
+    assert len(calls) == 5
+    with pytest.raises(ValueError, match="keep_frames is True and sampling is 'headtail'"):
+        VideoTrainTransform(32, 3, keep_frames=True)

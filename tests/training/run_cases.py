@@ -18,6 +18,8 @@ TINY: dict[str, Any] = {
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
     },
+    "start.vision": None,
+    "start.text": None,
     "start.vocabulary_size": 100,
 }
 TINY_TEXT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoProcessor, BlipConfig, BlipForImageTextR
 import modeling_lavis
 from modeling_lavis.training.recipe_start import find_labels
 from modeling_lavis.training.recipes import load_recipe
-from modeling_lavis.training.run import train
+from modeling_lavis.training.run import _training_arguments, train
 from tests.training.run_cases import tiny_values, write_data
 
 #: recipe by task, and a metric that its evaluation gives
@@ -24,7 +24,7 @@ RUNS = {
     "small-video-qa": "accuracy",
     "small-video-retrieval": "recall_mean",
     "small-pretraining": None,
-    "small-blip2-stage1": None,
+    "small-blip2-stage1": "recall_mean",
     "small-blip2-stage2": "exact_match",
 }
 QUICK = {"use_cpu": True, "num_train_epochs": 1, "per_device_train_batch_size": 4, "disable_tqdm": True}
@@ -187,6 +187,15 @@ def test_arguments_change_the_recipe(tmp_path: Path) -> None:
     groups = result.trainer.optimizer.param_groups
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0] and groups[0]["betas"] == (0.9, 0.98)
     assert load_recipe(tmp_path / "run" / "recipe.json").to_dict() == result.recipe.to_dict()
+
+
+def test_saving_follows_evaluation() -> None:
+    plan, data = load_recipe("small-captioning"), [{}] * 100
+    given = {"eval_strategy": "steps", "eval_steps": 7, "use_cpu": True}
+    made = _training_arguments(plan, Path("run"), given, "none", data, True)
+    assert (made.save_strategy, made.save_steps) == ("steps", 7)
+    made = _training_arguments(plan, Path("run"), {**given, "save_steps": 14}, "none", data, True)
+    assert (made.eval_steps, made.save_steps) == (7, 14)
 
 
 @pytest.mark.slow

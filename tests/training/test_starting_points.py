@@ -19,7 +19,15 @@ from transformers import (
     RobertaModel,
 )
 
-from modeling_lavis import LavisEvaConfig, LavisEvaModel, LavisTimesformerConfig, LavisTimesformerModel
+from modeling_lavis import (
+    LavisBlipForPreTraining,
+    LavisEvaConfig,
+    LavisEvaModel,
+    LavisTimesformerConfig,
+    LavisTimesformerModel,
+)
+from modeling_lavis.embedded import embedded_model_path
+from modeling_lavis.training.smooth_positions import smooth_positions
 from modeling_lavis.training.starting_points import from_pretrained_parts
 from modeling_lavis.training.text_parts import fill_text, read_text_part
 from modeling_lavis.training.vision_parts import fill_vision, read_vision_part, vision_config
@@ -27,6 +35,14 @@ from modeling_lavis.training.vocabularies import train_tokenizer
 
 TEXTS = ["el niño come una manzana roja", "la niña está en el jardín", "un árbol", "el pingüino"]
 SIZE = 64
+OPT_SIZES = {
+    "hidden_size": 32,
+    "word_embed_proj_dim": 32,
+    "ffn_dim": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+}
 
 
 def timm_vit(**options: Any) -> Any:
@@ -387,3 +403,39 @@ def test_statistics_of_the_image_encoder() -> None:
     assert tuple(own.image_processor.image_mean) == tuple(timm_vit().pretrained_cfg["mean"]) == (0.5, 0.5, 0.5)
     clip = from_pretrained_parts("lavis_blip", timm_vit(), **options)[1]
     assert round(clip.image_processor.image_mean[0], 4) == 0.4815
+
+
+def test_embedded_parts() -> None:
+    source = LavisBlipForPreTraining.from_pretrained(embedded_model_path())
+    qformer = {"cross_attention_frequency": 1, "num_query_tokens": 4}
+    model, processor = from_pretrained_parts(
+        "LavisBlip2ForConditionalGeneration",
+        "embedded",
+        "embedded",
+        vision_config={"num_hidden_layers": 6},
+        qformer_config=qformer,
+        text_config={"model_type": "opt", **OPT_SIZES},
+    )
+    layer, its = model.qformer.encoder.layer[1], source.text_encoder.encoder.layer[1]
+    for name in ("self.key", "output.dense"):  # attention to images that is trained already
+        assert torch.equal(
+            layer.crossattention.get_parameter(f"{name}.weight"), its.crossattention.get_parameter(f"{name}.weight")
+        )
+    assert torch.equal(model.vision_model.blocks[5].mlp.fc1.weight, source.vision_model.blocks[5].mlp.fc1.weight)
+    assert processor.tokenizer.bos_token == "[CLS]" and processor.tokenizer.eos_token == "[SEP]"
+    assert processor.image_processor.size["height"] == 72
+
+
+def test_smooth_positions() -> None:
+    torch.manual_seed(0)
+    sizes = {"image_size": 64, "patch_size": 16, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    encoder = LavisTimesformerModel(LavisTimesformerConfig(num_frames=8, **sizes))
+    smooth_positions(encoder)
+    grid = encoder.pos_embed[0, 1:].unflatten(0, (4, 4))
+    for places in (grid.transpose(0, 1), grid, encoder.time_embed):
+        places = places if places.ndim == 3 else places[None]
+        near = (places[:, 1:] - places[:, :-1]).norm(dim=-1).mean()
+        far = (places[:, 0] - places[:, -1]).norm(dim=-1).mean()
+        assert near < 0.8 * far
+    assert all(block.temporal_fc.weight.std() > 0 for block in encoder.blocks)
+    assert 0.025 < encoder.patch_embed.proj.weight.std() < 0.035
