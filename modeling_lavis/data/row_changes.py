@@ -94,7 +94,6 @@ class RowChanges:
             for order in _ORDERS
         }
         self._colored = _any_of(self.color_words)
-        self._mirrored = _any_of(self.mirror_words)
 
     def __call__(self, row: Row, generator: torch.Generator | None = None) -> dict[str, Any]:
         """
@@ -147,7 +146,7 @@ class RowChanges:
             if not isinstance(text, str):
                 return [text_of(one) for one in text]
             if mirror and self.mirror_words:
-                text = self._mirrored.sub(lambda found: _like(found[0], self.mirror_words[found[0].lower()]), text)
+                text = exchange_words(text, self.mirror_words)
             if order != _ORDERS[0] and self.color_words:
                 words = self._words_of_orders[order]
                 text = self._colored.sub(lambda found: _like(found[0], words[found[0].lower()] or found[0]), text)
@@ -199,6 +198,22 @@ class ChangedRows:
         return self.collator([self.changes(row) if isinstance(row, Mapping) else row for row in rows])
 
 
+def exchange_words(text: str, words: Mapping[str, str]) -> str:
+    """
+    Exchange words of a text, in both directions; other words and the punctuation stay.
+
+    Args:
+        text (`str`): the text.
+        words (`Mapping[str, str]`): words in lower case by the words that take their place, such as
+            `{"left": "right"}`. They are found in any case, and a capital is kept.
+
+    Returns:
+        `str`: the text.
+    """
+    both = {**{other: word for word, other in words.items()}, **words}
+    return _any_of(both).sub(lambda found: _like(found[0], both[found[0].lower()]), text) if both else text
+
+
 def _rgb(word: str, color: str) -> tuple[int, ...]:
     try:
         return PIL.ImageColor.getrgb(color)[:3]
@@ -245,4 +260,4 @@ def _change_values(values: np.ndarray, mirror: bool, order: Sequence[int], mixtu
     return np.concatenate([colors, values[..., 3:]], axis=-1)
 
 
-__all__ = ["ChangedRows", "RowChanges"]
+__all__ = ["ChangedRows", "RowChanges", "exchange_words"]

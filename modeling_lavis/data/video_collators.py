@@ -6,7 +6,6 @@ Shapes: B batch size, F frames, S side length, T text tokens.
 
 import contextlib
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from modeling_lavis.data.collators import Row, RowCollator, as_integer, choose_caption, id_to_int, stack_transformed
+from modeling_lavis.data.row_changes import exchange_words
 from modeling_lavis.models.outputs import IGNORE_INDEX
 from modeling_lavis.models.video_processing_lavis import load_video_frames
 
@@ -115,22 +115,6 @@ def open_row_video(source: Any, row: Row | None = None) -> None:
         load_video_frames(video, lambda length, first, last: [first], 0, 0, start, end)
 
 
-def exchange_words(text: str, words: Mapping[str, str]) -> str:
-    """
-    Exchange words of a text, in both directions, whatever their case; others stay, and so does punctuation.
-
-    Args:
-        text (`str`): the text.
-        words (`Mapping[str, str]`): words in lower case by the words that take their place, such as
-            `{"left": "right"}`.
-
-    Returns:
-        `str`: the text.
-    """
-    both = {**{after: before for before, after in words.items()}, **words}
-    return re.sub(r"\w+", lambda match: both.get(match[0].lower(), match[0]), text)
-
-
 class VideoTextCollator(VideoCollator):
     """
     Collates rows `{video, caption, video_id}` for `AlproForVideoTextRetrieval`.
@@ -170,48 +154,48 @@ class VideoQuestionAnsweringCollator(VideoCollator):
 
     Args (in addition to those of [`VideoCollator`]):
         label2id (`Mapping[str, int]`): the model's `config.label2id`, or LAVIS's `ans2label.json`.
-        mirrored_words, upturned_words, reversed_words (`Mapping[str, str]`, *optional*):
+        mirror_words, flip_words, reverse_words (`Mapping[str, str]`, *optional*):
             for training: words that take each other's place, in both directions, where a clip is mirrored, such as
             `{"left": "right"}`, turned upside down (`{"up": "down"}`), or reversed in time (`{"grows": "shrinks"}`).
             With them, clips are mirrored and turned upside down at random, with probability 1/2. A reversed clip is
             added to the batch beside the original, if that changes the row, so that the two differ in the order of
             frames only; the batch grows accordingly. Words of questions and of answers are exchanged.
-        hidden_words (`float`, *optional*, defaults to 0.0):
+        mask_probability (`float`, *optional*, defaults to 0.0):
             for training: probability that a word of a question is replaced by the mask token, so that answers are not
             learnt by heart from names in few questions.
 
     Raises:
-        ValueError: `hidden_words` is no probability.
+        ValueError: `mask_probability` is no probability.
     """
 
     def __init__(
         self,
         *args: Any,
         label2id: Mapping[str, int],
-        mirrored_words: Mapping[str, str] | None = None,
-        upturned_words: Mapping[str, str] | None = None,
-        reversed_words: Mapping[str, str] | None = None,
-        hidden_words: float = 0.0,
+        mirror_words: Mapping[str, str] | None = None,
+        flip_words: Mapping[str, str] | None = None,
+        reverse_words: Mapping[str, str] | None = None,
+        mask_probability: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if not 0 <= hidden_words < 1:
-            raise ValueError(f"hidden_words is {hidden_words}; expected a number from 0 and below 1.")
+        if not 0 <= mask_probability < 1:
+            raise ValueError(f"mask_probability is {mask_probability}; expected a number from 0 and below 1.")
         self.label2id = dict(label2id)
         self.text_options = {"cleaning": "question", **self.text_options}
-        self.mirrored_words, self.upturned_words = mirrored_words, upturned_words
-        self.reversed_words = reversed_words
-        self.hidden_words = hidden_words
+        self.mirror_words, self.flip_words = mirror_words, flip_words
+        self.reverse_words = reverse_words
+        self.mask_probability = mask_probability
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         rows, clips = self._load_clips(rows)
         rows, clips = self._turn(rows, clips)
         batch: dict[str, Any] = {"pixel_values_videos": clips}
         questions = [self._field(row, "question") for row in rows]
-        if self.hidden_words:
+        if self.mask_probability:
             # cleaned before, since cleaning would delete the brackets of the mask token
             questions = [
-                self._hide_words(text) for text in self.processor.clean(questions, self.text_options["cleaning"])
+                self._mask_words(text) for text in self.processor.clean(questions, self.text_options["cleaning"])
             ]
             batch.update(self._tokenize(questions, cleaning=None))
         else:
@@ -222,13 +206,13 @@ class VideoQuestionAnsweringCollator(VideoCollator):
 
     def _turn(self, rows: list[Row], clips: torch.Tensor) -> tuple[list[Row], torch.Tensor]:
         """Rows and clips (B, F, 3, S, S), flipped at random, and those that are reversed in time."""
-        for axis, words in ((-1, self.mirrored_words), (-2, self.upturned_words)):
+        for axis, words in ((-1, self.mirror_words), (-2, self.flip_words)):
             if words is not None:
                 chosen = (torch.rand(len(rows)) < 0.5).tolist()
                 clips = torch.stack([c.flip(axis) if flip else c for c, flip in zip(clips, chosen, strict=True)])
                 rows = [self._exchange(r, words) if flip else r for r, flip in zip(rows, chosen, strict=True)]
-        if self.reversed_words is not None:
-            turned = [self._exchange(row, self.reversed_words) for row in rows]
+        if self.reverse_words is not None:
+            turned = [self._exchange(row, self.reverse_words) for row in rows]
             changed = [index for index, row in enumerate(turned) if row != rows[index]]
             clips = torch.cat([clips, clips[changed].flip(1)])
             rows = [*rows, *(turned[index] for index in changed)]
@@ -239,9 +223,9 @@ class VideoQuestionAnsweringCollator(VideoCollator):
         fields = {self.columns.get(name, name): self._field(row, name) for name in ("question", "answer")}
         return {**row, **{k: exchange_words(v, words) if isinstance(v, str) else v for k, v in fields.items()}}
 
-    def _hide_words(self, question: str) -> str:
+    def _mask_words(self, question: str) -> str:
         words = question.split()
-        hidden = (torch.rand(len(words)) < self.hidden_words).tolist()
+        hidden = (torch.rand(len(words)) < self.mask_probability).tolist()
         mask = self.processor.tokenizer.mask_token
         return " ".join(mask if hide else word for word, hide in zip(words, hidden, strict=True))
 
@@ -254,4 +238,4 @@ class VideoQuestionAnsweringCollator(VideoCollator):
         return label
 
 
-__all__ = ["VideoCollator", "VideoQuestionAnsweringCollator", "VideoTextCollator", "exchange_words", "open_row_video"]
+__all__ = ["VideoCollator", "VideoQuestionAnsweringCollator", "VideoTextCollator", "open_row_video"]

@@ -16,7 +16,8 @@ from modeling_lavis import (
     LavisVideoProcessor,
 )
 from modeling_lavis.data.collators import id_to_int
-from modeling_lavis.data.video_collators import VideoQuestionAnsweringCollator, VideoTextCollator, exchange_words
+from modeling_lavis.data.row_changes import exchange_words
+from modeling_lavis.data.video_collators import VideoQuestionAnsweringCollator, VideoTextCollator
 from modeling_lavis.data.video_transforms import alpro_video_train
 from modeling_lavis.models.tokenization_lavis import bert_tokenizer
 from tests.models.alpro_cases import alpro_config
@@ -89,9 +90,9 @@ def test_flips_and_reversals_with_words(processor: AlproProcessor) -> None:
     collate = VideoQuestionAnsweringCollator(
         processor,
         label2id=labels,
-        mirrored_words={"left": "right"},
-        upturned_words={"up": "down"},
-        reversed_words={"left": "right", "up": "down"},
+        mirror_words={"left": "right"},
+        flip_words={"up": "down"},
+        reverse_words={"left": "right", "up": "down"},
     )
     torch.manual_seed(0)
     batch = collate(rows)
@@ -118,21 +119,21 @@ def test_flips_and_reversals_with_words(processor: AlproProcessor) -> None:
 
 
 def test_exchanged_words() -> None:
-    assert exchange_words("Left, leftmost or right?", {"left": "right"}) == "right, leftmost or left?"
+    assert exchange_words("Left, leftmost or right?", {"left": "right"}) == "Right, leftmost or left?"
 
 
-def test_hidden_words(processor: AlproProcessor) -> None:
+def test_mask_probability(processor: AlproProcessor) -> None:
     frames = np.zeros((FRAMES, SIZE, SIZE, 3), np.uint8)
     rows = [{"video": frames, "question": "what does it do?", "answer": "run"}] * 50
-    collate = VideoQuestionAnsweringCollator(processor, label2id=ANSWERS, hidden_words=0.5)
+    collate = VideoQuestionAnsweringCollator(processor, label2id=ANSWERS, mask_probability=0.5)
     torch.manual_seed(0)
     ids = collate(rows)["input_ids"]
     masks = (ids == processor.tokenizer.mask_token_id).sum()
     assert 60 < masks < 140  # of 200 words
     words = {word for text in processor.tokenizer.batch_decode(ids) for word in text.split()}
     assert words <= {"[CLS]", "[SEP]", "[PAD]", "[MASK]", "what", "does", "it", "do?"}
-    with pytest.raises(ValueError, match="hidden_words is 1"):
-        VideoQuestionAnsweringCollator(processor, label2id=ANSWERS, hidden_words=1)
+    with pytest.raises(ValueError, match="mask_probability is 1"):
+        VideoQuestionAnsweringCollator(processor, label2id=ANSWERS, mask_probability=1)
 
 
 def test_broken_videos_raise_or_are_skipped(processor: AlproProcessor, folder: Path) -> None:
