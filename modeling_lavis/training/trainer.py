@@ -82,8 +82,7 @@ class LavisTrainer(Trainer):
             set as well.
         shared_evaluation (`bool`, *optional*, defaults to `False`):
             call `evaluation` in every process, because it divides the work by itself. By default it runs in the first
-            process, and the others wait for its metrics. Models that are sharded (FSDP, DeepSpeed ZeRO stage 3) need
-            every process.
+            process, and the others wait for its metrics. Models that are sharded (FSDP) need every process.
         curves (`bool`, *optional*):
             write `curves.png` with losses, learning rate and metrics into the output folder when training ends.
             Defaults to whether matplotlib is installed.
