@@ -44,6 +44,7 @@ def test_caption_with_transformers_as_peer(tmp_path: Path, capsys: pytest.Captur
     assert sorted(path.name for path in tmp_path.iterdir()) == ["caption.json"]
 
 
+@pytest.mark.slow
 def test_blip2_generate_with_transformers_as_peer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "blip2.json"
     assert main(["blip2_generate", "--peer", "transformers", *QUICK, "--json", str(file)]) == 0

@@ -237,6 +237,7 @@ class TrainingContract(Contract):
         assert [float(value) for value in losses.values()] == [0.0]
         assert (output.get("logits") if output.get("logits") is not None else output.vtm_logits).shape == (3, 2)
 
+    @pytest.mark.slow
     def test_trainer_resume_from_checkpoint(self, case: Case, tmp_path: Path) -> None:
         pytest.importorskip("accelerate")
         whole = case.model()

@@ -14,7 +14,7 @@ from tests.training.fsdp_worker import CASES, RUNS, new_model
 #: labels of heads whose text layers are shared by encoder and decoder, and stay in the group of the whole model
 SHARED_LAYERS = ("BLIP pretraining",)
 
-QUICK = ("ALBEF", "ALBEF pretraining")
+QUICK = ("ALBEF",)
 
 
 def run(folder: Path, label: str, *modes: str) -> dict[str, list[Any]]:
