@@ -78,11 +78,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     data.add_argument("--media-root", metavar="DIR", help="folder of relative paths (that of the file with the paths)")
     data.add_argument("--format", metavar="NAME", help="format of the files, where a folder has several")
     data.add_argument(
-        "--column",
+        "--columns",
         metavar="FIELD=NAME",
-        action="append",
+        nargs="+",
+        action="extend",
         default=[],
-        help="name of a column of the data that has another name there; empty for one that the data lack",
+        help="columns of the data that have other names there; without a name, a column that the data lack",
     )
     data.add_argument("--streaming", action="store_true", help="read the data while they are evaluated")
     data.add_argument(
@@ -153,7 +154,7 @@ def _run(args: argparse.Namespace, results: Results, is_first: bool) -> int:
             args.data,
             args.task,
             split=args.split,
-            columns=_columns(args.column) or None,
+            columns=_columns(args.columns) or None,
             media_root=args.media_root,
             format=args.format,
             streaming=args.streaming,
@@ -224,7 +225,7 @@ def _columns(given: list[str]) -> dict[str, str | None]:
         field, sign, name = entry.partition("=")
         if not field or not sign:
             raise UsageError(
-                f"--column is {entry!r}; expected a field and the name of its column, such as caption=text."
+                f"--columns has {entry!r}; expected a field and the name of its column, such as caption=text."
             )
         columns[field] = name or None
     return columns

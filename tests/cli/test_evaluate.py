@@ -75,7 +75,7 @@ def test_ranked_answers(evaluate: Any, tmp_path: Path) -> None:
     assert {entry["direct_answer"] for entry in written.values()} <= set(ANSWERS)
     assert result.records[0]["metrics"].keys() >= {"accuracy", "accuracy/answer_type/other"}
     rows = [{name: value for name, value in row.items() if name != "answer"} for row in question_rows()]
-    without = evaluate("vqa", head, rows, "--answers", "yes,no", "--column", "answer=")
+    without = evaluate("vqa", head, rows, "--answers", "yes,no", "--columns", "answer=")
     assert without.status == 0 and "no metrics" in without.out
 
 
@@ -110,8 +110,8 @@ def test_classes_and_rows_that_cannot_be_read(evaluate: Any, pipe: Any, tmp_path
         ),
         ("vqa", "ForQuestionAnswering", ["--output-format", "list"], "--output-format is for --output"),
         ("vqa", "ForQuestionAnswering", ["--output", "x.txt"], "expected a file name that ends in .json"),
-        ("vqa", "ForQuestionAnswering", ["--column", "answer"], "such as caption=text"),
-        ("vqa", "ForQuestionAnswering", ["--column", "answer=reply"], "rows.json"),
+        ("vqa", "ForQuestionAnswering", ["--columns", "answer"], "such as caption=text"),
+        ("vqa", "ForQuestionAnswering", ["--columns", "answer=reply"], "rows.json"),
         ("vqa", "ForQuestionAnswering", ["--format", "xml"], "format is 'xml'"),
         ("vqa", "ForQuestionAnswering", ["--label2id", "nothing.json"], "nothing.json"),
     ],
