@@ -91,13 +91,18 @@ def test_bfloat16_under_fsdp2(tmp_path: Path, label: str) -> None:
     result, expected = found["fsdp bf16"][0], found["ddp bf16"][0]
     torch.testing.assert_close(result["losses"], expected["losses"], rtol=0.01, atol=0)
     start = new_model(label).state_dict()
+    # Weights, momentum weights and queues as wholes: single small gradients are noise in bfloat16, under DDP, too.
+    differences: dict[str, list[torch.Tensor]] = {}
     for name, value in expected["state"].items():
         assert result["state"][name].dtype == value.dtype, name
         if value.is_floating_point():
-            # the norm of the difference, relative to how far the weights went, and to their size for the small ones
-            moved = (value - start[name].to(value.dtype)).norm() + 0.01 * value.norm()
-            difference = (result["state"][name].reshape(value.shape) - value).norm()
-            assert difference <= 0.5 * moved + 1e-3, f"{name}: {difference} of {moved}"
+            kind = "queue" if name.endswith("queue") else "momentum" if "_m." in name else "weights"
+            pair = torch.stack([result["state"][name].reshape(value.shape) - value, value - start[name].float()])
+            differences.setdefault(kind, []).append(pair.reshape(2, -1))
+    assert differences.keys() == ({"queue", "momentum", "weights"} if label == "ALBEF" else {"weights"})
+    for kind, pairs in differences.items():
+        difference, moved = torch.cat(pairs, dim=1).norm(dim=1)
+        assert 0 < difference <= 0.3 * moved, f"{kind}: {difference} of {moved}"
 
 
 @pytest.mark.slow
