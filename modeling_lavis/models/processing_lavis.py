@@ -60,7 +60,7 @@ class LavisProcessorMixin(ProcessorMixin):
     max_words: int | None
     max_text_length: int | None
     #: whether to decode Chinese and Japanese characters without spaces between them
-    join_ideographs = False
+    join_ideographs: bool
 
     @property
     def text_kwargs(self) -> dict[str, Any]:  # type: ignore[override]
