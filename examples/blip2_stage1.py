@@ -3,7 +3,7 @@
 
     python examples/blip2_stage1.py --data my_photos --output stage1 --vision vit_base_patch16_clip_224.openai
 
-`my_photos` has pictures and captions in `train`, as for examples/captioning.py. Image encoders are those of timm: a
+`my_photos` has images and captions in `train`, as for examples/captioning.py. Image encoders are those of timm: a
 ViT, CLIP's ViT or EVA; the published model has `eva_giant_patch14_clip_224`, which needs a large GPU.
 """
 
@@ -14,7 +14,7 @@ from modeling_lavis import evaluate_retrieval, load_data, train
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, and print how well the model finds the pictures and texts it was trained on."""
+    """Train, and print how well the model finds the images and texts it was trained on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder with the split train")
     parser.add_argument("--output", required=True, help="folder of the model, the start of the second stage")

@@ -16,7 +16,7 @@ from modeling_lavis import load_data, train
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, merge the adapters into the language model, save it, and caption a picture."""
+    """Train, merge the adapters into the language model, save it, and caption an image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder with the split train")
     parser.add_argument("--output", required=True, help="folder of the run; the merged model is in merged/")
@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     merged.save_pretrained(f"{args.output}/merged")
     processor.save_pretrained(f"{args.output}/merged")
 
-    picture = load_data(args.data, "captioning", split="train")[0]["image"]
-    inputs = processor(images=picture, return_tensors="pt").to(merged.device)
+    image = load_data(args.data, "captioning", split="train")[0]["image"]
+    inputs = processor(images=image, return_tensors="pt").to(merged.device)
     print(processor.post_process_captions(merged.generate(**inputs, max_new_tokens=20)))
 
 

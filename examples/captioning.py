@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captions for your own pictures: fine-tune BLIP by the published recipe, then caption a picture.
+"""Captions for your own images: fine-tune BLIP by the published recipe, then caption an image.
 
     python examples/captioning.py --data my_photos --output captioner --epochs 5
 
-`my_photos` has the pictures of `train` and `val` with a `metadata.jsonl` in each, with lines such as
+`my_photos` has the images of `train` and `val` with a `metadata.jsonl` in each, with lines such as
 `{"file_name": "1.jpg", "caption": "a dog"}`; docs/data.md lists other forms.
 """
 
@@ -16,7 +16,7 @@ from modeling_lavis import load_data, train
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Fine-tune, print the scores, and caption the first picture for evaluation."""
+    """Fine-tune, print the scores, and caption the first image for evaluation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder with the splits train and val")
     parser.add_argument("--output", required=True, help="folder of the fine-tuned model")
@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print({name: round(value, 3) for name, value in result.metrics.items()})
 
     captioner = pipeline("image-captioning", model=args.output)
-    picture = load_data(args.data, "captioning", split="val")[0]["image"]
-    print(captioner(picture)[0]["generated_text"])
+    image = load_data(args.data, "captioning", split="val")[0]["image"]
+    print(captioner(image)[0]["generated_text"])
 
 
 if __name__ == "__main__":

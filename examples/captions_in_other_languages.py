@@ -4,9 +4,9 @@
     python examples/captions_in_other_languages.py --data mis_fotos --output descriptor \\
         --text dccuchile/bert-base-spanish-wwm-cased --prompt "una foto de"
 
-`mis_fotos` has pictures and captions in `train` and `val`, as for examples/captioning.py. Tokenizer and words are those
+`mis_fotos` has images and captions in `train` and `val`, as for examples/captioning.py. Tokenizer and words are those
 of the BERT: `google-bert/bert-base-chinese` or `tohoku-nlp/bert-base-japanese-v3` work the same way. Features of
-pictures and of texts are those of the parts, so that training starts from what both have learned.
+images and of texts are those of the parts, so that training starts from what both have learned.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from modeling_lavis import from_pretrained_parts, load_data, train
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the model, train it, print the scores, and caption the first picture for evaluation."""
+    """Make the model, train it, print the scores, and caption the first image for evaluation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder with the splits train and val")
     parser.add_argument("--output", required=True, help="folder of the model")
@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         per_device_train_batch_size=args.batch_size,
     )
     print({name: round(value, 3) for name, value in result.metrics.items()})
-    picture = load_data(args.data, "captioning", split="val")[0]["image"]
-    print(pipeline("image-captioning", model=args.output)(picture)[0]["generated_text"])
+    image = load_data(args.data, "captioning", split="val")[0]["image"]
+    print(pipeline("image-captioning", model=args.output)(image)[0]["generated_text"])
 
 
 if __name__ == "__main__":

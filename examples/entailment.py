@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a picture entail a sentence, contradict it, or neither? Fine-tune ALBEF by the recipe of SNLI-VE.
+"""Does an image entail a sentence, contradict it, or neither? Fine-tune ALBEF by the recipe of SNLI-VE.
 
     modeling-lavis convert albef_pretrain ALBEF.pth albef-base
     python examples/entailment.py --model albef-base --data my_pairs --output judge --epochs 10
 
 `my_pairs` has `train.json` and `val.json`, lists of rows such as
 `{"image": "1.jpg", "sentence": "a dog sleeps", "label": "neutral"}`. Any other names of classes work as well, and
-without sentences this trains a classifier of pictures. The weight of the momentum encoders' soft targets rises over the
+without sentences this trains a classifier of images. The weight of the momentum encoders' soft targets rises over the
 first epoch, as in the original.
 """
 

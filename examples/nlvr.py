@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is a statement about two pictures true? Fine-tune BLIP by the recipe of NLVR2.
+"""Is a statement about two images true? Fine-tune BLIP by the recipe of NLVR2.
 
     modeling-lavis convert blip_pretrain model_base_capfilt_large.pth blip-base
     python examples/nlvr.py --model blip-base --data my_pairs --output judge --epochs 15
 
 `my_pairs` has `train.json` and `val.json`, lists of rows such as
 `{"images": ["left.jpg", "right.jpg"], "sentence": "both dogs sleep", "label": "True"}`. The model is any BLIP for one
-picture; its cross-attention is doubled for two, as in the original. In training, pictures are swapped at random,
+image; its cross-attention is doubled for two, as in the original. In training, images are swapped at random,
 together with the words left and right.
 """
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find pictures by texts and texts by pictures: fine-tune BLIP with momentum encoders and a feature queue.
+"""Find images by texts and texts by images: fine-tune BLIP with momentum encoders and a feature queue.
 
     python examples/retrieval.py --data my_photos --output retriever --queue-size 4096
 
-`my_photos` has pictures and captions in `train` and `val`, as for examples/captioning.py. Rows with equal `image_id`
-are captions of one picture. The queue holds features of earlier batches as further negatives: contrastive losses see
+`my_photos` has images and captions in `train` and `val`, as for examples/captioning.py. Rows with equal `image_id`
+are captions of one image. The queue holds features of earlier batches as further negatives: contrastive losses see
 the pairs of one forward pass only, however many are accumulated, so a small batch needs it most.
 """
 

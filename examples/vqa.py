@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers to your own questions about pictures: fine-tune BLIP by the recipe of VQAv2, then ask it.
+"""Answers to your own questions about images: fine-tune BLIP by the recipe of VQAv2, then ask it.
 
     python examples/vqa.py --data my_questions --output answerer --epochs 10
 

@@ -26,14 +26,14 @@ from modeling_lavis.embedded import embedded_images, embedded_model_path
 
 
 def read_album(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a file with lines `picture<TAB>title<TAB>title...`: one list of captions for each picture."""
+    """Rows of a file with lines `image<TAB>title<TAB>title...`: one list of captions for each image."""
     for line in path.read_text(encoding="utf-8").splitlines():
-        picture, *titles = line.split("\t")
-        yield {"image": str(path.parent / picture), "titles": titles}
+        image, *titles = line.split("\t")
+        yield {"image": str(path.parent / image), "titles": titles}
 
 
 class MirroredRows(Dataset):
-    """Every row twice, the second time with the mirrored picture: a map-style data set needs a length and an index."""
+    """Every row twice, the second time with the mirrored image: a map-style data set needs a length and an index."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="folder of the run")
     output = Path(parser.parse_args(arguments).output)
     output.mkdir(parents=True, exist_ok=True)
-    lines = [f"{picture.path}\t{picture.caption}\ta drawing" for picture in embedded_images()[:4]]
+    lines = [f"{image.path}\t{image.caption}\ta drawing" for image in embedded_images()[:4]]
     (output / "album.tsv").write_text("\n".join(lines), encoding="utf-8")
 
     rows = load_data(list(read_album(output / "album.tsv")), "captioning", columns={"caption": "titles"})

@@ -59,7 +59,7 @@ class ScoreCollator:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train for a few steps on pictures of the package, save the model and load it again."""
+    """Train for a few steps on images of the package, save the model and load it again."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", required=True, help="folder of the run")
     output = parser.parse_args(arguments).output
@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # allow_new_weights: the checkpoint is of another head and has no layer for scores
     model = LavisBlipForScores.from_pretrained(embedded_model_path(), dtype=torch.float32, allow_new_weights=True)
     processor = LavisBlipProcessor.from_pretrained(embedded_model_path())
-    pictures = embedded_images()[:4]
-    rows = [{"image": p.path, "text": q.caption, "score": float(p is q)} for p in pictures for q in pictures]
+    images = embedded_images()[:4]
+    rows = [{"image": p.path, "text": q.caption, "score": float(p is q)} for p in images for q in images]
     settings = TrainingArguments(
         output, num_train_epochs=4, learning_rate=1e-3, remove_unused_columns=False, report_to="none"
     )

@@ -42,14 +42,14 @@ class CaptionerWithZLoss(LavisBlipForConditionalGeneration):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train for a few steps on pictures of the package, and print the logged losses."""
+    """Train for a few steps on images of the package, and print the logged losses."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", required=True, help="folder of the run")
     output = parser.parse_args(arguments).output
 
     model = CaptionerWithZLoss.from_pretrained(embedded_model_path(), dtype=torch.float32)
     processor = LavisBlipProcessor.from_pretrained(embedded_model_path())
-    rows = [{"image": picture.path, "caption": picture.caption} for picture in embedded_images()]
+    rows = [{"image": image.path, "caption": image.caption} for image in embedded_images()]
     trainer = LavisTrainer(
         model=model,
         args=TrainingArguments(output, num_train_epochs=2, learning_rate=1e-4, logging_steps=1, report_to="none"),

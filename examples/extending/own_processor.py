@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     processor = HashtagProcessor.from_pretrained(embedded_model_path())
     print(processor.clean("Sunset at the #EiffelTower!"))
-    rows = [{"image": str(picture.path), "caption": f"#NoFilter {picture.caption}"} for picture in embedded_images()]
+    rows = [{"image": str(image.path), "caption": f"#NoFilter {image.caption}"} for image in embedded_images()]
     train(
         "small-captioning",
         embedded_model_path(),

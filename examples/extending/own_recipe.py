@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     recipe = load_recipe(output / "emoji.json")
     print(recipe.head, recipe.optimizer.weight_decay, recipe.global_batch_size)  # what the other recipe says holds
-    rows = [{"image": str(picture.path), "caption": picture.caption} for picture in embedded_images()]
+    rows = [{"image": str(image.path), "caption": image.caption} for image in embedded_images()]
     result = train(recipe, embedded_model_path(), rows[:8], rows[8:], output / "run", learning_rate=5e-5)
     print(f"CIDEr {result.metrics['cider']:.2f} after {result.trainer.state.global_step} steps")
     print(load_recipe(output / "run" / "recipe.json").optimizer.learning_rate)  # what was used

@@ -52,7 +52,7 @@ class ConvNetCaptioner(LavisBlipForConditionalGeneration):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make a new captioner, train it for a few steps on pictures of the package, and load it again."""
+    """Make a new captioner, train it for a few steps on images of the package, and load it again."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", required=True, help="folder of the run")
     parser.add_argument("--pretrained", action="store_true", help="start from the weights of timm")
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = ConvNetCaptioner(config)
     if args.pretrained:
         model.vision_model.load_timm()
-    rows = [{"image": str(picture.path), "caption": picture.caption} for picture in embedded_images()]
+    rows = [{"image": str(image.path), "caption": image.caption} for image in embedded_images()]
     result = train("small-captioning", model, rows, output_dir=args.output, processor=processor, num_train_epochs=2)
     print(f"loss {result.trainer.state.log_history[-1]['train_loss']:.2f}")
     loaded = ConvNetCaptioner.from_pretrained(args.output).eval()
