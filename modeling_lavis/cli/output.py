@@ -5,7 +5,6 @@ import contextlib
 import json
 import logging
 import os
-import secrets
 import stat
 import sys
 import unicodedata
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from modeling_lavis.cli.images import InputFile
+from modeling_lavis.files import whole_file
 
 #: Number of inputs from which on a progress bar is shown.
 PROGRESS_THRESHOLD = 20
@@ -173,12 +173,5 @@ def check_output_file(path: Path, suffixes: tuple[str, ...]) -> Path:
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Context manager that yields a temporary file next to `path`, and moves it there if the block succeeds."""
-    path = path.absolute()
-    partial = path.parent / f".{path.name}.partial-{secrets.token_hex(4)}"
-    try:
-        with partial.open("xb") as file:
-            yield file
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as partial, partial.open("xb") as file:
+        yield file

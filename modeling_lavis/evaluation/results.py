@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an evaluation returns, and the result files of the official evaluation servers."""
 
-import contextlib
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+from modeling_lavis.files import whole_file
 
 #: Forms of result files: a list of records (COCO captions, VQA), or A-OKVQA's mapping by question.
 FORMATS = ("list", "a-okvqa")
@@ -59,15 +58,8 @@ class EvaluationResult:
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Write JSON to a temporary file in the same folder, and move it to `path` when it is complete."""
-    target = Path(path).absolute()
-    partial = target.parent / f".{target.name}.partial-{secrets.token_hex(4)}"
-    try:
+    with whole_file(path) as partial:
         partial.write_text(json.dumps(content, ensure_ascii=False, default=_plain) + "\n", encoding="utf-8")
-        os.replace(partial, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
 
 
 def _plain(value: Any) -> Any:

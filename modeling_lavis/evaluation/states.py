@@ -5,7 +5,6 @@ Shapes: b images of a group, N image tokens, S texts, T text tokens, M tokens of
 """
 
 import os
-import secrets
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +14,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from modeling_lavis.files import whole_file
+
+#: start of the name of a file that is not complete
+PARTIAL = "tmp-"
+
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file, completely or not at all."""
-    partial = path.with_name(f"tmp-{secrets.token_hex(4)}-{path.name}")
-    try:
+    with whole_file(path, PARTIAL) as partial:
         save_file({name: values.contiguous().cpu() for name, values in tensors.items()}, partial, metadata=metadata)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -130,7 +130,7 @@ class TextStates:
         if self.place == "memory":
             self._values = torch.empty(total, width, dtype=dtype)
         elif self.place == "disk":
-            descriptor, name = tempfile.mkstemp(prefix="tmp-text-states-", dir=folder())
+            descriptor, name = tempfile.mkstemp(prefix=f"{PARTIAL}text-states-", dir=folder())
             os.close(descriptor)
             values = torch.from_file(name, shared=True, size=total * width, dtype=dtype)
             self._values = values.view(total, width)

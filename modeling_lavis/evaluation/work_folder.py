@@ -7,8 +7,6 @@ description does not continue in the folder.
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modeling_lavis.evaluation.states import read_tensors, write_tensors
+from modeling_lavis.evaluation.states import PARTIAL, read_tensors, write_tensors
+from modeling_lavis.files import whole_file
 
 _DESCRIPTION = "run.json"
 _FORMAT = 1
@@ -50,14 +49,13 @@ class WorkFolder:
         file = self.path / _DESCRIPTION
         self.path.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            if others := sorted(path.name for path in self.path.iterdir() if not path.name.startswith("tmp-")):
+            if others := sorted(path.name for path in self.path.iterdir() if not path.name.startswith(PARTIAL)):
                 raise ValueError(
                     f"work_dir {self.path} has files but no {_DESCRIPTION}, for example {others[0]}; expected an empty "
                     "folder, or that of an interrupted run. Give another folder."
                 )
-            partial = self.path / f"tmp-{secrets.token_hex(4)}-{_DESCRIPTION}"
-            partial.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, file)
+            with whole_file(file, PARTIAL) as partial:
+                partial.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
             return False
         try:
             earlier = json.loads(file.read_text(encoding="utf-8"))
@@ -70,7 +68,7 @@ class WorkFolder:
                     f"work_dir {self.path} belongs to another run: its {name} was {before!r:.200}, now it is "
                     f"{now!r:.200}. Continue with the same model, data and options, or give another folder."
                 )
-        for leftover in self.path.glob("tmp-*"):  # of a process that was killed while it wrote
+        for leftover in self.path.glob(f"{PARTIAL}*"):  # of a process that was killed while it wrote
             leftover.unlink(missing_ok=True)
         return True
 

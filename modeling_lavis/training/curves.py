@@ -3,9 +3,9 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from modeling_lavis.files import whole_file
 from modeling_lavis.import_utils import require
 
 #: values of a log that say how fast something was, not how well
@@ -79,10 +79,8 @@ def draw_curves(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLik
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     axes.set_xlabel("step")
-    path = Path(path)
-    temporary = path.with_name(f"_{path.name}")
-    figure.savefig(temporary, format="png", dpi=110)
-    os.replace(temporary, path)
+    with whole_file(path, prefix="_") as partial:  # an upload to the Hub leaves out names with an underscore
+        figure.savefig(partial, format="png", dpi=110)
     return True
 
 

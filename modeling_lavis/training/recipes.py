@@ -10,7 +10,6 @@ that name file, field and what was expected.
 
 import json
 import os
-import secrets
 import types
 import typing
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from modeling_lavis.files import whole_file
 from modeling_lavis.training.recipe_options import (
     DISTILLED_HEADS,
     HEADS_OF_TASKS,
@@ -201,13 +201,8 @@ class Recipe:
         Args:
             path (`str` or `os.PathLike`): the file; replaced if it exists.
         """
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-        try:
+        with whole_file(path) as partial:
             partial.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def list_recipes() -> list[str]:

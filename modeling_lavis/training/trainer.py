@@ -2,7 +2,6 @@
 """transformers' Trainer with what the heads of this package, and the recipes of their papers, need around it."""
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +17,12 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_pt_utils import IterableDatasetShard, find_batch_size
 from transformers.trainer_utils import EvalLoopOutput
 
+from modeling_lavis.files import whole_file
 from modeling_lavis.import_utils import is_available, require
 from modeling_lavis.training import checkpoints, peft_state
 from modeling_lavis.training.curves import draw_curves
 from modeling_lavis.training.distillation import DistillationRamp, distilled_heads
 from modeling_lavis.training.loss_log import LossAverages
-from modeling_lavis.training.momentum import MomentumUpdate, heads_with_updates
 from modeling_lavis.training.optimization import SCHEDULES, parameter_groups
 from modeling_lavis.training.reproducible_data import (
     Epoch,
@@ -143,16 +142,14 @@ class LavisTrainer(Trainer):
         if self.model_init is None:
             freeze_modules(self.model, self._freeze)
         self.add_callback(_EpochCounter(self._epoch))
-        self._add_own_callbacks(ramp_epochs)
+        self._add_distillation_ramp(ramp_epochs)
 
-    def _add_own_callbacks(self, ramp_epochs: float | None) -> None:
-        """Add the callbacks that the heads of the model need, unless they are there already."""
-        present = {type(callback) for callback in self.callback_handler.callbacks}
+    def _add_distillation_ramp(self, ramp_epochs: float | None) -> None:
+        """Add the callback for heads that use soft targets, unless it is there already."""
+        is_there = any(isinstance(callback, DistillationRamp) for callback in self.callback_handler.callbacks)
         distils = any(head.has_momentum_encoders and head.config.use_distill for head in distilled_heads(self.model))
-        if distils and ramp_epochs is not None and DistillationRamp not in present:
+        if distils and ramp_epochs is not None and not is_there:
             self.add_callback(DistillationRamp(ramp_epochs))
-        if self.is_deepspeed_enabled and heads_with_updates(self.model) and MomentumUpdate not in present:
-            self.add_callback(MomentumUpdate())
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """A new model by `model_init`, with its frozen modules."""
@@ -460,9 +457,8 @@ class LavisTrainer(Trainer):
             return
         path = Path(self.args.output_dir) / "README.md"
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name("_README.md")
-        temporary.write_text(run_card(self, **facts), encoding="utf-8")
-        os.replace(temporary, path)
+        with whole_file(path, prefix="_") as partial:  # an upload to the Hub leaves out names with an underscore
+            partial.write_text(run_card(self, **facts), encoding="utf-8")
 
 
 class _EpochCounter(TrainerCallback):
