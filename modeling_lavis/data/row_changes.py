@@ -31,7 +31,7 @@ _ORDERS = tuple(permutations(range(3)))
 
 class RowChanges:
     """
-    Mirror, flip and transpose images, exchange their colors at random, and replace the words of their texts accordingly.
+    Mirror, flip and transpose images and exchange their colors at random, with the words of their texts.
 
     Words are replaced as whole words, of any case, in the fields `question`, `sentence` and `caption`. Answers and
     labels stay, so changes have to fit them: a data set that asks for colors cannot have its colors permuted.
