@@ -23,6 +23,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/data.md": ("datasets", "accelerate", "av"),
     "docs/evaluation.md": ("datasets",),
     "docs/extending.md": ("accelerate", "datasets", "timm"),
+    "docs/from-lavis.md": ("accelerate", "av", "datasets"),
     "docs/from-lavis-yaml.md": ("accelerate", "datasets", "timm"),
     "docs/pipelines.md": ("av",),
     "docs/processors.md": (),
