@@ -77,7 +77,7 @@ def language_model_config(entry: ZooEntry) -> Any:
     sizes = LANGUAGE_MODELS[next(part for part in entry.model_type.split("_") if part in LANGUAGE_MODELS)]
     if entry.architecture == "blip2_opt":
         return AutoConfig.for_model("opt", num_hidden_layers=32, num_attention_heads=32, **sizes)
-    options = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "num_layers": 24, "d_kv": 64}
+    options = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "num_layers": 24, "d_kv": 64, "decoder_start_token_id": 0}
     return AutoConfig.for_model("t5", **options, **sizes)
 
 

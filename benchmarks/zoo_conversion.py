@@ -5,27 +5,35 @@
 
 For each checkpoint, one after the other: a process writes stand-ins for the published files (exactly their keys and
 shapes, random values); a process converts them as `modeling-lavis convert --zoo NAME --mirror FOLDER` does; a process
-loads the repository through its Auto class; and everything is deleted. Language models of more than --sparse-above GB
+loads the repository through its Auto class; and everything is deleted. Processes are forked, so that imports are not
+measured. Language models of more than --sparse-above GB
 are sparse files of zeros, and their repositories are loaded on the meta device.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoProcessor
+from transformers.models.auto import modeling_auto
 
+import modeling_lavis
 from benchmarks import full_size, measure
+from modeling_lavis.hub import writing, zoo
+from modeling_lavis.hub.families import model_class_of
+from modeling_lavis.hub.zoo_conversion import convert_entry
+from modeling_lavis.models import auto_lavis
 
-_ROOT = Path(__file__).resolve().parent.parent
 _STATUS = Path("/proc/self/status")
 
 
@@ -70,10 +78,6 @@ def is_sparse(entry: Any, above: float) -> bool:
 
 def auto_class_of(model_class: Any) -> Any:
     """The Auto class of a head, that of its task if there is one."""
-    from transformers.models.auto import modeling_auto
-
-    from modeling_lavis.models import auto_lavis
-
     for module in (auto_lavis, modeling_auto):
         for name, auto_class in vars(module).items():
             mapping = getattr(auto_class, "_model_mapping", None)
@@ -87,9 +91,6 @@ def auto_class_of(model_class: Any) -> Any:
 
 def convert(entry: Any, work: Path, sparse: bool) -> dict[str, Any]:
     """Convert in this process; returns seconds, peak memory, and what is unexplained."""
-    from modeling_lavis.hub import writing
-    from modeling_lavis.hub.zoo_conversion import convert_entry
-
     if sparse:
         writing.save_file = full_size.save_sparsely
     measure.reset_peak()
@@ -112,11 +113,6 @@ def convert(entry: Any, work: Path, sparse: bool) -> dict[str, Any]:
 
 def load(entry: Any, work: Path, sparse: bool) -> dict[str, Any]:
     """Load the repository through its Auto class in this process; returns seconds and peak memory."""
-    from transformers import AutoProcessor
-
-    import modeling_lavis
-    from modeling_lavis.hub.families import model_class_of
-
     expected = getattr(modeling_lavis, model_class_of(entry.architecture))
     auto_class = auto_class_of(expected)
     options: dict[str, Any] = {"device_map": "meta"} if sparse else {}
@@ -138,31 +134,25 @@ def load(entry: Any, work: Path, sparse: bool) -> dict[str, Any]:
 
 
 def _run_step(step: str, name: str, work: Path, sparse: bool) -> dict[str, Any]:
-    from modeling_lavis.hub import zoo
-
     entry = zoo.by_name(name)
     if step == "write":
         return {"input_bytes": full_size.write_mirror(entry, work / "mirror", sparse=sparse)}
     return convert(entry, work, sparse) if step == "convert" else load(entry, work, sparse)
 
 
-def measure_entry(name: str, work: Path, sparse_above: float, threads: int) -> dict[str, Any]:
-    """Write, convert, load and delete one checkpoint, each step in a fresh process."""
-    from modeling_lavis.hub import zoo
-
+def measure_entry(name: str, work: Path, sparse_above: float) -> dict[str, Any]:
+    """Write, convert, load and delete one checkpoint, each step in a process of its own."""
     entry = zoo.by_name(name)
     sparse = is_sparse(entry, sparse_above)
     found: dict[str, Any] = {"name": entry.name, "sparse": sparse, "keys": len(full_size.keys_of(entry))}
-    environment = {**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     shutil.rmtree(work / entry.name, ignore_errors=True)
     try:
         for step in ("write", "convert", "load"):
-            settings = json.dumps([step, entry.name, str(work / entry.name), sparse])
-            command = [sys.executable, "-W", "ignore", "-m", "benchmarks.zoo_conversion", "--run", settings]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True)
-            if done.returncode:
-                return found | {"error": f"{step}: {done.stderr.strip()[-1500:]}"}
-            found |= json.loads(done.stdout.splitlines()[-1])
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+                try:
+                    found |= pool.submit(_run_step, step, entry.name, work / entry.name, sparse).result()
+                except Exception as error:  # of any kind, also if the process was killed for its memory
+                    return found | {"error": f"{step}: {type(error).__name__}: {error}"}
             if step == "convert":
                 shutil.rmtree(work / entry.name / "mirror")
     finally:
@@ -172,7 +162,17 @@ def measure_entry(name: str, work: Path, sparse_above: float, threads: int) -> d
 
 def as_table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: one line per checkpoint."""
-    heads = ["checkpoint", "keys", "files GB", "used", "dropped", "new", "convert s", "peak MB", "without pages of files"]
+    heads = [
+        "checkpoint",
+        "keys",
+        "files GB",
+        "used",
+        "dropped",
+        "new",
+        "convert s",
+        "peak MB",
+        "without pages of files",
+    ]
     heads += ["repository GB", "load s", "peak MB", "parameters", "loaded by"]
     lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 2)} --- |"]
     for row in rows:
@@ -184,27 +184,25 @@ def as_table(rows: Sequence[dict[str, Any]]) -> str:
         cells += [str(row[kind]) for kind in ("used", "dropped", "initialized")]
         cells += [f"{row['convert_seconds']:.1f}", f"{row['convert_peak_bytes'] / 1e6:.0f}"]
         cells += [f"{row['convert_anonymous_bytes'] / 1e6:.0f}", f"{row['repository_bytes'] / 1e9:.2f}"]
-        cells += [f"{row['load_seconds']:.1f}", f"{row['load_peak_bytes'] / 1e6:.0f}", f"{row['parameters'] / 1e6:.1f} M"]
+        cells += [
+            f"{row['load_seconds']:.1f}",
+            f"{row['load_peak_bytes'] / 1e6:.0f}",
+            f"{row['parameters'] / 1e6:.1f} M",
+        ]
         lines.append(f"| {' | '.join([*cells, row['auto_class']])} |")
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure checkpoints and print a table; returns 1 if one failed or anything is unexplained."""
-    from modeling_lavis.hub import zoo
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo_conversion", description=__doc__)
     parser.add_argument("names", metavar="NAME", nargs="*", help="checkpoints, e.g. blip_caption/base_coco (all)")
     parser.add_argument("--work", type=Path, default=Path("zoo-conversion"), help="folder for the files (%(default)s)")
     parser.add_argument("--sparse-above", type=float, default=8.0, metavar="GB", help="see above (%(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads per process")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file with all measurements; finished ones are kept")
-    parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.run is not None:
-        step, name, work, sparse = json.loads(options.run)
-        print(json.dumps(_run_step(step, name, Path(work), sparse)))
-        return 0
+    torch.set_num_threads(options.threads)
     rows: list[dict[str, Any]] = []
     if options.json is not None and options.json.exists():
         rows = [row for row in json.loads(options.json.read_text(encoding="utf-8")) if "error" not in row]
@@ -212,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.names or [entry.name for entry in zoo.entries().values()]:
         if zoo.by_name(name).name in finished:
             continue
-        rows.append(measure_entry(name, options.work, options.sparse_above, options.threads))
+        rows.append(measure_entry(name, options.work, options.sparse_above))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
         if options.json is not None:
             _write(options.json, rows)

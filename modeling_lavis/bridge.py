@@ -119,9 +119,7 @@ def _entry(name: str, model_type: str) -> Any:
     return zoo.get(name, model_type)
 
 
-def _load(
-    repository: str, name: str, is_eval: bool, device: Any, dtype: Any, kwargs: dict[str, Any]
-) -> Any:
+def _load(repository: str, name: str, is_eval: bool, device: Any, dtype: Any, kwargs: dict[str, Any]) -> Any:
     import torch
 
     import modeling_lavis

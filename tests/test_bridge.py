@@ -146,7 +146,10 @@ def test_transforms(no_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert clip.shape == (vision.num_frames, 3, vision.image_size, vision.image_size)
     assert videos["train"]("clip.mp4") == "clip.mp4" and texts["train"]("A DOG!") == "A DOG!"
     with torch.no_grad():
-        assert model(pixel_values_videos=clip[None], input_ids=torch.tensor([[2, 5, 3]])).logits_per_video.shape == (1, 1)
+        assert model(pixel_values_videos=clip[None], input_ids=torch.tensor([[2, 5, 3]])).logits_per_video.shape == (
+            1,
+            1,
+        )
 
 
 def test_every_architecture_is_known_to_the_transforms() -> None:

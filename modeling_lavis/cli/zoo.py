@@ -77,7 +77,10 @@ def _table(found: list[dict[str, Any]]) -> str:
     for about in found:
         scores = about["scores"] if about["own_checkpoint"] else []
         shown = "; ".join(f"{score['dataset']}: {_metrics(score)}" for score in scores)
-        name, remark = f"{about['architecture']}/{about['model_type']}", "" if about["own_checkpoint"] else "to start from"
+        name, remark = (
+            f"{about['architecture']}/{about['model_type']}",
+            "" if about["own_checkpoint"] else "to start from",
+        )
         rows.append((name, ", ".join(about["tasks"]), _millions(about["parameters"]), _licence(about), shown or remark))
     if not rows:
         return ""

@@ -85,7 +85,9 @@ def run(args: argparse.Namespace) -> int:
         _check_inputs(args)
         # what is missing in the cache is reported by the conversion, which looks at the checkpoint first
         with repository_access([_tokenizer(args), args.language_model], check=False):
-            report = convert(args.architecture, args.checkpoint, args.output, model_type=args.model_type, **_options(args))
+            report = convert(
+                args.architecture, args.checkpoint, args.output, model_type=args.model_type, **_options(args)
+            )
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -194,7 +196,6 @@ def run_script(description: str, prefix: str, family: str, arguments: list[str] 
     architecture = args.zoo or args.architecture if args.all is None else args.all
     if args.all != prefix.rstrip("_") if args.all else not architecture.replace("-", "_").startswith(prefix):
         parser.error(
-            f"{architecture} is not an architecture of {family}; use modeling-lavis convert, which "
-            "supports all of them"
+            f"{architecture} is not an architecture of {family}; use modeling-lavis convert, which supports all of them"
         )
     return run(args)

@@ -160,7 +160,7 @@ def describe(path: Path, url: str) -> Download:
     size, kept = path.stat().st_size, _kept_facts(path)
     if kept.get("size") == size and isinstance(kept.get("sha256"), str):
         return Download(path, url, size, kept["sha256"])
-    return Download(path, url, size, _hashes(path)["sha256"])
+    return Download(path, url, size, _hashes(path, "sha256")["sha256"])
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ def _download(url: str, remote: _Remote, cache: _Cache) -> None:
         )
     with tqdm(total=remote.size, initial=received, unit="B", unit_scale=True, desc=cache.name) as bar:
         _receive(url, remote, partial, bar)
-    hashes = _hashes(partial)
+    hashes = _hashes(partial, "sha256", "md5")
     if remote.md5 is not None and hashes["md5"] != remote.md5:
         partial.unlink()
         raise OSError(
@@ -399,8 +399,8 @@ def _kept_facts(path: Path) -> dict[str, Any]:
     return kept if isinstance(kept, dict) else {}
 
 
-def _hashes(path: Path) -> dict[str, str]:
-    found = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
+def _hashes(path: Path, *names: str) -> dict[str, str]:
+    found = {name: hashlib.new(name, usedforsecurity=False) for name in names}
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             for digest in found.values():

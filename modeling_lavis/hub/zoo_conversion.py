@@ -62,7 +62,10 @@ def convert_entry(
         output,
         model_type=entry.model_type,
         tokenizer=tokenizer or _repository(PUBLISHED_TOKENIZER, mirror),
-        **(_published_parts(entry, mirror, given, names) | {name: part for name, part in given.items() if part is not None}),
+        **(
+            _published_parts(entry, mirror, given, names)
+            | {name: part for name, part in given.items() if part is not None}
+        ),
         **options,
     )
 

@@ -135,7 +135,11 @@ def test_invalid_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     for arguments, status, message in (
         (["--zoo", "blip_caption/base", "out"], 1, "such as blip_caption/base_coco"),
         (["--all", "clip", "out"], 1, "expected one of albef, alpro, blip, blip2"),
-        (["--zoo", "blip_caption/base_coco", "--model-type", "base_coco", "out"], 2, "--model-type is part of the name"),
+        (
+            ["--zoo", "blip_caption/base_coco", "--model-type", "base_coco", "out"],
+            2,
+            "--model-type is part of the name",
+        ),
         (["blip_caption", "file.pth", "out", "--mirror", "folder"], 2, "--mirror is for --zoo and --all"),
         (["--zoo", "blip_caption/base_coco", "--all", "blip", "out"], 2, "not allowed with"),
         (["--zoo", "blip_caption/base_coco"], 2, "required: OUTPUT"),

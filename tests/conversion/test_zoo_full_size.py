@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig
 
 import modeling_lavis
 from benchmarks import full_size
@@ -24,6 +25,12 @@ from modeling_lavis.hub.zoo_conversion import convert_entry
 from tests.conversion.golden_sets import GOLDENS
 
 KEYS = GOLDENS / "full_size_keys"
+
+
+def smallest_of_class(class_name: str) -> zoo.ZooEntry:
+    """The published checkpoint of a class that has the fewest parameters."""
+    found = [entry for entry in zoo.entries().values() if model_class_of(entry.architecture) == class_name]
+    return min(found, key=lambda entry: entry.facts["parameters"])
 
 
 @pytest.mark.slow
@@ -59,12 +66,16 @@ def test_every_published_checkpoint_converts_and_loads(
     check_repository(tmp_path / "repository", entry)
 
     expected = getattr(modeling_lavis, model_class_of(entry.architecture))
-    model, info = auto_class_of(expected).from_pretrained(
-        tmp_path / "repository", device_map="meta", output_loading_info=True
-    )
-    assert type(model) is expected and not any(info.values()), info
+    config = AutoConfig.from_pretrained(tmp_path / "repository")
+    assert config.vision_config.image_size == entry.facts["image_size"]
+    with torch.device("meta"):
+        model = expected(config)
     assert sum(parameter.numel() for parameter in model.parameters()) == entry.facts["parameters"]
-    assert model.config.vision_config.image_size == entry.facts["image_size"]
+    if entry is smallest_of_class(expected.__name__):  # loading reads the zeros
+        model, info = auto_class_of(expected).from_pretrained(
+            tmp_path / "repository", device_map="meta", output_loading_info=True
+        )
+        assert type(model) is expected and not any(info.values()), info
 
 
 def test_every_entry_has_a_list_of_keys() -> None:
@@ -74,7 +85,10 @@ def test_every_entry_has_a_list_of_keys() -> None:
 def test_random_weights_repeat_and_tied_ones_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(full_size.RandomWeights, "POOL", 1000)
     entry = zoo.get("albef_feature_extractor", "base")
-    words, decoder = "text_encoder.bert.embeddings.word_embeddings.weight", "text_encoder.cls.predictions.decoder.weight"
+    words, decoder = (
+        "text_encoder.bert.embeddings.word_embeddings.weight",
+        "text_encoder.cls.predictions.decoder.weight",
+    )
     state = full_size.RandomWeights(entry, KEYS).state_dict(
         {name: ((50, 60), torch.float32) for name in (words, decoder, "vision_proj.weight")}
     )
