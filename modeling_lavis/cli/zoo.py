@@ -76,7 +76,7 @@ def _table(found: list[dict[str, Any]]) -> str:
     rows = []
     for about in found:
         scores = about["scores"] if about["own_checkpoint"] else []
-        shown = "; ".join(f"{score['dataset']}: {_metrics(score)}" for score in scores)
+        shown = "; ".join(f"{score['dataset']} {score['split']}: {_metrics(score)}" for score in scores)
         name, remark = (
             f"{about['architecture']}/{about['model_type']}",
             "" if about["own_checkpoint"] else "to start from",
