@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stand-ins for the published checkpoints: files with exactly their keys, shapes and dtypes, and random values.
 
-The keys are those that the original builds from its own configurations (`tests/goldens/full_size_keys`). BLIP-2's frozen
-parts are separate files, as published; they have the blocks that the original does not use besides.
+The keys are those that the original builds from its own configurations (`tests/goldens/full_size_keys`). BLIP-2's
+frozen parts are separate files, as published; they have the blocks that the original does not use besides.
 """
 
 import hashlib
@@ -77,7 +77,13 @@ def language_model_config(entry: ZooEntry) -> Any:
     sizes = LANGUAGE_MODELS[next(part for part in entry.model_type.split("_") if part in LANGUAGE_MODELS)]
     if entry.architecture == "blip2_opt":
         return AutoConfig.for_model("opt", num_hidden_layers=32, num_attention_heads=32, **sizes)
-    options = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "num_layers": 24, "d_kv": 64, "decoder_start_token_id": 0}
+    options = {
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "num_layers": 24,
+        "d_kv": 64,
+        "decoder_start_token_id": 0,
+    }
     return AutoConfig.for_model("t5", **options, **sizes)
 
 
@@ -229,7 +235,7 @@ def _write_sharded(folder: Path, values: Iterator[tuple[str, Tensor]], kinds: Ma
     where = {}
     for number, names in enumerate(shards):
         file = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
-        save_file({name: value for name, value in (next(values) for _ in names)}, folder / file, {"format": "pt"})
+        save_file(dict(next(values) for _ in names), folder / file, {"format": "pt"})
         where.update(dict.fromkeys(names, file))
     index = {"metadata": {}, "weight_map": where}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")

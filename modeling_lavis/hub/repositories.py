@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the converted repository of a published checkpoint is: in a folder, at an organization on the Hub, or made here.
+"""Where the converted repository of a published checkpoint is: in a folder, at an organization on the Hub, or here.
 
 A repository that is made here is kept below `HF_HOME/assets/modeling-lavis/repositories`, by the version of this
 package, and made again by another version.

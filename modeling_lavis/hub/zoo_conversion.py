@@ -56,16 +56,15 @@ def convert_entry(
     given = {"vision_checkpoint": vision_checkpoint, "language_model": language_model}
     has_parts = family_of(entry.architecture).published_parts is not None
     names = read_checkpoint(checkpoint).tensors if checkpoint is not None and has_parts else ()
+    parts: dict[str, Any] = {**_published_parts(entry, mirror, given, names)}
+    parts |= {name: part for name, part in given.items() if part is not None}
     return convert(
         entry.architecture,
         checkpoint if checkpoint is not None else _file(entry.source, mirror),
         output,
         model_type=entry.model_type,
         tokenizer=tokenizer or _repository(PUBLISHED_TOKENIZER, mirror),
-        **(
-            _published_parts(entry, mirror, given, names)
-            | {name: part for name, part in given.items() if part is not None}
-        ),
+        **parts,
         **options,
     )
 

@@ -90,7 +90,7 @@ def test_random_weights_repeat_and_tied_ones_are_equal(monkeypatch: pytest.Monke
         "text_encoder.cls.predictions.decoder.weight",
     )
     state = full_size.RandomWeights(entry, KEYS).state_dict(
-        {name: ((50, 60), torch.float32) for name in (words, decoder, "vision_proj.weight")}
+        dict.fromkeys((words, decoder, "vision_proj.weight"), ((50, 60), torch.float32))
     )
     assert state[words] is state[decoder] and not torch.equal(state[words], state["vision_proj.weight"])
     assert state[words].std() > 0 and torch.equal(state[words].flatten()[:1000], state[words].flatten()[1000:2000])

@@ -1,6 +1,8 @@
-"""What the page about LAVIS's calls needs: converted recordings by the names of published checkpoints, photos, a clip."""
+"""What the page about LAVIS's calls needs: recordings by the names of published checkpoints, photos, a clip."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,6 @@ CHECKPOINTS = (
 
 
 def prepare(folder: Path) -> dict[str, Any]:
-    import json
-    import shutil
-
     from modeling_lavis.hub import repositories, zoo
     from tests.models.video_clips import write_clip
 
