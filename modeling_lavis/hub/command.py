@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser, by_name: bool = False) -> Non
         "--all",
         metavar="FAMILY",
         help="all published checkpoints of albef, alpro, blip or blip2, each into a folder in OUTPUT; goes on after a "
-        "failure, and checks those that are there already instead of converting them again",
+        "failure, and checks those that are there already instead of converting them again; --push-to-hub takes a user "
+        "or an organization then",
     )
     parser.add_argument(
         "--mirror",

@@ -9,7 +9,7 @@ from typing import Any
 
 from modeling_lavis.hub import downloads
 from modeling_lavis.hub.checkpoints import read_checkpoint
-from modeling_lavis.hub.convert import convert
+from modeling_lavis.hub.convert import _push, convert
 from modeling_lavis.hub.families import family_of
 from modeling_lavis.hub.image_text import PUBLISHED_TOKENIZER
 from modeling_lavis.hub.report import ConversionReport
@@ -180,7 +180,8 @@ def convert_all(
         folder (`str` or `Path`): folder of the repositories, which get the names `entry.repository`.
         overwrite (`bool`, *optional*, defaults to `False`): whether to replace repositories that fail the check. They
             count as failures otherwise.
-        push_to_hub (`str`, *optional*): user or organization on the Hub to upload each repository to, by its name.
+        push_to_hub (`str`, *optional*): user or organization on the Hub to upload each repository to, by its name;
+            those that were finished before as well.
         on_result (`Callable`, *optional*): called with each result as soon as it is there.
         options: options of [`convert_entry`].
 
@@ -191,11 +192,13 @@ def convert_all(
     for entry in chosen:
         output, start = Path(folder).expanduser() / entry.repository, time.perf_counter()
         status, message, report = "converted", None, None
+        target = f"{push_to_hub}/{entry.repository}" if push_to_hub else None
         try:
             if _is_finished(output, entry, overwrite):
                 status = "finished"
+                if target is not None:  # its upload may have failed; what the Hub has is not sent again
+                    _push(output, target)
             else:
-                target = f"{push_to_hub}/{entry.repository}" if push_to_hub else None
                 report = convert_entry(entry, output, overwrite=overwrite, push_to_hub=target, **options)
         except Exception as error:  # whatever is wrong with one checkpoint, the others are independent of it
             status, message = "failed", str(error) or type(error).__name__

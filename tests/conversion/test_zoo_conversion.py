@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 from modeling_lavis.cli.main import main
-from modeling_lavis.hub import zoo, zoo_conversion
+from modeling_lavis.hub import convert, zoo, zoo_conversion
 from modeling_lavis.hub.repository_check import check_repository
 from tests.conversion.golden_sets import checkpoint
 from tests.conversion.zoo_mirror import use_tiny_entries, write_tiny_mirror
@@ -89,6 +89,28 @@ def test_family_goes_on_after_a_failure_and_can_be_repeated(
     assert "alpro_qa__msvd: failed" in (printed := capsys.readouterr()).err and "--overwrite" in printed.out
     assert main([*command, "--overwrite"]) == 0
     check_repository(tmp_path / "zoo" / "alpro-qa-msvd", entries[3])
+
+
+@pytest.mark.slow
+def test_family_is_uploaded_by_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what was finished before: its upload may have failed."""
+    (entry,) = use_tiny_entries(monkeypatch, "alpro_qa/msvd")
+    mirror, pushed = write_tiny_mirror(tmp_path / "mirror", entry), []
+
+    def push(folder: Path, repo_id: str) -> str:
+        pushed.append((folder.name, repo_id))
+        if len(pushed) == 1:
+            raise OSError("no connection")
+        return f"https://hub.example/{repo_id}"
+
+    for module in (convert, zoo_conversion):
+        monkeypatch.setattr(module, "_push", push)
+    statuses = [
+        zoo_conversion.convert_all([entry], tmp_path / "zoo", mirror=mirror, push_to_hub="org")[0].status
+        for _ in range(2)
+    ]
+    assert statuses == ["failed", "finished"]
+    assert pushed == [("alpro-qa-msvd", "org/alpro-qa-msvd")] * 2
 
 
 @pytest.mark.slow

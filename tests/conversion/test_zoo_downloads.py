@@ -91,7 +91,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     monkeypatch.setattr(downloads.constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.setattr(downloads, "_PAUSE", 0.0)
     server = Store()
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield server
     server.shutdown()
@@ -103,6 +103,7 @@ def files_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_cache_has_the_layout_of_huggingface_hub(store: Store, tmp_path: Path) -> None:
     found = downloads.download(store.url)
     version = store.tag(CONTENT)
@@ -126,12 +127,14 @@ def test_cache_has_the_layout_of_huggingface_hub(store: Store, tmp_path: Path) -
     assert [method for method, _ in store.log] == ["HEAD", "GET", "HEAD"]
 
 
+@pytest.mark.slow
 def test_interrupted_download_continues_in_the_same_call(store: Store) -> None:
     store.cuts = [1_500_000, 1000]
     assert downloads.download(store.url).path.read_bytes() == CONTENT
     assert store.log[1:] == [("GET", None), ("GET", "bytes=1500000-"), ("GET", "bytes=1501000-")]
 
 
+@pytest.mark.slow
 def test_interrupted_download_continues_in_the_next_call(store: Store, tmp_path: Path) -> None:
     store.cuts = [1_200_000, *[0] * 20]
     with pytest.raises(OSError, match=r"interrupted after 1,200,000 of 2,304,000 bytes .*try again to continue"):
@@ -143,12 +146,14 @@ def test_interrupted_download_continues_in_the_next_call(store: Store, tmp_path:
     assert store.log == [("HEAD", None), ("GET", "bytes=1200000-")]
 
 
+@pytest.mark.slow
 def test_server_without_parts_sends_everything_again(store: Store) -> None:
     store.has_ranges = False
     store.cuts = [2_000_000]
     assert downloads.download(store.url).path.read_bytes() == CONTENT
 
 
+@pytest.mark.slow
 def test_server_without_head_and_tags(store: Store) -> None:
     store.has_head = store.has_tags = False
     first = downloads.download(store.url)
@@ -156,6 +161,7 @@ def test_server_without_head_and_tags(store: Store) -> None:
     assert downloads.download(store.url) == first
 
 
+@pytest.mark.slow
 def test_new_version_is_downloaded_and_the_old_one_kept(store: Store) -> None:
     old = downloads.download(store.url)
     store.files[f"/{NAME}"] = CONTENT[::-1]
@@ -164,6 +170,7 @@ def test_new_version_is_downloaded_and_the_old_one_kept(store: Store) -> None:
     assert new.sha256 != old.sha256
 
 
+@pytest.mark.slow
 def test_version_that_changes_during_the_download_is_not_mixed(store: Store, tmp_path: Path) -> None:
     store.cuts = [1_200_000, *[0] * 20]
     with pytest.raises(OSError, match="interrupted"):
@@ -176,6 +183,7 @@ def test_version_that_changes_during_the_download_is_not_mixed(store: Store, tmp
     assert downloads.download(store.url).path.read_bytes() == CONTENT[::-1]
 
 
+@pytest.mark.slow
 def test_damaged_content_is_deleted(store: Store, tmp_path: Path) -> None:
     store.md5 = base64.b64encode(hashlib.md5(b"other").digest()).decode()
     with pytest.raises(OSError, match="is damaged: its MD5 is"):
@@ -185,6 +193,7 @@ def test_damaged_content_is_deleted(store: Store, tmp_path: Path) -> None:
     assert downloads.download(store.url).size == len(CONTENT)
 
 
+@pytest.mark.slow
 def test_without_connection_the_cache_is_used(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match="not in the cache .*HF_HUB_OFFLINE"):
@@ -203,6 +212,7 @@ def test_without_connection_the_cache_is_used(store: Store, monkeypatch: pytest.
     assert downloads.download(store.url) == found
 
 
+@pytest.mark.slow
 def test_full_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
     with pytest.raises(OSError, match=r"needs 2,304,000 bytes, but .* has only 10 left\. Free disk space"):
