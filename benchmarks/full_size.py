@@ -87,6 +87,23 @@ def language_model_config(entry: ZooEntry) -> Any:
     return AutoConfig.for_model("t5", **options, **sizes)
 
 
+def tied_weights(entry: ZooEntry, folder: Path = KEYS) -> dict[str, str]:
+    """The first name of each tied weight, by all its names."""
+    about = _about(entry, folder)
+    leaders = {name: group[0] for group in about["tied"] for name in group}
+    if about["tied_groups"] > len(about["tied"]):
+        # The list is cut off. Only BLIP's pretraining has that many groups: its text decoder shares everything with the
+        # text encoder but self-attention and the bias of its head, which has two names.
+        keys = keys_of(entry, folder)
+        for name in keys:
+            shared = name.replace("text_decoder.bert.", "text_encoder.")
+            if shared != name and shared in keys and ".attention." not in name and not name.endswith("position_ids"):
+                leaders.update({name: leaders.get(shared, shared), shared: leaders.get(shared, shared)})
+        bias = "text_decoder.cls.predictions.bias"
+        leaders |= {bias: bias, "text_decoder.cls.predictions.decoder.bias": bias}
+    return leaders
+
+
 class RandomWeights:
     """
     Random values for the keys of a checkpoint; tied weights get the same ones.
@@ -101,7 +118,7 @@ class RandomWeights:
     POOL = 1 << 24
 
     def __init__(self, entry: ZooEntry, folder: Path = KEYS, zeros: bool = False) -> None:
-        self.leaders = {name: group[0] for group in _about(entry, folder)["tied"] for name in group}
+        self.leaders = tied_weights(entry, folder)
         self._zeros = zeros
         self._pool = 0.02 * torch.randn(self.POOL, generator=torch.Generator().manual_seed(0))
 

@@ -24,17 +24,18 @@ CONVERTED = {
 LOADED = {"load_seconds": 0.9, "load_peak_bytes": 791e6, "parameters": 223_450_881, "auto_class": "AutoModel"}
 
 
+def run_step(step: str, name: str, work: Path, sparse: bool) -> dict[str, Any]:
+    if step == "write":
+        (work / "mirror").mkdir(parents=True)
+        return WRITTEN
+    if name == "blip_nlvr__nlvr":
+        raise ValueError("does not fit")
+    return CONVERTED if step == "convert" else LOADED
+
+
 def test_measured_checkpoints_and_failures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run_step(step: str, name: str, work: Path, sparse: bool) -> dict[str, Any]:
-        if step == "write":
-            (work / "mirror").mkdir(parents=True)
-            return WRITTEN
-        if name == "blip_nlvr__nlvr":
-            raise ValueError("does not fit")
-        return CONVERTED if step == "convert" else LOADED
-
     monkeypatch.setattr(zoo_conversion, "_run_step", run_step)
     numbers = tmp_path / "zoo.json"
     arguments = ["blip_feature_extractor/base", "--work", str(tmp_path / "work"), "--json", str(numbers)]

@@ -4,6 +4,7 @@ No value is computed: weights are expanded zeros, repositories are sparse files,
 `python -m benchmarks.zoo_conversion` does the same with random values.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,13 @@ def test_every_published_checkpoint_converts_and_loads(
 
 def test_every_entry_has_a_list_of_keys() -> None:
     assert {path.stem for path in KEYS.glob("*__*.json")} == {entry.name for entry in zoo.entries().values()}
+
+
+def test_all_tied_weights_are_known() -> None:
+    index = json.loads((KEYS / "_index.json").read_text(encoding="utf-8"))["models"]
+    for entry in zoo.entries().values():
+        groups = set(full_size.tied_weights(entry, KEYS).values())
+        assert len(groups) == index[entry.name]["tied_groups"], entry.name
 
 
 def test_random_weights_repeat_and_tied_ones_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
