@@ -14,7 +14,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 # Characters with a meaning in Markdown, in tables or in HTML.
-_SPECIAL = re.compile(r"([\\`*_\[\]<>|#])")
+_SPECIAL = re.compile(r"([\\`*\[\]<>|#])")
 _FENCE = re.compile(r"^[ \t]*(```|~~~)", flags=re.MULTILINE)
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|code|multilingual")
 
@@ -133,7 +133,9 @@ _EXPECTED = {
 def valid_texts(name: str, given: Any) -> list[str]:
     """Return those of the given texts that the Hub accepts for an entry of the metadata."""
     texts = [given] if isinstance(given, str) else given
-    return [text for text in texts if isinstance(text, str) and _is_valid(name, text)] if isinstance(texts, list) else []
+    return (
+        [text for text in texts if isinstance(text, str) and _is_valid(name, text)] if isinstance(texts, list) else []
+    )
 
 
 def is_repo_id(name: str) -> bool:

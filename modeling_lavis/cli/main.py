@@ -7,7 +7,19 @@ import sys
 from collections.abc import Sequence
 
 import modeling_lavis
-from modeling_lavis.cli import answer, attach_code, caption, convert, demo, embed, evaluate, match, recipes, train, verify
+from modeling_lavis.cli import (
+    answer,
+    attach_code,
+    caption,
+    convert,
+    demo,
+    embed,
+    evaluate,
+    match,
+    recipes,
+    train,
+    verify,
+)
 from modeling_lavis.cli.options import first_line
 from modeling_lavis.cli.output import UsageError, print_logged_warnings, warn
 from modeling_lavis.import_utils import silence_developer_logs

@@ -88,7 +88,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise `UsageError` for arguments that contradict each other."""
-    given = {name for name in ("split", "dataset", "media_root", "format", "answers", "tolerance") if getattr(args, name)}
+    given = {
+        name for name in ("split", "dataset", "media_root", "format", "answers", "tolerance") if getattr(args, name)
+    }
     if args.data is None and (given or args.java_metrics):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given)) or "--java-metrics"
         raise UsageError(f"{flags} is for --data, which is missing.")

@@ -251,8 +251,8 @@ def _conversion_text(report: ConversionReport) -> str:
     sources, targets = len(set(report.used.values())), len(report.used) + len(report.initialised)
     lines = [
         f"{sources} weights of the checkpoint are used, for {len(report.used)} of the {targets} weights of the model."
-        " Every weight of the checkpoint is used or dropped for a stated reason, and every weight of the model is filled"
-        " or initialized in a stated way; otherwise the conversion fails.",
+        " Every weight of the checkpoint is used or dropped for a stated reason, and every weight of the model is"
+        " filled or initialized in a stated way; otherwise the conversion fails.",
         "",
     ]
     if report.source_architecture != report.architecture:

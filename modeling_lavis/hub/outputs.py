@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Outputs of a model for one image: what is expected of them, and how they are computed.
 
-`model_cards/outputs.yaml` has what LAVIS states about its published checkpoints; a recording (see `hub.verify`) has what
-a model gave at another time. Both have one form, an [`ExpectedOutput`] for each call.
+`model_cards/outputs.yaml` has what LAVIS states about its published checkpoints; a recording (see `hub.recordings`) has
+what a model gave at another time. Both have one form, an [`ExpectedOutput`] for each call.
 """
 
 import inspect
@@ -218,7 +218,9 @@ def _inputs(model: Any, processor: Any, image: Any, texts: Any, **options: Any) 
     else:
         media = {"videos" if takes_videos(model) else "images": image}
     formats = {"text_format": "encoder"} if "prompt" in getattr(processor, "text_formats", ()) else {}
-    moved: dict[str, Any] = move(dict(processor(**media, text=texts, return_tensors="pt", **formats, **options)), model.device)
+    moved: dict[str, Any] = move(
+        dict(processor(**media, text=texts, return_tensors="pt", **formats, **options)), model.device
+    )
     return _in_dtype(moved, model)
 
 

@@ -75,11 +75,11 @@ def record(
         text (`str`, *optional*): caption or statement.
         question (`str`, *optional*): question.
         choices (`Sequence[str]`, *optional*): answers to rank.
-        tolerance (`float`, *optional*, defaults to 1e-3): difference of numbers that [`~modeling_lavis.hub.verify.verify`] will allow.
-        device, dtype, hub_options (*optional*): see [`~modeling_lavis.hub.verify.verify`].
+        tolerance (`float`, *optional*, defaults to 1e-3): difference of numbers that will be allowed.
+        device, dtype, hub_options (*optional*): see `verify`.
 
     Returns:
-        `dict[str, Any]`: the recording, which [`~modeling_lavis.hub.verify.verify`] takes, and which [`save_recording`] writes.
+        `dict[str, Any]`: the recording, which `verify` takes, and [`save_recording`] writes.
 
     Raises:
         OSError: If the repository or the image cannot be read.
@@ -106,7 +106,9 @@ def record(
             wanted = ExpectedOutput(kind, {"-": 0.0}, text=words, choices=given, tolerance=tolerance)
             found = compute_output(model, processor, image, wanted)
             fields: dict[str, Any] = {"kind": kind, "expected": found, "tolerance": tolerance}
-            outputs.append({**fields, **({"text": words} if words else {}), **({"choices": list(given)} if given else {})})
+            outputs.append(
+                {**fields, **({"text": words} if words else {}), **({"choices": list(given)} if given else {})}
+            )
     if not outputs:
         raise ValueError(f"{type(model).__name__} has no outputs that can be recorded; expected one of its heads.")
     versions = {

@@ -123,8 +123,8 @@ def measure_score(
     if score.needs_answers:
         if answers is None:
             raise ValueError(
-                f"The score on {score.dataset} comes from ranking a list of answers, which is missing. Give it (answers):"
-                " LAVIS's answer_list.json of the data set, or the answers of the training data."
+                f"The score on {score.dataset} comes from ranking a list of answers, which is missing. Give it"
+                " (answers): LAVIS's answer_list.json of the data set, or the answers of the training data."
             )
         options["answers"] = list(answers)
     if facts["task"] == "captioning":

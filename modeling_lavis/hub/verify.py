@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verification of a repository: are its outputs and metrics those that were published, or that were recorded?
 
-The numbers of published checkpoints are facts (`model_cards/outputs.yaml`, and `scores` of each facts file). A recording
-has the outputs of any model for an image, in the same form; it shows that a model that was uploaded, quantized or loaded
-with another version still gives the same.
+The numbers of published checkpoints are facts (`model_cards/outputs.yaml`, and `scores` of each facts file). A
+recording has the outputs of any model for an image, in the same form; it shows that a model that was uploaded, or
+quantized, or loaded with another version, still gives the same.
 """
 
 import os
@@ -152,8 +152,8 @@ def verify(
         java_metrics (`bool`, *optional*, defaults to `False`): also METEOR and SPICE, which need Java.
         checkpoint (`str`, *optional*): the published checkpoint, `ARCHITECTURE__MODEL_TYPE`; the one that the model
             card names by default.
-        recording (`str`, `os.PathLike` or `Mapping`, *optional*): a recording, see [`~modeling_lavis.hub.recordings.record`], in the place of the
-            published values.
+        recording (`str`, `os.PathLike` or `Mapping`, *optional*): what
+            [`~modeling_lavis.hub.recordings.record`] gave or wrote, in the place of the published values.
         score_tolerance (`float`, *optional*, defaults to 0.2): difference of metrics that is allowed, in points of 100.
         device (*optional*): device of the model.
         dtype (*optional*, defaults to `"auto"`): dtype of the weights; the stored one by default.
@@ -287,12 +287,18 @@ def _choose_scores(scores: Sequence[Score], data: Any, split: str | None, datase
             f" {known}. Give dataset and split by these names."
         )
     if chosen[0].unmeasured:
-        raise ValueError(f"The score on {chosen[0].dataset} {chosen[0].split} cannot be measured: {chosen[0].unmeasured}.")
+        raise ValueError(
+            f"The score on {chosen[0].dataset} {chosen[0].split} cannot be measured: {chosen[0].unmeasured}."
+        )
     return chosen
 
 
 def _needs(
-    repository: str, entry: zoo.ZooEntry | None, outputs: Sequence[ExpectedOutput], scores: Sequence[Score], has_data: bool
+    repository: str,
+    entry: zoo.ZooEntry | None,
+    outputs: Sequence[ExpectedOutput],
+    scores: Sequence[Score],
+    has_data: bool,
 ) -> str:
     """What is needed to verify something."""
     of = f" about {entry.name}" if entry else ""

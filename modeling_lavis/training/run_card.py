@@ -226,8 +226,10 @@ def _usage(repo: str, base: str | None, task: str, example: str) -> str:
             f'print(pipeline("{task}", model={string_literal(repo)})({example}))'
         )
     return (
-        "import modeling_lavis\nfrom peft import PeftModel\nfrom transformers import AutoModel, AutoProcessor, pipeline\n\n"
-        f"model = PeftModel.from_pretrained(AutoModel.from_pretrained({string_literal(base)}), {string_literal(repo)})\n"
+        "import modeling_lavis\nfrom peft import PeftModel\n"
+        "from transformers import AutoModel, AutoProcessor, pipeline\n\n"
+        f"base = AutoModel.from_pretrained({string_literal(base)})\n"
+        f"model = PeftModel.from_pretrained(base, {string_literal(repo)})\n"
         f"processor = AutoProcessor.from_pretrained({string_literal(repo)})\n"
         f'print(pipeline("{task}", model=model, processor=processor)({example}))'
     )

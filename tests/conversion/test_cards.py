@@ -185,7 +185,9 @@ def test_published_scores_for_the_published_file_only(tmp_path: Path) -> None:
     theirs = ModelCard.load(tmp_path / "theirs" / "README.md")
     assert "133.5" in theirs.text and theirs.data.license == "bsd-3-clause"
     assert theirs.data["lavis_checkpoint"] == "blip_caption__base_coco"
-    used = re.search(r"(\d+) weights of the checkpoint are used, for (\d+) of the (\d+) weights of the model", theirs.text)
+    used = re.search(
+        r"(\d+) weights of the checkpoint are used, for (\d+) of the (\d+) weights of the model", theirs.text
+    )
     assert used is not None and used[2] == used[3]
     assert f"Converted with: modeling_lavis {modeling_lavis.__version__}, transformers " in theirs.text
 

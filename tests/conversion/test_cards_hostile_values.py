@@ -52,7 +52,9 @@ HOSTILE = [
     " leading and trailing ",
     "x" * 2000,
 ]
-TEMPLATE = "---\n{{ card_data }}\n---\n\n# {{ title }}\n\n{% for row in rows %}- {{ row.name }}\n{% endfor %}\n{{ block }}\n"
+TEMPLATE = (
+    "---\n{{ card_data }}\n---\n\n# {{ title }}\n\n{% for row in rows %}- {{ row.name }}\n{% endfor %}\n{{ block }}\n"
+)
 
 
 def card_with(text: str) -> ModelCard:
@@ -100,8 +102,29 @@ def test_hostile_values_stay_values(text: str) -> None:
 def random_texts(count: int) -> Iterator[str]:
     """Texts of pieces that mean something in YAML, Jinja, Markdown or Python, and of letters of many scripts."""
     generator = random.Random(0)
-    pieces = ["---", "{{", "}}", "{%", "%}", ":", "- ", "#", "|", ">", "`", "```", "<", "[", "](", "!", "&", "*", "?", "\\"]
-    pieces += ["\"", "'", " ", "\n", "\t", "7 * 191", "mit", "license", "é", "中", "\U0001f600", "~", "%", "@", ",", "="]
+    pieces = [
+        "---",
+        "{{",
+        "}}",
+        "{%",
+        "%}",
+        ":",
+        "- ",
+        "#",
+        "|",
+        ">",
+        "`",
+        "```",
+        "<",
+        "[",
+        "](",
+        "!",
+        "&",
+        "*",
+        "?",
+        "\\",
+    ]
+    pieces += ['"', "'", " ", "\n", "\t", "7 * 191", "mit", "license", "é", "中", "\U0001f600", "~", "%", "@", ",", "="]
     for _ in range(count):
         yield "".join(generator.choices(pieces, k=generator.randint(1, 12)))
 
@@ -109,13 +132,13 @@ def random_texts(count: int) -> Iterator[str]:
 @pytest.mark.slow
 def test_any_text_stays_a_value() -> None:
     refused = 0
-    for text in random_texts(1500):
+    for text in random_texts(400):
         try:
             check(text)
         except ValueError as error:
             assert "cannot be read back" in str(error), text
             refused += 1
-    assert refused < 15
+    assert refused < 8
 
 
 def test_helpers_keep_their_form() -> None:
@@ -161,7 +184,9 @@ def test_names_of_files_and_repositories(text: str, tmp_path: Path) -> None:
     content = cards.card_for_conversion(report, text.replace("\x00", ""), config, repo=text, with_code=True)
     card = ModelCard(content)
     assert card.data.license == "unknown" and "mit" not in str(card.data.to_dict())
-    assert "1337" not in content and "<script" not in content
+    prose = re.sub(r"^```.*?^```", "", card.text, flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"`[^`\n]*`", "", prose)  # nothing in code has a meaning
+    assert "1337" not in content and "<script" not in prose and not re.search(r"(?<!\\)\]\(javascript", prose)
     blocks = re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
     assert len(blocks) == 2
     for block in blocks:
@@ -185,7 +210,7 @@ def test_facts_are_no_templates(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "1337" not in content and "uid=" not in content
         card = ModelCard(content)
         assert card.data.license == "bsd-3-clause" and len(card.data.eval_results) == 6
-        assert len([line for line in card.text.splitlines() if line.startswith("## ")]) == 7
+        assert len([line for line in card.text.splitlines() if line.startswith("## ")]) == 6
 
 
 def test_the_source_of_the_checkpoint_is_on_the_card(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from modeling_lavis.hub.verify import verify
 from tests.conversion.golden_sets import GOLDENS
 from tests.hub_verify.conftest import with_other_weights
 
-ARCHITECTURES = sorted(path.parent.name for path in GOLDENS.glob("*/checkpoint.pth") if "clip_l" not in path.parent.name)
+ARCHITECTURES = sorted(
+    path.parent.name for path in GOLDENS.glob("*/checkpoint.pth") if "clip_l" not in path.parent.name
+)
 #: outputs that a head must have
 EXPECTED = {
     "blip_caption": {"caption", "caption_loss"},

@@ -28,7 +28,7 @@ from tests.hub_verify.conftest import with_other_weights
 def test_published_outputs_are_complete() -> None:
     table = zoo.read_facts(zoo.FACTS_FOLDER / "outputs.yaml")
     names = {entry.name for entry in zoo.entries().values()}
-    assert set(table["checkpoints"]) <= names and len(table["checkpoints"]) == 13
+    assert set(table["checkpoints"]) <= names and len(table["checkpoints"]) == 15
     for entry in zoo.entries().values():
         for output in published_outputs(entry):
             assert output.image in published_images() and output.origin["url"].startswith("https://github.com/")
@@ -92,7 +92,9 @@ def test_tiny_weights_are_not_the_published_ones(
     report = json.loads(capfd.readouterr().out)
     assert status == 1 and not report["agrees"] and report["checkpoint"] == "blip_caption__base_coco"
     rows = {(entry["title"].split(" of ")[0], entry["name"]): entry for entry in report["comparisons"]}
-    assert rows["caption", "caption"]["agrees"] is False and rows["caption", "caption"]["expected"].startswith("a large")
+    assert rows["caption", "caption"]["agrees"] is False and rows["caption", "caption"]["expected"].startswith(
+        "a large"
+    )
     assert rows["captioning loss", "loss"]["agrees"] is False and rows["captioning loss", "loss"]["found"] > 4
     metric = rows["image captioning, COCO (Karpathy split) test", "CIDEr"]
     assert metric["agrees"] is None and metric["reason"] == "needs its data (data, split)"
@@ -105,7 +107,8 @@ def test_published_outputs_can_agree(
     """With what the tiny model gives in the place of what LAVIS states, everything agrees."""
     table: dict[str, Any] = {**zoo.read_facts(zoo.FACTS_FOLDER / "outputs.yaml")}
     stated = [
-        {**output, "image": "merlion", "origin": "test-blip"} for output in record(captioner, photos["chelsea"])["outputs"]
+        {**output, "image": "merlion", "origin": "test-blip"}
+        for output in record(captioner, photos["chelsea"])["outputs"]
     ]
     table["checkpoints"] = {"blip_caption__base_coco": stated}
     monkeypatch.setattr(outputs_module, "_published", lambda: table)
@@ -143,12 +146,15 @@ def test_metrics_of_captions(captioner: Path, photos: dict[str, Path], tmp_path:
     ).predictions
     # references that are like the captions of this model, but not of another one
     captions = [[entry["caption"], "a dog on the beach"] for entry in predicted]
-    data = caption_data(tmp_path / "data", photos, captions)
+    small = caption_data(tmp_path / "data", photos, captions)
     measured = evaluate(
         "captioning",
         model,
         processor,
-        [{"image": str(path), "image_id": name, "caption": texts} for (name, path), texts in zip(photos.items(), captions)],
+        [
+            {"image": str(path), "image_id": name, "caption": texts}
+            for (name, path), texts in zip(photos.items(), captions)
+        ],
         generation_options=generation,
     )
     score = {
@@ -160,7 +166,6 @@ def test_metrics_of_captions(captioner: Path, photos: dict[str, Path], tmp_path:
     }
     recording = {"format": 1, "scores": [score]}
     assert measured["cider"] > 0
-    small = tmp_path / "data"
     report = verify(captioner, data=small, split="test", recording=recording, score_tolerance=60)
     found = {entry.name: entry for entry in report.comparisons}
     assert found["CIDEr"].agrees and found["BLEU 4"].agrees and found["METEOR"].agrees is None
@@ -171,7 +176,13 @@ def test_metrics_of_captions(captioner: Path, photos: dict[str, Path], tmp_path:
 
 
 def retrieval_score(metrics: dict[str, float]) -> dict[str, Any]:
-    return {"task": "image-text retrieval", "dataset": "mine", "split": "test", "metrics": metrics, "options": {"k": 10}}
+    return {
+        "task": "image-text retrieval",
+        "dataset": "mine",
+        "split": "test",
+        "metrics": metrics,
+        "options": {"k": 10},
+    }
 
 
 @pytest.mark.slow
