@@ -6,7 +6,7 @@ stand in one line of the text, and `escaped` names what does not come from this 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -81,7 +81,7 @@ def fenced(text: str) -> str:
     return _FENCE.sub(r"'''", text).strip()
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Return a table in Markdown, `""` without rows. Cells are Markdown in one line."""
     if not rows:
         return ""

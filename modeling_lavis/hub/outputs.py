@@ -100,8 +100,11 @@ class ExpectedOutput:
     @property
     def title(self) -> str:
         """What is computed, in a few words."""
-        given = self.text if self.prompt is None else self.prompt
-        words = f"{KINDS[self.kind].title}{f' of {given!r}' if given is not None else ''}"
+        kind, given = KINDS[self.kind], self.text
+        if self.prompt is not None:
+            words = f"{kind.title} after {self.prompt!r}"
+        else:
+            words = kind.title if given is None else f"{kind.title} {kind.preposition} {given!r}"
         return f"{words}, from {', '.join(self.choices)}" if self.choices else words
 
 
@@ -166,12 +169,14 @@ class Kind:
         needs (`tuple[str, ...]`): fields of [`ExpectedOutput`] that it needs.
         compute (`Callable`): function of model, processor, image and [`ExpectedOutput`] that returns values by name.
         fits (`Callable`): function of a model that says whether it has such outputs.
+        preposition (`str`, *optional*, defaults to `"of"`): word between the title and a text.
     """
 
     title: str
     needs: tuple[str, ...]
     compute: Callable[[Any, Any, Any, ExpectedOutput], dict[str, Value]]
     fits: Callable[[Any], bool]
+    preposition: str = "of"
 
 
 def compute_output(model: Any, processor: Any, image: Any, wanted: ExpectedOutput) -> dict[str, Value]:
@@ -339,11 +344,11 @@ def _answers(model: Any) -> bool:
 KINDS: dict[str, Kind] = {
     "caption": Kind("caption", (), _caption, _captions),
     "caption_loss": Kind("captioning loss", ("text",), _caption_loss, _is_head("ForConditionalGeneration")),
-    "answer": Kind("answer", ("text",), _answer, _answers),
-    "match": Kind("matching score", ("text",), _match, _matches),
-    "similarity": Kind("similarity", ("text",), _similarity, _compares),
+    "answer": Kind("answer", ("text",), _answer, _answers, "to"),
+    "match": Kind("match", ("text",), _match, _matches, "with"),
+    "similarity": Kind("similarity", ("text",), _similarity, _compares, "with"),
     "zero_shot": Kind("zero-shot class", ("choices",), _zero_shot, _compares),
-    "features": Kind("mean of features", ("text",), _features, _is_head("Model")),
+    "features": Kind("means of features", ("text",), _features, _is_head("Model"), "with"),
     "classes": Kind(
         "class",
         ("text",),

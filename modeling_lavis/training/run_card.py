@@ -4,6 +4,7 @@
 import importlib.metadata
 import math
 import platform
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -189,12 +190,11 @@ def run_card(
         eval_results=results or None,
     )
     start_text = code_span(start if is_hub_id else Path(start).name) if start else ""
-    licence_name = facts.get("license_name") or license
     values = {
         "title": escaped(title),
         "model_class": type(model).__name__,
         "start": f"fine-tuned from {start_text}" if start else "trained from scratch",
-        "licence": f"{escaped(licence_name)}, that of the start" if inherits else escaped(license),
+        "licence": f"{_inherited_licence(facts)}, that of the start" if inherits else escaped(license),
         "results_note": f"On the evaluation data, of the model after step {step}.",
         "data": _data(trainer, data_names),
         "time": _time(trainer),
@@ -211,6 +211,12 @@ def run_card(
 
 def _listed(value: str | Sequence[str] | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def _inherited_licence(facts: dict[str, Any]) -> str:
+    """Name of the licence of the start, with its link."""
+    name, link = escaped(facts.get("license_name") or facts["license"]), facts.get("license_link", "")
+    return f"[{name}]({link})" if re.fullmatch(r"https://[\w./~%+-]+", link) else name
 
 
 def _head(model: Any) -> tuple[str, str, str]:

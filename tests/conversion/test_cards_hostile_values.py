@@ -91,6 +91,7 @@ def check(text: str) -> None:
     assert "<script" not in lines[0] and "1337" not in card.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_values_stay_values(text: str) -> None:
     try:
@@ -176,7 +177,7 @@ def conversion_report(folder: Path, **changes: Any) -> ConversionReport:
     )
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", [HOSTILE[0], *(pytest.param(text, marks=pytest.mark.slow) for text in HOSTILE[1:])])
 def test_names_of_files_and_repositories(text: str, tmp_path: Path) -> None:
     """The name of a checkpoint and of a repository come from elsewhere."""
     report = conversion_report(tmp_path, resized={text: ((1,), (2,))}, not_finite=(text,), dropped={"x": text})
@@ -201,6 +202,7 @@ def test_names_of_files_and_repositories(text: str, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_facts_are_no_templates(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = zoo.get("blip_caption", "base_coco")
     for text in HOSTILE:

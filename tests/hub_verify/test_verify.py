@@ -64,6 +64,7 @@ def captioner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "repo"
 
 
+@pytest.mark.slow
 def test_the_card_names_the_checkpoint(captioner: Path, converted: Callable[[str], Path]) -> None:
     assert checkpoint_of_card(str(captioner)) == "blip_caption__base_coco"
     assert checkpoint_of_card(str(converted("blip_caption"))) is None
@@ -74,6 +75,7 @@ def test_the_card_names_the_checkpoint(captioner: Path, converted: Callable[[str
         entry_by_name("blip_caption/large")
 
 
+@pytest.mark.slow
 def test_it_says_what_it_needs(captioner: Path, converted: Callable[[str], Path]) -> None:
     with pytest.raises(NothingToVerify, match=r"2 outputs need the image .*Merlion.*merlion\.png.*needs the data"):
         verify(captioner)
@@ -85,6 +87,7 @@ def test_it_says_what_it_needs(captioner: Path, converted: Callable[[str], Path]
         verify(captioner, checkpoint="blip_vqa__okvqa")
 
 
+@pytest.mark.slow
 def test_tiny_weights_are_not_the_published_ones(
     captioner: Path, photos: dict[str, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +104,7 @@ def test_tiny_weights_are_not_the_published_ones(
     assert any("451 x 300 pixels, the published one 1192 x 874" in note for note in report["notes"])
 
 
+@pytest.mark.slow
 def test_published_outputs_can_agree(
     captioner: Path, photos: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,6 +233,7 @@ def test_metrics_of_ranked_answers(
     assert "ranking a list of answers, which is missing" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_data_need_a_score(captioner: Path) -> None:
     with pytest.raises(ValueError, match=r"2 published scores .* expected one of: COCO .* test, NoCaps val"):
         verify(captioner, data="data")
@@ -243,6 +248,7 @@ def test_data_need_a_score(captioner: Path) -> None:
 # ---- the command ----
 
 
+@pytest.mark.slow
 def test_exit_status_and_recording(
     captioner: Path, photos: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
