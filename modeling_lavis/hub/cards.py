@@ -136,6 +136,7 @@ def _render(
         "starts_from": facts.get("starts_from"),
         "image_size": facts["image_size"],
         "frames": facts.get("frames"),
+        "parameters": facts.get("parameters"),
         "language_model": facts.get("language_model"),
         "licence": _licence_text(facts["licence"]),
         "with_code": with_code,

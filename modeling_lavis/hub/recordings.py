@@ -6,8 +6,9 @@ They show that a model that was uploaded, quantized, or loaded with other versio
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Recording:
 
     def remarks(self, image: Any) -> list[str]:
         """A remark if a file is not the one of the recording."""
-        if self.image_sha256 is None or not isinstance(image, (str, os.PathLike)):
+        if self.image_sha256 is None or not _is_file(image):
             return []
         same = sha256_of(image) == self.image_sha256
         return [] if same else ["the image is another file than that of the recording."]
@@ -83,7 +84,7 @@ def record(
 
     Raises:
         OSError: If the repository or the image cannot be read.
-        ValueError: If the head has none of these outputs.
+        ValueError: If the head has none of these outputs, or one is not finite.
     """
     import torch
     import transformers
@@ -92,23 +93,17 @@ def record(
 
     model, processor = load(os.fspath(repository), device=device, dtype=dtype, **dict(hub_options or {}))
     outputs = []
-    for kind in KINDS:
-        if kind == "zero_shot" or not KINDS[kind].fits(model):
-            continue
-        variants: list[tuple[str | None, tuple[str, ...]]] = [(text, ())]
-        if kind == "caption":
-            variants = [(None, ())]
-        elif kind == "answer":
-            generates = [(question, ())] if model.can_generate() else []
-            ranks = [(question, tuple(choices))] if hasattr(model, "rank_answers") else []
-            variants = [*generates, *ranks]
-        for words, given in variants:
-            wanted = ExpectedOutput(kind, {"-": 0.0}, text=words, choices=given, tolerance=tolerance)
-            found = compute_output(model, processor, image, wanted)
-            fields: dict[str, Any] = {"kind": kind, "expected": found, "tolerance": tolerance}
-            outputs.append(
-                {**fields, **({"text": words} if words else {}), **({"choices": list(given)} if given else {})}
-            )
+    for wanted in _wanted(model, text, question, tuple(choices)):
+        found = compute_output(model, processor, image, wanted)
+        for name, value in found.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(
+                    f"The {wanted.title} of {os.fspath(repository)} has {value} as {name}. Weights may be NaN, or the"
+                    " dtype too narrow."
+                )
+        fields: dict[str, Any] = {"kind": wanted.kind, "expected": found, "tolerance": tolerance}
+        fields |= {"text": wanted.text} if wanted.text else {}
+        outputs.append(fields | ({"choices": list(wanted.choices)} if wanted.choices else {}))
     if not outputs:
         raise ValueError(f"{type(model).__name__} has no outputs that can be recorded; expected one of its heads.")
     versions = {
@@ -116,7 +111,7 @@ def record(
         "transformers": transformers.__version__,
         "torch": torch.__version__,
     }
-    is_file = isinstance(image, (str, os.PathLike))
+    is_file = _is_file(image)
     return {
         "format": FORMAT,
         "repository": os.fspath(repository),
@@ -128,6 +123,28 @@ def record(
         "versions": versions,
         "outputs": outputs,
     }
+
+
+def _wanted(model: Any, text: str, question: str, choices: tuple[str, ...]) -> Iterator[ExpectedOutput]:
+    """The calls that are recorded of a head, with expected values that are not known yet."""
+    unknown = {"-": 0.0}
+    for name, kind in KINDS.items():
+        if name == "zero_shot" or not kind.fits(model):
+            continue
+        if name == "caption":
+            yield ExpectedOutput(name, unknown)
+        elif name == "answer":
+            if model.can_generate():
+                yield ExpectedOutput(name, unknown, text=question)
+            if hasattr(model, "rank_answers"):
+                yield ExpectedOutput(name, unknown, text=question, choices=choices)
+        else:
+            yield ExpectedOutput(name, unknown, text=text)
+
+
+def _is_file(image: Any) -> bool:
+    """Whether an image is a file here, not a URL or an object."""
+    return isinstance(image, (str, os.PathLike)) and os.path.isfile(image)
 
 
 def save_recording(path: str | os.PathLike[str], recording: Mapping[str, Any]) -> None:

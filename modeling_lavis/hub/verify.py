@@ -6,6 +6,7 @@ recording has the outputs of any model for an image, in the same form; it shows 
 quantized, or loaded with another version, still gives the same.
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -88,7 +89,8 @@ class VerificationReport:
     def as_dict(self) -> dict[str, Any]:
         """Return the report as a dictionary that can be serialized as JSON."""
         counts = {"agrees": self.agrees, "measured": self.measured}
-        return {**asdict(self), **counts, "comparisons": [asdict(entry) for entry in self.comparisons]}
+        rows = [{**asdict(entry), "found": _for_json(entry.found)} for entry in self.comparisons]
+        return {**asdict(self), **counts, "comparisons": rows}
 
     def __str__(self) -> str:
         known = f", {self.checkpoint}" if self.checkpoint else ""
@@ -106,6 +108,11 @@ class VerificationReport:
         left = len(self.comparisons) - self.measured
         lines.append(f"{self.measured - differing} of {self.measured} measured values agree; {left} were not measured.")
         return "\n".join(lines)
+
+
+def _for_json(value: Value | None) -> Value | None:
+    """A value as JSON has it, which knows no NaN and no infinity: those as text."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _shown(value: Value | None) -> str:

@@ -41,7 +41,7 @@ REQUIRED = {
     "scores": list,
     "limits": list,
 }
-OPTIONAL = {"frames": int, "language_model": str}
+OPTIONAL = {"frames": int, "language_model": str, "parameters": int}
 LICENCES = {"bsd-3-clause", "other"}
 # https://huggingface.co/tasks
 TASKS = {

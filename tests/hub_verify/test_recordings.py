@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from modeling_lavis.cli.main import main
 from modeling_lavis.hub.outputs import KINDS
 from modeling_lavis.hub.recordings import read_recording, record, save_recording
 from modeling_lavis.hub.verify import verify
@@ -123,3 +124,22 @@ def test_outputs_that_a_head_lacks_differ(converted: Callable[[str], Path], phot
     reasons = [entry.reason for entry in report.comparisons]
     assert not report.agrees and "has no match" in reasons[0]
     assert "gives loss, image_embeds only" in reasons[1] and "needs text, which is missing" in reasons[2]
+
+
+@pytest.mark.slow
+def test_weights_that_are_not_finite(
+    converted: Callable[[str], Path], photos: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    repository, image = converted("blip_retrieval"), photos["coffee"]
+    save_recording(tmp_path / "x.json", record(repository, image))
+    broken = with_other_weights(repository, tmp_path / "broken", scale=float("nan"))
+    with pytest.raises(ValueError, match=r"has nan as probability\. Weights may be NaN"):
+        record(broken, image)
+    arguments = ["verify", str(broken), "--image", str(image), "--recording", str(tmp_path / "x.json"), "--json"]
+    assert main(arguments) == 1
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    report = json.loads(capfd.readouterr().out, parse_constant=refuse)
+    assert report["agrees"] is False and {entry["found"] for entry in report["comparisons"]} == {"nan"}
