@@ -164,7 +164,7 @@ def run_card(
     repo = getattr(args, "hub_model_id", None) or title
     results = [
         EvalResult(
-            task_type=_TASKS.get(task, task),
+            task_type=_TASKS.get(task, one_line(task)),
             dataset_type=(_listed(dataset_tags) or ["custom"])[0],
             dataset_name=", ".join(map(one_line, data_names)) or "custom",
             dataset_args={"args": ", ".join(map(one_line, _listed(dataset_args)))} if dataset_args else None,
