@@ -364,7 +364,9 @@ def with_pinned_revision(source: Any, options: Mapping[str, Any]) -> dict[str, A
     options = dict(options)
     if resolve_revision is None or source is None:
         return options
-    access = {name: options[name] for name in ("token", "local_files_only", "cache_dir") if options.get(name) is not None}
+    access = {
+        name: options[name] for name in ("token", "local_files_only", "cache_dir") if options.get(name) is not None
+    }
     revision = resolve_revision(source, options.get("revision"), **access)
     return options if revision is None else {**options, "revision": revision}
 

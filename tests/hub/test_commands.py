@@ -88,7 +88,9 @@ def run_commands(hub: LoopbackHub, commands: list[list[str]], **options: Any) ->
 def test_names_of_repositories(tmp_path: Path, goldens: Path, photos: dict[str, Path]) -> None:
     image = str(photos["coffee"])
     folders = {
-        "captioner": save_model(tmp_path / "captioner", "ForConditionalGeneration", goldens / "tokenizer", "a picture of"),
+        "captioner": save_model(
+            tmp_path / "captioner", "ForConditionalGeneration", goldens / "tokenizer", "a picture of"
+        ),
         "matcher": save_model(tmp_path / "matcher", "ForPreTraining", goldens / "tokenizer"),
         "answerer": save_model(tmp_path / "answerer", "ForQuestionAnswering", goldens / "tokenizer"),
         "blip2": Path(convert_golden(goldens, "blip2_opt", tmp_path / "blip2")),

@@ -103,7 +103,9 @@ def test_what_was_pushed(places: tuple[LoopbackHub, Path]) -> None:
         files = hub.files(f"code/{head}")
         saved = {path.name: path.read_bytes() for path in (folder / "saved" / head).iterdir()}
         assert {name: content for name, content in files.items() if name != ".gitattributes"} == saved
-        assert {"config.json", "model.safetensors", "processor_config.json", "README.md"} <= hub.files(f"org/{head}").keys()
+        assert {"config.json", "model.safetensors", "processor_config.json", "README.md"} <= hub.files(
+            f"org/{head}"
+        ).keys()
         assert [commit.title for commit in hub.repositories[f"org/{head}"].history(hub.head(f"org/{head}"))] == [
             "Processor",
             "Weights",

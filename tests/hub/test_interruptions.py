@@ -26,11 +26,11 @@ except Exception as error:
 """
 
 LOAD = """
-import os
 from pathlib import Path
 from huggingface_hub import constants
 from modeling_lavis import LavisBlipForConditionalGeneration
 from tests.recorded_outputs import compare
+constants.DOWNLOAD_CHUNK_SIZE = 50_000  # what a cut connection loses of a download
 {before}
 try:
     model = LavisBlipForConditionalGeneration.from_pretrained("org/name").eval()
@@ -131,18 +131,17 @@ print(json.dumps(found))
 
 
 def test_a_repository_changes_while_it_is_loaded(tmp_path: Path) -> None:
+    import modeling_lavis
     from tests.models.lavis_blip_2_cases import second_stage
     from tests.models.lavis_blip_cases import blip_config
-
-    import modeling_lavis
 
     with LoopbackHub(tmp_path / "hub") as hub:
         states: dict[str, list[Path]] = {"org/plain": [], "org/parts": []}
         for number in (32, 48):
             folder = tmp_path / str(number)
-            modeling_lavis.LavisBlipForConditionalGeneration(blip_config({"intermediate_size": number})).save_pretrained(
-                folder / "plain"
-            )
+            modeling_lavis.LavisBlipForConditionalGeneration(
+                blip_config({"intermediate_size": number})
+            ).save_pretrained(folder / "plain")
             model = second_stage("opt", text={"intermediate_size": number})
             model.save_pretrained(folder / "parts", frozen_parts={"vision_model": "org/vision"})
             if number == 32:
@@ -153,7 +152,7 @@ def test_a_repository_changes_while_it_is_loaded(tmp_path: Path) -> None:
         for name, folders in states.items():
             hub.create(name, folders[0])
         # every answer about these repositories is followed by a change to the other state
-        turn = {name: 0 for name in states}
+        turn = dict.fromkeys(states, 0)
 
         def change(name: str) -> None:
             turn[name] += 1

@@ -68,6 +68,8 @@ def test_trainers_push(tmp_path: Path, goldens: Path) -> None:
         state = json.loads(hub.files("org/LavisTrainer-checkpoint")["last-checkpoint/trainer_state.json"])
         assert state["global_step"] > 0
         steps = {
-            path.partition("/")[0] for path in hub.files("org/LavisTrainer-all_checkpoints") if path.startswith("checkpoint-")
+            path.partition("/")[0]
+            for path in hub.files("org/LavisTrainer-all_checkpoints")
+            if path.startswith("checkpoint-")
         }
         assert steps
