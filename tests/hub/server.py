@@ -123,6 +123,15 @@ class LoopbackHub:
             raise KeyError(f"{repo_id} has no revision {revision!r}.")
         return commit
 
+    def clear(self) -> None:
+        """Forget all repositories, contents, requests and faults."""
+        with self.lock:
+            self.repositories.clear()
+            self._requests.clear()
+            self.faults = Faults()
+            for path in self.objects.folder.iterdir():
+                path.unlink()
+
     # ------------------------------------------------------------------ the log
 
     @property
