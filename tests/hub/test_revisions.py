@@ -48,6 +48,22 @@ from modeling_lavis import LavisBlipForConditionalGeneration
 from tests.recorded_outputs import compare
 
 load = LavisBlipForConditionalGeneration.from_pretrained
+for name, options, part in (
+    ("org/secret", {{}}, "org/secret"),
+    ("org/secret", {{"token": "hf_wrong"}}, "org/secret"),
+    ("org/secret", {{"token": {stranger!r}}}, "org/secret"),
+    ("org/none", {{}}, "org/none"),
+    ("org/versions", {{"revision": "none"}}, "none"),
+    ("org/versions", {{"subfolder": "none"}}, "org/versions"),
+):
+    for from_pretrained in (load, AutoModelForImageTextToText.from_pretrained, AutoConfig.from_pretrained):
+        try:
+            from_pretrained(name, **options)
+        except (OSError, ValueError) as error:
+            assert part in str(error) and "random" not in str(error), error
+        else:
+            raise AssertionError((name, options))
+
 commit = {commit!r}
 for name, options in (("org/sharded", {{}}), ("org/versions", {{}}), ("org/versions", {{"revision": "v1"}}),
                       ("org/versions", {{"revision": commit}}), ("org/secret", {{"token": {token!r}}})):
@@ -56,22 +72,6 @@ for name, options in (("org/sharded", {{}}), ("org/versions", {{}}), ("org/versi
 for revision in ("next", "refs/pr/1"):
     for from_pretrained in (load, AutoModelForImageTextToText.from_pretrained):
         assert not from_pretrained("org/versions", revision=revision).vision_model.cls_token.any()
-
-for name, options, part in (
-    ("org/secret", {{}}, "org/secret"),
-    ("org/secret", {{"token": "hf_wrong"}}, "org/secret"),
-    ("org/secret", {{"token": {stranger!r}}}, "org/secret"),
-    ("org/none", {{}}, "org/none"),
-    ("org/versions", {{"revision": "none"}}, "none"),
-    ("org/versions", {{"subfolder": "none"}}, "none"),
-):
-    for from_pretrained in (load, AutoModelForImageTextToText.from_pretrained, AutoConfig.from_pretrained):
-        try:
-            from_pretrained(name, **options)
-        except OSError as error:
-            assert part in str(error) and "random" not in str(error), error
-        else:
-            raise AssertionError((name, options))
 """
 
 LOAD_CODE = """

@@ -26,6 +26,7 @@ for trainer_class in (Trainer, LavisTrainer):
             continue
         name = f"org/{{trainer_class.__name__}}-{{strategy}}"
         options = {{"num_train_epochs": 3, "save_strategy": "epoch", "push_to_hub": True, "hub_model_id": name}}
+        options["remove_unused_columns"] = False
         if strategy == "all_checkpoints":
             options |= {{"save_total_limit": 1, "hub_always_push": True}}
         trainer = retrieval_trainer(
