@@ -107,6 +107,8 @@ def test_what_was_pushed(places: tuple[LoopbackHub, Path]) -> None:
         assert {"config.json", "model.safetensors", "processor_config.json", "README.md"} <= hub.files(
             f"org/{head}"
         ).keys()
+        pushed = json.loads(hub.files(f"org/{head}")["config.json"])
+        assert "auto_map" not in pushed and pushed["architectures"] == [head]  # the code did not go along
         assert [commit.title for commit in hub.repositories[f"org/{head}"].history(hub.head(f"org/{head}"))] == [
             "Processor",
             "Weights",
