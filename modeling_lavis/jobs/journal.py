@@ -180,6 +180,7 @@ class Journal:
         self.rows += rows
         self.failed += failed
         self.seconds += seconds
+        self.sizes, self.note = dict(sizes), dict(note)
 
     def complete(self) -> None:
         """Note that all items are done and only the output has to be finished."""

@@ -9,13 +9,11 @@ import contextlib
 import errno
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from modeling_lavis.files import whole_file
 from modeling_lavis.import_utils import require
 from modeling_lavis.jobs.items import Result
 from modeling_lavis.jobs.journal import GrowingFile, JobError
@@ -172,9 +170,12 @@ class Parquet(Sink):
         if schema is None:
             schema = arrow.schema([("file", arrow.string())])
         schema = arrow.schema([_single_precision(field, arrow) for field in schema])
-        with whole_file(self.output) as partial, parquet.ParquetWriter(partial, schema) as writer:
+        # under a fixed name in the folder of the job, so that a process that is killed leaves nothing beside the output
+        partial = self.folder / "output.partial"
+        with parquet.ParquetWriter(partial, schema) as writer:
             for chunk in self._chunks():
                 writer.write_table(arrow.Table.from_pylist(chunk, schema=schema))
+        os.replace(partial, self.output)
         (self.folder / RECORDS).unlink()
 
     def _chunks(self) -> Iterator[list[dict[str, Any]]]:
@@ -251,11 +252,8 @@ class Metadata(_BesideFiles):
         return {"file_name": name, **record}
 
     def finish(self, sizes: Mapping[str, int], note: Mapping[str, Any]) -> None:
-        if not (self.folder / RECORDS).exists():
-            return
-        with whole_file(self.output / "metadata.jsonl") as partial:
-            shutil.copyfile(self.folder / RECORDS, partial)
-        (self.folder / RECORDS).unlink()
+        if (self.folder / RECORDS).exists():
+            os.replace(self.folder / RECORDS, self.output / "metadata.jsonl")
 
 
 class TextFiles(_BesideFiles):

@@ -7,12 +7,14 @@ Every source gives the same blocks whenever it is read, from any place on.
 import itertools
 import json
 import os
+import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from modeling_lavis.data.columns import DataError
 from modeling_lavis.data.media_files import InputFile, iterate_inputs
 from modeling_lavis.data.records import SourceFile, image_suffixes, sample_record, shard_samples
 from modeling_lavis.files import whole_file
@@ -168,20 +170,23 @@ class RecordFiles(Source):
         return range(len(self.files))
 
     def read(self, unit: int, size: int, skip: int) -> Iterator[Item]:
-        file = self.files[unit]
+        return itertools.islice(self._items(self.files[unit]), skip, None)
+
+    def _items(self, file: SourceFile) -> Iterator[Item]:
+        """All items of a file; one that cannot be read further ends with an item that says so."""
         try:
             if file.kind == "webdataset":
-                yield from self._samples(file, skip)
+                yield from self._samples(file)
             else:
                 folder = os.path.abspath(file.media_folder)
-                for place, record in itertools.islice(file.records(), skip, None):
+                for place, record in file.records():
                     yield self.maker(record, place, folder)
         except _UNREADABLE as error:
             yield Item(file.path, error=f"The rest of {file.path} cannot be read: {error}")
 
-    def _samples(self, file: SourceFile, skip: int) -> Iterator[Item]:
+    def _samples(self, file: SourceFile) -> Iterator[Item]:
         suffixes = image_suffixes()
-        for key, members in itertools.islice(shard_samples(file.path), skip, None):
+        for key, members in shard_samples(file.path):
             place = f"{file.name}/{key}"
             try:
                 record = sample_record(members, file.path, key, suffixes)
@@ -189,6 +194,15 @@ class RecordFiles(Source):
                 yield Item(place, members=members, error=str(error))
                 continue
             yield self.maker(record, place, members=members)
+        if file.path.endswith(".tar") and not _has_end(file.path):
+            raise DataError("it has no mark of its end, as an archive that was cut off. Copy or download it again.")
+
+
+def _has_end(path: str) -> bool:
+    """Whether a tar archive ends with the two empty blocks that mark its end; an archive cut between files is valid."""
+    with open(path, "rb") as file:
+        file.seek(-min(os.path.getsize(path), 2 * tarfile.BLOCKSIZE), os.SEEK_END)
+        return file.read() == bytes(2 * tarfile.BLOCKSIZE)
 
 
 class ParquetFiles(RecordFiles):
@@ -222,9 +236,9 @@ class ParquetFiles(RecordFiles):
         index, group, before = self._groups[unit]
         file = self.files[index]
         folder = os.path.abspath(file.media_folder)
+        number = 0
         try:
             with parquet.ParquetFile(file.path) as opened:
-                number = 0
                 for batch in opened.iter_batches(batch_size=_READ_ROWS, row_groups=[max(group, 0)]):
                     first = max(skip - number, 0)
                     records = batch.slice(first).to_pylist() if first < batch.num_rows else []
@@ -232,7 +246,8 @@ class ParquetFiles(RecordFiles):
                         yield self.maker(record, f"{file.name}, row {row}", folder)
                     number += batch.num_rows
         except _UNREADABLE as error:
-            yield Item(file.path, error=f"The rest of {file.path} cannot be read: {error}")
+            if number >= skip:
+                yield Item(file.path, error=f"The rest of {file.path} cannot be read: {error}")
 
 
 class Rows(Source):

@@ -79,7 +79,8 @@ def in_child(work: Callable[[], Any], limit: float | None = None) -> int | None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SINKS)
 def test_killed_at_random_moments(pictures: Path, tmp_path: Path, kind: str) -> None:
-    """At least 30 times each; the output is that of a run that nobody disturbed."""
+    """30 times for the log that all forms have, and some times for each form; the output is that of a quiet run."""
+    wanted = 30 if kind == "jsonl" else 6
     slow = StubPipeline(before=lambda rows: time.sleep(0.004))
     quiet, killed = tmp_path / "quiet", tmp_path / "killed"
     started = time.perf_counter()
@@ -87,22 +88,21 @@ def test_killed_at_random_moments(pictures: Path, tmp_path: Path, kind: str) -> 
     whole = time.perf_counter() - started
     expected = everything(quiet, kind)
     assert len(expected[1]) == 1 and expected[1][0]["file"] == "000040b.png"
-    rng, kills, rounds = random.Random(kind), 0, 0
-    while kills < 30 and rounds < 300:
+    draws, kills, rounds = random.Random(kind), 0, 0
+    while kills < wanted:
         rounds += 1
         folder = killed / str(rounds)
         data = data_of(pictures, folder, kind)
         while True:
-            status = in_child(lambda: run_stub(data, output_of(folder, kind), kind, slow), rng.uniform(0, whole))
+            status = in_child(lambda: run_stub(data, output_of(folder, kind), kind, slow), draws.uniform(0, whole))
             if status is not None:
                 assert status == 0
                 break
             kills += 1
-            if rng.random() < 0.2:  # let it end now and then
+            if draws.random() < 0.2:  # let it end now and then
                 assert in_child(lambda: run_stub(data, output_of(folder, kind), kind, slow)) == 0
                 break
         assert everything(folder, kind) == expected
-    assert kills >= 30
 
 
 @pytest.mark.slow
