@@ -33,8 +33,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="answer questions about images or videos",
         description="Answer a question about images, by generation or by ranking a list of answers, or about videos, "
         'by classification over a fixed answer list. JSON: {"file": ..., "question": ..., "answers": [{"answer": ..., '
-        '"score": ...}]} or {"file": ..., "error": ...}. Scores are mean log-probabilities of the tokens of generated answers, '
-        "log-likelihoods of ranked ones, and probabilities for videos." + JOB_INPUTS,
+        '"score": ...}]} or {"file": ..., "error": ...}. Scores are mean log-probabilities of the tokens of generated '
+        "answers, log-likelihoods of ranked ones, and probabilities for videos." + JOB_INPUTS,
     )
     add_inputs(parser)
     add_model_options(parser, default=None)

@@ -23,8 +23,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "caption",
         help="describe images",
-        description='Describe images. JSON: {"file": ..., "captions": [...], "scores": [...]} or {"file": ..., "error": '
-        "...}. A score is the mean log-probability of the tokens of a caption." + JOB_INPUTS,
+        description='Describe images. JSON: {"file": ..., "captions": [...], "scores": [...]} or {"file": ..., '
+        '"error": ...}. A score is the mean log-probability of the tokens of a caption.' + JOB_INPUTS,
     )
     add_inputs(parser)
     add_model_options(parser)

@@ -39,8 +39,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         '--output they are printed as JSON lines, {"file": ..., "image_features": [...]} and {"text": ..., '
         '"text_features": [...]}. The output file contains image_features (images, dimensions) with files, and '
         "text_features (texts, dimensions) with texts; in .safetensors the names are JSON arrays in the metadata. "
-        "Video models give video_features. Collections of any size go to .jsonl, .parquet or WebDataset shards, without "
-        "--text; columns text=NAME adds features of a text of each row." + JOB_INPUTS,
+        "Video models give video_features. Collections of any size go to .jsonl, .parquet or WebDataset shards, "
+        "without --text; --columns text=NAME adds features of a text of each row." + JOB_INPUTS,
     )
     add_inputs(parser, needed=False)
     parser.add_argument(

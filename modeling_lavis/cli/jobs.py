@@ -25,8 +25,8 @@ _OPTIONS = {
     "restart": "restart",
 }
 JOB_INPUTS = (
-    " With --output also @FILE (a list of files and URLs, one per line), a folder with metadata.jsonl, .csv or .parquet,"
-    " JSON Lines, CSV, Parquet and WebDataset shards."
+    " With --output also @FILE (a list of files and URLs, one per line), a folder with metadata.jsonl, .csv or"
+    " .parquet, JSON Lines, CSV, Parquet and WebDataset shards."
 )
 
 

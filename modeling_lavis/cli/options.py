@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from modeling_lavis.data.media_files import INPUTS, InputFile, find_inputs
 from modeling_lavis.cli.output import UsageError
+from modeling_lavis.data.media_files import INPUTS, InputFile, find_inputs
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 # Options of `generate` that only apply when tokens are sampled.

@@ -100,7 +100,12 @@ class VideoCollator(RowCollator):
 
 
 def opened_row_video(source: Any) -> contextlib.AbstractContextManager[Any]:
-    """A context with a video of a row (a path, `{"bytes", "path"}`, encoded bytes, an array, frames) as processors take it."""
+    """
+    Context manager that yields a video as the processors take it.
+
+    Args:
+        source: a path, `{"bytes", "path"}`, encoded bytes, an array or a list of frames.
+    """
     return VideoCollator(None)._opened(source)
 
 

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from modeling_lavis.jobs.columns import ItemMaker
 from modeling_lavis.jobs.identity import model_identity
-from modeling_lavis.jobs.items import Shard
+from modeling_lavis.jobs.items import WHOLE, Shard
 from modeling_lavis.jobs.journal import JobError, Journal
 from modeling_lavis.jobs.opening import open_source
 from modeling_lavis.jobs.runner import Summary, job_folder, restart, run_job
@@ -84,6 +84,12 @@ class JobOptions:
                 raise ValueError(f"{name} is {value!r}; expected a positive integer.")
         if self.output_format is not None and self.output_format not in FORMATS:
             raise ValueError(f"output_format is {self.output_format!r}; expected one of {', '.join(FORMATS)}.")
+        self.part  # raises
+
+    @property
+    def part(self) -> Shard:
+        """The part of the data."""
+        return WHOLE if self.shard is None else Shard.parse(self.shard)
 
     @property
     def rows_per_block(self) -> int:
@@ -109,8 +115,8 @@ def caption(data: Any, model: Any, output: Any = None, *, prompt: str | None = N
     The same call goes on with a job that was interrupted.
 
     Args:
-        data: what `docs/collections.md` lists: paths, URLs, a data set of `datasets`, a list or an iterable of images or
-            rows.
+        data: what `docs/collections.md` lists: paths, URLs, a data set of `datasets`, a list or an iterable of images
+            or rows.
         model: folder or Hub id of a model, or a pipeline of this package.
         output (`str` or `os.PathLike`, *optional*): the file or folder to write.
         prompt (`str`, *optional*): start of the captions; by default that of a column `prompt`, or of the processor.
@@ -218,7 +224,7 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
         journal=journal,
         identity=identity(verb, pipe, given, data, sink, job),
         block_size=job.rows_per_block,
-        shard=Shard() if job.shard is None else Shard.parse(job.shard),
+        shard=job.part,
         progress=job.progress,
         unit=f"{maker.modality}s",
     )
@@ -304,10 +310,9 @@ def _is_json(value: Any) -> bool:
 
 
 def _records(data: Any, maker: ItemMaker, worker: Worker, job: JobOptions) -> Iterator[dict[str, Any]]:
-    shard = Shard() if job.shard is None else Shard.parse(job.shard)
     with tempfile.TemporaryDirectory() as folder:
         source = open_source(data, maker, Path(folder) / "files.jsonl")
-        for _, results in worker.stream(source.blocks(job.rows_per_block, shard=shard)):
+        for _, results in worker.stream(source.blocks(job.rows_per_block, shard=job.part)):
             for result in results:
                 if result.record is None:
                     yield {"file": result.item.name, "error": result.error}

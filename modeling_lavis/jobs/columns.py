@@ -91,7 +91,7 @@ class ItemMaker:
         return self.columns.get(name, name)
 
     def _is_url(self, value: Any) -> bool:
-        """Whether a value is a URL in a column that the caller named; others may not make this machine send requests."""
+        """Whether a value is a URL in a column that the caller named; other files may not cause requests."""
         return isinstance(value, str) and value.startswith(URLS) and (self.trusted or self._media.name in self.columns)
 
 

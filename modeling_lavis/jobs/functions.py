@@ -39,6 +39,7 @@ class RowFunction:
         self.verb, self.model, self.keep_rows, self.options = verb, model, keep_rows, options
         self._job = JobOptions(**{name: options[name] for name in JobOptions.__dataclass_fields__ if name in options})
         self._loaded: Any = None
+        self._names: dict[str, None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": None}
@@ -51,7 +52,7 @@ class RowFunction:
             batch (`Mapping[str, Sequence]`): columns of equal length.
 
         Returns:
-            `dict[str, list]`: the columns of the records, and `error`, which is `None` for rows with results; others
+            `dict[str, list]`: the columns of the records, and `error`, which is empty for rows with results; others
             have `None` in all other columns.
         """
         if self._loaded is None:
@@ -64,9 +65,12 @@ class RowFunction:
         rows = [{name: values[index] for name, values in batch.items()} for index in range(count)]
         items = [row_item(maker, row, f"row {index}") for index, row in enumerate(rows)]
         results = worker(Block(Position(), items))
-        names = dict.fromkeys(name for result in results for name in result.record or {} if name != "file")
-        columns: dict[str, Any] = {name: [(result.record or {}).get(name) for result in results] for name in names}
-        columns["error"] = [result.error for result in results]
+        # engines want the same columns of all batches, also of one in which all rows fail
+        self._names.update(dict.fromkeys(name for result in results for name in result.record or {} if name != "file"))
+        columns: dict[str, Any] = {
+            name: [(result.record or {}).get(name) for result in results] for name in self._names
+        }
+        columns["error"] = [result.error or "" for result in results]
         return {**batch, **columns} if self.keep_rows else columns
 
 

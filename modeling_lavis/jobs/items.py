@@ -115,4 +115,10 @@ class Shard:
         return f"{self.index + 1}/{self.count}"
 
 
-__all__ = ["Block", "Item", "Position", "Result", "Shard"]
+START = Position()
+"""The beginning of a collection."""
+
+WHOLE = Shard()
+"""The only part of a collection that is not divided."""
+
+__all__ = ["START", "WHOLE", "Block", "Item", "Position", "Result", "Shard"]

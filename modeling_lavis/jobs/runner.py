@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from modeling_lavis.files import whole_file
-from modeling_lavis.jobs.items import Block, Position, Result, Shard
+from modeling_lavis.jobs.items import WHOLE, Block, Position, Result, Shard
 from modeling_lavis.jobs.journal import JobError, Journal
 from modeling_lavis.jobs.progress import Progress
 from modeling_lavis.jobs.sinks import Sink
@@ -82,7 +82,7 @@ def run_job(
     journal: Journal,
     identity: Mapping[str, Any],
     block_size: int,
-    shard: Shard = Shard(),
+    shard: Shard = WHOLE,
     progress: TextIO | None = None,
     unit: str = "items",
 ) -> Summary:

@@ -19,9 +19,9 @@ class WebDataset(Sink):
     """
     A folder of shards `00000.tar`, `00001.tar`, ...
 
-    A sample has the image or video as it was stored, `.txt` with the text (of captions and answers) and `.json` with the
-    record and the other columns of the input. Samples of WebDataset shards keep their key and all their files; a `.txt`
-    that they have already becomes `.original.txt`.
+    A sample has the image or video as it was stored, `.txt` with the text (of captions and answers) and `.json` with
+    the record and the other columns of the input. Samples of WebDataset shards keep their key and all their files; a
+    `.txt` that they have already becomes `.original.txt`.
 
     Args:
         samples_per_shard (`int`, *optional*, defaults to 10,000): samples of a full shard.

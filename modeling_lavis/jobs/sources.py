@@ -20,7 +20,7 @@ from modeling_lavis.data.records import SourceFile, image_suffixes, sample_recor
 from modeling_lavis.files import whole_file
 from modeling_lavis.import_utils import require
 from modeling_lavis.jobs.columns import ItemMaker, file_item
-from modeling_lavis.jobs.items import Block, Item, Position, Shard
+from modeling_lavis.jobs.items import START, WHOLE, Block, Item, Position, Shard
 
 _READ_ROWS = 64  # rows of a table that are in memory at a time
 _UNREADABLE = (OSError, ValueError, EOFError, zlib.error)
@@ -47,7 +47,7 @@ class Source:
         """The items of a unit, without the first `skip`."""
         raise NotImplementedError
 
-    def blocks(self, size: int, start: Position = Position(), shard: Shard = Shard()) -> Iterator[Block]:
+    def blocks(self, size: int, start: Position = START, shard: Shard = WHOLE) -> Iterator[Block]:
         """
         The blocks of the collection.
 
@@ -96,7 +96,7 @@ class FileList(Source):
     def units(self, size: int) -> Iterable[int]:
         return range(-(-self._count // size))
 
-    def blocks(self, size: int, start: Position = Position(), shard: Shard = Shard()) -> Iterator[Block]:
+    def blocks(self, size: int, start: Position = START, shard: Shard = WHOLE) -> Iterator[Block]:
         """As in the base class, in one pass over the list."""
         with self.path.open(encoding="utf-8") as file:
             for unit in self.units(size):
@@ -303,7 +303,7 @@ class Stream(Source):
     def describe(self) -> dict[str, Any]:
         return {"kind": "stream", **self.maker.describe()}
 
-    def blocks(self, size: int, start: Position = Position(), shard: Shard = Shard()) -> Iterator[Block]:
+    def blocks(self, size: int, start: Position = START, shard: Shard = WHOLE) -> Iterator[Block]:
         """As in the base class, in one pass over the stream."""
         rows = iter(self.rows)
         for unit in itertools.count():

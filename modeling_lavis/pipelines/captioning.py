@@ -49,8 +49,8 @@ class ImageCaptioningPipeline(LavisPipeline):
                 `on_error`, see [`LavisPipeline`].
 
         Returns:
-            For each image a list of `{"generated_text": str, "score": float}`, one per returned sequence. `score` is the
-            mean log-probability of the generated tokens; with beams there is `beam_score`, too, by which the search
+            For each image a list of `{"generated_text": str, "score": float}`, one per returned sequence. `score` is
+            the mean log-probability of the generated tokens; with beams there is `beam_score`, too, by which the search
             chose the text.
         """
         options = {"prompt": prompt, **kwargs}

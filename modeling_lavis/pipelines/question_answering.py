@@ -64,8 +64,8 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
                 `on_error`, see [`LavisPipeline`].
 
         Returns:
-            For each question a list of `{"answer": str, "score": float}`. With `answers`, scores are log-likelihoods, best
-            first. The score of a generated answer is the mean log-probability of its tokens; with beams there is
+            For each question a list of `{"answer": str, "score": float}`. With `answers`, scores are log-likelihoods,
+            best first. The score of a generated answer is the mean log-probability of its tokens; with beams there is
             `beam_score`, too, by which the search chose it.
         """
         options = {"question": question, **kwargs}

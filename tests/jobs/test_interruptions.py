@@ -1,5 +1,6 @@
 """Jobs that are killed, run out of disk, or are given something else than they began with."""
 
+import functools
 import json
 import os
 import random
@@ -92,15 +93,15 @@ def test_killed_at_random_moments(pictures: Path, tmp_path: Path, kind: str) -> 
     while kills < wanted:
         rounds += 1
         folder = killed / str(rounds)
-        data = data_of(pictures, folder, kind)
+        work = functools.partial(run_stub, data_of(pictures, folder, kind), output_of(folder, kind), kind, slow)
         while True:
-            status = in_child(lambda: run_stub(data, output_of(folder, kind), kind, slow), draws.uniform(0, whole))
+            status = in_child(work, draws.uniform(0, whole))
             if status is not None:
                 assert status == 0
                 break
             kills += 1
             if draws.random() < 0.2:  # let it end now and then
-                assert in_child(lambda: run_stub(data, output_of(folder, kind), kind, slow)) == 0
+                assert in_child(work) == 0
                 break
         assert everything(folder, kind) == expected
 
@@ -119,7 +120,9 @@ def test_full_disk(pictures: Path, tmp_path: Path, kind: str) -> None:
     assert in_child(lambda: run_stub(data_of(pictures, quiet, kind), output_of(quiet, kind), kind)) == 0
     data = data_of(pictures, folder, kind)
     list_size = len(json.dumps([str(data / "part0" / "000000.png"), None])) * (COUNT + 2)
-    statuses = [in_child(lambda: limited(size)) for size in (1, 300, list_size, list_size + 300, list_size + 900)]
+    statuses = [
+        in_child(functools.partial(limited, size)) for size in (1, 300, list_size, list_size + 300, list_size + 900)
+    ]
     assert 28 in statuses and set(statuses) <= {0, 28}
     assert in_child(lambda: run_stub(data, output_of(folder, kind), kind)) == 0
     assert everything(folder, kind) == everything(quiet, kind)
