@@ -84,7 +84,8 @@ class JobOptions:
                 raise ValueError(f"{name} is {value!r}; expected a positive integer.")
         if self.output_format is not None and self.output_format not in FORMATS:
             raise ValueError(f"output_format is {self.output_format!r}; expected one of {', '.join(FORMATS)}.")
-        self.part  # raises
+        if self.shard is not None:
+            Shard.parse(self.shard)  # raises
 
     @property
     def part(self) -> Shard:
