@@ -120,9 +120,9 @@ def stored_content(item: Item) -> tuple[str, bytes]:
         raise ValueError(f"{item.name} is a video in memory, which is not stored again; give files.")
     else:
         image = open_row_image(medium)
-        file = io.BytesIO()
-        (image if isinstance(image, PIL.Image.Image) else PIL.Image.fromarray(image)).save(file, "PNG")
-        return "png", file.getvalue()
+        encoded = io.BytesIO()
+        (image if isinstance(image, PIL.Image.Image) else PIL.Image.fromarray(image)).save(encoded, "PNG")
+        return "png", encoded.getvalue()
     extension = os.path.splitext(name)[1].lower().lstrip(".")
     return extension if extension.isalnum() else _guessed(content, kind), content
 

@@ -34,7 +34,7 @@ class Task:
     def record(self, result: Any, row: Mapping[str, Any]) -> Record:
         """The columns that a job writes for an item, as JSON has them: without infinite numbers."""
         record = {**self.constants, **self.make_record(result, row)}
-        return {name: _finite(value) for name, value in record.items()}
+        return _finite_values(record)
 
     def length(self, row: Mapping[str, Any]) -> int:
         """Characters of the texts of a row, by which batches are made."""
@@ -42,12 +42,16 @@ class Task:
         return sum(len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts)
 
 
+def _finite_values(record: Mapping[str, Any]) -> Record:
+    return {name: _finite(value) for name, value in record.items()}
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list):
         return [_finite(entry) for entry in value]
-    return {name: _finite(entry) for name, entry in value.items()} if isinstance(value, Mapping) else value
+    return _finite_values(value) if isinstance(value, Mapping) else value
 
 
 def _best(name: str, results: list[dict[str, Any]], key: str) -> Record:
