@@ -205,15 +205,17 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
     worker = make_worker(pipe, task, given, job)
     if output is None:
         return _records(data, maker, worker, job)
-    path = Path(output)
-    folder = job_folder(path, verb)
-    sink = make_sink(path, folder, task, data, job)
+    sink = make_sink(Path(output), task, data, job)
+    folder = sink.folder
     if job.restart:
         restart(sink)
-    if not (folder / "job.json").exists():
+    is_new = not (folder / "job.json").exists()
+    if is_new:
         sink.check()  # before anything is written
     journal = Journal(folder)
     try:
+        if is_new:  # a list without a job is that of a command that was killed while it began
+            (folder / "files.jsonl").unlink(missing_ok=True)
         source = open_source(data, maker, folder / "files.jsonl")
     except BaseException:
         journal.close()
@@ -265,7 +267,7 @@ def make_worker(pipe: LavisPipeline, task: Task, given: Mapping[str, Any], job: 
     return Worker(pipe, task, given, batch_size=job.batch_size, num_workers=workers, seed=job.seed, draft=job.draft)
 
 
-def make_sink(output: Path, folder: Path, task: Task, data: Any, job: JobOptions) -> Sink:
+def make_sink(output: Path, task: Task, data: Any, job: JobOptions) -> Sink:
     """What writes results; `ValueError` if the form of output is unclear or does not fit the task."""
     kind = job.output_format or _SUFFIXES.get(output.suffix.lower())
     if kind is None:
@@ -282,7 +284,7 @@ def make_sink(output: Path, folder: Path, task: Task, data: Any, job: JobOptions
         entries = [data] if isinstance(data, (str, os.PathLike)) else data
         is_folder = isinstance(entries, (list, tuple)) and len(entries) == 1 and os.path.isdir(entries[0])
         options["root"] = Path(entries[0]) if is_folder else None
-    return FORMATS[kind](output, folder, **options)
+    return FORMATS[kind](output, job_folder(output, task.verb, FORMATS[kind]), **options)
 
 
 def identity(

@@ -62,16 +62,16 @@ class Summary:
         return asdict(self)
 
 
-def job_folder(output: Path, verb: str) -> Path:
+def job_folder(output: Path, verb: str, form: type[Sink]) -> Path:
     """
     The folder of a job: `OUTPUT.job` beside a file, and the hidden folder `.VERB.job` in a folder.
 
     Args:
         output (`Path`): the output.
         verb (`str`): name of the task.
+        form (`type[Sink]`): form of the output.
     """
-    is_folder = output.is_dir() or not output.suffix
-    return output / f".{verb}.job" if is_folder else output.with_name(f"{output.name}.job")
+    return output / f".{verb}.job" if form.is_folder else output.with_name(f"{output.name}.job")
 
 
 def run_job(

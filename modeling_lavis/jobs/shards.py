@@ -27,6 +27,8 @@ class WebDataset(Sink):
         samples_per_shard (`int`, *optional*, defaults to 10,000): samples of a full shard.
     """
 
+    is_folder = True
+
     def __init__(self, *args: Any, samples_per_shard: int = 10_000, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._samples_per_shard = samples_per_shard

@@ -49,6 +49,9 @@ class Sink:
         text (`str`, *optional*): column of the record that stands for it in a text file.
     """
 
+    #: whether the output is a folder
+    is_folder = False
+
     def __init__(self, output: Path, folder: Path, keep: Sequence[str] = (), text: str | None = None) -> None:
         self.output, self.folder, self.keep, self.text = output, folder, tuple(keep), text
         self.files: dict[str, GrowingFile] = {}
@@ -201,6 +204,8 @@ def _valid_text(value: Any) -> Any:
 
 class _BesideFiles(Sink):
     """Base of the forms that belong to a folder of images or videos: `output` is that folder."""
+
+    is_folder = True
 
     def check(self) -> None:
         if self.output.exists() and not self.output.is_dir():

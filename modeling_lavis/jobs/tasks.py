@@ -57,7 +57,8 @@ def _finite(value: Any) -> Any:
 def _best(name: str, results: list[dict[str, Any]], key: str) -> Record:
     """The best of several texts with its scores, and all of them if there are several."""
     scores = [name for name in ("score", "beam_score") if name in results[0]]
-    record = {name: results[0][key], **{score: results[0][score] for score in scores}}
+    record: Record = {name: results[0][key]}
+    record.update({score: results[0][score] for score in scores})
     if len(results) > 1:
         record[f"{name}s"] = [result[key] for result in results]
         record.update({f"{score}s": [result[score] for result in results] for score in scores})

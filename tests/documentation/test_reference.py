@@ -41,7 +41,7 @@ def test_nothing_has_two_entries() -> None:
         ("modeling_lavis.data.checks", {"RowCheck", "row_problem"}),
         ("modeling_lavis.data.collation", {"COLLATIONS", "Collation"}),
         ("modeling_lavis.data.columns", {"ORIGIN", "PROBLEM", "contract_table", "task_columns"}),
-        ("modeling_lavis.data.loading", set()),
+        ("modeling_lavis.data.loading", {"without_decoding"}),
         ("modeling_lavis.data.mixtures", {"RowAdapter", "STOPPING_STRATEGIES"}),
         (
             "modeling_lavis.evaluation.retrieval",

@@ -70,7 +70,7 @@ def run_stub(
 ) -> Summary:
     """Run a captioning job with the stub, as `modeling_lavis.jobs.caption` does with a model."""
     task = TASKS["caption"]
-    folder = job_folder(output, "caption")
+    folder = job_folder(output, "caption", SINKS[kind])
     journal = Journal(folder)
     source = open_source(data, maker or ItemMaker("image", task.texts), folder / "files.jsonl")
     worker = Worker(pipe or StubPipeline(), task, batch_size=batch_size, num_workers=2)
