@@ -50,6 +50,8 @@ def open_source(data: Any, maker: ItemMaker, list_path: Path) -> Source:
 
 
 def _from_arguments(arguments: Sequence[str], maker: ItemMaker, list_path: Path) -> Source:
+    if list_path.exists():  # also if the folder has metadata by now, which this job wrote
+        return FileList(list_path, maker.modality)
     files: list[SourceFile] = []
     others: list[str] = []
     for argument in arguments:
@@ -63,8 +65,7 @@ def _from_arguments(arguments: Sequence[str], maker: ItemMaker, list_path: Path)
             " two commands."
         )
     if not files:
-        if not list_path.exists():
-            write_file_list(list_path, others, maker.modality)
+        write_file_list(list_path, others, maker.modality)
         return FileList(list_path, maker.modality)
     kinds = {file.kind for file in files}
     if "parquet" in kinds and len(kinds) > 1:

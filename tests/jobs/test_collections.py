@@ -219,6 +219,7 @@ def test_metadata_output_loads_as_an_image_folder(tmp_path: Path) -> None:
     run_stub(tmp_path, tmp_path, "metadata")
     loaded = datasets.load_dataset("imagefolder", data_dir=str(tmp_path), split="train", cache_dir=str(tmp_path / "c"))
     rows = lines(tmp_path / "metadata.jsonl")
+    assert run_stub(tmp_path, tmp_path, "metadata").was_finished
     assert sorted(loaded["caption"]) == sorted(row["caption"] for row in rows) and len(rows) == 4
     assert set(loaded.column_names) == {"image", "caption", "score"}
 
