@@ -17,6 +17,8 @@ from modeling_lavis.embedded import embedded_images, embedded_model_path
 from modeling_lavis.pipelines.loading import load
 from tests.pipelines.tiny_models import save_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -49,7 +51,6 @@ def test_captions_and_scores_are_those_of_the_pipeline(pictures: Path, captioner
     assert jobs.caption(pictures, captioner, tmp_path / "out.jsonl", batch_size=4, num_beams=3).was_finished
 
 
-@pytest.mark.slow
 def test_another_prompt_or_model_is_refused(pictures: Path, captioner: Any, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     jobs.caption(pictures, captioner, output, num_beams=1)
@@ -66,7 +67,6 @@ def test_another_prompt_or_model_is_refused(pictures: Path, captioner: Any, tmp_
     assert again.written == 10 and not again.was_finished
 
 
-@pytest.mark.slow
 def test_sampling_is_the_same_after_an_interruption(pictures: Path, captioner: Any, tmp_path: Path) -> None:
     options: dict[str, Any] = {"do_sample": True, "num_beams": 1, "top_p": 0.9, "batch_size": 2, "block_size": 4}
     jobs.caption(pictures, captioner, tmp_path / "whole.jsonl", **options)
@@ -91,7 +91,6 @@ def test_sampling_is_the_same_after_an_interruption(pictures: Path, captioner: A
     assert (tmp_path / "other.jsonl").read_bytes() != (tmp_path / "whole.jsonl").read_bytes()
 
 
-@pytest.mark.slow
 class TestScores:
     """Scores of generated texts, computed again from one pass over the whole text."""
 
@@ -142,7 +141,6 @@ class TestScores:
         assert [entry["score"] for entry in rows[0]] == pytest.approx([entry["score"] for entry in alone], abs=1e-4)
 
 
-@pytest.mark.slow
 def test_match_answer_and_embed(pictures: Path, tmp_path: Path, goldens: Path) -> None:
     model = embedded_model_path()
     rows = [{"image": str(path), "caption": f"a dog {path.stem}"} for path in sorted(pictures.glob("?.png"))]
@@ -168,7 +166,6 @@ def test_match_answer_and_embed(pictures: Path, tmp_path: Path, goldens: Path) -
     assert ranked["question"] == "what?" and len(ranked["answers"]) == 2
 
 
-@pytest.mark.slow
 def test_videos(tmp_path: Path, goldens: Path) -> None:
     pytest.importorskip("av")
     from tests.models.video_clips import write_clip
@@ -186,7 +183,6 @@ def test_videos(tmp_path: Path, goldens: Path) -> None:
     assert [sorted(row) for row in again] == [["file", "video_features"]] * 2
 
 
-@pytest.mark.slow
 def test_functions_for_other_engines(pictures: Path) -> None:
     datasets = pytest.importorskip("datasets")
     paths = [str(path) for path in sorted(pictures.glob("*.png"))]
@@ -202,7 +198,6 @@ def test_functions_for_other_engines(pictures: Path) -> None:
     assert list(columns)[0] == "image" and len(columns["caption"]) == len(paths)
 
 
-@pytest.mark.slow
 def test_draft_decoding_is_close(captioner: Any, tmp_path: Path, photos: dict[str, Path]) -> None:
     from modeling_lavis.jobs.items import Item
     from modeling_lavis.jobs.media import opened_row
@@ -234,7 +229,6 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]
     return run_command
 
 
-@pytest.mark.slow
 class TestCommand:
     def test_summary_and_status(self, run: Any, pictures: Path, tmp_path: Path) -> None:
         output = tmp_path / "out.jsonl"

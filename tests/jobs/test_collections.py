@@ -17,6 +17,7 @@ from modeling_lavis.jobs.opening import open_source
 from tests.jobs.stubs import SINKS, content_of, run_stub, save_pictures
 
 datasets = pytest.importorskip("datasets")
+pytestmark = pytest.mark.slow
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -101,7 +102,7 @@ def _bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"x\x9c") + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("kind", ["jsonl", pytest.param("parquet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_every_file_is_in_the_output_or_among_the_failures(tmp_path: Path, kind: str) -> None:
     expected = save_odd_files(tmp_path / "in")
     output = tmp_path / f"out.{kind}"
@@ -122,7 +123,6 @@ def test_every_file_is_in_the_output_or_among_the_failures(tmp_path: Path, kind:
     assert (summary.inputs, summary.failed) == (len(expected), len(failures))
 
 
-@pytest.mark.slow
 def test_text_files_of_odd_names(tmp_path: Path) -> None:
     expected = save_odd_files(tmp_path / "in")
     summary = run_stub(tmp_path / "in", tmp_path / "in", "txt")

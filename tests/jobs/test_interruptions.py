@@ -155,6 +155,7 @@ def test_what_was_written_after_the_journal_is_cut_off(pictures: Path, tmp_path:
     assert again.was_finished and again.inputs == COUNT and output.read_bytes() == expected
 
 
+@pytest.mark.slow
 def test_bytes_that_a_power_failure_lost_are_computed_again(pictures: Path, tmp_path: Path) -> None:
     run_stub(pictures, tmp_path / "whole.jsonl")
     output = tmp_path / "part.jsonl"
@@ -185,6 +186,7 @@ def test_other_options_are_refused_by_name(pictures: Path, tmp_path: Path) -> No
         )
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_work_on_one_job(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "one.job")
     try:
@@ -195,6 +197,7 @@ def test_two_processes_do_not_work_on_one_job(tmp_path: Path) -> None:
     Journal(tmp_path / "one.job").close()
 
 
+@pytest.mark.slow
 def test_an_output_of_something_else_is_left_alone(pictures: Path, tmp_path: Path) -> None:
     output = tmp_path / "captions.jsonl"
     output.write_text("mine")
@@ -203,6 +206,7 @@ def test_an_output_of_something_else_is_left_alone(pictures: Path, tmp_path: Pat
     assert output.read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
 def test_parts_have_the_rows_of_the_whole(pictures: Path, tmp_path: Path, count: int) -> None:
     run_stub(pictures, tmp_path / "whole.jsonl")
