@@ -38,9 +38,7 @@ class Samples:
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the memory of the process is read from /proc")
 def test_memory_is_flat_over_a_million_rows(tmp_path: Path) -> None:
     samples = Samples(ROWS)
-    summary = run_stub(
-        samples, tmp_path / "out.jsonl", pipe=StubPipeline(opens=False), batch_size=500, block_size=5000
-    )
+    summary = run_stub(samples, tmp_path / "out.jsonl", pipe=StubPipeline(opens=False), batch_size=500, block_size=5000)
     assert summary.written == ROWS
     # the first tenth fills caches of the allocator; a row that was kept would take more than 100 bytes
     assert max(samples.memory[2:]) - samples.memory[2] < 30 * ROWS
