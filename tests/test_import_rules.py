@@ -17,7 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipelines": {"models", "evaluation"},
     "jobs": {"pipelines", "evaluation", "data", "models"},
     "interpretability": {"models"},
-    "hub": {"models"},
+    "hub": {"models", "data", "evaluation"},
     "embedded": set(),
     "cli": {"training", "evaluation", "data", "models", "pipelines", "jobs", "interpretability", "hub", "embedded"},
 }
