@@ -162,9 +162,17 @@ class TestCaption:
         options = ["--prompt", "a dog", "--num-beams", 4, "--max-length", 7, "--num-return-sequences", 2]
         result = run("caption", "--json", *options, *files)
         expected = captioner(files, prompt="a dog", num_beams=4, max_length=7, num_return_sequences=2)
-        assert result.records == [
-            {"file": file, "captions": [row["generated_text"] for row in rows]} for file, rows in zip(files, expected)
-        ]
+        assert_close(
+            result.records,
+            [
+                {
+                    "file": file,
+                    "captions": [row["generated_text"] for row in rows],
+                    "scores": [row["score"] for row in rows],
+                }
+                for file, rows in zip(files, expected)
+            ],
+        )
         plain = run("caption", *options, *files)
         lines = [f"{record['file']}: {caption}" for record in result.records for caption in record["captions"]]
         assert plain.out.splitlines() == lines and plain.err == ""
@@ -215,7 +223,7 @@ class TestAnswer:
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
-            ([], "the following arguments are required: --question"),
+            ([], "There is no question. Give --question."),
             (["--question", "what?", "--top-k", "3"], "--top-k cannot be used without --answers"),
             (["--question", "what?", "--answers", "a,b", "--num-beams", "2"], "cannot be used with --answers"),
             (["--question", "what?", "--answers", " , "], "contains no answer"),
