@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from modeling_lavis import registration
 
 if TYPE_CHECKING:
+    from modeling_lavis.bridge import load_model, load_model_and_preprocess
     from modeling_lavis.data.checks import check_data
     from modeling_lavis.data.collation import make_collator
     from modeling_lavis.data.loading import load_data, load_label2id
@@ -84,6 +85,7 @@ __version__ = "0.1.0.dev0"
 _HOME_OF: dict[str, str] = {
     name: f"modeling_lavis.{module}"
     for module, names in {
+        "bridge": ("load_model", "load_model_and_preprocess"),
         "data.checks": ("check_data",),
         "data.collation": ("make_collator",),
         "data.loading": ("load_data", "load_label2id"),
@@ -209,6 +211,8 @@ __all__ = [
     "list_recipes",
     "load_data",
     "load_label2id",
+    "load_model",
+    "load_model_and_preprocess",
     "load_recipe",
     "lora_target_modules",
     "make_collator",

@@ -321,7 +321,7 @@ def build_generation_config(architecture: str, settings: Mapping[str, Any], conf
     text = config.text_config
     ids = {"pad_token_id": text.pad_token_id, "eos_token_id": text.eos_token_id}
     if text.is_encoder_decoder:
-        start = text.decoder_start_token_id
+        start = getattr(text, "decoder_start_token_id", None)
         ids["decoder_start_token_id"] = text.pad_token_id if start is None else start
     else:
         # parity: the original stops a causal language model at the first newline

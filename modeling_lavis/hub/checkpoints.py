@@ -59,8 +59,8 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     Read the weights of a checkpoint from a file or URL.
 
     Args:
-        source (`str` or `Path`): PyTorch or safetensors file, or the URL of one. Downloads are kept in torch hub's
-            cache.
+        source (`str` or `Path`): PyTorch or safetensors file, or the URL of one (`http`, `https` or `file`).
+            Downloads are cached.
 
     Returns:
         [`Checkpoint`]: The memory-mapped weights.

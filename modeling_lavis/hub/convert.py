@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from modeling_lavis.hub import cards, zoo
+from modeling_lavis.hub import cards, downloads, zoo
 from modeling_lavis.hub.accounting import AccountingError, Plan, make_plan
 from modeling_lavis.hub.checkpoints import Checkpoint, read_checkpoint
 from modeling_lavis.hub.families import Family, family_of, module_of
@@ -53,7 +53,7 @@ def convert(
 
     Args:
         architecture (`str`): original name of the architecture, for example `"blip_caption"`.
-        checkpoint (`str` or `Path`): PyTorch or safetensors file, or the URL of one.
+        checkpoint (`str` or `Path`): PyTorch or safetensors file, or the URL of one (`http`, `https` or `file`).
         output (`str` or `Path`): folder of the repository. Must not exist or be empty unless `overwrite=True`.
         model_type (`str`, *optional*): published model type whose settings to use, for example `"base_coco"`. Defaults
             to the one that the URL belongs to; for other checkpoints, the defaults of the family apply.
@@ -79,6 +79,7 @@ def convert(
         OSError: If a file cannot be read, downloaded, written or uploaded.
     """
     family, output = family_of(architecture), Path(output).expanduser()
+    checkpoint = downloads.file_of_url(str(checkpoint)) or checkpoint
     _check_separate_parts(family, vision_checkpoint=vision_checkpoint, language_model=language_model)
     stored_dtype = _dtype(dtype)
     check_output(output, overwrite)
@@ -126,6 +127,7 @@ def convert(
         dropped={**plan.dropped, **dropped_parts},
         initialised={target: origin.how for target, origin in plan.initialized.items()},
         ignored_settings=tuple(sorted(set(requested) - family.known_settings)),
+        source=_published_source(entry, str(checkpoint), weights.path),
     )
     with atomic_folder(output, overwrite) as folder:
         frozen = family.architectures[architecture].frozen_dtypes
@@ -163,6 +165,15 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if str(dtype) not in DTYPES:
         raise ValueError(f"Unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}.")
     return DTYPES[str(dtype)]
+
+
+def _published_source(entry: zoo.ZooEntry | None, checkpoint: str, path: Path) -> dict[str, Any] | None:
+    """URL, size and SHA-256 of a checkpoint that is from a URL, or has the name of the published one."""
+    if downloads.is_url(checkpoint):
+        return downloads.describe(path, checkpoint).as_dict()
+    if entry is not None and zoo.is_published_file(entry, checkpoint):
+        return downloads.describe(path, entry.source).as_dict()
+    return None
 
 
 def _read_settings(config: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:

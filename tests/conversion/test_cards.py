@@ -34,6 +34,7 @@ REQUIRED = {
     "own_checkpoint": bool,
     "starts_from": (str, type(None)),
     "image_size": int,
+    "parameters": int,
     "licence": dict,
     "base_model": list,
     "training_data": list,
