@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversion of an original checkpoint to a complete Hub repository."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
+from modeling_lavis.files import read_json
 from modeling_lavis.hub import cards, zoo
 from modeling_lavis.hub.accounting import AccountingError, Plan, make_plan
 from modeling_lavis.hub.checkpoints import Checkpoint, read_checkpoint
@@ -18,6 +18,7 @@ from modeling_lavis.hub.portable import attach_code
 from modeling_lavis.hub.report import ConversionReport
 from modeling_lavis.hub.setting_checks import check_settings
 from modeling_lavis.hub.writing import WrittenWeights, atomic_folder, check_output, write_shards
+from modeling_lavis.models.image_conversion import check_regular_file
 from modeling_lavis.models.modeling_base import names_any
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -170,11 +171,12 @@ def _read_settings(config: str | Path | Mapping[str, Any] | None) -> dict[str, A
         check_settings(config or {})
         return dict(config or {})
     try:
-        settings = json.loads(Path(config).expanduser().read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        check_regular_file(Path(config).expanduser(), "file of settings")
+        settings = read_json(Path(config).expanduser())
+    except ValueError as error:
         raise ValueError(f"The configuration {config} is not valid JSON: {error}. Correct it.") from error
     except OSError as error:
-        raise OSError(f"The configuration {config} cannot be read: {error.strerror}. Check the path.") from error
+        raise OSError(f"The configuration {config} cannot be read: {error.strerror or error}. Check the path.") from error
     if not isinstance(settings, dict):
         raise ValueError(f"The configuration {config} contains a {type(settings).__name__}, expected a JSON object.")
     check_settings(settings, str(config))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import modeling_lavis
+from modeling_lavis.files import read_json
 
 _MODELS_FOLDER = Path(__file__).resolve().parent.parent / "models"
 _CONFIG = "config.json"
@@ -165,7 +166,7 @@ def _module_names() -> list[str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}. Save the model again.") from error
     if not isinstance(content, dict):
