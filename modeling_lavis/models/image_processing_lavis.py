@@ -63,7 +63,7 @@ _NEEDED = {
 _SIZES = ("size", "crop_size", "pad_size")
 _SIDES = ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width")
 #: largest side of an image after resizing; a larger one is a mistake that would end in a failed allocation
-MAX_SIDE = 2**15
+MAX_SIDE = 2**13
 _NESTED = "processor_config.json"
 _FILES = {
     "image_processor": ("preprocessor_config.json",),

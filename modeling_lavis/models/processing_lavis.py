@@ -4,6 +4,7 @@
 Shapes: B batch size, T text tokens, k candidates.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from .image_processing_lavis import (
     read_options,
     reject_unknown,
 )
-from .modeling_base import HUB_OPTIONS
+from .modeling_base import HUB_OPTIONS, saved_together
 from .outputs import IGNORE_INDEX
 from .tokenization_lavis import CLEANINGS, clean_text, join_ideographs
 
@@ -98,6 +99,17 @@ class LavisProcessorMixin(ProcessorMixin):
         """
         cleaning = self.cleaning if cleaning == "own" else cleaning
         return [clean_text(entry, cleaning, self.max_words) for entry in list_of_texts(text)]
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        transformers' `save_pretrained`. A process that is killed meanwhile leaves the folder as it was, complete, or
+        without the files that are read first; not so with `push_to_hub=True`.
+        """
+        if args or kwargs.get("push_to_hub"):
+            return super().save_pretrained(save_directory, *args, **kwargs)
+        with saved_together(save_directory) as folder:
+            files = super().save_pretrained(folder, **kwargs)
+        return [os.path.join(save_directory, os.path.relpath(file, folder)) for file in files or ()]
 
     # ---- options ----
 
