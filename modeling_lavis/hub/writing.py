@@ -114,7 +114,10 @@ def _move_into_place(work: Path, output: Path) -> None:
         try:
             os.rename(work, output)
         except BaseException:
-            os.rename(old / output.name, output)
+            try:
+                os.rename(old / output.name, output)
+            except OSError:  # keep it, whatever its name
+                os.rename(old, old.with_name(f"{output.name}.{old.name.rpartition('-')[2]}"))
             raise
 
 
