@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are written completely or not at all, and JSON and names of unknown origin."""
+"""Files that are written completely or not at all, and JSON of unknown origin."""
 
 import contextlib
 import json
 import os
-import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,17 +70,4 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it nests too deeply") from None
 
 
-def plain_text(text: object, limit: int = 200) -> str:
-    """
-    A name of unknown origin for headings, tables and examples of a card: one line, without the marks of Markdown, HTML,
-    Jinja and Python strings.
-
-    Args:
-        text (`object`): the name.
-        limit (`int`, *optional*, defaults to 200): largest number of characters.
-    """
-    printable = "".join(letter if letter.isprintable() else " " for letter in str(text)[: 2 * limit])
-    return " ".join(re.sub(r"[`<>|\[\]{}\\\"#*]", "_", printable).split())[:limit]
-
-
-__all__ = ["MAX_JSON_BYTES", "parse_json", "plain_text", "read_json", "whole_file"]
+__all__ = ["MAX_JSON_BYTES", "parse_json", "read_json", "whole_file"]

@@ -9,7 +9,6 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from modeling_lavis.files import plain_text
 from modeling_lavis.hub import zoo
 from modeling_lavis.hub.report import ConversionReport
 
@@ -85,8 +84,7 @@ def card_for_conversion(
     Returns:
         `str`: The text of `README.md`.
     """
-    repo = plain_text(repo or report.output.name)
-    source_name = plain_text(Path(checkpoint).name)
+    repo = repo or report.output.name
     conversion = _conversion_text(report)
     if report.model_type is not None:
         entry = zoo.get(report.architecture, report.model_type)
@@ -94,8 +92,8 @@ def card_for_conversion(
         if facts_apply and zoo.is_published_file(entry, checkpoint):
             return card_for_entry(entry, repo, report.model_class, conversion, with_code)
     facts: dict[str, Any] = {
-        "title": f"{report.model_class}, converted from {source_name}",
-        "source": source_name,
+        "title": f"{report.model_class}, converted from {Path(checkpoint).name}",
+        "source": Path(checkpoint).name,
         "image_size": config.vision_config.image_size,
         "licence": {"id": "unknown", "note": "That of the converted checkpoint, which its owner has to state."},
     }

@@ -12,12 +12,8 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 
 import modeling_lavis
-from modeling_lavis.files import plain_text
 from modeling_lavis.training.curves import metrics_of
 
-_MAX_CARD_BYTES = 2**20
-# What is taken over from the card of the start.
-_FACTS = ("license", "license_name", "license_link", "language", "base_model")
 _TEMPLATE = """---
 {{ card_data }}
 ---
@@ -139,22 +135,7 @@ def _facts_of_start(start: str) -> dict[str, Any]:
         path = try_to_load_from_cache(start, "README.md") if is_hub_id else None
     if not isinstance(path, (str, Path)):
         return {}
-    try:
-        if Path(path).stat().st_size > _MAX_CARD_BYTES:
-            return {}
-        stored = ModelCard.load(path).data.to_dict()
-    except Exception:  # of YAML, or of the checks of the metadata: a card of others must not end a run
-        return {}
-    return {name: value for name in _FACTS if (value := _as_names(stored.get(name)))}
-
-
-def _as_names(value: Any) -> Any:
-    """A text or a list of texts that others wrote, as names; `None` for anything else."""
-    if isinstance(value, str):
-        return plain_text(value)
-    if isinstance(value, list) and len(value) <= 20 and all(isinstance(entry, str) for entry in value):
-        return [plain_text(entry) for entry in value]
-    return None
+    return ModelCard.load(path).data.to_dict()
 
 
 def _results(trainer: Any) -> tuple[int, dict[str, float]]:

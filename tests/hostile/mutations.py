@@ -3,7 +3,6 @@
 import copy
 import io
 import json
-import random
 import struct
 import zipfile
 import zlib
@@ -194,9 +193,3 @@ def with_tar_checksums(data: bytes) -> bytes:
 
 
 FIXES: dict[str, Callable[[bytes], bytes]] = {".png": with_png_checksums, ".tar": with_tar_checksums}
-
-
-def random_text(rng: random.Random, length: int = 40) -> str:
-    """Text of letters, marks of YAML, Jinja and Markdown, control characters and emoji."""
-    letters = "ab \n\t:-#'\"{}[]%&*!|>`<$\\\r\x00\x07é😀\u2028"
-    return "".join(rng.choice(letters) for _ in range(rng.randint(0, length)))

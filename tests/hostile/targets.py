@@ -21,7 +21,6 @@ from safetensors.torch import save_file
 from tests.conversion import golden_sets
 from tests.hostile import mutations
 
-MIB = 2**20
 #: Exceptions that a user may see for a wrong file. (`ImportError` names a package that is not installed.)
 REFUSALS = (ValueError, OSError)
 

@@ -21,7 +21,7 @@ import hypothesis
 import torch
 from hypothesis import HealthCheck, Phase, strategies
 
-from tests.hostile.targets import MIB, REFUSALS, TARGETS, Target
+from tests.hostile.targets import REFUSALS, TARGETS, Target
 
 _MOST_ADDRESSES = 6 * 2**30  # bytes that a process may map beyond what it has mapped at its start
 
@@ -89,5 +89,3 @@ def main(name: str, count: int, seed: int, folder: Path) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
-
-__all__ = ["MIB", "attempt", "peak"]
