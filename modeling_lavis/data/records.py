@@ -19,7 +19,8 @@ from typing import Any
 import PIL.Image
 
 from modeling_lavis.data.columns import DataError
-from modeling_lavis.files import parse_json, read_json as parse_file
+from modeling_lavis.files import parse_json
+from modeling_lavis.files import read_json as parse_file
 from modeling_lavis.import_utils import require
 
 Record = Mapping[str, Any]
@@ -177,8 +178,8 @@ def read_parquet(path: str) -> Iterator[tuple[str, Record]]:
             for batch in file.iter_batches(batch_size=256):
                 if batch.nbytes > _MAX_BATCH:
                     raise DataError(
-                        f"{path}, rows from {index}: 256 rows have {batch.nbytes:,} bytes; expected at most {_MAX_BATCH:,}."
-                        " Store large media as files."
+                        f"{path}, rows from {index}: 256 rows have {batch.nbytes:,} bytes; expected at most"
+                        f" {_MAX_BATCH:,}. Store large media as files."
                     )
                 for record in batch.to_pylist():
                     yield f"row {index}", record
@@ -244,7 +245,8 @@ def _check_member(member: tarfile.TarInfo, path: str) -> None:
     if member.issparse() or member.size > _MAX_MEMBER:
         what = "sparse" if member.issparse() else f"of {member.size:,} bytes"
         raise DataError(
-            f"{path}: the file {member.name!r:.80} is {what}; expected at most {_MAX_MEMBER:,} bytes, all of them stored."
+            f"{path}: the file {member.name!r:.80} is {what}; expected at most {_MAX_MEMBER:,} bytes, all of"
+            " them stored."
         )
 
 

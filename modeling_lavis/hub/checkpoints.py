@@ -116,7 +116,9 @@ def _load_torch(path: Path, mapped: bool) -> Any:
         else:
             check_legacy(path)
     except PromiseError as error:
-        raise CheckpointError(f"{path} is no checkpoint that PyTorch has written: it {error}. Do not use it.") from error
+        raise CheckpointError(
+            f"{path} is no checkpoint that PyTorch has written: it {error}. Do not use it."
+        ) from error
     try:
         if path.suffix != ".safetensors":
             return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
@@ -173,8 +175,8 @@ def _load_safetensors(path: Path, head: bytes) -> dict[str, Tensor]:
     size = path.stat().st_size
     if _header_bytes(head) > min(size - 8, MAX_INDEX_BYTES):
         raise CheckpointError(
-            f"{path} ({size:,} bytes) is truncated or corrupted: it promises a header of {_header_bytes(head):,} bytes; "
-            f"expected at most {MAX_INDEX_BYTES:,}, and no more than the file has. Download or copy it again."
+            f"{path} ({size:,} bytes) is truncated or corrupted: it promises a header of {_header_bytes(head):,} "
+            f"bytes; expected at most {MAX_INDEX_BYTES:,}, and no more than the file has. Download or copy it again."
         )
     try:
         return load_file(path)
@@ -229,8 +231,8 @@ def _only_tensors(path: Path, weights: Mapping[Any, Any], where: str) -> dict[st
     longest = max(weights, key=len)
     if len(longest) > _MAX_KEY_LENGTH:
         raise CheckpointError(
-            f"{path} has a key of {len(longest):,} characters ({_shown(longest)}...); expected at most {_MAX_KEY_LENGTH}. "
-            "It is no checkpoint of a model."
+            f"{path} has a key of {len(longest):,} characters ({_shown(longest)}...); expected at most "
+            f"{_MAX_KEY_LENGTH}. It is no checkpoint of a model."
         )
     return dict(weights)
 
@@ -246,8 +248,8 @@ def _check_tensors(path: Path, weights: Mapping[str, Tensor]) -> None:
         total += needed
         if needed > tensor.untyped_storage().nbytes() or max(tensor.shape, default=0) > size:
             raise CheckpointError(
-                f"{path}: {_shown(name)} has the shape {tuple(tensor.shape)}, for which the file ({size:,} bytes) has too "
-                "few bytes. Save it with .contiguous(), if you trust the file."
+                f"{path}: {_shown(name)} has the shape {tuple(tensor.shape)}, for which the file ({size:,} bytes) has "
+                "too few bytes. Save it with .contiguous(), if you trust the file."
             )
     if total > _MAX_SHARING * size:
         raise CheckpointError(
@@ -262,8 +264,8 @@ def _strip_module_prefix(path: Path, weights: dict[str, Tensor]) -> dict[str, Te
         short = name.removeprefix(_MODULE_PREFIX)
         if short in stripped:
             raise CheckpointError(
-                f"{path} contains the weight {_shown(short)!r} twice, with and without a leading {_MODULE_PREFIX!r}. Delete "
-                "one of them and save the file again."
+                f"{path} contains the weight {_shown(short)!r} twice, with and without a leading {_MODULE_PREFIX!r}. "
+                "Delete one of them and save the file again."
             )
         stripped[short] = tensor
     return stripped

@@ -176,7 +176,9 @@ def _read_settings(config: str | Path | Mapping[str, Any] | None) -> dict[str, A
     except ValueError as error:
         raise ValueError(f"The configuration {config} is not valid JSON: {error}. Correct it.") from error
     except OSError as error:
-        raise OSError(f"The configuration {config} cannot be read: {error.strerror or error}. Check the path.") from error
+        raise OSError(
+            f"The configuration {config} cannot be read: {error.strerror or error}. Check the path."
+        ) from error
     if not isinstance(settings, dict):
         raise ValueError(f"The configuration {config} contains a {type(settings).__name__}, expected a JSON object.")
     check_settings(settings, str(config))

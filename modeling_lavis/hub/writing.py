@@ -78,8 +78,9 @@ def atomic_folder(output: Path, overwrite: bool = False) -> Iterator[Path]:
     Context manager that yields a temporary folder next to `output`, and moves it there if the block succeeds.
 
     If the block raises, the temporary folder and any parent folder created for it are removed, and `output` is
-    unchanged. An existing folder is replaced by two renames. If the second fails, the first is reverted. After a process
-    was killed, `output` is as it was, new, or (between the renames) absent; what it left is removed by the next call.
+    unchanged. An existing folder is replaced by two renames. If the second fails, the first is reverted. After a
+    process was killed, `output` is as it was, new, or (between the renames) absent; what it left is removed by the next
+    call.
 
     Args:
         output (`Path`): folder to write.
@@ -169,7 +170,9 @@ def write_shards(
         try:
             save_file(shard, folder / file_name, metadata={"format": "pt"})
         except SafetensorError as error:  # of a full disk, too
-            raise OSError(f"The weights cannot be written to {folder.parent}: {error}. Free disk space and try again.") from error
+            raise OSError(
+                f"The weights cannot be written to {folder.parent}: {error}. Free disk space and try again."
+            ) from error
         # safetensors creates files that only their owner can read
         os.chmod(folder / file_name, folder.stat().st_mode & 0o666)
     if split.is_sharded:

@@ -131,10 +131,12 @@ class LavisPreTrainedConfig(PreTrainedConfig):
         self.check_ranges()
         count = estimated_parameters(self)
         if count > MAX_PARAMETERS:
-            sizes = [f"{name} {value}" for name in RANGES if isinstance(value := getattr(self, name, None), int) and value]
+            sizes = [
+                f"{name} {value}" for name in RANGES if isinstance(value := getattr(self, name, None), int) and value
+            ]
             raise ValueError(
-                f"the sizes together make a model of about {count:.1e} parameters, expected at most {MAX_PARAMETERS:.0e}: "
-                f"{', '.join(sizes) or 'those of its parts'}"
+                f"the sizes together make a model of about {count:.1e} parameters, expected at most "
+                f"{MAX_PARAMETERS:.0e}: {', '.join(sizes) or 'those of its parts'}"
             )
 
     def check_ranges(self) -> None:
@@ -298,10 +300,12 @@ def check_implementations(values: Any, place: str = "") -> None:
     for name, value in values.items():
         if str(name).strip("_").removesuffix("_internal") in _IMPLEMENTATIONS:
             names = list(value.values()) if isinstance(value, Mapping) else [value]
-            if not all(entry is None or isinstance(entry, str) and re.fullmatch(r"[\w|]{1,64}", entry) for entry in names):
+            if not all(
+                entry is None or isinstance(entry, str) and re.fullmatch(r"[\w|]{1,64}", entry) for entry in names
+            ):
                 raise ValueError(
-                    f"{place}{name} is {value!r:.80}; expected the name of an implementation, such as sdpa. Kernels of the "
-                    "Hub are code: remove the entry, and pass attn_implementation=... to from_pretrained if you trust it"
+                    f"{place}{name} is {value!r:.80}; expected the name of an implementation, such as sdpa. Kernels "
+                    "of the Hub are code: remove the entry, and pass attn_implementation=... to from_pretrained if you trust it"
                 )
         else:
             check_implementations(value, f"{place}{name:.80}." if isinstance(name, str) else place)

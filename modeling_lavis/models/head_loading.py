@@ -35,7 +35,7 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "re
 # The temperature is a number that training starts from, and queues hold features of past batches.
 _SET_BY_CONFIGURATION = frozenset({"temp", "image_queue", "text_queue", "idx_queue", "queue_ptr"})
 _MOMENTUM_SUFFIX = "_m"
-# How large a model may be for its weights: more parameters per byte than any quantization has, and room for tiny models.
+# How large a model may be for its weights: more parameters per byte than any quantization has, and room for tiny ones.
 _PARAMETERS_PER_BYTE = 16
 _SMALL_MODEL = 10**8
 _MAX_INDEX_BYTES = 2**26
@@ -158,7 +158,9 @@ def check_index(path: str | os.PathLike) -> None:
         names = set(json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"].values())
         wrong = [name for name in names if not name or name in (".", "..") or os.path.basename(name) != name]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be used: it is no index of weights ({error}). Save the model again.") from error
+        raise ValueError(
+            f"{path} cannot be used: it is no index of weights ({error}). Save the model again."
+        ) from error
     if wrong:
         raise ValueError(f"{path} names the file {wrong[0]!r:.80}; expected files of its own folder. Do not use it.")
 

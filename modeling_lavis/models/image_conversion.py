@@ -26,7 +26,7 @@ from transformers.image_utils import ChannelDimension, infer_channel_dimension_f
 
 _URL_TIMEOUT = 60.0  # seconds without an answer; without a limit, a silent server would block the caller for ever
 _ROUNDING = 1e-3  # share of white by which floats may exceed their range
-#: Largest number of pixels of an image file, above PIL's own limit of 179 million. Reading one takes up to 20 bytes each.
+#: Largest number of pixels of an image file, above PIL's own limit of 179 million. Reading takes up to 20 bytes each.
 MAX_PIXELS = 2**28
 _MAX_DOWNLOAD_BYTES = 2**28
 _PROGRAMS = ("EPS",)  # formats that PIL lets another program run: PostScript is a programming language
@@ -424,13 +424,13 @@ def load_image(image: PIL.Image.Image, name: Any) -> PIL.Image.Image:
     if isinstance(image, PIL.ImageFile.ImageFile):
         if image.format in _PROGRAMS and image.tile:
             raise OSError(
-                f"Cannot read the image {_shorten(name)}: it is PostScript, a program that would be run to draw it. Save it "
-                "in another format, such as PNG, if you trust it."
+                f"Cannot read the image {_shorten(name)}: it is PostScript, a program that would be run to draw it. Save "
+                "it in another format, such as PNG, if you trust it."
             )
         if image.width * image.height > MAX_PIXELS:
             raise OSError(
-                f"Cannot read the image {_shorten(name)}: it has {image.width} x {image.height} pixels; expected at most "
-                f"{MAX_PIXELS:,}. Make a smaller copy of it."
+                f"Cannot read the image {_shorten(name)}: it has {image.width} x {image.height} pixels; expected at "
+                f"most {MAX_PIXELS:,}. Make a smaller copy of it."
             )
     try:
         image.load()

@@ -277,8 +277,8 @@ class LavisPreTrainedModel(PreTrainedModel):
         """
         Save with this package's key names, also when the weights were loaded from another format.
 
-        A process that is killed meanwhile leaves the folder as it was, complete, or without a `config.json`; not so with
-        `push_to_hub=True` and with distributed checkpoints.
+        A process that is killed meanwhile leaves the folder as it was, complete, or without a `config.json`; not so
+        with `push_to_hub=True` and with distributed checkpoints.
 
         Args:
             save_directory (`str` or `os.PathLike`): folder.

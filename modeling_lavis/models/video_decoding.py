@@ -420,7 +420,9 @@ def check_sample_counts(path: str | os.PathLike[str]) -> None:
             if number > _MAX_BOXES:
                 raise OSError(f"Cannot read the video {path}: it has more than {_MAX_BOXES:,} boxes.")
             if kind in (b"stsz", b"stz2", b"trun", b"elst") and body + 12 <= end:
-                file.seek(body + (8 if kind in (b"stsz", b"stz2") else 4))  # after the version, and the size of a sample
+                file.seek(
+                    body + (8 if kind in (b"stsz", b"stz2") else 4)
+                )  # after the version, and the size of a sample
                 (count,) = struct.unpack(">I", file.read(4))
                 if kind == b"elst":
                     edits = max(edits, count)

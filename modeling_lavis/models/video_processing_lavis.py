@@ -372,9 +372,14 @@ class LavisVideoProcessor(VideoProcessorMixin):
             raise ValueError(f"rescale_factor is {rescale_factor!r}; expected a number.")
 
         def sample(length: int, first: int, last: int | None) -> list[int]:
-            if not do_sample_frames:
-                return list(range(first, length if last is None else min(last, length)))
-            return sample_frame_indices(length, num_frames, sampling, rng, first, last)
+            indices = (
+                sample_frame_indices(length, num_frames, sampling, rng, first, last)
+                if do_sample_frames
+                else list(range(first, length if last is None else min(last, length)))
+            )
+            if do_resize:
+                _check_clip(len(indices), **size)
+            return indices
 
         clip = load_video_frames(
             video, sample, size["height"], size["width"], start, end, on_drop=self._warn_of_transparency
@@ -594,8 +599,8 @@ def _check_sampling(num_frames: Any, sampling: Any) -> None:
 def _check_clip(num_frames: int, height: int, width: int) -> None:
     if num_frames * height * width > MAX_CLIP_PIXELS:
         raise ValueError(
-            f"A clip has num_frames {num_frames} of size {width} x {height}, more than {MAX_CLIP_PIXELS:,} pixels. Sample "
-            "fewer frames (num_frames, start, end), or resize them to a smaller size."
+            f"A clip has num_frames {num_frames} of size {width} x {height}, more than {MAX_CLIP_PIXELS:,} pixels. "
+            "Sample fewer frames (num_frames, start, end), or resize them to a smaller size."
         )
 
 

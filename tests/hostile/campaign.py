@@ -91,7 +91,7 @@ def _run_worker(
 ) -> None:
     command = [sys.executable, "-m", "tests.hostile.worker", report.target, str(count), str(seed), str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
-    errors = open(folder / "stderr", "w+b")  # noqa: SIM115
+    errors = open(folder / "stderr", "w+b")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, cwd=ROOT, env=environment)
     selector = selectors.DefaultSelector()
     assert process.stdout is not None

@@ -56,7 +56,7 @@ class Operation(ABC):
     def state(self) -> str:
         """What a killed child left: a word such as `"absent"`; raises `AssertionError` if it is wrong."""
 
-    def prepare(self, number: int) -> None:
+    def prepare(self, number: int) -> None:  # noqa: B027
         """Called before a child is started."""
 
     @abstractmethod
@@ -88,7 +88,11 @@ class Convert(Operation):
         from tests.conversion import golden_sets
 
         output = self.folder / "output"
-        convert(**golden_sets.arguments("blip_caption", output, checkpoint=checkpoint, overwrite=True, max_shard_size="50KB"))
+        convert(
+            **golden_sets.arguments(
+                "blip_caption", output, checkpoint=checkpoint, overwrite=True, max_shard_size="50KB"
+            )
+        )
 
     def prepare(self, number: int) -> None:
         import shutil
@@ -168,7 +172,9 @@ class Save(Operation):
             values = {float(value) for weight in model.parameters() for value in (weight.min(), weight.max())}
             assert len(values) == 1, f"a killed save left weights of two models: {values}"
             number = int(values.pop()) - 1
-            assert model.config.label_smoothing == self.models[number].config.label_smoothing, "configuration of the other"
+            assert model.config.label_smoothing == self.models[number].config.label_smoothing, (
+                "configuration of the other"
+            )
             found.append("model")
         try:
             processor = type(self.processors[0]).from_pretrained(self.output)

@@ -47,7 +47,7 @@ class Target(ABC):
     def read(self, place: Path, what: str) -> None:
         """Read the input of [`write`]; raises an exception if it is refused."""
 
-    def check(self, place: Path, what: str, refused: bool) -> None:
+    def check(self, place: Path, what: str, refused: bool) -> None:  # noqa: B027
         """Raise `AssertionError` if what reading left behind is wrong."""
 
 

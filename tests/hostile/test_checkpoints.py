@@ -19,6 +19,7 @@ from modeling_lavis.hub import pickles
 from modeling_lavis.hub.checkpoints import CheckpointError, read_checkpoint
 from modeling_lavis.hub.convert import convert
 from modeling_lavis.hub.parts import _weight_files
+from modeling_lavis.hub.settings import top_level_config
 from modeling_lavis.hub.shapes import count_blocks
 from tests.conversion.golden_sets import arguments, checkpoint, weights
 
@@ -180,7 +181,9 @@ def test_honest_checkpoints_pass(tmp_path: Path) -> None:
     state = weights("blip_caption")
     tied = {**state, "again": state["visual_encoder.cls_token"]}
     for name, options in (("new", {}), ("old", {"_use_new_zipfile_serialization": False})):
-        torch.save({"model": tied, "optimizer": {"state": [1, {"a": (1, (2, (3,)))}]}, "epoch": 2}, tmp_path / name, **options)
+        torch.save(
+            {"model": tied, "optimizer": {"state": [1, {"a": (1, (2, (3,)))}]}, "epoch": 2}, tmp_path / name, **options
+        )
         assert read_checkpoint(tmp_path / name).tensors.keys() == tied.keys()
 
 
@@ -201,13 +204,10 @@ def test_numbers_of_blocks_are_no_loops() -> None:
         count_blocks({"blocks.999999.x": (1,), f"blocks.{'9' * 5000}.x": (1,)}, "blocks.")
 
 
-def test_numbers_of_classes_are_no_loops(tmp_path: Path) -> None:
-    state = weights("blip_classification")
-    state["cls_head.2.weight"] = torch.zeros(2**21, 0)
-    torch.save({"model": state}, tmp_path / "given.pth")
+def test_numbers_of_classes_are_no_loops() -> None:
+    """A weight without values can have any number of rows."""
     with pytest.raises(ValueError, match="classes; expected 1 to"):
-        convert(**arguments("blip_classification", tmp_path / "out", checkpoint=tmp_path / "given.pth", config=None))
-    assert not (tmp_path / "out").exists()
+        top_level_config(True, {"cls_head.2.weight": (10**18, 0)}, {}, None)
 
 
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "..", "", "a/b.safetensors", 3, None])

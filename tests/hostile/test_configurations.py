@@ -24,7 +24,9 @@ def written(folder: Path, **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation", "experts_implementation"])
-@pytest.mark.parametrize("kernel", ["evil/kernel", "kernels-community/flash-attn2@main", {"text_config": "evil/kernel"}, 3])
+@pytest.mark.parametrize(
+    "kernel", ["evil/kernel", "kernels-community/flash-attn2@main", {"text_config": "evil/kernel"}, 3]
+)
 def test_kernels_of_the_hub_are_not_loaded(name: str, kernel: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{name} is .*Kernels of the Hub are code"):
         AutoConfig.from_pretrained(written(tmp_path, **{name: kernel}))
@@ -34,7 +36,9 @@ def test_kernels_in_parts_are_not_loaded(tmp_path: Path) -> None:
     part = {**blip_config().text_config.to_dict(), "attn_implementation": "evil/kernel"}
     with pytest.raises(ValueError, match="text_config.attn_implementation is 'evil/kernel'"):
         LavisBlipConfig.from_pretrained(written(tmp_path, text_config=part))
-    assert LavisBlipConfig.from_pretrained(written(tmp_path), attn_implementation="eager")._attn_implementation == "eager"
+    assert (
+        LavisBlipConfig.from_pretrained(written(tmp_path), attn_implementation="eager")._attn_implementation == "eager"
+    )
 
 
 @pytest.mark.parametrize("name", ["to_dict", "from_pretrained", "__class__", "save_pretrained", "attribute_map"])
@@ -54,7 +58,14 @@ def test_methods_are_not_replaced(name: str, tmp_path: Path) -> None:
         (LavisBlipConfig, {"queue_size": 2**24, "projection_dim": 2**17}),
         (
             LavisBlip2Config,
-            {"text_config": {"model_type": "llama", "hidden_size": 2**17, "num_hidden_layers": 4096, "num_attention_heads": 64}},
+            {
+                "text_config": {
+                    "model_type": "llama",
+                    "hidden_size": 2**17,
+                    "num_hidden_layers": 4096,
+                    "num_attention_heads": 64,
+                }
+            },
         ),
     ],
 )
@@ -97,7 +108,7 @@ def test_no_code_of_a_repository_is_run(tmp_path: Path, goldens: Path) -> None:
     for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
         content = json.loads((tmp_path / name).read_text())
         autos = ("AutoConfig", "AutoModel", "AutoProcessor", "AutoTokenizer", "AutoImageProcessor")
-        content["auto_map"] = {auto: "evil.Evil" for auto in autos}
+        content["auto_map"] = dict.fromkeys(autos, "evil.Evil")
         (tmp_path / name).write_text(json.dumps(content))
     assert type(AutoModel.from_pretrained(tmp_path)) is CASE.model_class
     assert type(AutoProcessor.from_pretrained(tmp_path)) is LavisBlipProcessor
@@ -110,7 +121,7 @@ def test_shards_outside_of_the_folder(name: str, tmp_path: Path) -> None:
     CASE.model().save_pretrained(folder, max_shard_size="20KB")
     index = folder / "model.safetensors.index.json"
     content = json.loads(index.read_text())
-    content["weight_map"] = {key: name for key in content["weight_map"]}
+    content["weight_map"] = dict.fromkeys(content["weight_map"], name)
     index.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="names the file"):
         CASE.model_class.from_pretrained(folder)

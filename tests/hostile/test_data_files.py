@@ -19,7 +19,7 @@ from tests.data.data_files import caption_rows, encoded, write_parquet, write_pi
 
 pytest.importorskip("datasets", reason="data sets need the extra [train]")
 
-from modeling_lavis.data.loading import load_data, load_label2id  # noqa: E402
+from modeling_lavis.data.loading import load_data, load_label2id
 
 GIB = 2**30
 
