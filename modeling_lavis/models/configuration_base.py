@@ -304,8 +304,9 @@ def check_implementations(values: Any, place: str = "") -> None:
                 entry is None or isinstance(entry, str) and re.fullmatch(r"[\w|]{1,64}", entry) for entry in names
             ):
                 raise ValueError(
-                    f"{place}{name} is {value!r:.80}; expected the name of an implementation, such as sdpa. Kernels "
-                    "of the Hub are code: remove the entry, and pass attn_implementation=... to from_pretrained if you trust it"
+                    f"{place}{name} is {value!r:.80}; expected the name of an implementation, such as sdpa. Kernels of "
+                    "the Hub are code: remove the entry, and pass attn_implementation=... to from_pretrained if you "
+                    "trust it"
                 )
         else:
             check_implementations(value, f"{place}{name:.80}." if isinstance(name, str) else place)

@@ -424,8 +424,8 @@ def load_image(image: PIL.Image.Image, name: Any) -> PIL.Image.Image:
     if isinstance(image, PIL.ImageFile.ImageFile):
         if image.format in _PROGRAMS and image.tile:
             raise OSError(
-                f"Cannot read the image {_shorten(name)}: it is PostScript, a program that would be run to draw it. Save "
-                "it in another format, such as PNG, if you trust it."
+                f"Cannot read the image {_shorten(name)}: it is PostScript, a program that would be run to draw it. "
+                "Save it in another format, such as PNG, if you trust it."
             )
         if image.width * image.height > MAX_PIXELS:
             raise OSError(

@@ -225,6 +225,10 @@ class LavisPreTrainedModel(PreTrainedModel):
             if type(error) is ValueError and str(source) not in str(error):
                 raise ValueError(f"{source} cannot be loaded: {error}") from error
             raise
+        except Exception as error:
+            if type(error).__name__ != "SafetensorError":  # a class of its own, which has no base for files
+                raise
+            raise OSError(f"The weights of {source} cannot be read: {error}. Save or download them again.") from error
         if model.can_generate():
             check_generation_config(model.generation_config, source)
         return model, info

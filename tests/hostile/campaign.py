@@ -100,13 +100,13 @@ def _run_worker(
     current, baseline, too_large = "its start", 0, False
     rest, deadline = b"", time.monotonic() + _START
 
-    def defect(kind: str, reason: str) -> None:
+    def defect(kind: str, reason: str, case: str = "case") -> None:
         report.outcomes[kind] += 1
         place = ""
         if keep is not None:
             kept = keep / f"{report.target}-{len(report.defects)}-{kind}"
             shutil.rmtree(kept, ignore_errors=True)
-            shutil.copytree(folder / "case", kept, symlinks=True, dirs_exist_ok=True)
+            shutil.copytree(folder / case, kept, symlinks=True, dirs_exist_ok=True)
             place = f" [{kept}]"
         report.defects.append(f"{report.target}, {current}: {kind}{place}\n{reason}")
         if tell is not None:
@@ -129,7 +129,9 @@ def _run_worker(
                 if outcome == "ready":
                     baseline = peak
                 elif outcome == "wrong":
-                    defect("wrong", reason)
+                    defect("wrong", reason, f"wrong-{number}")
+                    if len(report.defects) >= _MOST_DEFECTS:
+                        return
                 elif outcome != "read":
                     report.peak = max(report.peak, peak - baseline)
                     if peak - baseline > TARGETS[report.target].limit and not too_large:

@@ -229,7 +229,7 @@ class Annotations(Target):
         return what
 
     def read(self, place: Path, what: str) -> None:
-        from modeling_lavis.data import load_data
+        from modeling_lavis.data.loading import load_data
 
         task, format, split = self.cases[what]
         source = place if format else next(place.glob("data.*"))

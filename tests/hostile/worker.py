@@ -83,6 +83,8 @@ def main(name: str, count: int, seed: int, folder: Path) -> None:
         what = target.write(data.draw, place)
         channel.write(json.dumps([number, what, "read", "", 0]) + "\n")
         outcome, reason = attempt(target, place, what)
+        if outcome == "wrong":  # the next input takes its place
+            shutil.move(place, folder / f"wrong-{number}")
         channel.write(json.dumps([number, what, outcome, reason[-3000:], peak()]) + "\n")
         number += 1
 
