@@ -166,6 +166,22 @@ class LavisPreTrainedConfig(PreTrainedConfig):
             raise _not_a_configuration(cls, pretrained_model_name_or_path, error) from error
 
     @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """
+        transformers' method of the same name, for which a folder without a file is one with the defaults.
+
+        Raises:
+            OSError: there is no configuration.
+        """
+        values, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not values and not isinstance(values, list):
+            raise OSError(
+                f"{pretrained_model_name_or_path} has no {CONFIG_NAME}, or an empty one. Give a folder or repository that "
+                "save_pretrained wrote; if it was interrupted, save again."
+            )
+        return values, unused
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """
         Build the configuration from a dictionary. Keyword arguments replace its values; a dictionary for a part

@@ -67,7 +67,7 @@ def head_of(config: Any) -> str | None:
     Args:
         config (`PreTrainedConfig` or `dict`): configuration. Names of transformers' own BLIP classes are translated.
     """
-    names = config.get("architectures") if isinstance(config, Mapping) else config.architectures
+    names = config.get("architectures") if isinstance(config, Mapping) else getattr(config, "architectures", None)
     if not isinstance(names, (list, tuple)) or not names or not isinstance(names[0], str):
         return None
     return f"Lavis{names[0]}" if names[0].startswith("Blip") else names[0]
@@ -200,7 +200,7 @@ def with_truncated_mlp(model_class: Any, source: Any, options: dict[str, Any]) -
         stored, _ = PreTrainedConfig.get_config_dict(source, **access)
     except (OSError, ValueError, TypeError):
         return None
-    vision = stored.get("vision_config", stored)
+    vision = stored.get("vision_config", stored) if isinstance(stored, Mapping) else None
     if not isinstance(vision, Mapping) or not {"hidden_size", "mlp_ratio"} <= vision.keys():
         return None
     size = int(vision["hidden_size"] * vision["mlp_ratio"])

@@ -169,7 +169,7 @@ class Save(Operation):
         except OSError:
             found.append("no model")
         else:
-            values = {float(value) for weight in model.parameters() for value in (weight.min(), weight.max())}
+            values = {float(value) for weight in model.state_dict().values() for value in (weight.min(), weight.max())}
             assert len(values) == 1, f"a killed save left weights of two models: {values}"
             number = int(values.pop()) - 1
             assert model.config.label_smoothing == self.models[number].config.label_smoothing, (

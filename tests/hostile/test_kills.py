@@ -98,7 +98,7 @@ def loaded(folder: Path) -> int | None:
         model = CASE.model_class.from_pretrained(folder)
     except OSError:
         return None
-    values = {float(value) for weight in model.parameters() for value in (weight.min(), weight.max())}
+    values = {float(value) for weight in model.state_dict().values() for value in (weight.min(), weight.max())}
     assert len(values) == 1, f"weights of two models: {values}"
     number = int(values.pop())
     assert model.config.label_smoothing == number / 10, "the configuration of the other model"
