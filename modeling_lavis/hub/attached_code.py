@@ -114,7 +114,10 @@ def check_attached_code(folder: str | os.PathLike[str]) -> list[str]:
     return [
         *(f"{name}, which {CODE_RECORD} lists, is missing. {_again(folder)}" for name in sorted(listed - present)),
         *(f"{name} is not among the files that {CODE_RECORD} lists. Delete it." for name in sorted(present - listed)),
-        *(f"{name} is not that of version {code.version}, by its SHA-256. {_again(folder)}" for name in sorted(changed)),
+        *(
+            f"{name} is not that of version {code.version}, by its SHA-256. {_again(folder)}"
+            for name in sorted(changed)
+        ),
         *(
             f"{name} of version {code.version} has another SHA-256 in {CODE_RECORD} than in the installed package. "
             f"{_again(folder)}"

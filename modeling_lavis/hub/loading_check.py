@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ def load_in_process(
         [`Loaded`].
 
     Raises:
-        OSError: If it does not load, or weights are missing or left over.
+        OSError: If it does not load, or has weights that its model does not use.
     """
     output = work / f"{name}.safetensors"
     options = [("--revision", revision), ("--cache", None if cache is None else str(cache))]
@@ -86,15 +87,14 @@ def load_in_process(
     what = source if revision is None else f"{source} at {revision}"
     how = "" if with_package else " by its attached code"
     if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        reason = lines[-1].strip() if lines else f"the process ended with status {done.returncode}"
-        raise OSError(f"{what} does not load{how}: {reason}")
+        raise OSError(f"{what} does not load{how}: {_reason(done)}")
     with safe_open(output, "pt") as file:
         facts = dict(file.metadata())
-    for kind in ("missing", "unexpected"):
-        keys = json.loads(facts[f"{kind}_keys"])
-        if keys:
-            raise OSError(f"{what} has {kind} weights, among them {keys[0]}. Save the model again.")
+    left_over = json.loads(facts["unexpected_keys"])
+    if left_over:
+        raise OSError(
+            f"{what} has weights that its model does not use, among them {left_over[0]}. Save the model again."
+        )
     return Loaded(output, facts)
 
 
@@ -131,6 +131,14 @@ def link_parts(parts: Any, cache: Path) -> None:
         known, link = Path(constants.HF_HUB_CACHE) / folder, cache / folder
         if known.is_dir() and not link.exists():
             link.symlink_to(known, target_is_directory=True)
+
+
+def _reason(done: "subprocess.CompletedProcess[str]") -> str:
+    """The error that ended a process, in one line, without its traceback."""
+    lines = done.stderr.splitlines()
+    errors = [number for number, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    text = " ".join(" ".join(lines[errors[-1] :] if errors else lines[-1:]).split())
+    return text or f"the process ended with status {done.returncode}"
 
 
 def _same_bits(first: Tensor, second: Tensor) -> bool:

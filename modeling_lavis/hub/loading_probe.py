@@ -36,21 +36,39 @@ def main() -> None:
     options = {name: value for name, value in (("revision", args.revision), ("cache_dir", args.cache)) if value}
     options["trust_remote_code"] = args.without_package
     model, info = AutoModel.from_pretrained(args.source, dtype="auto", output_loading_info=True, **options)
+    if info.get("missing_keys"):
+        # Raises an error, except for weights that a head derives from others, such as momentum encoders.
+        model = AutoModel.from_pretrained(args.source, dtype="auto", **options)
     processor = AutoProcessor.from_pretrained(args.source, **options)
     model = model.eval()
     torch.use_deterministic_algorithms(True, warn_only=True)
-    tensors: dict[str, Any] = {}
     with torch.no_grad():
-        for name, value in _results(model, processor):
-            tensors.update(_flat(value, name))
-    weights = {name: sorted(map(str, info.get(name) or ())) for name in ("missing_keys", "unexpected_keys")}
+        tensors = compute(model, processor)
     facts = {
         "class": type(model).__name__,
         "module": type(model).__module__,
         "processor": type(processor).__name__,
-        **{name: json.dumps(found) for name, found in weights.items()},
+        "unexpected_keys": json.dumps(sorted(map(str, info.get("unexpected_keys") or ()))),
     }
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, args.output, facts)
+    save_file(tensors, args.output, facts)
+
+
+def compute(model: Any, processor: Any) -> dict[str, Any]:
+    """
+    Run a processor and a head on fixed inputs.
+
+    Args:
+        model (`PreTrainedModel`): a head.
+        processor (`ProcessorMixin`): its processor.
+
+    Returns:
+        `dict[str, torch.Tensor]`: all tensors that the processor makes (`inputs.*`), that the forward pass returns
+        (`forward.*`) and that are generated (`generated`).
+    """
+    found: dict[str, Any] = {}
+    for name, value in _results(model, processor):
+        found.update(_flat(value, name))
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}
 
 
 def _results(model: Any, processor: Any) -> Iterator[tuple[str, Any]]:

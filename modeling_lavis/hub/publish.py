@@ -19,7 +19,7 @@ from huggingface_hub.utils import validate_repo_id
 from modeling_lavis.files import whole_file
 from modeling_lavis.hub.attached_code import attached_code
 from modeling_lavis.hub.json_files import read_object
-from modeling_lavis.hub.loading_check import Loaded, compare, load_in_process, link_parts
+from modeling_lavis.hub.loading_check import Loaded, compare, link_parts, load_in_process
 from modeling_lavis.hub.repository_files import (
     CARD,
     FolderError,
@@ -150,8 +150,8 @@ def publish(
         folder (`str` or `os.PathLike`): folder that a conversion, a Trainer or `save_pretrained` wrote.
         repo_id (`str`): repository, `"ORG/NAME"`; it is created if there is none. Examples of the card that name the
             folder, as a conversion writes them, are changed in the folder to name the repository.
-        private (`bool`, *optional*, defaults to `False`): create the repository as a private one. An existing one has to
-            be private already.
+        private (`bool`, *optional*, defaults to `False`): create the repository as a private one. One that exists has
+            to be private already.
         revision (`str`, *optional*, defaults to `"main"`): branch, created if there is none, or the reference of a pull
             request, `"refs/pr/N"`.
         create_pr (`bool`, *optional*, defaults to `False`): open a pull request instead of committing to the branch.
@@ -186,7 +186,9 @@ def publish(
         local = load_in_process(str(folder.resolve()), Path(work), "local", offline=dry_run)
         if code is not None:
             say("loading the folder by its attached code")
-            by_code = load_in_process(str(folder.resolve()), Path(work), "local-code", with_package=False, offline=dry_run)
+            by_code = load_in_process(
+                str(folder.resolve()), Path(work), "local-code", with_package=False, offline=dry_run
+            )
             compare(local, by_code, f"the attached code of {folder}")
         report = PublishReport(
             folder=folder,
@@ -308,8 +310,8 @@ def _compare_files(api: HfApi, report: PublishReport, operations: Iterable[Commi
             same = entry.blob_id == _git_hash(Path(str(operation.path_or_fileobj)))
         if not same:
             raise OSError(
-                f"{where} does not have the {operation.path_in_repo} of {report.folder}. The file was changed during the "
-                "upload, or somebody else has changed the repository. Repeat the command."
+                f"{where} does not have the {operation.path_in_repo} of {report.folder}. The file was changed during "
+                "the upload, or the Hub has damaged it. Repeat the command."
             )
 
 
@@ -319,9 +321,7 @@ def _git_hash(path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def _load_back(
-    report: PublishReport, local: Loaded, token: str | None, work: Path, with_code: bool, where: str
-) -> int:
+def _load_back(report: PublishReport, local: Loaded, token: str | None, work: Path, with_code: bool, where: str) -> int:
     """Load the commit as others will, compare, and return the number of equal tensors."""
     # In a cache of its own, so that everything is downloaded. It is kept if the download is interrupted, so that it
     # continues when the command is repeated.

@@ -72,7 +72,12 @@ _UNFINISHED = ("*.partial-*", "*.incomplete", "*.tmp")
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg")
 #: weights that a repository may have of an earlier model
-_WEIGHTS_OF_A_MODEL = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
+_WEIGHTS_OF_A_MODEL = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "pytorch_model*.bin",
+    "pytorch_model*.bin.index.json",
+)
 
 
 class FolderError(ValueError):
@@ -151,7 +156,9 @@ def list_folder(folder: Path, include: Iterable[str] = (), exclude: Iterable[str
     for path, local in _walk(folder, lambda path: _fits(path, (*_LEFT_OUT, *exclude)), left_out):
         name = local.name
         if any(fnmatchcase(name, pattern) for pattern in _UNFINISHED):
-            problems.append(f"{path} is what an interrupted command was writing. Repeat that command, or delete the file.")
+            problems.append(
+                f"{path} is what an interrupted command was writing. Repeat that command, or delete the file."
+            )
         elif not local.is_file():
             problems.append(f"{path} is not a regular file. Delete it.")
         elif _is_pickle(local):
@@ -274,15 +281,19 @@ def _check_config(folder: Path, present: set[str]) -> list[str]:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     problems = []
-    if not (isinstance(name, str) and name in modeling_lavis.__all__ and hasattr(getattr(modeling_lavis, name), "config_class")):
+    if not (
+        isinstance(name, str)
+        and name in modeling_lavis.__all__
+        and hasattr(getattr(modeling_lavis, name), "config_class")
+    ):
         problems.append(f"config.json names {name!r:.80} in `architectures`; expected a model class of modeling_lavis.")
     parts = config.get("frozen_parts")
     for part, place in parts.items() if isinstance(parts, dict) else ():
         source = str(place.get("source") if isinstance(place, dict) else place)
         if os.path.isabs(source) or source.startswith((".", "~")) or os.path.exists(source):
             problems.append(
-                f"config.json takes the {part} from {source}, a folder of this machine. Publish that part, and give its "
-                "Hub id in frozen_parts."
+                f"config.json takes the {part} from {source}, a folder of this machine. Publish that part, and give "
+                "its Hub id in frozen_parts."
             )
     return problems
 
@@ -300,7 +311,9 @@ def _check_weights(folder: Path, present: set[str]) -> list[str]:
             return [f"{INDEX} has no weight_map. Save the model again."]
         for key, shard in weight_map.items():
             needed.setdefault(str(shard), set()).add(key)
-        problems += [f"{shard}, which {INDEX} names, is missing. Save the model again." for shard in needed.keys() - present]
+        problems += [
+            f"{shard}, which {INDEX} names, is missing. Save the model again." for shard in needed.keys() - present
+        ]
     if WEIGHTS in present and (INDEX in present or shards):
         problems.append(f"It has {WEIGHTS} and weights in shards, of which one is of another save. Delete what is old.")
     elif WEIGHTS not in present and INDEX not in present:

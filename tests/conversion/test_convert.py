@@ -227,7 +227,9 @@ def test_failed_upload_keeps_the_repository(tmp_path: Path, monkeypatch: pytest.
         raise OSError("no network")
 
     monkeypatch.setattr("modeling_lavis.hub.convert.publish", publish)
-    with pytest.raises(OSError, match=r"complete in .*repo, but not published: no network\nTry again with: modeling-lavis"):
+    with pytest.raises(
+        OSError, match=r"complete in .*repo, but not published: no network\nTry again with: modeling-lavis"
+    ):
         convert(**arguments("blip_caption", tmp_path / "repo", push_to_hub="me/captioner"))
     assert (tmp_path / "repo" / "model.safetensors").exists()
 

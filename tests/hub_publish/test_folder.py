@@ -138,7 +138,10 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "no config.json"),
     "other class": (lambda folder: edit_config(folder, architectures=["BertModel"]), "names 'BertModel'"),
     "no class": (lambda folder: edit_config(folder, architectures=None), "names None"),
-    "local part": (lambda folder: edit_config(folder, frozen_parts={"vision_model": "/home/me/eva"}), "of this machine"),
+    "local part": (
+        lambda folder: edit_config(folder, frozen_parts={"vision_model": "/home/me/eva"}),
+        "of this machine",
+    ),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "neither model.safetensors nor"),
     "truncated": (truncated, "model.safetensors is damaged"),
     "two kinds": (both_kinds_of_weights, "one is of another save"),
