@@ -21,6 +21,7 @@ def api(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> HfApi:
     """The client of this process, which takes the address as an argument. It does not wait between its tries."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 50_000)  # what a cut connection loses of a download
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     return HfApi(endpoint=hub.endpoint, token=hub.token)

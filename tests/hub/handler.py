@@ -98,7 +98,13 @@ class HubHandler(HttpHandler):
         access = "read" if self.role == "reader" else "write"
         token = {"displayName": "test", "role": access}
         return Answer.of_json(
-            {"type": "user", "id": name, "name": name, "orgs": [], "auth": {"type": "access_token", "accessToken": token}}
+            {
+                "type": "user",
+                "id": name,
+                "name": name,
+                "orgs": [],
+                "auth": {"type": "access_token", "accessToken": token},
+            }
         )
 
     def _manage(self, action: str) -> Answer:
@@ -255,7 +261,9 @@ class HubHandler(HttpHandler):
 
     def _signed(self, path: str, **query: str) -> str:
         """An address in the storage, which serves no other."""
-        return f"{self.hub.storage_endpoint}/{path}?{urllib.parse.urlencode({**query, 'signature': self.hub.signature})}"
+        return (
+            f"{self.hub.storage_endpoint}/{path}?{urllib.parse.urlencode({**query, 'signature': self.hub.signature})}"
+        )
 
     def _storage(self) -> Answer:
         if "Authorization" in self.headers:
@@ -373,7 +381,12 @@ class HubHandler(HttpHandler):
                 number = revision.rpartition("/")[2]
             commit = repository.add_commit(revision, files, header["summary"], header.get("description", ""))
         url = f"{self.hub.endpoint}/{repository.name}"
-        content = {"success": True, "commitOid": commit.oid, "commitUrl": f"{url}/commit/{commit.oid}", "hookOutput": ""}
+        content = {
+            "success": True,
+            "commitOid": commit.oid,
+            "commitUrl": f"{url}/commit/{commit.oid}",
+            "hookOutput": "",
+        }
         if number:
             content["pullRequestUrl"] = f"{url}/discussions/{number}"
         return Answer.of_json(content)

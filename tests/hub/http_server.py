@@ -223,8 +223,7 @@ class HttpHandler(http.server.BaseHTTPRequestHandler):
         )
 
     def _hang_up(self) -> None:
-        self.close_connection = True
-        self.connection.close()
+        self.close_connection = True  # the server closes it when this request is done
 
 
 def _range(header: str, size: int) -> tuple[int, int] | None:

@@ -11,7 +11,6 @@ client that sends its token to the storage fails. `HF_ENDPOINT` and `HF_HUB_DISA
 `huggingface_hub` is imported, so sessions run in processes of their own.
 """
 
-import hashlib
 import http.server
 import secrets
 import threading

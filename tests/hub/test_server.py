@@ -104,7 +104,10 @@ def test_commits_branches_tags_and_pull_requests(hub: LoopbackHub, api: HfApi) -
     assert set(hub.files("org/name", "refs/pr/1")) - set(hub.files("org/name")) == {"more.txt"}
 
     references = api.list_repo_refs("org/name", include_pull_requests=True)
-    assert {branch.name: branch.target_commit for branch in references.branches} == {"main": start, "next/one": done.oid}
+    assert {branch.name: branch.target_commit for branch in references.branches} == {
+        "main": start,
+        "next/one": done.oid,
+    }
     assert {tag.name: tag.target_commit for tag in references.tags} == {"v1": start}
     assert [request.ref for request in references.pull_requests or []] == ["refs/pr/1"]
     with pytest.raises(HfHubHTTPError, match="409"):
@@ -127,7 +130,7 @@ def test_trees_come_in_pages(hub: LoopbackHub, api: HfApi) -> None:
     ]
     assert len(hub.requested("GET", "/tree/main")) == 3
     large: Any = entries[1]
-    assert (large.size, large.lfs.size, large.lfs.pointer_size) == (5, 5, 122)
+    assert (large.size, large.lfs.size, large.lfs.pointer_size) == (5, 5, 126)
     assert [entry.path for entry in api.list_repo_tree("org/name")] == [".gitattributes", "model.bin", "sub"]
     assert [entry.path for entry in api.get_paths_info("org/name", ["model.bin", "none"])] == ["model.bin"]
     with pytest.raises(EntryNotFoundError):
@@ -182,7 +185,10 @@ def test_large_files_are_elsewhere_and_take_ranges(hub: LoopbackHub) -> None:
     assert status == 302 and headers["Location"].startswith(f"{hub.storage_endpoint}/objects/")
     assert headers["X-Repo-Commit"] == hub.head("org/name").oid
     assert headers["X-Linked-Size"] == "10" and len(headers["X-Linked-Etag"]) == 66
-    for address, whole in ((headers["Location"], b"0123456789"), (f"{hub.endpoint}/org/name/resolve/main/small.txt", b"abcdef")):
+    for address, whole in (
+        (headers["Location"], b"0123456789"),
+        (f"{hub.endpoint}/org/name/resolve/main/small.txt", b"abcdef"),
+    ):
         assert get(address)[::2] == (200, whole)
         status, partly, body = get(address, Range="bytes=2-")
         assert (status, partly["Content-Range"], body) == (206, f"bytes 2-{len(whole) - 1}/{len(whole)}", whole[2:])
@@ -202,7 +208,7 @@ def test_a_download_goes_on_where_it_was_cut(hub: LoopbackHub, api: HfApi, tmp_p
     path = api.hf_hub_download("org/name", "model.bin", cache_dir=tmp_path)
     assert Path(path).read_bytes() == content
     ranges = [request.range for request in hub.requested("GET", "/objects/")]
-    assert ranges[0] is None and len(ranges) == 3 and all(part and part.startswith("bytes=") for part in ranges[1:])
+    assert ranges == [None, "bytes=300000-", "bytes=600000-"]
 
     hub.cut(after_bytes=0, times=100, match="model.bin")
     with pytest.raises(Exception, match="peer closed connection|Server disconnected"):
