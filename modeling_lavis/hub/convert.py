@@ -293,7 +293,7 @@ def _push(folder: Path, repo_id: str) -> str:
         report = publish(folder, repo_id, commit_message="Weights converted from the original checkpoint")
     except (OSError, ValueError) as error:
         raise OSError(
-            f"The repository is complete in {folder}, but not published: {error}\nTry again with: modeling-lavis publish "
-            f"{folder} {repo_id}"
+            f"The repository is complete in {folder}, but not published: {error}\nTry again with: "
+            f"modeling-lavis publish {folder} {repo_id}"
         ) from error
     return str(report.url)

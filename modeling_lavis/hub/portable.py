@@ -61,8 +61,8 @@ def portable_files(modules: Iterable[str]) -> list[Path]:
 
 def attach_code(folder: str | os.PathLike[str]) -> list[Path]:
     """
-    Copy the code of a saved model into its folder, add its classes to `auto_map`, and write a record of the release that
-    the code is from (`modeling_lavis_code.json`).
+    Copy the code of a saved model into its folder, add its classes to `auto_map`, and write a record of the release
+    that the code is from (`modeling_lavis_code.json`).
 
     `AutoModel`, `AutoProcessor` and the Auto classes of the model's task then load the folder, or a Hub repository with
     its files, with `trust_remote_code=True` where this package is not installed. The command
