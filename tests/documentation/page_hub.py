@@ -30,9 +30,14 @@ def prepare(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def commands(words: list[str]) -> list[str]:
+def commands(words: list[str]) -> list[str] | None:
     from tests.documentation.materials import with_sizes
 
+    if "--revision" in words:  # the example in Python that follows does the same
+        return None
+    if "--create-pr" in words:  # by somebody whose model differs
+        path = Path("blip-captioner/generation_config.json")
+        path.write_text(path.read_text().replace('"max_length": ', '"max_length": 1'))
     return with_sizes(words, CONFIGURATIONS) if words[0] == "convert" else words
 
 
@@ -60,8 +65,11 @@ def check_without_package(names: dict[str, Any]) -> None:
 
 
 def check_branches(names: dict[str, Any]) -> None:
-    assert HUB[0].head("ORG/blip-captioner", "experiment").oid == names["branch"].commit
-    assert HUB[0].head("ORG/blip-captioner", "refs/pr/1") is not None
+    assert HUB[0].head("ORG/blip-captioner", "experiment").oid == names["report"].commit
+    changed = Path("blip-captioner/generation_config.json").read_bytes()
+    for revision in ("experiment", "refs/pr/1"):
+        assert HUB[0].files("ORG/blip-captioner", revision)["generation_config.json"] == changed
+    assert HUB[0].files("ORG/blip-captioner")["generation_config.json"] != changed
 
 
 CHECKS = {
