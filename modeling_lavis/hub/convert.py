@@ -15,6 +15,7 @@ from modeling_lavis.hub.accounting import AccountingError, Plan, make_plan
 from modeling_lavis.hub.checkpoints import Checkpoint, read_checkpoint
 from modeling_lavis.hub.families import Family, family_of, module_of
 from modeling_lavis.hub.portable import attach_code
+from modeling_lavis.hub.publish import publish
 from modeling_lavis.hub.report import ConversionReport
 from modeling_lavis.hub.setting_checks import check_settings
 from modeling_lavis.hub.writing import WrittenWeights, atomic_folder, check_output, write_shards
@@ -66,7 +67,8 @@ def convert(
         language_model (`str` or `Path`, *optional*): folder or Hub id of the frozen language model (BLIP-2 only).
         dtype (`str` or `torch.dtype`, *optional*): dtype of the stored weights: `"float32"`, `"float16"` or
             `"bfloat16"`. Defaults to that of the checkpoint. Modules that the model keeps in float32 stay in it.
-        push_to_hub (`str`, *optional*): Hub repository to upload to, `ORG/NAME`.
+        push_to_hub (`str`, *optional*): Hub repository to publish in, `ORG/NAME`, by
+            [`~modeling_lavis.hub.publish.publish`].
         overwrite (`bool`, *optional*, defaults to `False`): whether to replace a model repository in `output`.
         max_shard_size (`str`, *optional*, defaults to `"5GB"`): maximum size of a weight file.
         with_code (`bool`, *optional*, defaults to `True`): whether to copy the code of the model into the repository,
@@ -291,18 +293,11 @@ def _write_weights(
 
 
 def _push(folder: Path, repo_id: str) -> str:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    api = HfApi()
     try:
-        url = api.create_repo(repo_id, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message="Weights converted from the original checkpoint"
-        )
-    except (HfHubHTTPError, OSError, ValueError) as error:
+        report = publish(folder, repo_id, commit_message="Weights converted from the original checkpoint")
+    except (OSError, ValueError) as error:
         raise OSError(
-            f"The repository is complete in {folder}, but cannot be uploaded to {repo_id}: {error}. Upload it with: hf "
-            f"upload {repo_id} {folder} ."
+            f"The repository is complete in {folder}, but not published: {error}\nTry again with: "
+            f"modeling-lavis publish {folder} {repo_id}"
         ) from error
-    return str(url)
+    return str(report.url)

@@ -31,7 +31,7 @@ class ConversionReport:
         not_finite (`tuple[str, ...]`, *optional*, defaults to `()`): targets that contain NaN or infinite values in the
             dtype they are stored in.
         notes (`tuple[str, ...]`, *optional*, defaults to `()`): further remarks.
-        pushed_to (`str`, *optional*): URL of the repository on the Hub.
+        pushed_to (`str`, *optional*): URL of the published commit on the Hub.
     """
 
     architecture: str

@@ -176,8 +176,8 @@ class LavisPreTrainedConfig(PreTrainedConfig):
         values, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not values and not isinstance(values, list):
             raise OSError(
-                f"{pretrained_model_name_or_path} has no {CONFIG_NAME}, or an empty one. Give a folder or repository that "
-                "save_pretrained wrote; if it was interrupted, save again."
+                f"{pretrained_model_name_or_path} has no {CONFIG_NAME}, or an empty one. Give a folder or repository "
+                "that save_pretrained wrote; if it was interrupted, save again."
             )
         return values, unused
 

@@ -44,6 +44,7 @@ from .transformers_compat import (
     keep_offloaded_parameters_in_float32,
     offload_in_shape,
     torchao_metadata_of_modules_only,
+    with_pinned_revision,
     without_remembered_renaming,
 )
 
@@ -186,6 +187,7 @@ class LavisPreTrainedModel(PreTrainedModel):
         if source is None:
             model, info = cls._load_weights(None, *args, **kwargs)
         else:
+            kwargs = with_pinned_revision(source, kwargs)
             saved = read_head(source, kwargs)
             if not allow_new_weights:
                 check_local_files(cls, source, kwargs)

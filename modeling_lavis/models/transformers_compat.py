@@ -24,6 +24,11 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 
+try:
+    from transformers.utils.hub import resolve_revision
+except ImportError:  # earlier versions ask for every file by the name of the revision
+    resolve_revision = None
+
 
 class PrivateName(NamedTuple):
     """
@@ -345,6 +350,27 @@ def return_logits_on_input_device(model: nn.Module) -> None:
         hook.io_same_device = True
 
 
+def with_pinned_revision(source: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Options of `from_pretrained` whose `revision` is the commit that it names now.
+
+    A load reads several files, and a repository on the Hub can change between two of them. transformers does the same
+    once for every `from_pretrained`; a revision that is a commit already stays as it is.
+
+    Args:
+        source (`str` or `os.PathLike`): folder or Hub id; folders have no revisions.
+        options (`Mapping[str, Any]`): arguments of `from_pretrained`.
+    """
+    options = dict(options)
+    if resolve_revision is None or source is None:
+        return options
+    access = {
+        name: options[name] for name in ("token", "local_files_only", "cache_dir") if options.get(name) is not None
+    }
+    revision = resolve_revision(source, options.get("revision"), **access)
+    return options if revision is None else {**options, "revision": revision}
+
+
 def empty_auto_mapping() -> Any:
     """Mapping of an Auto class that knows no model yet."""
     from transformers.models.auto.auto_factory import _LazyAutoMapping
@@ -369,5 +395,6 @@ __all__ = [
     "parameter_outside_forward",
     "return_logits_on_input_device",
     "torchao_metadata_of_modules_only",
+    "with_pinned_revision",
     "without_remembered_renaming",
 ]

@@ -24,6 +24,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/evaluation.md": ("datasets",),
     "docs/extending.md": ("accelerate", "datasets", "timm"),
     "docs/from-lavis-yaml.md": ("accelerate", "datasets", "timm"),
+    "docs/hub.md": (),
     "docs/pipelines.md": ("av",),
     "docs/processors.md": (),
     "docs/recipes.md": ("timm",),
