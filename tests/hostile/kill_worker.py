@@ -4,6 +4,7 @@ Arguments: operation, number of kills, folder, folder of the goldens. Writes `re
 test_kills.py.
 """
 
+# ruff: noqa: E402
 import hashlib
 import http.server
 import json
@@ -18,9 +19,19 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from tests.hub.server import LoopbackHub
+from tests.hub.sessions import session_environment
+
+HUB: LoopbackHub | None = None
+if __name__ == "__main__" and sys.argv[1] == "publish":  # before huggingface_hub reads its address
+    HUB = LoopbackHub(Path(sys.argv[3]) / "hub").__enter__()
+    os.environ.update(session_environment(HUB, Path(sys.argv[3]) / "home", token=HUB.token))
+
 import torch
+from huggingface_hub.utils import close_session
 from transformers.utils import logging
 
 Files = dict[str, str]
@@ -258,7 +269,66 @@ class Download(Operation):
         assert self.fetch().read_bytes() == self.content
 
 
-OPERATIONS: dict[str, type[Operation]] = {"convert": Convert, "save": Save, "download": Download}
+class Publish(Operation):
+    """
+    Two models that are published in turn to one repository. Loading the folder and the commit, in processes of their
+    own, is left out: it takes most of the time, and writes only to temporary folders.
+    """
+
+    seconds = 0.5
+    repository = "tester/captioner"
+
+    def __init__(self, folder: Path, goldens: Path) -> None:
+        super().__init__(folder, goldens)
+        from modeling_lavis.hub import publish
+        from tests.hub_publish.repositories import save_captioner
+
+        os.environ["TMPDIR"] = str(folder)
+        self.folders = [save_captioner(folder / name / "captioner", goldens) for name in ("first", "second")]
+        from safetensors.torch import load_file, save_file
+
+        weights = self.folders[1] / "model.safetensors"
+        state = {name: value + 1 for name, value in load_file(weights).items()}
+        save_file(state, weights, metadata={"format": "pt"})
+        loaded = SimpleNamespace(facts={"class": "x"}, tensors=dict)
+        publish.load_in_process = lambda *args, **kwargs: loaded
+        publish.compare = lambda *args, **kwargs: None
+        self.publish = publish.publish
+        self.whole: list[Files] = []
+        for place in self.folders:
+            start = time.monotonic()
+            self.publish(place, self.repository)
+            self.seconds = 2 * (time.monotonic() - start)
+            self.whole.append(self.on_the_hub())
+        assert self.whole[0] != self.whole[1]
+
+    def on_the_hub(self) -> Files:
+        assert HUB is not None
+        files = HUB.files(self.repository) if self.repository in HUB.repositories else {}
+        return {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name != ".gitattributes"}
+
+    def prepare(self, number: int) -> None:
+        assert HUB is not None
+        if number % 3 == 0:
+            HUB.repositories.pop(self.repository, None)
+
+    def run(self) -> None:
+        close_session()  # connections of the parent process
+        while True:
+            for place in self.folders:
+                self.publish(place, self.repository)
+
+    def state(self) -> str:
+        files = self.on_the_hub()
+        assert not files or files in self.whole, f"a killed upload left {sorted(files)}"
+        return "whole" if files else "absent"
+
+    def finish(self) -> None:
+        self.publish(self.folders[1], self.repository)
+        assert self.on_the_hub() == self.whole[1]
+
+
+OPERATIONS: dict[str, type[Operation]] = {"convert": Convert, "save": Save, "download": Download, "publish": Publish}
 
 
 def killed(run: Callable[[], None], seconds: float) -> bool:
