@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -47,11 +48,6 @@ from .transformers_compat import (
     with_pinned_revision,
     without_remembered_renaming,
 )
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -386,8 +382,10 @@ def _locked(folder: Path) -> int | None:
     Raises:
         OSError: another process has it, or it is gone.
     """
-    if fcntl is None:
+    if sys.platform == "win32":
         return None
+    import fcntl
+
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -432,19 +430,30 @@ def saved_together(folder: Any) -> Iterator[Path]:
 def _move_files(work: Path, folder: Path) -> None:
     names = sorted(path.relative_to(work) for path in work.rglob("*") if path.is_file())
     kinds = {match[1] for name in names if (match := _WEIGHTS_OF_A_SAVE.fullmatch(str(name)))}
-    earlier = [
-        path
+    earlier = [  # loading would prefer a single file to shards
+        Path(path.name)
         for path in folder.iterdir()
         if (match := _WEIGHTS_OF_A_SAVE.fullmatch(path.name)) and match[1] in kinds and Path(path.name) not in names
     ]
-    last = [name for name in names if name.name in _FIRST_READ]
-    for name in last:
-        (folder / name).unlink(missing_ok=True)
-    for path in earlier:  # loading would prefer a single file to shards
-        path.unlink(missing_ok=True)
-    for name in [*(name for name in names if name not in last), *reversed(last)]:
+    first = sorted((name for name in names if name.name in _FIRST_READ), key=lambda name: name.name)
+    rest = [name for name in names if name not in first]
+    leave = [*(name for name in [*first, *rest] if (folder / name).exists()), *earlier]
+    aside = work / ".earlier"
+    for name in (*names, *leave):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(work / name, folder / name)
+        (aside / name).parent.mkdir(parents=True, exist_ok=True)
+    # Nothing loads from here to the end, so this is nothing but renames: to delete or to replace a file takes longer.
+    done: list[tuple[Path, Path]] = []
+    moves = [(folder / name, aside / name) for name in leave]
+    moves += [(work / name, folder / name) for name in [*rest, *reversed(first)]]
+    try:
+        for source, target in moves:
+            os.rename(source, target)
+            done.append((source, target))
+    except BaseException:
+        for source, target in reversed(done):
+            os.rename(target, source)
+        raise
 
 
 # ---- the temperature ----

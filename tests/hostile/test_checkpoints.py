@@ -63,7 +63,7 @@ def nested(levels: int, key: bool) -> bytes:
 
 
 def bomb_compressed(path: Path) -> None:
-    archive(path, b"\x80\x02}.", zipfile.ZIP_DEFLATED, zeros=bytes(200 * MIB))
+    archive(path, b"\x80\x02}.", zipfile.ZIP_DEFLATED, zeros=bytes(20 * MIB))
 
 
 def bomb_of_a_pickle(path: Path) -> None:

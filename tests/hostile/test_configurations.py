@@ -14,6 +14,7 @@ from modeling_lavis.models.configuration_base import MAX_PARAMETERS, estimated_p
 from tests.models.lavis_blip_cases import CASES, blip_config
 
 CASE = next(case for case in CASES if case.name == "LavisBlipForConditionalGeneration")
+pytestmark = pytest.mark.slow
 
 
 def written(folder: Path, **changes: Any) -> Path:

@@ -23,6 +23,8 @@ from modeling_lavis.data.loading import load_data, load_label2id
 
 GIB = 2**30
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def cheaply() -> Iterator[None]:

@@ -27,10 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("HOSTILE_KILLS", "6"))
 CASE = next(case for case in CASES if case.name == "LavisBlipForConditionalGeneration")
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_killed_at_random_moments(operation: str, goldens: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -105,7 +104,6 @@ def loaded(folder: Path) -> int | None:
     return number
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shards", [("5GB", "20KB"), ("20KB", "5GB"), ("20KB", "20KB")], ids=" ".join)
 @pytest.mark.parametrize("exists", [True, False])
 def test_saving_dies_at_every_step(shards: tuple[str, str], exists: bool, tmp_path: Path) -> None:

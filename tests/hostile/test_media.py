@@ -20,6 +20,8 @@ from modeling_lavis.data.collators import open_row_image
 from modeling_lavis.models import image_conversion, video_decoding
 from modeling_lavis.models.image_conversion import open_image
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def cheaply() -> Iterator[None]:
