@@ -332,7 +332,7 @@ def check_names(kind: type, values: Mapping[str, Any]) -> None:
     """Raise `ValueError` for an entry of a file that would replace a method or a table of the class."""
     for name in values:
         if name.startswith("__") or name in _RESERVED or callable(getattr(kind, name, None)):
-            raise ValueError(f"{name!r:.80} is no field of a {kind.__name__}, but part of its code. Remove the entry")
+            raise ValueError(f"{name!r:.80} is no entry of a {kind.__name__}, but part of its code. Remove it")
 
 
 def estimated_parameters(config: Any) -> int:

@@ -29,6 +29,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ChannelD
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import is_torchvision_available
 
+from .configuration_base import check_names
 from .image_conversion import (
     DROP,
     apply_exif_orientation,
@@ -151,8 +152,13 @@ class _LavisImageProcessorMixin:
             OSError: there is no file, or it is not valid JSON.
             ValueError: an option has a wrong value; the message names file, option, value and what was expected.
         """
+
+        def check(options: Mapping[str, Any]) -> None:
+            check_names(cls, options)
+            check_file_options(options)
+
         read: Any = super().get_image_processor_dict  # type: ignore[misc]
-        return read_options(read, check_file_options, "image_processor", pretrained_model_name_or_path, kwargs)
+        return read_options(read, check, "image_processor", pretrained_model_name_or_path, kwargs)
 
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
         """

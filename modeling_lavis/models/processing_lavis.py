@@ -13,6 +13,7 @@ from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedTokeniz
 from transformers.image_processing_base import BatchFeature, ImageProcessingMixin
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
+from .configuration_base import check_names
 from .image_processing_lavis import (
     LavisImageProcessor,
     LavisImageProcessorTorchvision,
@@ -124,6 +125,7 @@ class LavisProcessorMixin(ProcessorMixin):
         Raises:
             ValueError: a value has the wrong type or is out of its range. The message names option and value.
         """
+        check_names(cls, options)
         if options.get("cleaning") is not None and options["cleaning"] not in CLEANINGS:
             raise ValueError(f"{cls.__name__}: cleaning is {options['cleaning']!r:.80}; expected one of {CLEANINGS}.")
         for option in ("max_text_length", "max_words"):

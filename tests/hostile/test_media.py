@@ -2,6 +2,7 @@
 
 import http.server
 import io
+import json
 import resource
 import struct
 import threading
@@ -214,3 +215,13 @@ def test_names_that_ffmpeg_takes_for_protocols(clip: bytes, tmp_path: Path, monk
     (tmp_path / "concat:secret.mp4").write_bytes(b"x" * 100)
     with pytest.raises(OSError, match="concat:secret.mp4"):
         LavisVideoProcessor(size=32, num_frames=2)(["concat:secret.mp4"])
+
+
+@pytest.mark.parametrize("kind", [LavisImageProcessor, LavisVideoProcessor])
+@pytest.mark.parametrize("name", ["__class__", "preprocess", "from_pretrained", "valid_kwargs"])
+def test_methods_of_processors_are_not_replaced(kind: Any, name: str, tmp_path: Path) -> None:
+    kind(size=32).save_pretrained(tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_text(json.dumps({**json.loads(file.read_text()), name: "x"}))
+    with pytest.raises(ValueError, match=f"{file} cannot be used: .*'{name}'"):
+        kind.from_pretrained(tmp_path)
