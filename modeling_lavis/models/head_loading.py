@@ -28,7 +28,7 @@ from transformers.utils import (
 )
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from .configuration_base import estimated_parameters
+from .configuration_base import check_names, estimated_parameters
 from .transformers_compat import with_pinned_revision
 
 #: options of `from_pretrained` that select and access a repository; loading a configuration accepts them, too
@@ -157,7 +157,10 @@ def check_index(path: str | os.PathLike) -> None:
     try:
         if os.path.getsize(path) > _MAX_INDEX_BYTES:
             raise ValueError(f"it has more than {_MAX_INDEX_BYTES:,} bytes")
-        names = set(json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"].values())
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        names = set(content["weight_map"].values())
+        if not isinstance(content["metadata"], dict):
+            raise ValueError("its metadata are no object")
         wrong = [name for name in names if not name or name in (".", "..") or os.path.basename(name) != name]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
@@ -296,10 +299,16 @@ def check_generation_config(values: Any, source: Any) -> None:
         source (`str` or `os.PathLike`): folder or Hub id.
     """
     where = f"{GENERATION_CONFIG_NAME} of {source}"
-    if isinstance(values, GenerationConfig):
+    is_loaded = isinstance(values, GenerationConfig)
+    if is_loaded:
         values = vars(values)
     if not isinstance(values, Mapping):
         raise ValueError(f"{where} cannot be used: it contains a {type(values).__name__}, expected a JSON object.")
+    if not is_loaded:
+        try:
+            check_names(GenerationConfig, values)
+        except ValueError as error:
+            raise ValueError(f"{where} cannot be used: {error}.") from error
     for name, value in values.items():
         if name not in _GENERATION_OPTIONS or value is None:
             continue
@@ -360,13 +369,13 @@ _GENERATION_OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def read_generation_config(source: Any, options: Mapping[str, Any]) -> Any:
-    """The content of `generation_config.json`, `None` if there is none that can be read."""
+    """The content of `generation_config.json`, `{}` if there is none that can be read."""
     access = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
     try:
         found = cached_file(source, GENERATION_CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **access)
-        return None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+        return {} if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
 
 
 def _different_sizes(stored: tuple[int, ...], built: tuple[int, ...]) -> set[int]:

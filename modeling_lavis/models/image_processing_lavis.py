@@ -421,6 +421,8 @@ def check_image_options(options: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is {value!r:.80}; expected 'channels_first' or 'channels_last'.")
         if name in ("image_processor_type", "video_processor_type") and not isinstance(value, str):
             raise ValueError(f"{name} is {value!r:.80}; expected the name of a class.")
+        if name == "auto_map" and not isinstance(value, Mapping):
+            raise ValueError(f"{name} is {value!r:.80}; expected classes by the name of an Auto class.")
 
 
 def check_stored_options(options: Mapping[str, Any]) -> None:

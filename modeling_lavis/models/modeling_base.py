@@ -217,9 +217,8 @@ class LavisPreTrainedModel(PreTrainedModel):
         try:
             model, info = cls._load_weights(source, *args, ignore_mismatched_sizes=True, **kwargs)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
-            stored = read_generation_config(source, kwargs) if cls.can_generate() else None
-            if stored is not None:
-                check_generation_config(stored, source)
+            if cls.can_generate():
+                check_generation_config(read_generation_config(source, kwargs), source)
             if type(error) is ValueError and str(source) not in str(error):
                 raise ValueError(f"{source} cannot be loaded: {error}") from error
             raise

@@ -453,7 +453,7 @@ def load_image_processor(source: Any, backend: str | None = None, **kwargs: Any)
         raise ValueError(f"backend is {backend!r}; expected 'pil' (exact), 'torchvision' (faster) or None.")
 
     def check(options: Mapping[str, Any]) -> None:
-        check_image_options({"image_processor_type": options.get("image_processor_type")})
+        check_image_options({name: options.get(name) for name in ("image_processor_type", "auto_map")})
         if options.get("image_processor_type") in (*_OWN_BACKENDS, *_BLIP_IMAGE_PROCESSORS):
             check_file_options(options)
 

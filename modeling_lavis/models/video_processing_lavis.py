@@ -276,7 +276,7 @@ class LavisVideoProcessor(VideoProcessorMixin):
         """
 
         def check(options: Mapping[str, Any]) -> None:
-            check_image_options({"video_processor_type": options.get("video_processor_type")})
+            check_image_options({name: options.get(name) for name in ("video_processor_type", "auto_map")})
             cls(**options)
 
         read = super().get_video_processor_dict
