@@ -162,9 +162,17 @@ class TestCaption:
         options = ["--prompt", "a dog", "--num-beams", 4, "--max-length", 7, "--num-return-sequences", 2]
         result = run("caption", "--json", *options, *files)
         expected = captioner(files, prompt="a dog", num_beams=4, max_length=7, num_return_sequences=2)
-        assert result.records == [
-            {"file": file, "captions": [row["generated_text"] for row in rows]} for file, rows in zip(files, expected)
-        ]
+        assert_close(
+            result.records,
+            [
+                {
+                    "file": file,
+                    "captions": [row["generated_text"] for row in rows],
+                    "scores": [row["score"] for row in rows],
+                }
+                for file, rows in zip(files, expected)
+            ],
+        )
         plain = run("caption", *options, *files)
         lines = [f"{record['file']}: {caption}" for record in result.records for caption in record["captions"]]
         assert plain.out.splitlines() == lines and plain.err == ""
@@ -215,7 +223,7 @@ class TestAnswer:
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
-            ([], "the following arguments are required: --question"),
+            ([], "There is no question. Give --question."),
             (["--question", "what?", "--top-k", "3"], "--top-k cannot be used without --answers"),
             (["--question", "what?", "--answers", "a,b", "--num-beams", "2"], "cannot be used with --answers"),
             (["--question", "what?", "--answers", " , "], "contains no answer"),
@@ -447,9 +455,11 @@ class TestCommand:
         result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert result.stdout.splitlines()[-1] == "0 False"
         commands = re.findall(r"^    ([a-z-]+)\s", result.stdout, re.MULTILINE)
-        assert commands == [*ARGUMENTS, "evaluate", "convert", "attach-code", "recipes", "train", "demo"]
+        assert commands == [*ARGUMENTS, "evaluate", "convert", "verify", "attach-code", "recipes", "train", "demo"]
 
-    @pytest.mark.parametrize("command", [*ARGUMENTS, "evaluate", "convert", "attach-code", "recipes", "train", "demo"])
+    @pytest.mark.parametrize(
+        "command", [*ARGUMENTS, "evaluate", "convert", "verify", "attach-code", "recipes", "train", "demo"]
+    )
     def test_help_of_every_command(self, capfd: pytest.CaptureFixture[str], command: str) -> None:
         assert main([command, "--help"]) == 0
         assert f"usage: modeling-lavis {command}" in capfd.readouterr().out
