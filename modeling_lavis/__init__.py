@@ -61,11 +61,11 @@ if TYPE_CHECKING:
         LavisBlipModel,
     )
     from modeling_lavis.models.modeling_lavis_blip_2 import (
-        LavisBlip2ForConditionalGeneration,
         LavisBlip2ForImageTextRetrieval,
         LavisBlip2ForPreTraining,
         LavisBlip2Model,
     )
+    from modeling_lavis.models.modeling_lavis_blip_2_generation import LavisBlip2ForConditionalGeneration
     from modeling_lavis.models.processing_albef import AlbefProcessor
     from modeling_lavis.models.processing_alpro import AlproProcessor
     from modeling_lavis.models.processing_lavis_blip import LavisBlipProcessor
@@ -134,8 +134,8 @@ _HOME_OF: dict[str, str] = {
             "LavisBlipForQuestionAnswering",
             "LavisBlipModel",
         ),
+        "models.modeling_lavis_blip_2_generation": ("LavisBlip2ForConditionalGeneration",),
         "models.modeling_lavis_blip_2": (
-            "LavisBlip2ForConditionalGeneration",
             "LavisBlip2ForImageTextRetrieval",
             "LavisBlip2ForPreTraining",
             "LavisBlip2Model",

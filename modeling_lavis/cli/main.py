@@ -16,6 +16,7 @@ from modeling_lavis.cli import (
     embed,
     evaluate,
     match,
+    publish,
     recipes,
     train,
     verify,
@@ -54,6 +55,7 @@ def build_parser(verb: str | None = None, arguments: Sequence[str] = ()) -> argp
     zoo.add_parser(verbs)
     verify.add_parser(verbs)
     attach_code.add_parser(verbs)
+    publish.add_parser(verbs)
     recipes.add_parser(verbs)
     if verb == "train":
         train.add_parser(verbs)

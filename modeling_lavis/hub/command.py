@@ -63,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser, by_name: bool = False) -> Non
     parser.add_argument(
         "--dtype", metavar="D", choices=sorted(DTYPES), help="stored dtype: %(choices)s (as in CHECKPOINT)"
     )
-    parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="Hub repository to upload to")
+    parser.add_argument(
+        "--push-to-hub", metavar="ORG/NAME", help="publish in this Hub repository, as modeling-lavis publish does"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the model repository in OUTPUT")
     parser.add_argument("--max-shard-size", metavar="SIZE", default="5GB", help="maximum size of a file (%(default)s)")
     parser.add_argument(

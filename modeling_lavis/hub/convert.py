@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversion of an original checkpoint to a complete Hub repository."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +9,17 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
+from modeling_lavis.files import read_json
 from modeling_lavis.hub import cards, downloads, zoo
 from modeling_lavis.hub.accounting import AccountingError, Plan, make_plan
 from modeling_lavis.hub.checkpoints import Checkpoint, read_checkpoint
 from modeling_lavis.hub.families import Family, family_of, module_of
 from modeling_lavis.hub.portable import attach_code
+from modeling_lavis.hub.publish import publish
 from modeling_lavis.hub.report import ConversionReport
 from modeling_lavis.hub.setting_checks import check_settings
 from modeling_lavis.hub.writing import WrittenWeights, atomic_folder, check_output, write_shards
+from modeling_lavis.models.image_conversion import check_regular_file
 from modeling_lavis.models.modeling_base import names_any
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -65,7 +67,8 @@ def convert(
         language_model (`str` or `Path`, *optional*): folder or Hub id of the frozen language model (BLIP-2 only).
         dtype (`str` or `torch.dtype`, *optional*): dtype of the stored weights: `"float32"`, `"float16"` or
             `"bfloat16"`. Defaults to that of the checkpoint. Modules that the model keeps in float32 stay in it.
-        push_to_hub (`str`, *optional*): Hub repository to upload to, `ORG/NAME`.
+        push_to_hub (`str`, *optional*): Hub repository to publish in, `ORG/NAME`, by
+            [`~modeling_lavis.hub.publish.publish`].
         overwrite (`bool`, *optional*, defaults to `False`): whether to replace a model repository in `output`.
         max_shard_size (`str`, *optional*, defaults to `"5GB"`): maximum size of a weight file.
         with_code (`bool`, *optional*, defaults to `True`): whether to copy the code of the model into the repository,
@@ -181,11 +184,14 @@ def _read_settings(config: str | Path | Mapping[str, Any] | None) -> dict[str, A
         check_settings(config or {})
         return dict(config or {})
     try:
-        settings = json.loads(Path(config).expanduser().read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        check_regular_file(Path(config).expanduser(), "file of settings")
+        settings = read_json(Path(config).expanduser())
+    except ValueError as error:
         raise ValueError(f"The configuration {config} is not valid JSON: {error}. Correct it.") from error
     except OSError as error:
-        raise OSError(f"The configuration {config} cannot be read: {error.strerror}. Check the path.") from error
+        raise OSError(
+            f"The configuration {config} cannot be read: {error.strerror or error}. Check the path."
+        ) from error
     if not isinstance(settings, dict):
         raise ValueError(f"The configuration {config} contains a {type(settings).__name__}, expected a JSON object.")
     check_settings(settings, str(config))
@@ -298,18 +304,11 @@ def _write_weights(
 
 
 def _push(folder: Path, repo_id: str) -> str:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    api = HfApi()
     try:
-        url = api.create_repo(repo_id, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message="Weights converted from the original checkpoint"
-        )
-    except (HfHubHTTPError, OSError, ValueError) as error:
+        report = publish(folder, repo_id, commit_message="Weights converted from the original checkpoint")
+    except (OSError, ValueError) as error:
         raise OSError(
-            f"The repository is complete in {folder}, but cannot be uploaded to {repo_id}: {error}. Upload it with: hf "
-            f"upload {repo_id} {folder} ."
+            f"The repository is complete in {folder}, but not published: {error}\nTry again with: "
+            f"modeling-lavis publish {folder} {repo_id}"
         ) from error
-    return str(url)
+    return str(report.url)

@@ -32,7 +32,7 @@ class ConversionReport:
         not_finite (`tuple[str, ...]`, *optional*, defaults to `()`): targets that contain NaN or infinite values in the
             dtype they are stored in.
         notes (`tuple[str, ...]`, *optional*, defaults to `()`): further remarks.
-        pushed_to (`str`, *optional*): URL of the repository on the Hub.
+        pushed_to (`str`, *optional*): URL of the published commit on the Hub.
         source (`Mapping[str, Any]`, *optional*): `url`, `size` in bytes and `sha256` of a checkpoint that is from a
             URL, or has the file name of the published one, whose URL is given then.
     """

@@ -107,7 +107,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     """
     try:
         facts = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}. Correct it.") from error
     if not isinstance(facts, dict):
         raise ValueError(f"{path} contains a {type(facts).__name__}, expected a YAML mapping.")

@@ -65,12 +65,8 @@ def register_models() -> None:
         LavisBlipForQuestionAnswering,
         LavisBlipModel,
     )
-    from .modeling_lavis_blip_2 import (
-        LavisBlip2ForConditionalGeneration,
-        LavisBlip2ForImageTextRetrieval,
-        LavisBlip2ForPreTraining,
-        LavisBlip2Model,
-    )
+    from .modeling_lavis_blip_2 import LavisBlip2ForImageTextRetrieval, LavisBlip2ForPreTraining, LavisBlip2Model
+    from .modeling_lavis_blip_2_generation import LavisBlip2ForConditionalGeneration
     from .qformer import LavisQFormerModel
     from .vision_timesformer import LavisTimesformerModel
     from .vision_vit import LavisClipVisionModel, LavisEvaModel, LavisViTModel

@@ -26,6 +26,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/extending.md": ("accelerate", "datasets", "timm"),
     "docs/from-lavis.md": ("accelerate", "av", "datasets"),
     "docs/from-lavis-yaml.md": ("accelerate", "datasets", "timm"),
+    "docs/hub.md": (),
     "docs/pipelines.md": ("av",),
     "docs/processors.md": (),
     "docs/recipes.md": ("timm",),
