@@ -10,6 +10,7 @@ import http.server
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import threading
