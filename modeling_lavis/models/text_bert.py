@@ -18,14 +18,14 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.output_capturing import OutputRecorder
 
 from .attention import RowCopies, RowGroups, attend, group_rows, split_heads
 from .configuration_text import LavisBertConfig
 from .forward_options import resolve_hidden_states
 from .memory import SkinnyLinear
 from .modeling_base import LavisPreTrainedModel, check_input_ids
-from .transformers_compat import accepts_cache, cache_of_layer, cache_output
+from .transformers_compat import accepts_cache, cache_of_layer, cache_output, capture_outputs
 
 TextMode = Literal["text", "fusion", "multimodal"]
 

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that depends on details of transformers outside its public API.
+"""Everything that depends on details of transformers outside its public API, or on its version.
+
+[`VERSION_DIFFERENCES`] lists the code that only some versions of the dependencies need. Code elsewhere asks for no
+version: it imports from here what differs.
 
 [`PRIVATE_API`] lists the private names that this package overrides or calls, with the parameters that it relies on and
 the reason. A test compares the table with the installed version and names the entry that changed. Class attributes that
 transformers documents for authors of models (`_init_weights`, `_no_split_modules`, `_tied_weights_keys`, ...) and of
 pipelines (`_forward`, `_sanitize_parameters`, ...) are not listed.
 
-The key/value cache is called `past_key_values` in transformers 5.23 and `cache` in later versions: as an argument of
+The key/value cache is called `past_key_values` up to transformers 5.23 and `cache` in later versions: as an argument of
 `forward`, as a field of outputs and among the inputs of a decoding step. Models accept both names and return the
 installed version's; inside the models it is `past_key_values`.
 """
@@ -20,9 +23,61 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
+from transformers.utils import output_capturing
+
+try:
+    from transformers.video_processing_utils import VideoProcessorMixin
+except ImportError:
+    from transformers.video_processing_utils import BaseVideoProcessor as VideoProcessorMixin
+
+
+class VersionDifference(NamedTuple):
+    """
+    Code that only some versions of a dependency need.
+
+    Args:
+        place (`str`): the name of the code, with its file in this folder.
+        package (`str`): the dependency.
+        below (`str`): first version that does not need the code, which goes when it is the lowest that is supported.
+        reason (`str`): what differs.
+    """
+
+    place: str
+    package: str
+    below: str
+    reason: str
+
+
+VERSION_DIFFERENCES: tuple[VersionDifference, ...] = (
+    VersionDifference(
+        "configuration_base.SubConfigSpec",
+        "transformers",
+        "5.20",
+        "parts of a configuration are declared by their classes alone, and the configuration builds them itself",
+    ),
+    VersionDifference(
+        "transformers_compat.VideoProcessorMixin",
+        "transformers",
+        "5.20",
+        "the base of video processors that need no torchvision; before, all of them needed it",
+    ),
+    VersionDifference(
+        "transformers_compat.capture_outputs",
+        "transformers",
+        "5.23",
+        "hidden states cannot be selected by their number",
+    ),
+    VersionDifference(
+        "transformers_compat.CACHE_NAME",
+        "transformers",
+        "5.24",
+        "the key/value cache is called past_key_values; models accept both names",
+    ),
+)
 
 
 class PrivateName(NamedTuple):
@@ -205,6 +260,41 @@ def cache_of_layer(layer: nn.Module, cache: Cache | None) -> Cache | None:
     return None if recomputed else cache
 
 
+# ---- hidden states ----
+
+
+def selected_hidden_states(selection: Any) -> list[int] | None:
+    """The numbers in `output_hidden_states`, or `None` for a flag."""
+    if selection is None or isinstance(selection, bool):
+        return None
+    return [selection] if isinstance(selection, int) else list(selection)
+
+
+def _capture_all_outputs(forward: Any = None, *, tie_last_hidden_states: bool = True) -> Any:
+    """transformers' decorator, which would ignore numbers of hidden states; here they raise an error."""
+    if forward is None:
+        return functools.partial(_capture_all_outputs, tie_last_hidden_states=tie_last_hidden_states)
+    capture = output_capturing.capture_outputs(forward, tie_last_hidden_states=tie_last_hidden_states)
+
+    @functools.wraps(forward)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        selection = kwargs.get("output_hidden_states")
+        if selected_hidden_states(selection) is not None:
+            raise ValueError(
+                f"output_hidden_states is {selection!r:.80}; numbers of hidden states need transformers>=5.23, and "
+                f"{transformers.__version__} is installed. Pass True for all of them, or install a newer version."
+            )
+        return capture(self, *args, **kwargs)
+
+    return wrapper
+
+
+#: decorator of the `forward` of an encoder, which records hidden states and attention weights
+capture_outputs: Any = (
+    output_capturing.capture_outputs if hasattr(output_capturing, "selected_hidden_states") else _capture_all_outputs
+)
+
+
 # ---- loading and saving ----
 
 
@@ -357,17 +447,22 @@ __all__ = [
     "CACHE_NAME",
     "CACHE_NAMES",
     "PRIVATE_API",
+    "VERSION_DIFFERENCES",
     "PrivateName",
+    "VersionDifference",
+    "VideoProcessorMixin",
     "accepts_cache",
     "cache_field",
     "cache_of_layer",
     "cache_output",
+    "capture_outputs",
     "empty_auto_mapping",
     "execution_device",
     "keep_offloaded_parameters_in_float32",
     "offload_in_shape",
     "parameter_outside_forward",
     "return_logits_on_input_device",
+    "selected_hidden_states",
     "torchao_metadata_of_modules_only",
     "without_remembered_renaming",
 ]
