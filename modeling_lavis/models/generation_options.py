@@ -20,8 +20,8 @@ from transformers import (
     StoppingCriteriaList,
     StopStringCriteria,
 )
-from transformers.distributed.fsdp import is_fsdp_managed_module
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_managed_module
 
 # Options with one token id or several, and the smallest value. -1 is a common way to say that nothing ends texts.
 _TOKEN_OPTIONS = {

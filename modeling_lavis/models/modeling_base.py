@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers.distributed.fsdp import is_fsdp_enabled
 from transformers.integrations.deepspeed import deepspeed_config
+from transformers.integrations.fsdp import is_fsdp_enabled
 
 from .distributed import LayersKeptWhole, refuse_zero_stage_3
 from .head_loading import (

@@ -398,7 +398,7 @@ def _resolves_hidden_states(forward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(forward)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         selection = kwargs.get("output_hidden_states", getattr(self.config, "output_hidden_states", None))
-        if isinstance(selection, int | list) and not isinstance(selection, bool):
+        if isinstance(selection, (int, list)) and not isinstance(selection, bool):
             layers = self.running_layers(kwargs.get("mode", "multimodal"))
             kwargs["output_hidden_states"] = resolve_hidden_states(selection, len(layers))
         return forward(self, *args, **kwargs)

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers import GenerationConfig
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 from transformers.utils import output_capturing
@@ -33,6 +34,10 @@ try:
     from transformers.video_processing_utils import VideoProcessorMixin
 except ImportError:
     from transformers.video_processing_utils import BaseVideoProcessor as VideoProcessorMixin
+try:
+    from huggingface_hub.utils import httpx
+except ImportError:
+    import httpx
 
 
 class VersionDifference(NamedTuple):
@@ -66,10 +71,28 @@ VERSION_DIFFERENCES: tuple[VersionDifference, ...] = (
         "the base of video processors that need no torchvision; before, all of them needed it",
     ),
     VersionDifference(
+        "transformers_compat.register_video_processor",
+        "transformers",
+        "5.20",
+        "AutoVideoProcessor has one class for a configuration, not one for each backend",
+    ),
+    VersionDifference(
+        "transformers_compat.options_of_generate",
+        "transformers",
+        "5.20",
+        "pipelines merge options of generate with the model's when they are made, and take `top_k` for one of them",
+    ),
+    VersionDifference(
         "transformers_compat.capture_outputs",
         "transformers",
         "5.23",
         "hidden states cannot be selected by their number",
+    ),
+    VersionDifference(
+        "transformers_compat.httpx",
+        "huggingface-hub",
+        "1.31",
+        "the client for HTTP, whose errors opening a URL raises, is not named by huggingface_hub",
     ),
     VersionDifference(
         "transformers_compat.CACHE_NAME",
@@ -295,6 +318,48 @@ capture_outputs: Any = (
 )
 
 
+# ---- pipelines ----
+
+
+def initialize_pipeline(pipeline: Any, initialize: Callable[..., None], options: dict[str, Any]) -> None:
+    """
+    Call the constructor of a pipeline's base class, so that options of `generate` are kept for the pipeline's calls.
+
+    Args:
+        pipeline (`Pipeline`): the pipeline.
+        initialize (`Callable`): the constructor.
+        options (`dict[str, Any]`): its arguments.
+    """
+    if hasattr(pipeline, "_prepare_generate_kwargs") or not pipeline._pipeline_calls_generate:
+        initialize(**options)
+        return
+    # The constructor would take everything that has the name of an option of `generate`.
+    own = {name: options.pop(name) for name in getattr(pipeline, "_non_generation_params", ()) if name in options}
+    names = {name for name in vars(GenerationConfig()) if not name.startswith("_")} | {"generation_config"}
+    pipeline._generate_kwargs = {name: options.pop(name) for name in names & options.keys()}
+    initialize(**options)
+    steps = (pipeline._preprocess_params, pipeline._forward_params, pipeline._postprocess_params)
+    for known, more in zip(steps, pipeline._sanitize_parameters(**own)):
+        known.update(more)
+
+
+def options_of_generate(pipeline: Any, given: dict[str, Any], **fixed: Any) -> dict[str, Any]:
+    """
+    Options of `generate` for a call of a pipeline: `fixed` ones, those of the call, those of the pipeline, and its
+    defaults for what neither of them nor the model states.
+    """
+    if hasattr(pipeline, "_prepare_generate_kwargs"):
+        return pipeline._prepare_generate_kwargs(given, **fixed)
+    options = dict(given) if "generation_config" in given else {**pipeline._generate_kwargs, **given}
+    configs = [pipeline.model.generation_config, options.get("generation_config")]
+    stated = set(options).union(*(config.to_diff_dict() for config in configs if config is not None))
+    default = getattr(pipeline, "_default_generation_config", None)
+    defaults = {} if default is None else default.to_diff_dict()
+    for name in ("transformers_version", *(("max_new_tokens",) if "max_length" in stated else ())):
+        defaults.pop(name, None)
+    return {**{name: value for name, value in defaults.items() if name not in stated}, **options, **fixed}
+
+
 # ---- loading and saving ----
 
 
@@ -435,6 +500,19 @@ def return_logits_on_input_device(model: nn.Module) -> None:
         hook.io_same_device = True
 
 
+def register_video_processor(config_class: type, processor_class: type) -> None:
+    """Register a video processor that needs no torchvision with `AutoVideoProcessor`."""
+    from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
+    register: Any = AutoVideoProcessor.register
+    if "video_processor_classes" in inspect.signature(register).parameters:
+        # under both backends: the Auto class looks for "torchvision" first
+        classes = {"pil": processor_class, "torchvision": processor_class}
+        register(config_class, video_processor_classes=classes, exist_ok=True)
+    else:
+        register(config_class, processor_class, exist_ok=True)
+
+
 def empty_auto_mapping() -> Any:
     """Mapping of an Auto class that knows no model yet."""
     from transformers.models.auto.auto_factory import _LazyAutoMapping
@@ -458,9 +536,13 @@ __all__ = [
     "capture_outputs",
     "empty_auto_mapping",
     "execution_device",
+    "httpx",
+    "initialize_pipeline",
     "keep_offloaded_parameters_in_float32",
     "offload_in_shape",
+    "options_of_generate",
     "parameter_outside_forward",
+    "register_video_processor",
     "return_logits_on_input_device",
     "selected_hidden_states",
     "torchao_metadata_of_modules_only",
