@@ -20,6 +20,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -81,6 +82,12 @@ VERSION_DIFFERENCES: tuple[VersionDifference, ...] = (
         "transformers",
         "5.20",
         "pipelines merge options of generate with the model's when they are made, and take `top_k` for one of them",
+    ),
+    VersionDifference(
+        "transformers_compat.merged_processor_options",
+        "transformers",
+        "5.23",
+        "default options are read from the class that lists the options, not from attributes of the processor",
     ),
     VersionDifference(
         "transformers_compat.capture_outputs",
@@ -209,7 +216,7 @@ PRIVATE_API: tuple[PrivateName, ...] = (
     ),
     PrivateName(
         f"{_PROCESSOR}._merge_kwargs",
-        ("tokenizer_init_kwargs", "kwargs"),
+        ("ModelProcessorKwargs", "tokenizer_init_kwargs", "kwargs"),
         "options of a call are merged as in other processors",
     ),
     PrivateName(
@@ -316,6 +323,31 @@ def _capture_all_outputs(forward: Any = None, *, tie_last_hidden_states: bool = 
 capture_outputs: Any = (
     output_capturing.capture_outputs if hasattr(output_capturing, "selected_hidden_states") else _capture_all_outputs
 )
+
+
+# ---- processors ----
+
+
+def merged_processor_options(processor: Any, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """
+    Options of a processor's parts for a call, by part, over those of the tokenizer and the defaults of the processor.
+
+    Args:
+        processor (`ProcessorMixin`): the processor; its defaults are the property `text_kwargs`.
+        options (`Mapping[str, Any]`): options of the call.
+    """
+    kinds = processor.valid_processor_kwargs
+    if _reads_defaults_from_kinds(type(processor)):
+        kinds = SimpleNamespace(
+            __annotations__=kinds.__annotations__, _defaults={"text_kwargs": dict(processor.text_kwargs)}
+        )
+    return processor._merge_kwargs(kinds, tokenizer_init_kwargs=processor.tokenizer.init_kwargs, **options)
+
+
+@functools.cache
+def _reads_defaults_from_kinds(processor_class: Any) -> bool:
+    kinds = inspect.signature(processor_class._merge_kwargs).parameters["ModelProcessorKwargs"]
+    return kinds.default is inspect.Parameter.empty
 
 
 # ---- pipelines ----
@@ -539,6 +571,7 @@ __all__ = [
     "httpx",
     "initialize_pipeline",
     "keep_offloaded_parameters_in_float32",
+    "merged_processor_options",
     "offload_in_shape",
     "options_of_generate",
     "parameter_outside_forward",
