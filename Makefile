@@ -78,7 +78,8 @@ $(STAMP_RELEASE): $(STAMP_DEV)
 $(STAMP_LOWEST): $(STAMP_RELEASE) tests/release/lowest.txt
 	$(BIN)/python -m tests.release.check_release build/lowest --environment $(LOWEST) --python $(LOWEST_PYTHON) \
 		--constraint tests/release/lowest.txt
-	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/release/lowest.txt --editable '.[test]'
+	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/release/lowest.txt pytest pytest-xdist \
+		--editable '.[train,video,retrieval]'
 	@touch $@
 
 venv: $(STAMP_DEV)

@@ -38,7 +38,7 @@ except ImportError:
 try:
     from huggingface_hub.utils import httpx
 except ImportError:
-    import httpx
+    import httpx  # type: ignore[no-redef]
 
 
 class VersionDifference(NamedTuple):
@@ -337,7 +337,7 @@ def merged_processor_options(processor: Any, options: Mapping[str, Any]) -> dict
         options (`Mapping[str, Any]`): options of the call.
     """
     kinds = processor.valid_processor_kwargs
-    if _reads_defaults_from_kinds(type(processor)):
+    if _reads_defaults_from_kinds(type(processor)._merge_kwargs):
         kinds = SimpleNamespace(
             __annotations__=kinds.__annotations__, _defaults={"text_kwargs": dict(processor.text_kwargs)}
         )
@@ -345,8 +345,8 @@ def merged_processor_options(processor: Any, options: Mapping[str, Any]) -> dict
 
 
 @functools.cache
-def _reads_defaults_from_kinds(processor_class: Any) -> bool:
-    kinds = inspect.signature(processor_class._merge_kwargs).parameters["ModelProcessorKwargs"]
+def _reads_defaults_from_kinds(merge: Callable[..., Any]) -> bool:
+    kinds = inspect.signature(merge).parameters["ModelProcessorKwargs"]
     return kinds.default is inspect.Parameter.empty
 
 
