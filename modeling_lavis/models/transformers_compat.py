@@ -15,6 +15,7 @@ installed version's; inside the models it is `past_key_values`.
 """
 
 import functools
+import importlib.metadata
 import inspect
 import json
 from collections import OrderedDict
@@ -100,6 +101,12 @@ VERSION_DIFFERENCES: tuple[VersionDifference, ...] = (
         "huggingface-hub",
         "1.31",
         "the client for HTTP, whose errors opening a URL raises, is not named by huggingface_hub",
+    ),
+    VersionDifference(
+        "transformers_compat.check_offloading",
+        "accelerate",
+        "1.15",
+        "offloaded weights are wrong, so that loading them raises an error",
     ),
     VersionDifference(
         "transformers_compat.CACHE_NAME",
@@ -425,6 +432,18 @@ def _single_hooks(hook: Any) -> list[Any]:
     return list(getattr(hook, "hooks", [hook]))
 
 
+def check_offloading(model: nn.Module) -> None:
+    """Raise `ImportError` for a model whose weights are offloaded, if accelerate is too old to do so correctly."""
+    if not any(getattr(hook, "offload", False) for module in model.modules() for hook in _accelerate_hooks(module)):
+        return
+    installed = importlib.metadata.version("accelerate")
+    if tuple(int(part) for part in installed.split(".")[:2]) < (1, 15):
+        raise ImportError(
+            f"Weights of {type(model).__name__} are offloaded, which needs accelerate>=1.15, and {installed} is "
+            'installed. Run: pip install --upgrade "accelerate>=1.15", or load without offloading.'
+        )
+
+
 def offload_in_shape(hook: Any, name: str, shape: torch.Size) -> None:
     """
     Let accelerate's hook load an offloaded parameter in its shape, where state dicts and files have another one.
@@ -566,6 +585,7 @@ __all__ = [
     "cache_of_layer",
     "cache_output",
     "capture_outputs",
+    "check_offloading",
     "empty_auto_mapping",
     "execution_device",
     "httpx",

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry point of the command `modeling-lavis`: dispatches to the verbs and reports errors."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import modeling_lavis
+from modeling_lavis.cli import answer, attach_code, caption, convert, demo, embed, evaluate, match, recipes, train
+from modeling_lavis.cli.options import first_line
+from modeling_lavis.cli.output import UsageError, print_logged_warnings, warn
+from modeling_lavis.import_utils import silence_developer_logs
+
+
+def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """
+    Build the parser of the command.
+
+    Args:
+        verb (`str`, *optional*): the verb that will be parsed. The arguments of `convert` and `train` are added only
+            for these verbs, because they import torch.
+    """
+    parser = argparse.ArgumentParser(
+        prog="modeling-lavis",
+        description="ALBEF, ALPRO, BLIP and BLIP-2: captions, answers, features, training, metrics, conversion.",
+        epilog="Exit status: 0 for success, 1 if an input failed (named on stderr), 2 for invalid arguments.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {modeling_lavis.__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for module in (caption, answer, match, embed, evaluate):
+        module.add_parser(verbs)
+    if verb == "convert":
+        convert.add_parser(verbs)
+    else:
+        verbs.add_parser("convert", help=convert.HELP)
+    attach_code.add_parser(verbs)
+    recipes.add_parser(verbs)
+    if verb == "train":
+        train.add_parser(verbs)
+    else:
+        verbs.add_parser("train", help=train.HELP)
+    demo.add_parser(verbs)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run the command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*, defaults to `sys.argv[1:]`): arguments without the name of the program.
+
+    Returns:
+        `int`: The exit status: 0 for success, 1 if something failed, 2 for invalid arguments, 130 after an interrupt.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    silence_developer_logs()
+    print_logged_warnings()
+    parser = build_parser(argv[0] if argv else None)
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:  # argparse has already printed the error or the help
+        return stop.code if isinstance(stop.code, int) else 2
+    try:
+        return args.run(args)
+    except UsageError as error:
+        warn(str(error))
+        return 2
+    except BrokenPipeError:
+        # The reader of the pipe has closed it. Python flushes stdout at exit, which must not raise again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        warn("interrupted.")
+        return 130
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        warn(first_line(error))
+        return 1

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`modeling-lavis match`: score how well texts match images or videos."""
+
+import argparse
+from typing import Any
+
+from modeling_lavis.cli.options import (
+    add_inputs,
+    add_model_options,
+    check_texts,
+    find_model_inputs,
+    non_empty_text,
+    open_pipeline,
+)
+from modeling_lavis.cli.output import Results, iterate_results, one_line
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add the verb to the subparsers of the command, and return its parser."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "match",
+        help="score texts against images or videos",
+        description="Score every text against every image or video: the probability of a match (ITM, VTM) and the "
+        'cosine similarity of the features (ITC, VTC). JSON: {"file": ..., "matches": [{"text": ..., "score": ..., '
+        '"similarity": ...}]} or {"file": ..., "error": ...}.',
+    )
+    add_inputs(parser)
+    parser.add_argument(
+        "--text",
+        metavar="TEXT",
+        type=non_empty_text,
+        nargs="+",
+        action="extend",
+        required=True,
+        help="one or several texts; must follow the inputs",
+    )
+    add_model_options(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Match texts with images or videos, and return the exit status."""
+    matcher = open_pipeline({"image": "image-text-matching", "video": "video-text-matching"}, args)
+    check_texts(matcher, "--text", args.text)
+    results = Results(args.json)
+    files = find_model_inputs(matcher, args)
+    for name, rows in iterate_results(files, lambda names: matcher(names, text=args.text, on_error="return"), results):
+        lines = [
+            f"  match {row['score']:.3f}  cosine {row['similarity']:+.3f}  {one_line(row['text'])}" for row in rows
+        ]
+        results.add({"file": name, "matches": rows}, "\n".join([one_line(name), *lines]))
+    return results.status

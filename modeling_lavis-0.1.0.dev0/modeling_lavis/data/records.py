@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading the records of one file: JSON, JSON Lines, CSV, Parquet, WebDataset shards, folders of classes.
+
+A record is a dict as the file has it. [`modeling_lavis.data.rows`] makes a row of the contract of it.
+"""
+
+import csv
+import json
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+
+from modeling_lavis.data.columns import DataError
+from modeling_lavis.import_utils import require
+
+Record = Mapping[str, Any]
+
+VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm"})
+
+_HEAD = 1 << 16  # bytes read to find the first record of a file, which may be large
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """
+    A file with records.
+
+    Args:
+        path (`str`): the file, or the folder of classes.
+        kind (`str`): a key of [`READERS`].
+        folder (`str`, *optional*): folder of relative paths in the file; defaults to that of the file.
+        prefix (`str`, *optional*): only records whose `file_name` starts with it belong to the split.
+    """
+
+    path: str
+    kind: str
+    folder: str = ""
+    prefix: str = ""
+
+    @property
+    def media_folder(self) -> str:
+        """Folder of relative paths."""
+        return self.folder or (self.path if self.kind == "classfolders" else os.path.dirname(self.path))
+
+    @property
+    def name(self) -> str:
+        """Name for messages."""
+        return os.path.basename(os.path.normpath(self.path))
+
+    @property
+    def is_textual(self) -> bool:
+        """Whether all its values are texts, numbers and lists included."""
+        return self.kind == "csv"
+
+    def records(self) -> Iterator[tuple[str, Record]]:
+        """
+        Read the file.
+
+        Yields:
+            `tuple[str, Mapping[str, Any]]`: where the record is from, such as `train.json, row 17` (from 0), and the
+            record.
+
+        Raises:
+            OSError: the file cannot be read. DataError: its content has another form.
+        """
+        try:
+            for place, record in READERS[self.kind](self.path):
+                if not self.prefix or str(record.get("file_name", "")).startswith(self.prefix):
+                    yield f"{self.name}, {place}", record
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.path} is not text in UTF-8 ({error}); save it as UTF-8.") from error
+
+
+def image_suffixes() -> frozenset[str]:
+    """Suffixes of the image files that PIL reads, in lower case."""
+    return frozenset(suffix for suffix, name in PIL.Image.registered_extensions().items() if name in PIL.Image.OPEN)
+
+
+# ---- JSON ----
+
+
+def read_json(path: str) -> Iterator[tuple[str, Record]]:
+    """Records of a JSON list, or of JSON Lines under the name `.json`, as NLVR2 has them."""
+    with open(path, encoding="utf-8-sig") as file:
+        start = file.read(_HEAD).lstrip()[:1]
+    if start != "[":
+        yield from read_json_lines(path)
+        return
+    content = load_json(path)
+    for index, record in enumerate(content):
+        yield f"row {index}", _checked(record, path, f"row {index}")
+
+
+def load_json(path: str) -> Any:
+    """
+    Parse a JSON file.
+
+    Raises:
+        OSError: the file cannot be read. DataError: it is not JSON; the message has file, line and column.
+    """
+    with open(path, encoding="utf-8-sig") as file:
+        try:
+            return json.load(file)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{path} is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}. The file may be"
+                " incomplete: copy or download it again."
+            ) from error
+
+
+def read_json_lines(path: str) -> Iterator[tuple[str, Record]]:
+    """Records of JSON Lines: one object per line."""
+    index = 0
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno}). Expected a list of"
+                    " objects, or one object per line; give format= for the published files of another form."
+                ) from error
+            yield f"row {index}", _checked(record, path, f"line {number}")
+            index += 1
+
+
+def _checked(record: Any, path: str, place: str) -> Record:
+    if not isinstance(record, Mapping):
+        raise DataError(
+            f"{path}, {place}: got {str(record)[:60]!r}; expected an object with the columns of a row. Lists of answers"
+            " or labels are no rows."
+        )
+    return record
+
+
+# ---- tables ----
+
+
+def read_csv(path: str) -> Iterator[tuple[str, Record]]:
+    """Records of a CSV file with a header (`.tsv`: separated by tabs); empty fields are `None`."""
+    delimiter = "\t" if path.lower().endswith(".tsv") else ","
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter=delimiter)
+        for index, record in enumerate(reader):
+            if None in record or None in record.values():
+                raise DataError(
+                    f"{path}, row {index} (line {reader.line_num}): its number of fields is not that of the header"
+                    f" {reader.fieldnames}; quote fields that contain {delimiter!r}."
+                )
+            yield f"row {index}", {name: value if value != "" else None for name, value in record.items()}
+
+
+def read_parquet(path: str) -> Iterator[tuple[str, Record]]:
+    """Records of a Parquet file, a batch of rows in memory."""
+    parquet: Any = require("pyarrow.parquet", extra="train", purpose="Parquet files")
+    arrow: Any = require("pyarrow", extra="train")
+    index = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                for record in batch.to_pylist():
+                    yield f"row {index}", record
+                    index += 1
+    except arrow.ArrowInvalid as error:
+        raise DataError(f"{path} cannot be read as Parquet: {error}. Copy or download it again.") from error
+
+
+# ---- WebDataset ----
+
+
+def read_shard(path: str) -> Iterator[tuple[str, Record]]:
+    """
+    Records of a WebDataset shard: neighbouring files with one name and several extensions are a record.
+
+    `.json` gives the columns that it contains, images and videos are columns `image` and `video` as `{bytes, path}`, or
+    `images` if there are several in a record; `.txt` is the column `caption`, `.cls` `label`, `.name.txt` and other
+    extensions are columns of that name.
+    """
+    suffixes = image_suffixes()
+    key, members = None, {}
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                if not member.isfile() or os.path.basename(member.name).startswith("."):
+                    continue
+                folder, _, name = member.name.rpartition("/")
+                stem, _, extension = name.partition(".")
+                member_key = f"{folder}/{stem}" if folder else stem
+                if key is not None and member_key != key:
+                    yield f"sample {key}", _sample(members, path, key, suffixes)
+                    members = {}
+                key = member_key
+                content: Any = archive.extractfile(member)
+                members[extension.lower()] = content.read()
+    except tarfile.TarError as error:
+        raise DataError(f"{path} cannot be read as a tar archive: {error}. Copy or download it again.") from error
+    if key is not None:
+        yield f"sample {key}", _sample(members, path, key, suffixes)
+
+
+def _sample(members: dict[str, bytes], path: str, key: str, image_extensions: frozenset[str]) -> Record:
+    record: dict[str, Any] = {}
+    media: dict[str, dict[str, Any]] = {"image": {}, "video": {}}
+    for extension, content in members.items():
+        head, _, last = extension.rpartition(".")
+        if f".{last}" in image_extensions or f".{last}" in VIDEO_SUFFIXES:
+            kind = "video" if f".{last}" in VIDEO_SUFFIXES and last != "gif" else "image"
+            media[kind][head or kind] = {"bytes": content, "path": f"{key}.{extension}"}
+            continue
+        try:
+            if last == "json":
+                parsed = json.loads(content)
+                record.update(parsed if isinstance(parsed, Mapping) and not head else {head or "json": parsed})
+            elif last in ("txt", "text", "caption"):
+                record[head or "caption"] = content.decode("utf-8")
+            elif last == "cls":
+                label = content.decode("utf-8").strip()
+                record[head or "label"] = int(label) if label.isdecimal() else label
+        except ValueError as error:
+            raise DataError(f"{path}, sample {key}: the file .{extension} cannot be read ({error}).") from error
+    for kind, entries in media.items():
+        record.update(entries)
+        if len(entries) == 1:
+            record.setdefault(kind, next(iter(entries.values())))
+    if len(media["image"]) == 2:
+        # left before right, 0 before 1
+        record.setdefault("images", [media["image"][name] for name in sorted(media["image"])])
+    return record
+
+
+# ---- folders ----
+
+
+def read_class_folders(path: str) -> Iterator[tuple[str, Record]]:
+    """Records `{image, label}` of a folder with one folder of images per class, in order of their names."""
+    suffixes = image_suffixes()
+    for folder in sorted(entry for entry in Path(path).iterdir() if entry.is_dir()):
+        for file in sorted(folder.rglob("*")):
+            if file.suffix.lower() in suffixes and not file.name.startswith("."):
+                name = file.relative_to(path).as_posix()
+                yield name, {"image": name, "label": folder.name}
+
+
+READERS: dict[str, Callable[[str], Iterator[tuple[str, Record]]]] = {
+    "json": read_json,
+    "jsonl": read_json_lines,
+    "csv": read_csv,
+    "parquet": read_parquet,
+    "webdataset": read_shard,
+    "classfolders": read_class_folders,
+}
+"""Readers by kind of file."""
+
+_SUFFIXES = {
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".tar": "webdataset",
+    ".tar.gz": "webdataset",
+    ".tgz": "webdataset",
+}
+
+
+def kind_of(path: str) -> str | None:
+    """The kind of a file by its suffix, `None` if it is none that is read here."""
+    found = re.search(r"(\.tar\.gz|\.[^./\\]+)$", path.lower())
+    return _SUFFIXES.get(found.group(1)) if found else None
+
+
+def first_record(file: SourceFile) -> Record | None:
+    """The first record of a file, without reading all of it; `None` if the file has none, or another form."""
+    if file.kind == "json":
+        with open(file.path, encoding="utf-8-sig", errors="replace") as opened:
+            head = opened.read(_HEAD).lstrip()
+        if head[:1] == "[":
+            try:
+                record, _ = json.JSONDecoder().raw_decode(head[1:].lstrip())
+            except json.JSONDecodeError:
+                return None
+            return record if isinstance(record, Mapping) else None
+    try:
+        return next((record for _, record in file.records()), None)
+    except DataError:
+        return None
+
+
+__all__ = [
+    "READERS",
+    "VIDEO_SUFFIXES",
+    "Record",
+    "SourceFile",
+    "first_record",
+    "image_suffixes",
+    "kind_of",
+    "load_json",
+]

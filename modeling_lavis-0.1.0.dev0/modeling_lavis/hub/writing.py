@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Atomic writing of a repository, with one shard in memory at a time."""
+
+import contextlib
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from torch import Tensor
+
+WEIGHTS_PATTERN = "model{suffix}.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """
+    Check that a repository can be written to `output`, without creating anything.
+
+    Args:
+        output (`Path`): folder of the repository.
+        overwrite (`bool`): whether a model repository in that place may be replaced.
+
+    Raises:
+        FileExistsError: If `output` is a file, or a folder that is not empty and may not be replaced.
+        OSError: If the parent folder cannot be written to.
+    """
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise FileExistsError(f"{output} is not a folder. Give the path of a folder that does not exist yet.")
+    if output.is_dir() and any(output.iterdir()):
+        if not overwrite:
+            raise FileExistsError(
+                f"{output} exists and is not empty. Give another folder, or allow it to be replaced (--overwrite)."
+            )
+        # A mistyped path must not delete a home folder or a git history.
+        if not (output / "config.json").is_file() or (output / ".git").exists():
+            what = "a git clone" if (output / ".git").exists() else "not a model repository (it has no config.json)"
+            raise FileExistsError(f"{output} is not replaced, because it is {what}. Give another folder, or empty it.")
+    parent = _first_existing(output.absolute().parent)
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{output} cannot be written: {parent} is not a folder. Give another path.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{output} cannot be written: no permission to write to {parent}. Give another path.")
+
+
+def _first_existing(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+@dataclass(frozen=True)
+class WrittenWeights:
+    """
+    The result of [`write_shards`].
+
+    Args:
+        files (`tuple[str, ...]`): names of the weight files.
+        not_finite (`tuple[str, ...]`): keys of weights that contain NaN or infinite values.
+    """
+
+    files: tuple[str, ...]
+    not_finite: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def atomic_folder(output: Path, overwrite: bool = False) -> Iterator[Path]:
+    """
+    Context manager that yields a temporary folder next to `output`, and moves it there if the block succeeds.
+
+    If the block raises, the temporary folder and any parent folder created for it are removed, and `output` is
+    unchanged. An existing folder is replaced by two renames. If the second fails, the first is reverted.
+
+    Args:
+        output (`Path`): folder to write.
+        overwrite (`bool`, *optional*, defaults to `False`): whether a model repository in that place may be replaced.
+
+    Raises:
+        OSError: See [`check_output`].
+    """
+    check_output(output, overwrite)
+    output = output.absolute()
+    missing = [parent for parent in output.parents if not parent.exists()]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    work = _sibling(output, "partial")
+    try:
+        yield work
+        _move_into_place(work, output)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        for parent in missing:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
+
+
+def _sibling(output: Path, kind: str) -> Path:
+    # Folders of tempfile.mkdtemp are readable by their owner only, and this one becomes the repository.
+    folder = output.parent / f".{output.name}.{kind}-{secrets.token_hex(4)}"
+    folder.mkdir()
+    return folder
+
+
+def _move_into_place(work: Path, output: Path) -> None:
+    if not output.exists():
+        os.rename(work, output)
+        return
+    old = _sibling(output, "replaced")
+    os.rename(output, old / output.name)
+    try:
+        os.rename(work, output)
+    except BaseException:
+        os.rename(old / output.name, output)
+        old.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_shards(
+    folder: Path,
+    targets: Mapping[str, Tensor],
+    value_of: Callable[[str], Tensor],
+    dtype_of: Callable[[str], torch.dtype],
+    max_shard_size: str,
+) -> WrittenWeights:
+    """
+    Write weights as safetensors, in shards with an index if one file is not enough.
+
+    Args:
+        folder (`Path`): folder to write to.
+        targets (`Mapping[str, torch.Tensor]`): meta tensors by key, for the shapes.
+        value_of (`Callable`): function that returns the value of a key. It is called once for each key, when its shard
+            is written.
+        dtype_of (`Callable`): function that returns the dtype in which a key is stored.
+        max_shard_size (`str`): maximum size of a file, for example `"5GB"`.
+
+    Returns:
+        [`WrittenWeights`]: Names of the weight files, and keys of weights that are not finite.
+
+    Raises:
+        OSError: If there is not enough disk space.
+    """
+    planned = {name: torch.empty(tensor.shape, dtype=dtype_of(name), device="meta") for name, tensor in targets.items()}
+    split = split_torch_state_dict_into_shards(planned, filename_pattern=WEIGHTS_PATTERN, max_shard_size=max_shard_size)
+    need, free = sum(tensor.nbytes for tensor in planned.values()), shutil.disk_usage(folder).free
+    if need > free:
+        raise OSError(
+            f"The weights need {need:,} bytes, but {folder.parent} has only {free:,} left. Free disk space and try "
+            "again."
+        )
+    not_finite = []
+    for file_name, names in split.filename_to_tensors.items():
+        shard: dict[str, Tensor] = {}
+        used: set[int] = set()
+        for name in names:
+            tensor = value_of(name).to(planned[name].dtype).contiguous()
+            # safetensors rejects tensors that share memory, as the copies in momentum encoders do.
+            if tensor.data_ptr() in used:
+                tensor = tensor.clone()
+            used.add(tensor.data_ptr())
+            if not _is_finite(tensor):
+                not_finite.append(name)
+            shard[name] = tensor
+        save_file(shard, folder / file_name, metadata={"format": "pt"})
+        # safetensors creates files that only their owner can read
+        os.chmod(folder / file_name, folder.stat().st_mode & 0o666)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return WrittenWeights(tuple(split.filename_to_tensors), tuple(not_finite))
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Return whether all values are finite. Unlike `torch.isfinite`, it allocates no tensor of the same size."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    smallest, largest = tensor.aminmax()  # both are NaN if any value is
+    return math.isfinite(smallest) and math.isfinite(largest)

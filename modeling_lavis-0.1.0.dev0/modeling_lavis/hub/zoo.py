@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Typed access to the settings and facts of LAVIS's published checkpoints.
+
+`zoo.json` contains the published settings by architecture and model type, in the form of `tests/goldens/*/config.json`,
+limited to what cannot be inferred from the shapes of the weights. The origin, training and scores of a checkpoint are
+in `model_cards/<architecture>__<model_type>.yaml`, from which the model cards are made. Nothing is in both.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_HERE = Path(__file__).resolve().parent
+SETTINGS_FILE = _HERE / "zoo.json"
+_INSTALLED_FACTS = _HERE / "model_cards"  # setup.cfg installs the top-level folder of that name here
+FACTS_FOLDER = _INSTALLED_FACTS if _INSTALLED_FACTS.is_dir() else _HERE.parent.parent / "model_cards"
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """
+    A published model type of an architecture.
+
+    Args:
+        architecture (`str`): original name of the architecture, for example `"blip_retrieval"`.
+        model_type (`str`): name of the model type, for example `"coco"`.
+        settings (`Mapping[str, Any]`): published settings that cannot be inferred from shapes.
+    """
+
+    architecture: str
+    model_type: str
+    settings: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """`architecture__model_type`, the name of the facts file."""
+        return f"{self.architecture}__{self.model_type}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Facts about the checkpoint; `model_cards/README.md` describes the entries."""
+        return read_facts(FACTS_FOLDER / f"{self.name}.yaml")
+
+    @property
+    def source(self) -> str:
+        """URL of the published checkpoint."""
+        return str(self.facts["source"])
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """
+    Read a facts file.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If the file is not a YAML mapping.
+    """
+    try:
+        facts = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}. Correct it.") from error
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path} contains a {type(facts).__name__}, expected a YAML mapping.")
+    return facts
+
+
+@cache
+def entries() -> dict[tuple[str, str], ZooEntry]:
+    """Return all published model types by architecture and model type."""
+    table = json.loads(SETTINGS_FILE.read_text(encoding="utf-8"))
+    return {
+        (architecture, model_type): ZooEntry(architecture, model_type, settings)
+        for architecture, types in table.items()
+        for model_type, settings in types.items()
+    }
+
+
+def get(architecture: str, model_type: str) -> ZooEntry:
+    """
+    Return a published model type.
+
+    Raises:
+        ValueError: If there is no such model type. The message lists those of the architecture.
+    """
+    if (architecture, model_type) in entries():
+        return entries()[architecture, model_type]
+    types = [known for name, known in entries() if name == architecture]
+    raise ValueError(f"{architecture} has no published model type {model_type!r}; it has {', '.join(types) or 'none'}.")
+
+
+def find(architecture: str, model_type: str | None, checkpoint: str) -> ZooEntry | None:
+    """
+    Return the requested model type, or the one that the checkpoint's URL belongs to.
+
+    Args:
+        architecture (`str`): the architecture to convert to.
+        model_type (`str`, *optional*): the requested model type.
+        checkpoint (`str`): path or URL of the checkpoint.
+
+    Returns:
+        [`ZooEntry`] or `None`: The entry. `None` if no model type is requested and the checkpoint is the URL of none of
+        the architecture's model types, or of several.
+
+    Raises:
+        ValueError: If there is no such model type.
+    """
+    if model_type is not None:
+        return get(architecture, model_type)
+    found = [entry for entry in entries().values() if entry.architecture == architecture and entry.source == checkpoint]
+    return found[0] if len(found) == 1 else None
+
+
+def is_published_file(entry: ZooEntry, checkpoint: str) -> bool:
+    """Return whether a path or URL names the published checkpoint itself, to which the published scores apply."""
+    return checkpoint == entry.source or Path(checkpoint).name == entry.source.rpartition("/")[2]

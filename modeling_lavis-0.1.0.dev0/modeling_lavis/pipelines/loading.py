@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load a model from a folder or a Hub repository, and remember how."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
+
+# Classes of transformers' BLIP and BLIP-2 checkpoints, and the classes of this package that load them.
+_LAVIS_CLASSES = {
+    "BlipForConditionalGeneration": "LavisBlipForConditionalGeneration",
+    "BlipForQuestionAnswering": "LavisBlipForQuestionAnswering",
+    "BlipForImageTextRetrieval": "LavisBlipForImageTextRetrieval",
+    "Blip2ForConditionalGeneration": "LavisBlip2ForConditionalGeneration",
+    "Blip2ForImageTextRetrieval": "LavisBlip2ForImageTextRetrieval",
+}
+
+
+class _Loading(NamedTuple):
+    """How a model was loaded: whether its dtype was left open, and the options that access its repository."""
+
+    chooses_dtype: bool
+    hub_options: dict[str, Any]
+
+
+# Kept here, because an attribute of a model would be copied and pickled with it.
+_LOADED: WeakKeyDictionary[Any, _Loading] = WeakKeyDictionary()
+
+
+class CheckpointHead:
+    """
+    Loads models for `transformers.pipeline`, in the place of an Auto class. The class is the one that the checkpoint
+    was saved from, not the usual class of a task, so that no head is left with untrained weights. Checkpoints of
+    transformers' own BLIP and BLIP-2 are loaded into the classes of this package.
+
+    Without a dtype, or with `"auto"`, the weights get the stored dtype here, and the pipeline converts them if its
+    device is slow in that dtype (`precision`).
+    """
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """
+        Load the model of a folder or a Hub repository.
+
+        Args:
+            name (`str` or `os.PathLike`): folder or Hub id.
+            kwargs: options of `from_pretrained` (`dtype`, `revision`, `device_map`, ...).
+
+        Raises:
+            OSError: If there is no such repository, or it contains no model.
+            ValueError: If no class of this package can load the model.
+        """
+        from transformers import AutoModel, PreTrainedConfig
+
+        import modeling_lavis
+        from modeling_lavis.models.modeling_base import HUB_OPTIONS
+
+        if not os.path.exists(name) and not is_repository_id(os.fspath(name)):
+            raise OSError(f"There is no folder {os.fspath(name)}, and a Hub id has the form 'owner/name'.")
+        hub_options = {option: kwargs[option] for option in HUB_OPTIONS if kwargs.get(option) is not None}
+        config, _ = PreTrainedConfig.get_config_dict(name, **hub_options)
+        if "model_type" not in config:
+            raise OSError(
+                f"{name} has no config.json with a model_type; expected a folder or a Hub id that was written by "
+                "save_pretrained or by `modeling-lavis convert`."
+            )
+        chooses_dtype = kwargs.get("dtype") in (None, "auto") and kwargs.get("torch_dtype") in (None, "auto")
+        if kwargs.get("trust_remote_code") is not None:
+            hub_options["trust_remote_code"] = kwargs["trust_remote_code"]
+        loading = _Loading(chooses_dtype, hub_options)
+        if config["model_type"] not in ("blip", "blip-2"):
+            return _remember(AutoModel.from_pretrained(name, **kwargs), loading)
+        architecture = (config.get("architectures") or ["?"])[0]
+        if architecture not in _LAVIS_CLASSES:
+            raise ValueError(
+                f"{name} is a checkpoint of transformers' {architecture}, which no class of this package can load; "
+                f"expected one of {', '.join(sorted(_LAVIS_CLASSES))}."
+            )
+        kwargs.pop("code_revision", None)
+        model_class = getattr(modeling_lavis, _LAVIS_CLASSES[architecture])
+        return _remember(model_class.from_pretrained(name, **kwargs), loading)
+
+
+def _remember(model: Any, loading: _Loading) -> Any:
+    _LOADED[model] = loading
+    return model
+
+
+def chooses_dtype(model: Any) -> bool:
+    """Whether a model was loaded for a pipeline and its dtype was left open."""
+    loading = _LOADED.get(unwrap_adapters(model)) or _LOADED.get(model)
+    return loading is not None and loading.chooses_dtype
+
+
+def hub_options_of(model: Any) -> dict[str, Any]:
+    """Options that access the repository of a model (`revision`, `token`, ...)."""
+    inner = unwrap_adapters(model)
+    loading = _LOADED.get(inner) or _LOADED.get(model)
+    options = {} if loading is None else dict(loading.hub_options)
+    if commit := getattr(inner.config, "_commit_hash", None):
+        options["revision"] = commit  # all files of one state of the repository
+    return options
+
+
+def is_repository_id(name: str) -> bool:
+    """Whether a name has the form of a Hub id."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def unwrap_adapters(model: Any) -> Any:
+    """Return the model inside a PEFT model; other models unchanged."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def input_modality(model: Any) -> Literal["image", "video"]:
+    """Return the modality that a model takes in addition to text: `"image"` or `"video"`."""
+    return "video" if "video" in getattr(unwrap_adapters(model), "input_modalities", ()) else "image"
+
+
+def load(
+    task: str | Mapping[str, str],
+    model: str | os.PathLike[str],
+    device: Any = None,
+    dtype: Any = "auto",
+    batch_size: int = 1,
+) -> Any:
+    """
+    Build the pipeline of a task, as `transformers.pipeline` does.
+
+    Args:
+        task (`str` or `Mapping[str, str]`): a task of `modeling_lavis.pipelines.TASKS`, or the tasks for models of an
+            `"image"` and of a `"video"`.
+        model (`str` or `os.PathLike`): folder or Hub id of the model and its processor.
+        device (*optional*): for example `"cpu"` or `"cuda:0"`; defaults to an accelerator if available.
+        dtype (*optional*, defaults to `"auto"`): dtype of the weights, for example `torch.bfloat16`. By default the
+            stored dtype, or float32 if the device is slow in the stored one.
+        batch_size (`int`, *optional*, defaults to 1): rows per batch.
+
+    Raises:
+        OSError: If there is no such repository, or it contains no model.
+        ValueError: If the task is unknown, or the model does not support it.
+    """
+    from transformers.pipelines import PIPELINE_REGISTRY, check_task
+
+    from modeling_lavis.pipelines import TASKS, register
+
+    for name in [task] if isinstance(task, str) else task.values():
+        if name not in TASKS:
+            raise ValueError(f"Unknown task {name!r}; expected one of {', '.join(TASKS)}.")
+        if name not in PIPELINE_REGISTRY.supported_tasks:
+            register()
+    loaded = CheckpointHead.from_pretrained(os.fspath(model), dtype=dtype)
+    if not isinstance(task, str):
+        task = task[input_modality(loaded)]
+    pipeline_class = check_task(task)[1]["impl"]
+    pipeline_class.check_model(loaded, task)
+    return pipeline_class(model=loaded, task=task, device=device, batch_size=batch_size)

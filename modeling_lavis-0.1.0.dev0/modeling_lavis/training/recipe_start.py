@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model and the processor that a recipe trains: loaded, or new, with the options of the recipe."""
+
+import copy
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoProcessor, PreTrainedModel
+
+import modeling_lavis
+from modeling_lavis.data.collators import ENTAILMENT_LABELS, PAIR_LABELS
+from modeling_lavis.data.folders import load_label2id
+from modeling_lavis.models.head_loading import head_of
+from modeling_lavis.models.momentum import init_momentum_modules
+from modeling_lavis.training.recipes import Recipe
+from modeling_lavis.training.resizing import resize_images, resize_queue
+from modeling_lavis.training.smooth_positions import smooth_positions
+from modeling_lavis.training.starting_points import from_pretrained_parts, load_tokenizer, make_processor
+from modeling_lavis.training.vocabularies import set_language_tokens, train_tokenizer
+
+_LAVIS_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+#: fields of parts that can be changed in a model that is loaded; the others are sizes
+_RATES = ("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob")
+_SIZES = ("projection_dim", "initializer_range")
+_PARTS = ("vision_config", "text_config", "qformer_config", "answer_config")
+_LABEL_COLUMNS = {"classification": "label", "nlvr": "label", "video-qa": "answer"}
+_TEXT_COLUMNS = ("caption", "question", "answer", "sentence")
+_IMAGE_OPTIONS = ("background", "image_mean", "image_std")
+
+
+def find_labels(recipe: Recipe, rows: Any, given: Any = None) -> dict[str, int] | None:
+    """
+    Class indices of a task.
+
+    Args:
+        recipe ([`Recipe`]): the recipe.
+        rows: rows of the training data.
+        given (`Mapping[str, int]`, `Sequence[str]`, `str` or `os.PathLike`, *optional*): indices by name, names in
+            order, or a file with one of them. By default those of NLVR2 and SNLI-VE if the data have their names, else
+            the names of the training data in alphabetical order, and of answers to questions about videos the most
+            frequent `data.num_labels` of the recipe, the most frequent first.
+
+    Returns:
+        `dict[str, int]`, or `None` for a task without classes.
+
+    Raises:
+        ValueError: the rows have no labels.
+    """
+    column = _LABEL_COLUMNS.get(recipe.task)
+    if column is None:
+        if given is not None:
+            raise ValueError(f"labels are given, but the task {recipe.task} has no classes; leave them out.")
+        return None
+    if isinstance(given, (str, os.PathLike)):
+        return load_label2id(given)
+    if given is not None:
+        return dict(given) if isinstance(given, Mapping) else {str(name): index for index, name in enumerate(given)}
+    if recipe.task == "nlvr":
+        return dict(PAIR_LABELS)
+    names = getattr(
+        getattr(rows, "features", {}).get(column) if getattr(rows, "features", None) else None, "names", None
+    )
+    if names is not None:
+        return {name: index for index, name in enumerate(names)}
+    counts = Counter(_column(rows, column))
+    counts.pop(None, None)
+    if not counts:
+        raise ValueError(f"The rows have no column {column!r} with labels; give labels=, or rows that have them.")
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in counts):
+        return {str(index): index for index in range(max(counts) + 1)}
+    if recipe.task == "video-qa":
+        common = sorted(counts.items(), key=lambda entry: (-entry[1], str(entry[0])))[: recipe.data.num_labels]
+        return {str(name): index for index, (name, _) in enumerate(common)}
+    if {str(name) for name in counts} <= ENTAILMENT_LABELS.keys():
+        return dict(ENTAILMENT_LABELS)
+    return {name: index for index, name in enumerate(sorted(map(str, counts)))}
+
+
+def frequent_answers(rows: Any) -> list[str]:
+    """The answers of rows, each once, the most frequent first."""
+    counts: Counter[str] = Counter()
+    for value in _column(rows, "answer"):
+        counts.update([value] if isinstance(value, str) else value or [])
+    return [answer for answer, _ in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))]
+
+
+def _column(rows: Any, name: str) -> Iterable[Any]:
+    if hasattr(rows, "column_names") and hasattr(rows, "__len__"):
+        return rows[name] if name in rows.column_names else []
+    return (row.get(name) for row in rows)
+
+
+def prepare_start(
+    recipe: Recipe,
+    model: Any,
+    processor: Any,
+    rows: Any,
+    label2id: Mapping[str, int] | None,
+    language_model: Any = None,
+) -> tuple[Any, Any]:
+    """
+    The model and the processor that a recipe trains.
+
+    Args:
+        recipe ([`Recipe`]): the recipe.
+        model (`str`, `os.PathLike` or `PreTrainedModel`, *optional*): folder or Hub id of a model of this package, or
+            of transformers' BLIP or BLIP-2, of any head of the family; or a model of the recipe's head or of a
+            subclass, which is trained as it is. By default what the recipe starts from: parts, or its own checkpoint.
+        processor (`ProcessorMixin`, *optional*): processor of a model; by default that of the repository.
+        rows: rows of the training data, for the vocabulary of a new model.
+        label2id (`Mapping[str, int]`, *optional*): classes.
+        language_model (`str` or `os.PathLike`, *optional*): language model for BLIP-2's second stage.
+
+    Raises:
+        ValueError: the model does not fit the recipe.
+        OSError: a repository cannot be read.
+    """
+    if isinstance(model, PreTrainedModel):
+        if not isinstance(model, getattr(modeling_lavis, recipe.head)):
+            raise ValueError(
+                f"The model is a {type(model).__name__}, but the recipe {recipe.name} trains {recipe.head}."
+            )
+        if processor is None:
+            raise ValueError("A model without its processor cannot be trained; pass processor=, too.")
+        return model, processor
+    language_model = language_model if language_model is not None else recipe.start.language_model
+    if model is None and recipe.start.is_new_model:
+        return _new_model(recipe, processor, rows, label2id, language_model)
+    source = recipe.start.model if model is None else os.fspath(model)
+    if source is None:
+        raise ValueError(f"The recipe {recipe.name} names nothing to start from; give a model.")
+    _refuse_original(source, recipe)
+    return _load(recipe, source, processor, label2id, language_model)
+
+
+def _refuse_original(source: str, recipe: Recipe) -> None:
+    """Raise `ValueError` for a checkpoint of LAVIS, with the command that converts it."""
+    if not source.lower().endswith(_LAVIS_SUFFIXES) or os.path.isdir(source):
+        return
+    architecture = recipe.start.architecture or "ARCHITECTURE"
+    extra = "--language-model DIR_OR_ID --vision-checkpoint FILE " if recipe.family == "lavis_blip_2" else ""
+    stem = Path(source).stem
+    raise ValueError(
+        f"{source} is a checkpoint of LAVIS. Convert it once: modeling-lavis convert {architecture} {source} {stem} "
+        f"{extra}and give the folder {stem} as the model."
+    )
+
+
+def _settings(recipe: Recipe, label2id: Mapping[str, int] | None, is_new: bool) -> dict[str, Any]:
+    """Fields of the configuration by the recipe; those of a loaded model are no sizes."""
+    fields = copy.deepcopy(dict(recipe.model.config))
+    if recipe.model.distillation_ramp_epochs is not None:
+        fields.setdefault("use_momentum", True)  # soft targets, even if the model was saved without momentum encoders
+    if not is_new:
+        for name in _SIZES:
+            fields.pop(name, None)
+        for name in _PARTS:
+            rates = {key: value for key, value in (fields.pop(name, None) or {}).items() if key in _RATES}
+            if rates:
+                fields[name] = rates
+    if recipe.family == "lavis_blip_2":
+        fields["freeze_vision"] = "vision_model" in recipe.model.frozen
+        fields["freeze_language_model"] = "language_model" in recipe.model.frozen
+    if label2id is not None:
+        fields["id2label"] = {index: name for name, index in label2id.items()}
+        fields["label2id"] = dict(label2id)
+    return fields
+
+
+def _new_model(
+    recipe: Recipe, processor: Any, rows: Any, label2id: Mapping[str, int] | None, language_model: Any
+) -> tuple[Any, Any]:
+    start, fields = recipe.start, _settings(recipe, label2id, is_new=True)
+    options = dict(recipe.data.processor)
+    tokenizer = None if processor is None else processor.tokenizer
+    if start.vocabulary_size is not None and tokenizer is None:
+        tokenizer = _own_tokenizer(recipe, rows)
+    if recipe.model.num_frames is not None:
+        fields["vision_config"] = {**(fields.get("vision_config") or {}), "num_frames": recipe.model.num_frames}
+    model, processor = from_pretrained_parts(
+        recipe.head,
+        start.vision,
+        start.text,
+        tokenizer=tokenizer,
+        image_size=recipe.model.image_size,
+        language_model=language_model,
+        processor_options=options,
+        **fields,
+    )
+    if start.smooth_positions:
+        smooth_positions(model.vision_model)
+        init_momentum_modules(getattr(model, "momentum_pairs", []))  # copies of the changed encoder
+    return model, processor
+
+
+def _own_tokenizer(recipe: Recipe, rows: Any) -> Any:
+    """A tokenizer made from the texts of the training data."""
+    texts: list[str] = [str(recipe.data.processor.get("prompt", ""))]
+    names = [name for name in _TEXT_COLUMNS if not (name == "answer" and recipe.task == "video-qa")]
+    for name in names:
+        for value in _column(rows, name):
+            texts += [value] if isinstance(value, str) else [text for text in value or () if isinstance(text, str)]
+    if not any(text.strip() for text in texts):
+        texts = [str(value) for value in _column(rows, _LABEL_COLUMNS.get(recipe.task, "label"))]  # images alone
+    is_cased = "cleaning" in recipe.data.processor and recipe.data.processor["cleaning"] is None
+    tokenizer = train_tokenizer(texts, recipe.start.vocabulary_size or 1000, lowercase=not is_cased)
+    if recipe.head == "LavisBlip2ForConditionalGeneration":
+        set_language_tokens(tokenizer)
+    return tokenizer
+
+
+def _load(
+    recipe: Recipe, source: str, processor: Any, label2id: Mapping[str, int] | None, language_model: Any
+) -> tuple[Any, Any]:
+    head = getattr(modeling_lavis, recipe.head)
+    fields = _settings(recipe, label2id, is_new=False)
+    stored = head.config_class.from_pretrained(source)
+    queue_size = fields.pop("queue_size", None)
+    if label2id is not None and dict(stored.label2id or {}) != dict(label2id):
+        fields["ignore_mismatched_sizes"] = True  # the classifier of other classes is new
+    if recipe.family == "lavis_blip_2" and stored.text_config is None and recipe.head.endswith("Generation"):
+        if language_model is None:
+            raise ValueError(
+                f"{source} is a first-stage model ({head_of(stored)}); give a language_model to train the second stage."
+            )
+        fields["frozen_parts"] = {**(stored.frozen_parts or {}), "language_model": os.fspath(language_model)}
+    frozen = {"vision_model", "language_model"} & set(recipe.model.frozen)
+    options: dict[str, Any] = {"dtype": "auto" if recipe.family == "lavis_blip_2" and frozen else torch.float32}
+    model = head.from_pretrained(source, allow_new_weights=True, **options, **fields)
+    if queue_size is not None:
+        resize_queue(model, queue_size)
+    resize_images(model, recipe.model.image_size, recipe.model.num_frames)
+    if processor is None and "frozen_parts" in fields and stored.text_config is None:
+        processor = make_processor(
+            "lavis_blip_2",
+            load_tokenizer(language_model),
+            {"image_size": recipe.model.image_size},
+            {"language_model": "seq2seq" if model.config.is_encoder_decoder else "causal"},
+        )
+    elif processor is None:
+        processor = AutoProcessor.from_pretrained(source)
+    _set_options(processor, recipe)
+    return model, processor
+
+
+def _set_options(processor: Any, recipe: Recipe) -> None:
+    """Set the size and the options of the recipe in a processor that was loaded."""
+    options, size = dict(recipe.data.processor), recipe.model.image_size
+    visual = getattr(processor, "video_processor", None) or processor.image_processor
+    visual.size = {"height": size, "width": size}
+    if recipe.model.num_frames is not None:
+        visual.num_frames = recipe.model.num_frames
+    for name in _IMAGE_OPTIONS:
+        if name in options:
+            setattr(visual, name, options.pop(name))
+    processor.check_options(options)
+    for name, value in options.items():
+        if not hasattr(processor, name):
+            raise ValueError(
+                f"data.processor has the option {name!r}, which a {type(processor).__name__} does not have."
+            )
+        setattr(processor, name, value)
+
+
+__all__ = ["find_labels", "frequent_answers", "prepare_start"]
