@@ -4,7 +4,7 @@
 #   make test        environment, full install, then the fast, offline test suite
 #   make test-slow   the tests that take longer than a few seconds each
 #   make test-engines  DeepSpeed and Ray, in an environment of their own on top of the other one
-#   make test-lowest  the wheel with only its dependencies, then the fast tests, on the lowest versions that are supported
+#   make test-lowest  the wheel with only its dependencies, then many of the fast tests, on the lowest versions that are supported
 #   make release-check  build wheel and source distribution, and install them with only their dependencies
 #   make parity      replay the recordings of the original (folder in LAVIS_GOLDENS, default tests/goldens)
 #   make common      transformers' own common tests over all classes (its source distribution in TRANSFORMERS_SOURCE)
@@ -32,6 +32,10 @@ STAMP_ENGINES := $(ENGINES)/.installed
 # The lowest versions that pyproject.toml allows, on the lowest Python that is found: tests/release/lowest.txt.
 LOWEST := $(VENV)/lowest
 STAMP_LOWEST := $(LOWEST)/.installed
+# What depends on versions most: encoders, attention, generation, pipelines, conversion, evaluation and data.
+LOWEST_TESTS ?= tests/release tests/pipelines tests/conversion tests/evaluation tests/data tests/test_public_api.py \
+	tests/test_readme.py $(addprefix tests/models/test_,$(addsuffix .py,transformers_compat configurations attention \
+	attention_implementations text_bert vision_vit vision_timesformer beam_search generation losses))
 LOWEST_PYTHON ?= $(firstword $(shell for candidate in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; do \
 	if $$candidate -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' >/dev/null 2>&1; then echo $$candidate; fi; \
 	done) $(PYTHON))

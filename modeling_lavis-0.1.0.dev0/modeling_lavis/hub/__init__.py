@@ -1,6 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""Conversion of the original projects' checkpoints to Hub repositories: read, convert, describe and upload.
-
-`convert.convert` is the entry point, `zoo` lists the published checkpoints and `cards` writes their model cards. Each
-family (ALBEF, ALPRO, BLIP, BLIP-2) is described by one table of facts about its state dict keys; see `families`.
-"""
