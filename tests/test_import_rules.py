@@ -16,7 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"evaluation", "data", "models", "embedded"},
     "pipelines": {"models", "evaluation"},
     "interpretability": {"models"},
-    "hub": {"models"},
+    "hub": {"models", "data", "evaluation"},
     "embedded": set(),
     "cli": {"training", "evaluation", "data", "models", "pipelines", "interpretability", "hub", "embedded"},
 }

@@ -1,13 +1,11 @@
 """Repositories that earlier versions saved load today and give the outputs that those versions gave."""
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,37 +13,9 @@ from safetensors import safe_open
 from transformers import AutoModel, PreTrainedModel
 
 import modeling_lavis
-from tests.models.contract import tensors_of
-
-REPOSITORIES = Path(__file__).parent / "repositories"
-FOLDERS = sorted(path.parent for path in REPOSITORIES.glob("*/*/config.json"))
+from tests.recorded_outputs import FOLDERS, compare
 
 every_folder = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
-
-
-def recorded_calls(folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, torch.Tensor]]]:
-    """Arguments and expected outputs of every recorded call, by its name."""
-    calls: dict[str, tuple[dict[str, Any], dict[str, torch.Tensor]]] = {}
-    with safe_open(folder / "recorded.safetensors", "pt") as file:
-        for call, options in json.loads(file.metadata()["options"]).items():
-            calls[call] = (dict(options), {})
-        for key in file.keys():
-            call, role, name = key.split("/", 2)
-            calls[call][0 if role == "input" else 1][name] = file.get_tensor(key)
-    return calls
-
-
-def compare(model: Any, folder: Path) -> None:
-    calls = recorded_calls(folder)
-    assert calls
-    for call, (inputs, expected) in calls.items():
-        if call == "generate":
-            assert model.generate(**inputs).tolist() == expected["ids"].tolist()
-            continue
-        with torch.no_grad():
-            actual = tensors_of(model(**inputs))
-        for name, value in expected.items():
-            torch.testing.assert_close(actual[name], value, atol=2e-5, rtol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_every_public_head_is_there() -> None:

@@ -7,7 +7,19 @@ import sys
 from collections.abc import Sequence
 
 import modeling_lavis
-from modeling_lavis.cli import answer, attach_code, caption, convert, demo, embed, evaluate, match, recipes, train
+from modeling_lavis.cli import (
+    answer,
+    attach_code,
+    caption,
+    convert,
+    demo,
+    embed,
+    evaluate,
+    match,
+    recipes,
+    train,
+    verify,
+)
 from modeling_lavis.cli.options import first_line
 from modeling_lavis.cli.output import UsageError, print_logged_warnings, warn
 from modeling_lavis.import_utils import silence_developer_logs
@@ -34,6 +46,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
         convert.add_parser(verbs)
     else:
         verbs.add_parser("convert", help=convert.HELP)
+    verify.add_parser(verbs)
     attach_code.add_parser(verbs)
     recipes.add_parser(verbs)
     if verb == "train":

@@ -12,7 +12,7 @@ from typing import Any
 from modeling_lavis.cli.images import INPUTS, InputFile, find_inputs
 from modeling_lavis.cli.output import UsageError
 
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 # Options of `generate` that only apply when tokens are sampled.
 _SAMPLING_OPTIONS = ("top_p", "temperature")
 GENERATION_OPTIONS = (
@@ -129,7 +129,7 @@ def add_model_options(parser: argparse.ArgumentParser, default: str | None = "th
     parser.add_argument(
         "--dtype",
         metavar="T",
-        choices=_DTYPES,
+        choices=DTYPES,
         default="auto",
         help="%(choices)s (as stored; float32 on a CPU that is slow in that)",
     )

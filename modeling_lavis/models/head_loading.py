@@ -26,6 +26,8 @@ from transformers.utils import (
 )
 from transformers.utils.hub import get_checkpoint_shard_files
 
+from .transformers_compat import with_pinned_revision
+
 #: options of `from_pretrained` that select and access a repository; loading a configuration accepts them, too
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # The temperature is a number that training starts from, and queues hold features of past batches.
@@ -93,6 +95,7 @@ def read_weights(source: Any, access: Mapping[str, Any]) -> dict[str, Tensor]:
         source (`str` or `os.PathLike`): folder or Hub id.
         access (`Mapping[str, Any]`): those of `HUB_OPTIONS` that are given.
     """
+    access = with_pinned_revision(source, access)
     for single, index in ((SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
         found = cached_file(source, index, _raise_exceptions_for_missing_entries=False, **access)
         if found is not None:

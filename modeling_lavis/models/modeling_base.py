@@ -38,6 +38,7 @@ from .transformers_compat import (
     keep_offloaded_parameters_in_float32,
     offload_in_shape,
     torchao_metadata_of_modules_only,
+    with_pinned_revision,
     without_remembered_renaming,
 )
 
@@ -175,6 +176,7 @@ class LavisPreTrainedModel(PreTrainedModel):
         if source is None:
             model, info = cls._load_weights(None, *args, **kwargs)
         else:
+            kwargs = with_pinned_revision(source, kwargs)
             saved = read_head(source, kwargs)
             is_own = saved in (None, *(base.__name__ for base in cls.__mro__))
             start = HeadStart()

@@ -40,6 +40,10 @@ try:
     from huggingface_hub.utils import httpx
 except ImportError:
     import httpx  # type: ignore[no-redef]
+try:
+    from transformers.utils.hub import resolve_revision
+except ImportError:  # earlier versions ask for every file by the name of the revision
+    resolve_revision = None
 
 
 class VersionDifference(NamedTuple):
@@ -83,6 +87,12 @@ VERSION_DIFFERENCES: tuple[VersionDifference, ...] = (
         "transformers",
         "5.20",
         "pipelines merge options of generate with the model's when they are made, and take `top_k` for one of them",
+    ),
+    VersionDifference(
+        "transformers_compat.resolve_revision",
+        "transformers",
+        "5.18",
+        "files are asked for by the name of the revision, so that a repository can change between two of them",
     ),
     VersionDifference(
         "transformers_compat.merged_processor_options",
@@ -564,6 +574,27 @@ def register_video_processor(config_class: type, processor_class: type) -> None:
         register(config_class, processor_class, exist_ok=True)
 
 
+def with_pinned_revision(source: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Options of `from_pretrained` whose `revision` is the commit that it names now.
+
+    A load reads several files, and a repository on the Hub can change between two of them. transformers does the same
+    once for every `from_pretrained`; a revision that is a commit already stays as it is.
+
+    Args:
+        source (`str` or `os.PathLike`): folder or Hub id; folders have no revisions.
+        options (`Mapping[str, Any]`): arguments of `from_pretrained`.
+    """
+    options = dict(options)
+    if resolve_revision is None or source is None:
+        return options
+    access = {
+        name: options[name] for name in ("token", "local_files_only", "cache_dir") if options.get(name) is not None
+    }
+    revision = resolve_revision(source, options.get("revision"), **access)
+    return options if revision is None else {**options, "revision": revision}
+
+
 def empty_auto_mapping() -> Any:
     """Mapping of an Auto class that knows no model yet."""
     from transformers.models.auto.auto_factory import _LazyAutoMapping
@@ -599,5 +630,6 @@ __all__ = [
     "return_logits_on_input_device",
     "selected_hidden_states",
     "torchao_metadata_of_modules_only",
+    "with_pinned_revision",
     "without_remembered_renaming",
 ]
