@@ -215,6 +215,11 @@ PRIVATE_API: tuple[PrivateName, ...] = (
         "submodels inherit dtype and attention implementation",
     ),
     PrivateName(
+        "transformers.configuration_utils.PreTrainedConfig._auto_class",
+        None,
+        "configurations from a file cannot set it",
+    ),
+    PrivateName(
         f"{_AUTO}._LazyAutoMapping",
         ("config_mapping", "model_mapping"),
         "mapping of this package's own Auto classes",
