@@ -217,7 +217,7 @@ PRIVATE_API: tuple[PrivateName, ...] = (
     PrivateName(
         "transformers.configuration_utils.PreTrainedConfig._auto_class",
         None,
-        "configurations from a file cannot set it",
+        "configurations of repositories with code name it when they are saved again",
     ),
     PrivateName(
         f"{_AUTO}._LazyAutoMapping",
