@@ -13,7 +13,36 @@ from typing import Any, ClassVar, NamedTuple
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import CONFIG_NAME, logging
+
+try:
+    from transformers.configuration_utils import SubConfigSpec
+
+    HAS_SUB_CONFIG_SPECS = True
+except ImportError:  # an entry of VERSION_DIFFERENCES in transformers_compat.py
+    HAS_SUB_CONFIG_SPECS = False
+
+    class SubConfigSpec(NamedTuple):  # type: ignore[no-redef]
+        """
+        How a part of a configuration is built, for versions of transformers that have no such class.
+
+        Args:
+            config_class (`type`): class of the part, or `AutoConfig` for the one that `model_type` names.
+            model_type (`str`, *optional*): model type of a part that names none.
+            optional (`bool`, *optional*, defaults to `False`): whether the part may be `None`.
+        """
+
+        config_class: Any
+        model_type: str | None = None
+        optional: bool = False
+
+        def create_subconfig(self, key: str, subconfig: dict[str, Any]) -> tuple[PreTrainedConfig, dict[str, Any]]:
+            """The part for its values, and the options that are left, as the class of transformers returns them."""
+            if issubclass(self.config_class, PreTrainedConfig):
+                return self.config_class(**subconfig), {}
+            return CONFIG_MAPPING[subconfig.get("model_type", self.model_type)](**subconfig), {}
+
 
 #: Smallest and largest value by name of a field. The upper bounds are far above every published model: a larger value
 #: is a mistake that would end in a failed allocation or in a loop over millions of layers.
@@ -101,6 +130,17 @@ class LavisPreTrainedConfig(PreTrainedConfig):
     the field, and the file if the value was read from one.
     """
 
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls, *args: Any, **kwargs: Any) -> None:
+        parts = vars(cls).get("sub_configs_defaults")
+        if parts is not None:
+            specs = {k: v if isinstance(v, SubConfigSpec) else SubConfigSpec(v) for k, v in parts.items()}
+            cls.sub_configs_defaults = specs
+            if not HAS_SUB_CONFIG_SPECS:
+                cls.sub_configs = {name: spec.config_class for name, spec in specs.items()}
+        super().__init_subclass__(*args, **kwargs)
+
     def __post_init__(self, **kwargs: Any) -> None:
         if kwargs.get("model_type", "") is None:
             del kwargs["model_type"]
@@ -108,6 +148,8 @@ class LavisPreTrainedConfig(PreTrainedConfig):
         _check_common_fields(self, kwargs)
         for name, spec in self.sub_configs_defaults.items():
             value = getattr(self, name)
+            if value is None and not spec.optional:
+                value = {}
             if value is not None and not isinstance(value, (dict, PreTrainedConfig)):
                 raise ValueError(
                     f"{name} is {value!r:.80}; expected a dictionary or a configuration ({spec.config_class.__name__})."
@@ -610,6 +652,7 @@ __all__ = [
     "FrozenPart",
     "LavisPreTrainedConfig",
     "LavisVocabularyConfig",
+    "SubConfigSpec",
     "build_part",
     "check_implementations",
     "check_names",

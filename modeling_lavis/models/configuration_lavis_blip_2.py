@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .configuration_base import (
@@ -13,6 +12,7 @@ from .configuration_base import (
     RANGES,
     FrozenPart,
     LavisVocabularyConfig,
+    SubConfigSpec,
     build_part,
     check_names,
     check_range,

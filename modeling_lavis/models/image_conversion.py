@@ -21,8 +21,9 @@ import PIL.ImageColor
 import PIL.ImageFile
 import PIL.ImageOps
 import torch
-from huggingface_hub.utils import httpx
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
+
+from .transformers_compat import httpx
 
 _URL_TIMEOUT = 60.0  # seconds without an answer; without a limit, a silent server would block the caller for ever
 _ROUNDING = 1e-3  # share of white by which floats may exceed their range

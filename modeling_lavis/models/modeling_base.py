@@ -41,6 +41,7 @@ from .losses import at_least_float32
 from .outputs import IGNORE_INDEX
 from .transformers_compat import (
     CACHE_NAMES,
+    check_offloading,
     execution_device,
     keep_offloaded_parameters_in_float32,
     offload_in_shape,
@@ -208,6 +209,7 @@ class LavisPreTrainedModel(PreTrainedModel):
             model.check_loaded(source, info)
             if not allow_new_weights and not wants_info:
                 check_new_weights(model, source, saved, info["missing_keys"], start)
+        check_offloading(model)
         keep_offloaded_parameters_in_float32(model)
         return (model, info) if wants_info else model
 

@@ -25,6 +25,7 @@ from .image_processing_lavis import (
 from .modeling_base import HUB_OPTIONS, saved_together
 from .outputs import IGNORE_INDEX
 from .tokenization_lavis import CLEANINGS, clean_text, join_ideographs
+from .transformers_compat import merged_processor_options
 
 _OWN_BACKENDS = {"LavisImageProcessor": "pil", "LavisImageProcessorTorchvision": "torchvision"}
 # All names that transformers' BLIP image processor has had (`None`: older repositories do not name it); their options
@@ -156,7 +157,7 @@ class LavisProcessorMixin(ProcessorMixin):
                 raise TypeError(f"{name} is {kwargs[name]!r}; expected a dict of options.")
         known_text_kwargs = self.valid_processor_kwargs.__annotations__["text_kwargs"].__annotations__
         reject_unknown(type(self).__name__, kwargs.get("text_kwargs", {}), known_text_kwargs)
-        merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        merged = merged_processor_options(self, kwargs)
         text_kwargs, image_kwargs = dict(merged["text_kwargs"]), dict(merged["images_kwargs"])
         text_tensors = text_kwargs.pop("return_tensors", None)
         image_tensors = image_kwargs.pop("return_tensors", None)

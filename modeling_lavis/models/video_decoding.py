@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ _URL_PREFIXES = ("http://", "https://")
 _TIME_TOLERANCE = 1e-6  # seconds; at most the time unit of a file
 _SEEK_MARGINS = (0, 1, 4, 16)  # seconds to seek further back if a key frame is presented after the requested time
 _TORCHCODEC_ERRORS = (RuntimeError, ValueError, IndexError, TypeError)
+_Reader = TypeVar("_Reader", bound="VideoReader")
 # FFmpeg's names of containers that store decoding timestamps at best, so frames cannot be identified by them.
 _CONTAINERS_WITHOUT_TIMESTAMPS = ("avi", "mpeg")
 # The containers that are read. Others of FFmpeg are playlists and scripts, which open further files and addresses.
@@ -163,7 +164,7 @@ class VideoReader(ABC):
             self.close()
             raise
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _Reader) -> _Reader:
         return self
 
     def __exit__(self, *details: Any) -> None:

@@ -19,7 +19,6 @@ import torch
 from transformers.image_processing_base import BatchFeature
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ChannelDimension, PILImageResampling
 from transformers.processing_utils import VideosKwargs
-from transformers.video_processing_utils import VideoProcessorMixin
 
 from .image_conversion import (
     apply_exif_orientation,
@@ -40,6 +39,7 @@ from .image_processing_lavis import (
     read_options,
     reject_unknown,
 )
+from .transformers_compat import VideoProcessorMixin
 from .video_decoding import read_frames
 
 logger = logging.getLogger(__name__)

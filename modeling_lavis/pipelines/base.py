@@ -18,6 +18,7 @@ from transformers import GenerationConfig, Pipeline
 
 from modeling_lavis.models.image_conversion import to_numpy, to_uint8
 from modeling_lavis.models.image_processing_lavis import reject_unknown
+from modeling_lavis.models.transformers_compat import initialize_pipeline, options_of_generate
 from modeling_lavis.pipelines.inputs import Failure, Inputs, add_values, as_row, is_image, parse_inputs, run_batches
 from modeling_lavis.pipelines.loading import chooses_dtype, unwrap_adapters
 from modeling_lavis.pipelines.precision import use_fast_dtype
@@ -87,7 +88,8 @@ class LavisPipeline(Pipeline):
         names = ("tokenizer", "image_processor", "feature_extractor", "video_processor")
         parts = {name: kwargs.pop(name, None) for name in names}
         processor = resolve_processor(model, processor, **parts)
-        super().__init__(model=model, processor=processor, task=task, **kwargs)
+        options = {"model": model, "processor": processor, "task": task, **kwargs}
+        initialize_pipeline(self, super().__init__, options)
         if chooses_dtype(self.model):
             use_fast_dtype(self.model, self.device)
         self.model.eval()
@@ -280,7 +282,7 @@ class LavisPipeline(Pipeline):
         other options; here the call's form replaces the others, and options are taken from the configuration.
         """
         given = dict(given or {})
-        options = self._prepare_generate_kwargs(given, return_dict_in_generate=False)
+        options = options_of_generate(self, given, return_dict_in_generate=False)
         if (config := options.pop("generation_config", None)) is not None:
             stated = {name: getattr(config, name) for name in config.to_diff_dict() if name in _GENERATION_OPTIONS}
             options = {**stated, **options}
