@@ -166,8 +166,8 @@ for folder in {folders!r}:
     for loaded in (model, processor):
         assert type(loaded).__module__.startswith("transformers_modules"), type(loaded)
     save_file(probe["compute"](model.requires_grad_(False), processor), folder + "/found.safetensors")
-    package = type(model).__module__.rpartition(".")[0]
-    print(*(name.rpartition(".")[2] for name in sys.modules if name.startswith(package)))
+    packages = tuple(type(loaded).__module__.rpartition(".")[0] for loaded in (model, processor))
+    print(*(name.rpartition(".")[2] for name in sys.modules if name.startswith(packages)))
 """
 
 
