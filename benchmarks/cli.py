@@ -16,8 +16,9 @@ from benchmarks.runner import MACHINE
 from benchmarks.workloads import OURS, WORKLOADS
 
 # By default, glibc's allocator keeps freed blocks of up to 32 MB and fragments them, so that the peak memory of equal
-# training steps varies by 10 % between runs, for every peer.
-_GLIBC_TUNABLES = f"glibc.malloc.mmap_threshold={16 * 2**20}"
+# training steps varies by 10 % between runs, for every peer. It also keeps an arena for each thread, and a loop that is
+# measured step by step runs in a thread.
+_GLIBC_TUNABLES = f"glibc.malloc.mmap_threshold={16 * 2**20}:glibc.malloc.arena_max=1"
 
 _ROOT = Path(__file__).resolve().parent.parent
 

@@ -2,8 +2,8 @@
 Write the source of the documentation site: `python docs/tools/stage.py FOLDER`.
 
 Pages are written for a reader of the repository, where `../README.md` is a link that works. The site has its own places
-for README, CONTRIBUTING and CHANGELOG, and does not have examples and benchmarks, whose links become plain text. The
-page about the command line gets the help texts of the commands.
+for README, CONTRIBUTING and CHANGELOG, and does not have examples and benchmarks, whose links become plain text; images
+are copied. The page about the command line gets the help texts of the commands.
 """
 
 import argparse
@@ -28,9 +28,15 @@ def pages() -> dict[str, str]:
     return {**MOVED, **{path: path.removeprefix("docs/") for path in inside}}
 
 
+def images() -> dict[str, str]:
+    """Image file of the documentation -> place in the site."""
+    inside = sorted(path.relative_to(TOP).as_posix() for path in (TOP / "docs").rglob("*.png"))
+    return {path: path.removeprefix("docs/") for path in inside}
+
+
 def with_links_of_the_site(markdown: str, source: str) -> str:
     """Text of a file of the repository, with links as they are on the site. Code blocks are left alone."""
-    places = pages()
+    places = {**pages(), **images()}
     place = places[source]
 
     def rewritten(match: re.Match[str]) -> str:
@@ -66,6 +72,9 @@ def stage(folder: Path) -> None:
         target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text.replace(_COMMAND_LINE, command_line()) if _COMMAND_LINE in text else text, "utf-8")
+    for source, place in images().items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(TOP / source, folder / place)
 
 
 if __name__ == "__main__":

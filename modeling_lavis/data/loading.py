@@ -13,6 +13,7 @@ from modeling_lavis import __version__
 from modeling_lavis.data.annotations import ANNOTATIONS, annotation_files
 from modeling_lavis.data.columns import ORIGIN, DataError, TaskColumns, task_columns
 from modeling_lavis.data.folders import FORMATS, find_source, load_label2id
+from modeling_lavis.data.mixture_files import load_mixture, read_mixture
 from modeling_lavis.data.records import SourceFile
 from modeling_lavis.data.row_tables import in_memory
 from modeling_lavis.data.rows import ColumnNames, ColumnTypes, RowMaker, rows_of
@@ -46,6 +47,7 @@ def load_data(
               `save_to_disk` wrote;
             - a `.json` (a list of objects, as LAVIS has it, or JSON Lines), `.jsonl`, `.csv`, `.tsv`, `.parquet` or
               `.tar` file, or a pattern such as `shards/*.tar`;
+            - a `.json` file with the key `"mixture"`: several data sets with sampling ratios;
             - a list of dicts, or an object of `datasets`.
         task (`str`): a key of `TASKS`.
         split (`str`, *optional*):
@@ -79,6 +81,14 @@ def load_data(
     _check_options(contract, columns, format, on_bad_row)
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
+        if (mixture := read_mixture(path)) is not None:
+            own = {"split": split, "columns": columns, "media_root": media_root, "format": format}
+            if given := [name for name, value in own.items() if value is not None]:
+                raise DataError(f"{path} is a mixture; give {', '.join(given)} for each of its data sets in the file.")
+            options: Any = {"streaming": streaming, "keep_columns": keep_columns, "on_bad_row": on_bad_row}
+            return load_mixture(
+                mixture, os.path.dirname(path), lambda part, **own: load_data(part, task, **own, **options)
+            )
         if _is_saved(path):
             datasets: Any = require("datasets", extra="train", purpose="data sets")
             return _from_datasets(datasets.load_from_disk(path), contract, split, columns, media_root, keep_columns)

@@ -23,7 +23,7 @@ class TextOptions:
 
     Args:
         cleaning (`str`, *optional*): `"caption"` or `"question"`; unchanged by default, since collators clean, too.
-        max_words (`int`, *optional*): number of words to keep; all by default.
+        max_words (`int`, *optional*): number of words that the cleaning keeps; all by default.
         prompt (`str`, *optional*, defaults to `""`): text in front of captions, questions and statements.
         weight (`float`, *optional*): factor of the weights of answers, e.g. 0.2 for Visual Genome.
     """
@@ -38,6 +38,10 @@ class TextOptions:
             raise ValueError(f"cleaning is {self.cleaning!r}; expected one of {CLEANINGS}, or None.")
         if self.max_words is not None and self.max_words < 1:
             raise ValueError(f"max_words is {self.max_words}; expected a positive number, or None.")
+        if self.max_words is not None and self.cleaning is None:
+            raise ValueError(
+                f"max_words is {self.max_words} without a cleaning; give cleaning 'caption' or 'question'."
+            )
         if self.weight is not None and not self.weight > 0:
             raise ValueError(f"weight is {self.weight}; expected a positive number.")
 

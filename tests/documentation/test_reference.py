@@ -107,6 +107,8 @@ def test_pages_are_staged(tmp_path: Path) -> None:
         encoding="utf-8"
     )
     assert (tmp_path / "source/index.md").read_text(encoding="utf-8").startswith("# modeling_lavis")
+    shown = (tmp_path / "source/evaluation.md").read_text(encoding="utf-8")
+    assert "](images/retrieval_scale.png)" in shown and (tmp_path / "source/images/retrieval_scale.png").is_file()
 
 
 # ---- docstrings ----
