@@ -156,6 +156,30 @@ class LavisPreTrainedConfig(PreTrainedConfig):
         except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ConfigurationError(describe_error(error, values)).located(source) from error
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """
+        transformers' `save_pretrained`. `auto_map` is stored without code that the folder does not have.
+
+        Who trains a model of a repository with code and saves it elsewhere saves no code, and without this package
+        `trust_remote_code=True` would ask for files that do not exist.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): folder.
+            args, kwargs: as for transformers.
+        """
+        known = self.__dict__.get("auto_map")
+        if self._auto_class is None and isinstance(known, dict):
+            kept = {name: place for name, place in known.items() if _has_code(save_directory, place)}
+            if kept:
+                self.auto_map = kept
+            else:
+                del self.auto_map
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            if known is not None:
+                self.auto_map = known
+
     @classmethod
     def translate_dict(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Hook for families: the fields of this class for a file in another format."""
@@ -165,6 +189,13 @@ class LavisPreTrainedConfig(PreTrainedConfig):
     def prepare_dict(cls, values: dict[str, Any], given: frozenset[str]) -> dict[str, Any]:
         """Hook for families: the arguments of the constructor for the fields of a file, `given` ones replaced."""
         return values
+
+
+def _has_code(folder: str | os.PathLike[str], place: Any) -> bool:
+    """Whether an entry of `auto_map` names code of another repository, or a file of a folder."""
+    # the place of a tokenizer may be a pair
+    names = [name for name in (place if isinstance(place, (list, tuple)) else [place]) if isinstance(name, str)]
+    return all("--" in name or os.path.isfile(os.path.join(folder, f"{name.partition('.')[0]}.py")) for name in names)
 
 
 def build_part(name: str, make: Callable[..., PreTrainedConfig], values: dict[str, Any]) -> PreTrainedConfig:

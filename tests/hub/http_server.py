@@ -73,6 +73,15 @@ class HttpHandler(http.server.BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """The log is `LoopbackHub.requests`."""
 
+    def setup(self) -> None:
+        super().setup()
+        self.hub.connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.hub.connections.discard(self.connection)
+        with contextlib.suppress(ConnectionError):
+            super().finish()
+
     def handle_one_request(self) -> None:
         with contextlib.suppress(ConnectionError):
             super().handle_one_request()

@@ -11,8 +11,10 @@ client that sends its token to the storage fails. `HF_ENDPOINT` and `HF_HUB_DISA
 `huggingface_hub` is imported, so sessions run in processes of their own.
 """
 
+import contextlib
 import http.server
 import secrets
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -48,6 +50,7 @@ class LoopbackHub:
         self.repositories: dict[str, Repository] = {}
         self.faults = Faults()
         self.lock = threading.RLock()
+        self.connections: set[socket.socket] = set()
         self._port = 0
         self._requests: list[Request] = []
         self._server: http.server.ThreadingHTTPServer | None = None
@@ -66,6 +69,9 @@ class LoopbackHub:
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
+            for connection in list(self.connections):  # that a client keeps for its next request
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
             self._server = None
 
     @property
@@ -122,6 +128,15 @@ class LoopbackHub:
         if commit is None:
             raise KeyError(f"{repo_id} has no revision {revision!r}.")
         return commit
+
+    def clear(self) -> None:
+        """Forget all repositories, contents, requests and faults."""
+        with self.lock:
+            self.repositories.clear()
+            self._requests.clear()
+            self.faults = Faults()
+            for path in self.objects.folder.iterdir():
+                path.unlink()
 
     # ------------------------------------------------------------------ the log
 

@@ -1,11 +1,13 @@
 """Processes that work with a loopback Hub, and with no other."""
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 
 from tests.hub.server import LoopbackHub
 
@@ -94,4 +96,76 @@ def run_python(
     return result
 
 
-__all__ = ["run_python", "session_environment"]
+# Runs the code of every line and answers with one: whether it succeeded, and what it printed or why it failed.
+_WORKER = """
+import contextlib, io, json, sys, traceback
+answers, names = sys.stdout, {}
+sys.stdout = sys.stderr
+for line in sys.stdin:
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(json.loads(line), names)
+        answer = [True, printed.getvalue()]
+    except BaseException:
+        answer = [False, traceback.format_exc()]
+    print(json.dumps(answer), file=answers, flush=True)
+"""
+
+
+class Session:
+    """
+    A process that runs one piece of code after the other, so that what they share is imported once; a context manager.
+
+    The pieces see each other's names. The Hub can change between them; what the client remembers is kept, so pieces
+    that are to know nothing of each other use a `cache_dir` of their own.
+
+    Args:
+        hub: the Hub of the process.
+        home: the folder for `HF_HOME`.
+        token: value of `HF_TOKEN`.
+        package: whether modeling_lavis can be imported.
+    """
+
+    def __init__(self, hub: LoopbackHub, home: Path, *, token: str | None = None, package: bool = True) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self._log = (home / "session.log").open("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _WORKER if package else _WITHOUT_PACKAGE + _WORKER],
+            env=session_environment(hub, home, token=token),
+            cwd=home,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.communicate()
+        self._log.close()
+
+    def attempt(self, code: str) -> tuple[bool, str]:
+        """Run code; whether it succeeded, and what it printed, or the traceback of its error."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(code) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            self._log.seek(0)
+            raise AssertionError(f"The session has ended:\n{self._log.read()[-6000:]}")
+        succeeded, said = json.loads(answer)
+        return succeeded, said
+
+    def run(self, code: str) -> str:
+        """Run code that must succeed and return what it printed."""
+        succeeded, said = self.attempt(code)
+        assert succeeded, said
+        return said
+
+
+__all__ = ["Session", "run_python", "session_environment"]

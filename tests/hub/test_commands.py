@@ -8,35 +8,34 @@ import pytest
 
 from modeling_lavis.hub.portable import attach_code
 from tests.hub.server import LoopbackHub
-from tests.hub.sessions import run_python
+from tests.hub.sessions import Session, run_python
 from tests.pipelines.golden_repositories import convert_golden
 from tests.pipelines.tiny_models import save_model
 
 pytestmark = pytest.mark.slow
 CARD = "---\nlicense: bsd-3-clause\npipeline_tag: {tag}\nlibrary_name: transformers\n---\n# A tiny model\n"
 
-# Every command line; what it prints must be the same for a repository as for the folder.
-COMMANDS = """
-import contextlib, io, json, sys
+# Runs command lines, and prints their status and output.
+START = """
+import contextlib, io, json, os
+import modeling_lavis
 from modeling_lavis.cli.main import main
+from transformers import pipeline
 
-found = []
-for arguments in json.loads({commands!r}):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            status = main(arguments)
-        except SystemExit as end:
-            status = end.code
-    found.append([status, out.getvalue(), err.getvalue()])
-print(json.dumps(found))
+def run_commands(commands):
+    found = []
+    for arguments in commands:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                status = main(arguments)
+            except SystemExit as end:
+                status = end.code
+        found.append([status, out.getvalue(), err.getvalue()])
+    print(json.dumps(found))
 """
 
 PIPELINES = """
-import json
-import modeling_lavis
-from transformers import pipeline
-
 image, found = {image!r}, {{}}
 for place in {places!r}:
     caption = pipeline("image-captioning", model=place["captioner"], device="cpu")
@@ -69,7 +68,7 @@ for auto in (AutoModel, AutoModelForImageTextToText):
     captions.append(model.generate(**inputs, max_new_tokens=4).tolist())
 assert captions[0] == captions[1]
 run = pipeline("image-text-to-text", model=name, trust_remote_code=True, device="cpu")
-print(json.dumps(run(image, text="a", max_new_tokens=4)[0]["generated_text"]))
+caption = run(image, text="a", max_new_tokens=4)[0]["generated_text"]
 for refused in ({{}}, {{"trust_remote_code": False}}):
     try:
         AutoModel.from_pretrained(name, **refused)
@@ -77,22 +76,17 @@ for refused in ({{}}, {{"trust_remote_code": False}}):
         assert "trust_remote_code" in str(error), error
     else:
         raise AssertionError("code ran that nobody trusted")
+print()
+print(json.dumps(caption))
 """
 
 
-def run_commands(hub: LoopbackHub, commands: list[list[str]], **options: Any) -> list[tuple[int, str, str]]:
-    result = run_python(COMMANDS.format(commands=json.dumps(commands)), hub, **options)
-    return [(status, out, err) for status, out, err in json.loads(result.stdout.splitlines()[-1])]
-
-
 def test_names_of_repositories(tmp_path: Path, goldens: Path, photos: dict[str, Path]) -> None:
-    image = str(photos["coffee"])
+    image, tokenizer = str(photos["coffee"]), goldens / "tokenizer"
     folders = {
-        "captioner": save_model(
-            tmp_path / "captioner", "ForConditionalGeneration", goldens / "tokenizer", "a picture of"
-        ),
-        "matcher": save_model(tmp_path / "matcher", "ForPreTraining", goldens / "tokenizer"),
-        "answerer": save_model(tmp_path / "answerer", "ForQuestionAnswering", goldens / "tokenizer"),
+        "captioner": save_model(tmp_path / "captioner", "ForConditionalGeneration", tokenizer, "a picture of"),
+        "matcher": save_model(tmp_path / "matcher", "ForPreTraining", tokenizer),
+        "answerer": save_model(tmp_path / "answerer", "ForQuestionAnswering", tokenizer),
         "blip2": Path(convert_golden(goldens, "blip2_opt", tmp_path / "blip2")),
     }
     attach_code(folders["captioner"])
@@ -104,36 +98,41 @@ def test_names_of_repositories(tmp_path: Path, goldens: Path, photos: dict[str, 
         ["embed", "matcher", image],
         ["caption", "blip2", image, "--max-new-tokens", "4"],
     ]
-    with LoopbackHub(tmp_path / "hub") as hub:
+    home = tmp_path / "home"
+    with LoopbackHub(tmp_path / "hub") as hub, Session(hub, home) as session:
+        session.run(START)
+
+        def run(*commands: list[str], before: str = "") -> list[list[Any]]:
+            return json.loads(session.run(f"{before}\nrun_commands({list(commands)!r})").splitlines()[-1])
+
         for name, folder in folders.items():
             hub.create(f"org/{name}", folder)
         hub.create("org/secret", folders["captioner"], private=True)
-        home = tmp_path / "home"
         by_name, by_folder = (
             [[verb, "--model", place(name), "--device", "cpu", "--json", *rest] for verb, name, *rest in calls]
             for place in (lambda name: f"org/{name}", lambda name: str(folders[name]))
         )
-        wrong = [["caption", "--model", name, "--device", "cpu", image] for name in ("org/secret", "org/none")]
-        found = run_commands(hub, [*by_name, *by_folder, *wrong], home=home)
-        named, local, refused = found[: len(calls)], found[len(calls) : -2], found[-2:]
-        assert named == local and all(status == 0 and not err for status, _, err in named), named
-        for (status, out, err), name in zip(refused, ("org/secret", "org/none"), strict=True):
-            assert status == 2 and out == "" and name in err and "Traceback" not in err, err
-            assert len(err.strip().splitlines()) == 1
-        secret = [["caption", "--model", "org/secret", "--device", "cpu", "--json", *calls[0][2:]]]
-        assert run_commands(hub, secret, token=hub.read_token) == [named[0]]
-        (status, _, err), *_ = run_commands(hub, secret, token="hf_wrong")
-        assert status == 2 and "org/secret" in err and "Traceback" not in err, err
+        named = run(*by_name)
+        assert named == run(*by_folder) and all(status == 0 and not err for status, _, err in named), named
+        secret, none = (["caption", "--model", f"org/{name}", "--device", "cpu", image] for name in ("secret", "none"))
+        for command, token in ((secret, None), (secret, "hf_wrong"), (secret, hub.stranger_token), (none, hub.token)):
+            before = "os.environ.pop('HF_TOKEN', None)" if token is None else f"os.environ['HF_TOKEN'] = {token!r}"
+            ((status, out, err),) = run(command, before=before)
+            assert status == 2 and out == "" and command[2] in err and "Traceback" not in err, err
+            assert len(err.strip().splitlines()) == 1, err
+        before = f"os.environ['HF_TOKEN'] = {hub.read_token!r}"
+        assert run([*secret, "--json", *calls[0][3:]], before=before) == [named[0]]
 
         places = [{name: f"org/{name}" for name in folders}, {name: str(folder) for name, folder in folders.items()}]
-        pipelines = run_python(PIPELINES.format(image=image, places=places), hub, home=home)
-        online, offline = json.loads(pipelines.stdout.splitlines()[-1])
-        assert online == offline
+        online, local = json.loads(session.run(PIPELINES.format(image=image, places=places)).splitlines()[-1])
+        assert online == local
         alone = run_python(WITHOUT_PACKAGE.format(image=image), hub, package=False)
         assert json.loads(alone.stdout.splitlines()[-1]) == online[2]
 
-    # the Hub has ended: the cache serves the same, with HF_HUB_OFFLINE and because nobody answers
-    for offline_mode in (True, False):
-        assert run_commands(hub, by_name, home=home, offline=offline_mode) == named
-    (status, _, err), *_ = run_commands(hub, wrong[1:], home=home)
-    assert status == 2 and "cannot be reached" in err, err
+        # the Hub ends: the cache serves the same, because nobody answers and with HF_HUB_OFFLINE
+        hub.__exit__(None, None, None)
+        assert run(*by_name) == named
+        ((status, _, err),) = run(none)
+        assert status == 2 and "cannot be reached" in err, err
+        offline = run_python(f"{START}\nrun_commands({by_name!r})", hub, home=home, offline=True)
+        assert json.loads(offline.stdout.splitlines()[-1]) == named

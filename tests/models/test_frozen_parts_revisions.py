@@ -10,12 +10,12 @@ import torch
 from modeling_lavis import LavisBlip2Config, LavisBlip2ForConditionalGeneration
 from modeling_lavis.models.configuration_base import FrozenPart
 from tests.hub.server import LoopbackHub
-from tests.hub.sessions import run_python
+from tests.hub.sessions import Session
 from tests.models.lavis_blip_2_cases import second_stage
 
 LOAD = """
-import modeling_lavis
-model = modeling_lavis.LavisBlip2ForConditionalGeneration.from_pretrained({folder!r})
+from modeling_lavis import LavisBlip2ForConditionalGeneration
+model = LavisBlip2ForConditionalGeneration.from_pretrained({folder!r})
 print(model.vision_model.cls_token.sum().item(), model.get_input_embeddings().weight.sum().item())
 print(model.generation_config.num_beams)
 """
@@ -35,17 +35,12 @@ def push_revisions(hub: LoopbackHub, folder: Path) -> None:
             hub.commit(f"org/{name}", folder / revision / name, revision)
 
 
-def load(folder: Path, hub: LoopbackHub, cache: Path) -> list[str]:
-    """What a new process loads from a server."""
-    return run_python(LOAD.format(folder=str(folder)), hub, home=cache).stdout.split()
-
-
 def test_parts_are_loaded_at_their_revision(tmp_path: Path) -> None:
     model = second_stage("opt")
     model.generation_config.num_beams = 7
     tokens = model.get_input_embeddings().weight.numel()
     size = model.vision_model.cls_token.numel()
-    with LoopbackHub(tmp_path / "hub") as hub:
+    with LoopbackHub(tmp_path / "hub") as hub, Session(hub, tmp_path / "home") as session:
         push_revisions(hub, tmp_path / "parts")
         for number, (places, expected) in enumerate(
             [
@@ -63,7 +58,7 @@ def test_parts_are_loaded_at_their_revision(tmp_path: Path) -> None:
             folder = tmp_path / str(number)
             model.save_pretrained(folder, frozen_parts=places)
             assert json.loads((folder / "config.json").read_text())["frozen_parts"] == places
-            vision, language, beams = load(folder, hub, tmp_path / f"cache{number}")
+            vision, language, beams = session.run(LOAD.format(folder=str(folder))).split()
             assert float(vision) == pytest.approx(expected[0] * size)
             assert float(language) == pytest.approx(expected[1] * tokens, rel=1e-3)
             assert beams == "7"
