@@ -142,6 +142,7 @@ def test_the_newest_format_is_that_of_this_version(head: str, tmp_path: Path) ->
     assert own_options(tmp_path) == own_options(newest), "add a folder with the format of this version"
 
 
+@pytest.mark.slow
 @every_format
 def test_processor_and_head_of_earlier_formats_give_the_same(folder: Path) -> None:
     """Without `trust_remote_code`, by the installed classes."""
