@@ -447,9 +447,9 @@ class TestCommand:
         result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert result.stdout.splitlines()[-1] == "0 False"
         commands = re.findall(r"^    ([a-z-]+)\s", result.stdout, re.MULTILINE)
-        assert commands == [*ARGUMENTS, "evaluate", "convert", "attach-code", "recipes", "train", "demo"]
+        assert commands == [*ARGUMENTS, "evaluate", "convert", "attach-code", "publish", "recipes", "train", "demo"]
 
-    @pytest.mark.parametrize("command", [*ARGUMENTS, "evaluate", "convert", "attach-code", "recipes", "train", "demo"])
+    @pytest.mark.parametrize("command", [*ARGUMENTS, "evaluate", "convert", "attach-code", "publish", "recipes", "train", "demo"])
     def test_help_of_every_command(self, capfd: pytest.CaptureFixture[str], command: str) -> None:
         assert main([command, "--help"]) == 0
         assert f"usage: modeling-lavis {command}" in capfd.readouterr().out
