@@ -19,6 +19,7 @@ from modeling_lavis.cli import (
     publish,
     recipes,
     train,
+    verify,
 )
 from modeling_lavis.cli.options import first_line
 from modeling_lavis.cli.output import UsageError, print_logged_warnings, warn
@@ -46,6 +47,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
         convert.add_parser(verbs)
     else:
         verbs.add_parser("convert", help=convert.HELP)
+    verify.add_parser(verbs)
     attach_code.add_parser(verbs)
     publish.add_parser(verbs)
     recipes.add_parser(verbs)

@@ -254,7 +254,7 @@ def _from_datasets(
             raise DataError("The data set has no rows.")
         source = source.cast(datasets.Dataset.from_list(first).features)
     source = _rename(source, task, dict(columns or {}), keep_columns)
-    source = _without_decoding(source, task.media.name, datasets)
+    source = without_decoding(source, task.media.name, datasets)
     if media_root is not None:
         joined = RowMaker(task, {}, os.path.abspath(media_root))
         source = source.map(_JoinPaths(joined))
@@ -306,7 +306,7 @@ def _rename(source: Any, task: TaskColumns, columns: dict[str, Any], keep_column
     return source.rename_columns(changed) if changed else source
 
 
-def _without_decoding(source: Any, name: str, datasets: Any) -> Any:
+def without_decoding(source: Any, name: str, datasets: Any) -> Any:
     """Images and videos of a data set are opened by the collators, where a broken one can be named and skipped."""
     feature = (source.features or {}).get(name)
     inner = getattr(feature, "feature", None)
@@ -318,4 +318,4 @@ def _without_decoding(source: Any, name: str, datasets: Any) -> Any:
     return source
 
 
-__all__ = ["load_data", "load_label2id"]
+__all__ = ["load_data", "load_label2id", "without_decoding"]

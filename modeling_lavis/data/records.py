@@ -185,7 +185,18 @@ def read_shard(path: str) -> Iterator[tuple[str, Record]]:
     extensions are columns of that name.
     """
     suffixes = image_suffixes()
-    key, members = None, {}
+    for key, members in shard_samples(path):
+        yield f"sample {key}", sample_record(members, path, key, suffixes)
+
+
+def shard_samples(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """
+    The samples of a WebDataset shard as they are stored: the key of each, and the content of its files by extension.
+
+    Raises:
+        OSError: the file cannot be read. DataError: it is no tar archive, or ends too early.
+    """
+    key, members = None, dict[str, bytes]()
     try:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
@@ -195,7 +206,7 @@ def read_shard(path: str) -> Iterator[tuple[str, Record]]:
                 stem, _, extension = name.partition(".")
                 member_key = f"{folder}/{stem}" if folder else stem
                 if key is not None and member_key != key:
-                    yield f"sample {key}", _sample(members, path, key, suffixes)
+                    yield key, members
                     members = {}
                 key = member_key
                 content: Any = archive.extractfile(member)
@@ -203,10 +214,11 @@ def read_shard(path: str) -> Iterator[tuple[str, Record]]:
     except tarfile.TarError as error:
         raise DataError(f"{path} cannot be read as a tar archive: {error}. Copy or download it again.") from error
     if key is not None:
-        yield f"sample {key}", _sample(members, path, key, suffixes)
+        yield key, members
 
 
-def _sample(members: dict[str, bytes], path: str, key: str, image_extensions: frozenset[str]) -> Record:
+def sample_record(members: Mapping[str, bytes], path: str, key: str, image_extensions: frozenset[str]) -> Record:
+    """The record of a sample of [`shard_samples`], as [`read_shard`] has it; `DataError` if a file of it is broken."""
     record: dict[str, Any] = {}
     media: dict[str, dict[str, Any]] = {"image": {}, "video": {}}
     for extension, content in members.items():
@@ -304,4 +316,6 @@ __all__ = [
     "image_suffixes",
     "kind_of",
     "load_json",
+    "sample_record",
+    "shard_samples",
 ]

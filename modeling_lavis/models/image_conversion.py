@@ -62,7 +62,7 @@ def open_image(source: Any) -> Any:
     content: Any = path
     if isinstance(path, str) and path.startswith(("http://", "https://", "data:image/")):
         try:
-            content = BytesIO(_download(path))
+            content = BytesIO(download(path))
         except Exception as error:  # the HTTP client and base64 raise unrelated types
             raise OSError(f"Cannot read an image from {_shorten(path)}: {error}") from error
     else:
@@ -386,7 +386,8 @@ def _white_of_mode(mode: str) -> int | None:
     return 65535 if mode.startswith("I;16") else None
 
 
-def _download(url: str) -> bytes:
+def download(url: str) -> bytes:
+    """The content behind a URL or in a data URI; errors are those of the HTTP client and of base64."""
     if url.startswith("data:"):
         _, separator, encoded = url.partition(",")
         if not separator:
@@ -417,6 +418,7 @@ __all__ = [
     "apply_exif_orientation",
     "check_regular_file",
     "compose",
+    "download",
     "open_image",
     "parse_background",
     "to_numpy",

@@ -201,7 +201,7 @@ class _LavisImageProcessorMixin:
             if do_exif_transpose:
                 image = apply_exif_orientation(image)
             if do_convert_rgb:
-                image = np.array(to_rgb(image, color, on_drop))
+                image = np.array(self._resized(to_rgb(image, color, on_drop), **kwargs))
                 input_data_format = ChannelDimension.LAST
         else:
             image = to_numpy(image)
@@ -215,6 +215,10 @@ class _LavisImageProcessorMixin:
         return super().process_image(  # type: ignore[misc]
             image, do_convert_rgb=False, input_data_format=input_data_format, **kwargs
         )
+
+    def _resized(self, image: PIL.Image.Image, **kwargs: Any) -> PIL.Image.Image:
+        """Hook for a backend that resizes PIL images before their pixels become an array."""
+        return image
 
     def _preprocess_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
         return_tensors = kwargs.pop("return_tensors", None)
@@ -301,6 +305,17 @@ class LavisImageProcessor(_LavisImageProcessorMixin, PilBackend):
     Raises:
         ValueError: `background` is not a color.
     """
+
+    def _resized(self, image: PIL.Image.Image, **kwargs: Any) -> PIL.Image.Image:
+        # The same pixels as of an array that is resized later, which would have to be made of the whole photo, and made
+        # an image again; then resizing to the size that it has changes nothing.
+        size, resample = kwargs.get("size"), kwargs.get("resample")
+        if not kwargs.get("do_resize") or not isinstance(resample, (int, PILImageResampling)):
+            return image
+        height, width = getattr(size, "height", None), getattr(size, "width", None)
+        if not height or not width or getattr(size, "shortest_edge", None):
+            return image
+        return image.resize((width, height), resample=resample)
 
     def _to_pixel_values(self, images: list[Any], **kwargs: Any) -> list[np.ndarray]:
         # one at a time, so that at most one full-size image is in memory

@@ -8,7 +8,7 @@ Shapes: B rows of a batch, C channels, H height, W width, T text tokens.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -171,14 +171,36 @@ class LavisPipeline(Pipeline):
                 inputs = to_uint8(to_numpy(inputs), truncate=self.modality == "video")
         return parse_inputs(inputs, self.is_single_input)
 
+    def steps(self, **options: Any) -> tuple[Callable[[Any], Any], Callable[[list[Any]], list[Any]]]:
+        """
+        The two steps of a call, for code that makes batches itself, such as `modeling_lavis.jobs`.
+
+        Args:
+            options: options of the call, except `batch_size`, `num_workers` and `on_error`.
+
+        Returns:
+            A function from an entry (an image, a video or a row) to a prepared row, or to a [`Failure`] that says why
+            there is none, for any number of threads; and a function from a list of prepared rows to one result for
+            each, for one thread.
+        """
+        preprocess, forward, postprocess = self._params(options)
+        prepare = functools.partial(self._prepare, **{**preprocess, "on_error": "return"})
+
+        def run(rows: list[Any]) -> list[Any]:
+            return [self.postprocess(output, **postprocess) for output in self.forward(self.collate(rows), **forward)]
+
+        return prepare, run
+
+    def _params(self, options: dict[str, Any]) -> list[dict[str, Any]]:
+        """Options of the three steps: those of the call, else those of the pipeline."""
+        defaults = (self._preprocess_params, self._forward_params, self._postprocess_params)
+        return [{**default, **new} for default, new in zip(defaults, self._sanitize_parameters(**options))]
+
     def _run(
         self, inputs: Inputs, batch_size: int | None = None, num_workers: int | None = None, **options: Any
     ) -> Any:
-        given = self._sanitize_parameters(**options)
-        defaults = (self._preprocess_params, self._forward_params, self._postprocess_params)
-        params = [{**default, **new} for default, new in zip(defaults, given)]
         batch_size, num_workers = self._loader_options(batch_size, num_workers)
-        results = self.get_iterator(inputs.entries, num_workers, batch_size, *params)
+        results = self.get_iterator(inputs.entries, num_workers, batch_size, *self._params(options))
         if inputs.single:
             return next(results)
         return results if inputs.lazy else list(results)

@@ -20,6 +20,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/alpro.md": ("accelerate", "av"),
     "docs/blip.md": ("accelerate", "datasets", "peft"),
     "docs/blip2.md": ("accelerate", "peft", "bitsandbytes"),
+    "docs/collections.md": ("datasets",),
     "docs/data.md": ("datasets", "accelerate", "av"),
     "docs/evaluation.md": ("datasets",),
     "docs/extending.md": ("accelerate", "datasets", "timm"),
