@@ -142,6 +142,7 @@ def test_the_newest_format_is_that_of_this_version(head: str, tmp_path: Path) ->
     assert own_options(tmp_path) == own_options(newest), "add a folder with the format of this version"
 
 
+@pytest.mark.slow
 @every_format
 def test_processor_and_head_of_earlier_formats_give_the_same(folder: Path) -> None:
     """Without `trust_remote_code`, by the installed classes."""
@@ -166,8 +167,8 @@ for folder in {folders!r}:
     for loaded in (model, processor):
         assert type(loaded).__module__.startswith("transformers_modules"), type(loaded)
     save_file(probe["compute"](model.requires_grad_(False), processor), folder + "/found.safetensors")
-    package = type(model).__module__.rpartition(".")[0]
-    print(*(name.rpartition(".")[2] for name in sys.modules if name.startswith(package)))
+    packages = tuple(type(loaded).__module__.rpartition(".")[0] for loaded in (model, processor))
+    print(*(name.rpartition(".")[2] for name in sys.modules if name.startswith(packages)))
 """
 
 

@@ -51,10 +51,15 @@ def run(args: argparse.Namespace) -> int:
             include=args.include,
             exclude=args.exclude,
             commit_message=args.message,
-            on_step=lambda step: sys.stderr.write(f"{step} ...\n") and None,
+            on_step=_show_step,
         )
     except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")  # over several lines, if several things are wrong
         return 1
     sys.stdout.write((json.dumps(report.as_dict(), indent=2) if args.json else str(report)) + "\n")
     return 0
+
+
+def _show_step(step: str) -> None:
+    sys.stderr.write(f"{step} ...\n")
+    sys.stderr.flush()

@@ -212,8 +212,15 @@ def publish(
         report = _upload(api, report, listing, operations, private, revision, create_pr, commit_message)
         say(f"loading back commit {report.commit}")
         where = f"commit {report.commit} of {repo_id}"
-        _compare_files(api, report, operations, where)
-        compared = _load_back(report, local, token, Path(work), code is not None, where)
+        try:
+            _compare_files(api, report, operations, where)
+            compared = _load_back(report, local, token, Path(work), code is not None, where)
+        except OSError as error:
+            again = f" with --revision {report.revision} instead of --create-pr" if report.revision != _MAIN else ""
+            raise OSError(
+                f"{_one_line(error)}. The upload itself is complete; repeat the command{again if create_pr else ''} to "
+                "check it again."
+            ) from error
     return replace(report, compared=compared)
 
 
@@ -299,7 +306,7 @@ def _compare_files(api: HfApi, report: PublishReport, operations: Iterable[Commi
         entries = api.list_repo_tree(report.repo_id, recursive=True, revision=report.commit)
         remote = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
     except Exception as error:  # as above
-        raise OSError(f"{where} was uploaded, but cannot be listed: {_one_line(error)}. Repeat the command.") from error
+        raise OSError(f"{where} was uploaded, but cannot be listed: {_one_line(error)}") from error
     for operation in operations:
         entry = remote.get(operation.path_in_repo)
         if entry is None:
@@ -311,7 +318,7 @@ def _compare_files(api: HfApi, report: PublishReport, operations: Iterable[Commi
         if not same:
             raise OSError(
                 f"{where} does not have the {operation.path_in_repo} of {report.folder}. The file was changed during "
-                "the upload, or the Hub has damaged it. Repeat the command."
+                "the upload, or the Hub has damaged it."
             )
 
 

@@ -80,8 +80,11 @@ class ObjectStore:
         return Blob(sha256, size, True, git_id(pointer(sha256, size)))
 
     def sha256_of(self, path: Path) -> str:
+        found = hashlib.sha256()
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            while block := file.read(2**20):
+                found.update(block)
+        return found.hexdigest()
 
     def read(self, blob: Blob) -> bytes:
         return self.path(blob.sha256).read_bytes()

@@ -65,6 +65,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_other_code_is_noticed(name: str, captioner_with_code: Path) -> None:
     change, message = WRONG[name]
@@ -78,6 +79,7 @@ def test_other_code_is_noticed(name: str, captioner_with_code: Path) -> None:
     assert check_attached_code(captioner_with_code) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content", ["[]", "{", "{}", '{"version": "1", "sha256": {"../a.py": "%s"}}' % ("0" * 64), '{"version": 1}']
 )
@@ -89,6 +91,7 @@ def test_records_that_are_none(content: str, captioner_with_code: Path) -> None:
     assert check_attached_code(captioner_with_code) == []
 
 
+@pytest.mark.slow
 def test_code_of_another_version_is_compared_with_its_record_alone(captioner_with_code: Path) -> None:
     other_hash(captioner_with_code)
     edit_record(captioner_with_code, lambda content: content.update(version="0.0.1"))
@@ -97,6 +100,7 @@ def test_code_of_another_version_is_compared_with_its_record_alone(captioner_wit
     assert "attention.py is not that of version 0.0.1" in check_attached_code(captioner_with_code)[0]
 
 
+@pytest.mark.slow
 def test_files_that_an_earlier_release_needed_are_removed(captioner_with_code: Path) -> None:
     for name, content in (("old_part.py", b"# old\n"), ("own_part.py", b"# changed by its owner\n")):
         (captioner_with_code / name).write_bytes(content)
@@ -107,6 +111,7 @@ def test_files_that_an_earlier_release_needed_are_removed(captioner_with_code: P
     assert (captioner_with_code / "own_part.py").exists()
 
 
+@pytest.mark.slow
 def test_only_needed_files_are_attached(captioner_with_code: Path) -> None:
     names = {path.stem for path in captioner_with_code.glob("*.py")}
     assert names == {path.stem for path in portable_files(["modeling_lavis_blip", "processing_lavis_blip"])}
@@ -114,6 +119,7 @@ def test_only_needed_files_are_attached(captioner_with_code: Path) -> None:
     assert [name for name in names for part in other if part in name] == []
 
 
+@pytest.mark.slow
 def test_a_changed_installation_is_noticed(captioner_with_code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hashes are those that the wheel recorded, not those of files that were changed afterwards."""
 

@@ -63,6 +63,7 @@ def test_nothing_else_is_published_unasked(captioner: Path) -> None:
     assert check_folder(captioner, listing) == []
 
 
+@pytest.mark.slow
 def test_pictures_of_the_card_are_published(captioner: Path) -> None:
     (captioner / "figures").mkdir()
     (captioner / "figures" / "example.png").write_bytes(b"x")
@@ -73,6 +74,7 @@ def test_pictures_of_the_card_are_published(captioner: Path) -> None:
     assert "figures/example.png" in {file.path for file in list_folder(captioner).files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "extra.pkl", "innocent.txt", "vocab.txt", "weights.th"])
 def test_pickles_are_never_published(name: str, captioner: Path) -> None:
     if name == "weights.th":  # as torch.save writes it
@@ -85,6 +87,7 @@ def test_pickles_are_never_published(name: str, captioner: Path) -> None:
     assert problems(captioner, exclude=[name]) == []
 
 
+@pytest.mark.slow
 def test_links_to_folders_and_devices_are_not_followed(captioner: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "key.txt").write_text("secret")
@@ -169,6 +172,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_named(name: str, captioner: Path) -> None:
     change, message = WRONG[name]
@@ -179,11 +183,13 @@ def test_what_is_wrong_is_named(name: str, captioner: Path) -> None:
         publish(captioner, "me/captioner", dry_run=True)
 
 
+@pytest.mark.slow
 def test_shards_are_complete(captioner: Path) -> None:
     shard(captioner)
     assert problems(captioner) == []
 
 
+@pytest.mark.slow
 def test_all_problems_at_once(captioner: Path) -> None:
     (captioner / "README.md").unlink()
     (captioner / "a.pkl").write_bytes(b"x")
@@ -209,6 +215,7 @@ def test_files_of_the_earlier_model_are_replaced_and_others_stay(captioner: Path
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("repo_id", "options", "message"),
     [
@@ -224,6 +231,7 @@ def test_targets_that_cannot_be(repo_id: str, options: dict[str, object], messag
         publish(captioner, repo_id, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_file_is_no_folder(captioner: Path) -> None:
     with pytest.raises(NotADirectoryError, match="is not a folder"):
         publish(captioner / "config.json", "me/a")
