@@ -1,9 +1,11 @@
-# The commands a developer types. All they need beforehand is make and a Python of 3.11 or newer.
+# The commands a developer types. All they need beforehand is make and a Python of 3.10 or newer.
 #
 #   make demo        environment, base install, then the embedded model on real images
 #   make test        environment, full install, then the fast, offline test suite
 #   make test-slow   the tests that take longer than a few seconds each
 #   make test-engines  DeepSpeed and Ray, in an environment of their own on top of the other one
+#   make test-lowest  the wheel with only its dependencies, then many of the fast tests, on the lowest versions that are supported
+#   make release-check  build wheel and source distribution, and install them with only their dependencies
 #   make parity      replay the recordings of the original (folder in LAVIS_GOLDENS, default tests/goldens)
 #   make common      transformers' own common tests over all classes (its source distribution in TRANSFORMERS_SOURCE)
 #   make check       formatting, lint and types
@@ -12,8 +14,8 @@
 #   make venv        environment with the full install, and nothing else
 
 VENV ?= .venv
-PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13 python3.14 python; do \
-	if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$candidate; exit; fi; \
+PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13 python3.14 python3.10 python; do \
+	if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then echo $$candidate; exit; fi; \
 	done)
 WORKERS ?= 2
 PYTEST_FLAGS ?= -n $(WORKERS)
@@ -23,21 +25,32 @@ STAMP_CREATED := $(VENV)/.created
 STAMP_BASE := $(VENV)/.installed-base
 STAMP_DEV := $(VENV)/.installed-dev
 STAMP_DOCS := $(VENV)/.installed-docs
+STAMP_RELEASE := $(VENV)/.installed-release
 # Packages that change how others behave, or that few need: not in the environment of the other tests.
 ENGINES := $(VENV)/engines
 STAMP_ENGINES := $(ENGINES)/.installed
+# The lowest versions that pyproject.toml allows, on the lowest Python that is found: tests/release/lowest.txt.
+LOWEST := $(VENV)/lowest
+STAMP_LOWEST := $(LOWEST)/.installed
+# What depends on versions most: encoders, attention, generation, pipelines, conversion, evaluation and data.
+LOWEST_TESTS ?= tests/release tests/pipelines tests/conversion tests/evaluation tests/data tests/test_public_api.py \
+	tests/test_readme.py $(addprefix tests/models/test_,$(addsuffix .py,transformers_compat configurations attention \
+	attention_implementations text_bert vision_vit vision_timesformer beam_search generation losses))
+LOWEST_PYTHON ?= $(firstword $(shell for candidate in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; do \
+	if $$candidate -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' >/dev/null 2>&1; then echo $$candidate; fi; \
+	done) $(PYTHON))
 
 # A test that spawns one thread per core in each of several workers is slower than one thread each.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-engines parity common check docs docs-serve format clean
+.PHONY: help venv demo test test-slow test-engines test-lowest release-check parity common check docs docs-serve format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
 $(STAMP_CREATED):
-	@test -n "$(PYTHON)" || { echo "No Python of 3.11 or newer found; install one or call make PYTHON=/path/to/python" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python of 3.10 or newer found; install one or call make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@touch $@
@@ -61,6 +74,18 @@ $(STAMP_ENGINES): $(STAMP_DEV)
 	$(ENGINES)/bin/python -m pip install --quiet 'deepspeed>=0.19' 'ray[train]>=2.50'
 	@touch $@
 
+$(STAMP_RELEASE): $(STAMP_DEV)
+	$(BIN)/python -m pip install --quiet --editable '.[release]'
+	@touch $@
+
+# The wheel first, with nothing but its dependencies; then the extras that the tests need, and the tests of the checkout.
+$(STAMP_LOWEST): $(STAMP_RELEASE) tests/release/lowest.txt
+	$(BIN)/python -m tests.release.check_release build/lowest --environment $(LOWEST) --python $(LOWEST_PYTHON) \
+		--constraint tests/release/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint tests/release/lowest.txt pytest pytest-xdist \
+		--editable '.[train,video,retrieval]'
+	@touch $@
+
 venv: $(STAMP_DEV)
 
 demo: $(STAMP_BASE)
@@ -75,6 +100,12 @@ test-slow: $(STAMP_DEV)
 # In one process after the other: each starts two.
 test-engines: $(STAMP_ENGINES)
 	$(ENGINES)/bin/python -m pytest -m "slow or not slow" tests/training/test_deepspeed.py tests/examples/test_launch_ray.py
+
+test-lowest: $(STAMP_LOWEST)
+	$(LOWEST)/bin/python -m pytest $(PYTEST_FLAGS) $(LOWEST_TESTS)
+
+release-check: $(STAMP_RELEASE)
+	$(BIN)/python -m tests.release.check_release build/release
 
 parity: $(STAMP_DEV)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) tests/parity

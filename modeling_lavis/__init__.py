@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from modeling_lavis import registration
 
 if TYPE_CHECKING:
+    from modeling_lavis.bridge import load_model, load_model_and_preprocess
     from modeling_lavis.data.checks import check_data
     from modeling_lavis.data.collation import make_collator
     from modeling_lavis.data.loading import load_data, load_label2id
@@ -60,11 +61,11 @@ if TYPE_CHECKING:
         LavisBlipModel,
     )
     from modeling_lavis.models.modeling_lavis_blip_2 import (
-        LavisBlip2ForConditionalGeneration,
         LavisBlip2ForImageTextRetrieval,
         LavisBlip2ForPreTraining,
         LavisBlip2Model,
     )
+    from modeling_lavis.models.modeling_lavis_blip_2_generation import LavisBlip2ForConditionalGeneration
     from modeling_lavis.models.processing_albef import AlbefProcessor
     from modeling_lavis.models.processing_alpro import AlproProcessor
     from modeling_lavis.models.processing_lavis_blip import LavisBlipProcessor
@@ -84,6 +85,7 @@ __version__ = "0.1.0.dev0"
 _HOME_OF: dict[str, str] = {
     name: f"modeling_lavis.{module}"
     for module, names in {
+        "bridge": ("load_model", "load_model_and_preprocess"),
         "data.checks": ("check_data",),
         "data.collation": ("make_collator",),
         "data.loading": ("load_data", "load_label2id"),
@@ -132,8 +134,8 @@ _HOME_OF: dict[str, str] = {
             "LavisBlipForQuestionAnswering",
             "LavisBlipModel",
         ),
+        "models.modeling_lavis_blip_2_generation": ("LavisBlip2ForConditionalGeneration",),
         "models.modeling_lavis_blip_2": (
-            "LavisBlip2ForConditionalGeneration",
             "LavisBlip2ForImageTextRetrieval",
             "LavisBlip2ForPreTraining",
             "LavisBlip2Model",
@@ -209,6 +211,8 @@ __all__ = [
     "list_recipes",
     "load_data",
     "load_label2id",
+    "load_model",
+    "load_model_and_preprocess",
     "load_recipe",
     "lora_target_modules",
     "make_collator",
@@ -221,6 +225,8 @@ if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
         """Import a public class on first access and keep it as a module attribute."""
+        if name == "jobs":
+            return importlib.import_module("modeling_lavis.jobs")
         if name not in _HOME_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(_HOME_OF[name]), name)
@@ -229,7 +235,7 @@ if not TYPE_CHECKING:  # a type checker would accept any name
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "jobs"})
 
 
 registration.install()

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are written completely or not at all."""
+"""Files that are written completely or not at all, and JSON of unknown origin."""
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+#: Largest file of settings or of an index, in bytes. Python objects take about ten times the room of their JSON.
+MAX_JSON_BYTES = 2**26
 
 
 @contextlib.contextmanager
@@ -30,4 +35,39 @@ def whole_file(path: str | os.PathLike, prefix: str = ".") -> Iterator[Path]:
         raise
 
 
-__all__ = ["whole_file"]
+def read_json(path: str | os.PathLike, limit: int | None = MAX_JSON_BYTES) -> Any:
+    """
+    Parse a JSON file.
+
+    Args:
+        path (`str` or `os.PathLike`): the file, in UTF-8.
+        limit (`int`, *optional*, defaults to `MAX_JSON_BYTES`): largest size in bytes, which is checked before the file
+            is read; `None` for none.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is too large, or not JSON. The message has the reason, without the name of the file.
+    """
+    size = os.path.getsize(path)
+    if limit is not None and size > limit:
+        raise ValueError(f"it has {size:,} bytes; expected at most {limit:,}")
+    with open(path, encoding="utf-8-sig") as file:
+        return parse_json(file.read())
+
+
+def parse_json(text: str | bytes) -> Any:
+    """
+    Parse JSON.
+
+    Raises:
+        ValueError: it is not JSON, or nests too deeply; the message has the reason.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} in line {error.lineno}, column {error.colno}") from error
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None
+
+
+__all__ = ["MAX_JSON_BYTES", "parse_json", "read_json", "whole_file"]

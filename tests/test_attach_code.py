@@ -98,6 +98,23 @@ def test_registered_classes_carry_code_at_every_save(
     assert found == "LavisBlipForConditionalGeneration LavisBlipProcessor"
 
 
+def test_a_folder_names_no_code_that_it_lacks(tmp_path: Path, goldens: Path) -> None:
+    """A model of a repository with code that is saved elsewhere, as after training, has no code there."""
+    source = save_model(tmp_path / "source", "ForConditionalGeneration", goldens / "tokenizer")
+    attach_code(source)
+    named = json.loads((source / "config.json").read_text())["auto_map"]
+    model = LavisBlipForConditionalGeneration.from_pretrained(source)
+    for save in (model.save_pretrained, model.config.save_pretrained):
+        save(tmp_path / "elsewhere")
+        assert "auto_map" not in json.loads((tmp_path / "elsewhere" / "config.json").read_text())
+    model.save_pretrained(source)
+    assert json.loads((source / "config.json").read_text())["auto_map"] == named == model.config.auto_map
+    model.config.auto_map = {**named, "AutoModel": "org/name--modeling_lavis_blip.LavisBlipForConditionalGeneration"}
+    model.save_pretrained(tmp_path / "elsewhere")
+    kept = json.loads((tmp_path / "elsewhere" / "config.json").read_text())["auto_map"]
+    assert kept == {"AutoModel": "org/name--modeling_lavis_blip.LavisBlipForConditionalGeneration"}
+
+
 def test_videos(tmp_path: Path, goldens: Path) -> None:
     """The configuration of a video processor inside a processor, and of one that stands alone."""
     folder = tmp_path / "alpro"

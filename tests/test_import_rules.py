@@ -15,10 +15,11 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"models", "data"},
     "training": {"evaluation", "data", "models", "embedded"},
     "pipelines": {"models", "evaluation"},
+    "jobs": {"pipelines", "evaluation", "data", "models"},
     "interpretability": {"models"},
-    "hub": {"models"},
+    "hub": {"models", "data", "evaluation"},
     "embedded": set(),
-    "cli": {"training", "evaluation", "data", "models", "pipelines", "interpretability", "hub", "embedded"},
+    "cli": {"training", "evaluation", "data", "models", "pipelines", "jobs", "interpretability", "hub", "embedded"},
 }
 
 

@@ -62,6 +62,8 @@ EXPECTED = {
     "evaluate_retrieval",
     "from_pretrained_parts",
     "list_recipes",
+    "load_model",
+    "load_model_and_preprocess",
     "load_recipe",
     "train",
     "load_data",

@@ -4,6 +4,7 @@
 from benchmarks.workloads import (
     blip2_generate,
     caption,
+    collection,
     qformer_matching,
     retrieval,
     train_overhead,
@@ -16,6 +17,8 @@ from benchmarks.workloads.base import OURS, Workload
 _ALL = (
     blip2_generate.WORKLOAD,
     caption.WORKLOAD,
+    collection.WORKLOAD,
+    collection.DRAFT,
     qformer_matching.WORKLOAD,
     retrieval.WORKLOAD,
     retrieval.RERANK,

@@ -5,6 +5,7 @@ Minimal and maximal length are equal, so that all peers decode the same number o
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -63,7 +64,8 @@ def build_ours(size: Size, dtype: torch.dtype) -> Run:
     return run
 
 
-def build_transformers(size: Size, dtype: torch.dtype) -> Run:
+def transformers_model(size: Size) -> Any:
+    """transformers' model with the weights of all peers."""
     from transformers import BlipConfig, BlipForConditionalGeneration
 
     text = {
@@ -84,7 +86,11 @@ def build_transformers(size: Size, dtype: torch.dtype) -> Run:
     }
     model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision))
     weights.fill(model, weights.FROM_TRANSFORMERS_BLIP)
-    model = model.to(dtype).eval()
+    return model
+
+
+def build_transformers(size: Size, dtype: torch.dtype) -> Run:
+    model = transformers_model(size).to(dtype).eval()
     pixels = make_pixels(size.images, size.image_size).to(dtype)
     prompt = torch.tensor([[DEC, *PROMPT, SEP]]).repeat(size.images, 1)  # transformers drops the last token
 
@@ -103,7 +109,8 @@ def build_transformers(size: Size, dtype: torch.dtype) -> Run:
     return run
 
 
-def build_lavis(size: Size, dtype: torch.dtype) -> Run:
+def lavis_model(size: Size) -> tuple[Any, Any]:
+    """LAVIS's model with the weights of all peers, and its tokenizer, which keeps what is decoded."""
     from lavis.models.blip_models.blip_caption import BlipCaption
     from lavis.models.med import XBertLMHeadDecoder
 
@@ -126,6 +133,11 @@ def build_lavis(size: Size, dtype: torch.dtype) -> Run:
     )
     model = lavis_parts.with_tokenizer(BlipCaption, tokenizer)(encoder, XBertLMHeadDecoder(config), prompt=prompt)
     weights.fill(model, weights.FROM_LAVIS)
+    return model, tokenizer
+
+
+def build_lavis(size: Size, dtype: torch.dtype) -> Run:
+    model, tokenizer = lavis_model(size)
     model = model.to(dtype).eval()
     pixels = make_pixels(size.images, size.image_size).to(dtype)
 

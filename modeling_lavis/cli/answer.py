@@ -6,6 +6,7 @@ import json
 import os
 from typing import Any
 
+from modeling_lavis.cli.jobs import JOB_INPUTS, add_job_options, given_job_options, run_job
 from modeling_lavis.cli.options import (
     GENERATION_OPTIONS,
     add_generation_options,
@@ -32,14 +33,17 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="answer questions about images or videos",
         description="Answer a question about images, by generation or by ranking a list of answers, or about videos, "
         'by classification over a fixed answer list. JSON: {"file": ..., "question": ..., "answers": [{"answer": ..., '
-        '"score": ...}]} (no scores for generated answers, log-likelihoods for ranked ones, probabilities for videos) '
-        'or {"file": ..., "error": ...}.',
+        '"score": ...}]} or {"file": ..., "error": ...}. Scores are mean log-probabilities of the tokens of generated '
+        "answers, log-likelihoods of ranked ones, and probabilities for videos." + JOB_INPUTS,
     )
     add_inputs(parser)
     add_model_options(parser, default=None)
     add_generation_options(parser)
     parser.add_argument(
-        "--question", metavar="TEXT", type=non_empty_text, required=True, help="question to ask about every input"
+        "--question",
+        metavar="TEXT",
+        type=non_empty_text,
+        help="question to ask about every input (with --output: the column question of the data)",
     )
     parser.add_argument(
         "--answers",
@@ -58,6 +62,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         choices=("sum", "mean"),
         help="sum or mean of the log-likelihoods of an answer's tokens, for models with a language model (sum)",
     )
+    add_job_options(parser)
     parser.set_defaults(run=run)
     return parser
 
@@ -92,6 +97,9 @@ def read_answers(value: str) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Answer the question about images or videos, and return the exit status."""
+    given_job_options(args)
+    if args.question is None and args.output is None:
+        raise UsageError("There is no question. Give --question.")
     options, generation = generation_options(args), given_options(args, GENERATION_OPTIONS)
     ranking = given_options(args, ("top_k", "num_candidates", "length_normalization"))
     if args.answers is not None:
@@ -112,8 +120,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{flags(ranking)} cannot be used without --answers.")
     elif args.answers is None:
         check_generation(answerer, options)
-    if not getattr(answerer.model, "answers_prompts", False):
+    if args.question is not None and not getattr(answerer.model, "answers_prompts", False):
         check_texts(answerer, "--question", [args.question], "question")
+    if args.output is not None:
+        return run_job(args, "answer", answerer, {"question": args.question, **options})
     results = Results(args.json)
     files = find_model_inputs(answerer, args)
     for name, rows in iterate_results(

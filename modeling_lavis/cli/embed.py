@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from modeling_lavis.cli.jobs import JOB_INPUTS, add_job_options, given_job_options, run_job
 from modeling_lavis.cli.options import (
     add_inputs,
     add_model_options,
@@ -26,6 +27,7 @@ from modeling_lavis.cli.output import (
 )
 
 _SUFFIXES = (".npz", ".safetensors", ".json")
+_JOB_SUFFIXES = (".jsonl", ".parquet")
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -37,7 +39,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         '--output they are printed as JSON lines, {"file": ..., "image_features": [...]} and {"text": ..., '
         '"text_features": [...]}. The output file contains image_features (images, dimensions) with files, and '
         "text_features (texts, dimensions) with texts; in .safetensors the names are JSON arrays in the metadata. "
-        "Video models give video_features.",
+        "Video models give video_features. Collections of any size go to .jsonl, .parquet or WebDataset shards, "
+        "without --text; --columns text=NAME adds features of a text of each row." + JOB_INPUTS,
     )
     add_inputs(parser, needed=False)
     parser.add_argument(
@@ -49,8 +52,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         default=[],
         help="one or several texts",
     )
-    parser.add_argument("--output", metavar="FILE", type=Path, help=f"file to write: {', '.join(_SUFFIXES)}")
+    parser.add_argument(
+        "--output", metavar="PATH", type=Path, help=f"file or folder to write: {', '.join(_SUFFIXES + _JOB_SUFFIXES)}"
+    )
     add_model_options(parser)
+    add_job_options(parser, output=False)
     parser.set_defaults(run=run)
     return parser
 
@@ -59,9 +65,17 @@ def run(args: argparse.Namespace) -> int:
     """Embed images or videos and texts, and return the exit status."""
     if not args.inputs and not args.text:
         raise UsageError("There is nothing to embed. Give images or videos, --text, or both.")
-    if args.output is not None:
-        check_output_file(args.output, _SUFFIXES)
+    job_options = given_job_options(args)
+    is_job = args.output is not None and (args.output_format or args.output.suffix.lower() in _JOB_SUFFIXES)
+    if is_job and args.text:
+        raise UsageError("--text is for .npz, .safetensors and .json; collections have texts in a column.")
+    if job_options and not is_job:
+        raise UsageError(f"{args.output} is written at once; give a name that ends in {' or '.join(_JOB_SUFFIXES)}.")
+    if args.output is not None and not is_job:
+        check_output_file(args.output, (*_SUFFIXES, *_JOB_SUFFIXES))
     extractor = open_pipeline("multimodal-feature-extraction", args)
+    if is_job:
+        return run_job(args, "embed", extractor, {})
     if args.text:
         check_texts(extractor, "--text", args.text)
     # Features have no readable text form, so they are printed as JSON even without --json.

@@ -7,19 +7,35 @@ import sys
 from collections.abc import Sequence
 
 import modeling_lavis
-from modeling_lavis.cli import answer, attach_code, caption, convert, demo, embed, evaluate, match, recipes, train
+from modeling_lavis.cli import (
+    answer,
+    attach_code,
+    caption,
+    convert,
+    demo,
+    embed,
+    evaluate,
+    match,
+    publish,
+    recipes,
+    train,
+    verify,
+    zoo,
+)
 from modeling_lavis.cli.options import first_line
 from modeling_lavis.cli.output import UsageError, print_logged_warnings, warn
 from modeling_lavis.import_utils import silence_developer_logs
 
 
-def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+def build_parser(verb: str | None = None, arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     """
     Build the parser of the command.
 
     Args:
         verb (`str`, *optional*): the verb that will be parsed. The arguments of `convert` and `train` are added only
             for these verbs, because they import torch.
+        arguments (sequence of `str`, *optional*, defaults to `()`): what follows the verb. `convert` has other
+            positional arguments if it names published checkpoints.
     """
     parser = argparse.ArgumentParser(
         prog="modeling-lavis",
@@ -31,10 +47,15 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     for module in (caption, answer, match, embed, evaluate):
         module.add_parser(verbs)
     if verb == "convert":
-        convert.add_parser(verbs)
+        from modeling_lavis.hub.command import names_checkpoints
+
+        convert.add_parser(verbs, by_name=names_checkpoints(arguments))
     else:
         verbs.add_parser("convert", help=convert.HELP)
+    zoo.add_parser(verbs)
+    verify.add_parser(verbs)
     attach_code.add_parser(verbs)
+    publish.add_parser(verbs)
     recipes.add_parser(verbs)
     if verb == "train":
         train.add_parser(verbs)
@@ -57,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     silence_developer_logs()
     print_logged_warnings()
-    parser = build_parser(argv[0] if argv else None)
+    parser = build_parser(argv[0] if argv else None, argv[1:])
     try:
         args = parser.parse_args(argv)
     except SystemExit as stop:  # argparse has already printed the error or the help

@@ -4,6 +4,7 @@
 import argparse
 from typing import Any
 
+from modeling_lavis.cli.jobs import JOB_INPUTS, add_job_options, given_job_options, run_job
 from modeling_lavis.cli.options import (
     add_inputs,
     add_model_options,
@@ -12,7 +13,7 @@ from modeling_lavis.cli.options import (
     non_empty_text,
     open_pipeline,
 )
-from modeling_lavis.cli.output import Results, iterate_results, one_line
+from modeling_lavis.cli.output import Results, UsageError, iterate_results, one_line
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -22,7 +23,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="score texts against images or videos",
         description="Score every text against every image or video: the probability of a match (ITM, VTM) and the "
         'cosine similarity of the features (ITC, VTC). JSON: {"file": ..., "matches": [{"text": ..., "score": ..., '
-        '"similarity": ...}]} or {"file": ..., "error": ...}.',
+        '"similarity": ...}]} or {"file": ..., "error": ...}.' + JOB_INPUTS,
     )
     add_inputs(parser)
     parser.add_argument(
@@ -31,18 +32,24 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         type=non_empty_text,
         nargs="+",
         action="extend",
-        required=True,
-        help="one or several texts; must follow the inputs",
+        help="one or several texts; must follow the inputs (with --output: the column text or caption of the data)",
     )
     add_model_options(parser)
+    add_job_options(parser)
     parser.set_defaults(run=run)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Match texts with images or videos, and return the exit status."""
+    given_job_options(args)
+    if not args.text and args.output is None:
+        raise UsageError("There is no text to match. Give --text.")
     matcher = open_pipeline({"image": "image-text-matching", "video": "video-text-matching"}, args)
-    check_texts(matcher, "--text", args.text)
+    if args.text:
+        check_texts(matcher, "--text", args.text)
+    if args.output is not None:
+        return run_job(args, "match", matcher, {"text": args.text})
     results = Results(args.json)
     files = find_model_inputs(matcher, args)
     for name, rows in iterate_results(files, lambda names: matcher(names, text=args.text, on_error="return"), results):

@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from modeling_lavis.cli.images import INPUTS, InputFile, find_inputs
 from modeling_lavis.cli.output import UsageError
+from modeling_lavis.data.media_files import INPUTS, InputFile, find_inputs
 
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 # Options of `generate` that only apply when tokens are sampled.
-_SAMPLING_OPTIONS = ("top_p", "temperature")
+_SAMPLING_OPTIONS = ("top_p", "temperature", "do_sample")
 GENERATION_OPTIONS = (
     "num_beams",
     "max_new_tokens",
@@ -22,6 +22,8 @@ GENERATION_OPTIONS = (
     "min_new_tokens",
     "min_length",
     "repetition_penalty",
+    "length_penalty",
+    "no_repeat_ngram_size",
     *_SAMPLING_OPTIONS,
 )
 
@@ -129,7 +131,7 @@ def add_model_options(parser: argparse.ArgumentParser, default: str | None = "th
     parser.add_argument(
         "--dtype",
         metavar="T",
-        choices=_DTYPES,
+        choices=DTYPES,
         default="auto",
         help="%(choices)s (as stored; float32 on a CPU that is slow in that)",
     )
@@ -154,14 +156,21 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repetition-penalty", metavar="X", type=positive_float, help="penalty of repeated tokens, 1 for none"
     )
+    parser.add_argument(
+        "--length-penalty", metavar="X", type=float, help="exponent of the length that scores of beams are divided by"
+    )
+    parser.add_argument(
+        "--no-repeat-ngram-size", metavar="N", type=positive_int, help="no N tokens follow each other twice"
+    )
+    parser.add_argument("--do-sample", action="store_true", default=None, help="sample from all tokens")
     parser.add_argument("--top-p", metavar="P", type=probability, help="sample from the most likely tokens up to P")
     parser.add_argument("--temperature", metavar="X", type=positive_float, help="sample with this temperature")
 
 
 def generation_options(args: argparse.Namespace) -> dict[str, Any]:
     """
-    Return the generation options that are given. `--top-p` and `--temperature` turn sampling on, with one beam unless
-    `--num-beams` is given.
+    Return the generation options that are given. `--do-sample`, `--top-p` and `--temperature` turn sampling on, with
+    one beam unless `--num-beams` is given.
 
     Raises:
         UsageError: If the minimum length exceeds the maximum.

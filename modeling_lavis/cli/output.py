@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from modeling_lavis.cli.images import InputFile
+from modeling_lavis.data.media_files import InputFile
 from modeling_lavis.files import whole_file
 
 #: Number of inputs from which on a progress bar is shown.

@@ -5,6 +5,7 @@
 user's: nothing is downloaded.
 """
 
+import csv
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping
@@ -298,7 +299,9 @@ class AnnotationFile(SourceFile):
         try:
             for place, record in self.files.reader(self.paths, self.media_folder):
                 yield f"{self.name}, {place}", record
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except DataError:
+            raise
+        except (LookupError, TypeError, AttributeError, ValueError, OverflowError, RecursionError, csv.Error) as error:
             raise DataError(
                 f"{self.path} does not have the form of the published file: {type(error).__name__} {error}. Check that"
                 " it is the file of this data set; load files of another form without format=."

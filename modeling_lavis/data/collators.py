@@ -473,10 +473,10 @@ def _hash_id(image_id: Any) -> int:
 
 
 def _open_bytes(source: Row) -> PIL.Image.Image:
+    name = source.get("path") or "without a name"
     try:
         return PIL.Image.open(io.BytesIO(source["bytes"]))
-    except (OSError, ValueError, TypeError) as error:
-        name = source.get("path") or "without a name"
+    except Exception as error:  # decoders raise unrelated types for corrupted files
         raise OSError(f"Cannot read the image {name} from its bytes: {error}") from error
 
 

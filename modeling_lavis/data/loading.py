@@ -17,6 +17,7 @@ from modeling_lavis.data.mixture_files import load_mixture, read_mixture
 from modeling_lavis.data.records import SourceFile
 from modeling_lavis.data.row_tables import in_memory
 from modeling_lavis.data.rows import ColumnNames, ColumnTypes, RowMaker, rows_of
+from modeling_lavis.files import read_json
 from modeling_lavis.import_utils import require
 
 _LOOK_AHEAD = 200  # rows looked at to find types, where not all are read before
@@ -90,6 +91,7 @@ def load_data(
                 mixture, os.path.dirname(path), lambda part, **own: load_data(part, task, **own, **options)
             )
         if _is_saved(path):
+            _check_saved(path)
             datasets: Any = require("datasets", extra="train", purpose="data sets")
             return _from_datasets(datasets.load_from_disk(path), contract, split, columns, media_root, keep_columns)
         root = None if media_root is None else os.path.abspath(media_root)
@@ -118,6 +120,23 @@ def _check_options(task: TaskColumns, columns: ColumnNames | None, format: str |
 
 def _is_saved(path: str) -> bool:
     return any(os.path.isfile(os.path.join(path, name)) for name in ("dataset_dict.json", "state.json"))
+
+
+def _check_saved(path: str) -> None:
+    """Raise `DataError` unless a folder of `save_to_disk` names files of its own only."""
+    try:
+        splits = [""]
+        if os.path.isfile(os.path.join(path, "dataset_dict.json")):
+            splits = read_json(os.path.join(path, "dataset_dict.json"))["splits"]
+        named = list(splits)
+        for split in splits:
+            state = os.path.join(path, split, "state.json")
+            named += [entry["filename"] for entry in read_json(state)["_data_files"]] if os.path.isfile(state) else []
+        wrong = [name for name in named if os.path.basename(name) != name or name in (".", "..")]
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(f"{path} is no folder that save_to_disk wrote: {type(error).__name__} {error}.") from error
+    if wrong:
+        raise DataError(f"{path} names {wrong[0]!r:.80}; expected files of its own folder. Do not use it.")
 
 
 # ---- files ----
@@ -254,7 +273,7 @@ def _from_datasets(
             raise DataError("The data set has no rows.")
         source = source.cast(datasets.Dataset.from_list(first).features)
     source = _rename(source, task, dict(columns or {}), keep_columns)
-    source = _without_decoding(source, task.media.name, datasets)
+    source = without_decoding(source, task.media.name, datasets)
     if media_root is not None:
         joined = RowMaker(task, {}, os.path.abspath(media_root))
         source = source.map(_JoinPaths(joined))
@@ -306,7 +325,7 @@ def _rename(source: Any, task: TaskColumns, columns: dict[str, Any], keep_column
     return source.rename_columns(changed) if changed else source
 
 
-def _without_decoding(source: Any, name: str, datasets: Any) -> Any:
+def without_decoding(source: Any, name: str, datasets: Any) -> Any:
     """Images and videos of a data set are opened by the collators, where a broken one can be named and skipped."""
     feature = (source.features or {}).get(name)
     inner = getattr(feature, "feature", None)
@@ -318,4 +337,4 @@ def _without_decoding(source: Any, name: str, datasets: Any) -> Any:
     return source
 
 
-__all__ = ["load_data", "load_label2id"]
+__all__ = ["load_data", "load_label2id", "without_decoding"]

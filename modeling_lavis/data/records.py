@@ -6,9 +6,11 @@ A record is a dict as the file has it. [`modeling_lavis.data.rows`] makes a row 
 
 import csv
 import json
+import lzma
 import os
 import re
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from typing import Any
 import PIL.Image
 
 from modeling_lavis.data.columns import DataError
+from modeling_lavis.files import parse_json
+from modeling_lavis.files import read_json as parse_file
 from modeling_lavis.import_utils import require
 
 Record = Mapping[str, Any]
@@ -24,6 +28,9 @@ Record = Mapping[str, Any]
 VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm"})
 
 _HEAD = 1 << 16  # bytes read to find the first record of a file, which may be large
+_MAX_MEMBER = 1 << 30  # bytes of a file in a shard, which is read as a whole
+_MAX_TAR_HEADER = 1 << 20  # bytes of a long name or of the properties of a file in a shard
+_MAX_BATCH = 1 << 31  # bytes of a batch of rows of a Parquet file
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,8 @@ class SourceFile:
                     yield f"{self.name}, {place}", record
         except UnicodeDecodeError as error:
             raise DataError(f"{self.path} is not text in UTF-8 ({error}); save it as UTF-8.") from error
+        except csv.Error as error:
+            raise DataError(f"{self.path} is not CSV: {error}. Save it again, as text in UTF-8.") from error
 
 
 def image_suffixes() -> frozenset[str]:
@@ -104,14 +113,14 @@ def load_json(path: str) -> Any:
     Raises:
         OSError: the file cannot be read. DataError: it is not JSON; the message has file, line and column.
     """
-    with open(path, encoding="utf-8-sig") as file:
-        try:
-            return json.load(file)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path} is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}. The file may be"
-                " incomplete: copy or download it again."
-            ) from error
+    try:
+        return parse_file(path, limit=None)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not text in UTF-8 ({error}); save it as UTF-8.") from error
+    except ValueError as error:
+        raise DataError(
+            f"{path} is not valid JSON: {error}. The file may be incomplete: copy or download it again."
+        ) from error
 
 
 def read_json_lines(path: str) -> Iterator[tuple[str, Record]]:
@@ -122,10 +131,11 @@ def read_json_lines(path: str) -> Iterator[tuple[str, Record]]:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
+                record = parse_json(line)
+            except ValueError as error:
+                reason = str(error).replace(" in line 1,", ",")
                 raise DataError(
-                    f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno}). Expected a list of"
+                    f"{path}, line {number}: not valid JSON ({reason}). Expected a list of"
                     " objects, or one object per line; give format= for the published files of another form."
                 ) from error
             yield f"row {index}", _checked(record, path, f"line {number}")
@@ -166,10 +176,19 @@ def read_parquet(path: str) -> Iterator[tuple[str, Record]]:
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=256):
+                if batch.nbytes > _MAX_BATCH:
+                    raise DataError(
+                        f"{path}, rows from {index}: 256 rows have {batch.nbytes:,} bytes; expected at most"
+                        f" {_MAX_BATCH:,}. Store large media as files."
+                    )
                 for record in batch.to_pylist():
                     yield f"row {index}", record
                     index += 1
-    except arrow.ArrowInvalid as error:
+    except DataError:
+        raise
+    except (arrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the file system
+            raise
         raise DataError(f"{path} cannot be read as Parquet: {error}. Copy or download it again.") from error
 
 
@@ -185,28 +204,65 @@ def read_shard(path: str) -> Iterator[tuple[str, Record]]:
     extensions are columns of that name.
     """
     suffixes = image_suffixes()
-    key, members = None, {}
+    for key, members in shard_samples(path):
+        yield f"sample {key}", sample_record(members, path, key, suffixes)
+
+
+def shard_samples(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """
+    The samples of a WebDataset shard as they are stored: the key of each, and the content of its files by extension.
+
+    Raises:
+        OSError: the file cannot be read. DataError: it is no tar archive, or ends too early.
+    """
+    key, members = None, dict[str, bytes]()
     try:
-        with tarfile.open(path, "r|*") as archive:
+        with tarfile.open(path, "r|*", tarinfo=_Member) as archive:
             for member in archive:
+                _check_member(member, path)
                 if not member.isfile() or os.path.basename(member.name).startswith("."):
                     continue
                 folder, _, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")
                 member_key = f"{folder}/{stem}" if folder else stem
                 if key is not None and member_key != key:
-                    yield f"sample {key}", _sample(members, path, key, suffixes)
+                    yield key, members
                     members = {}
                 key = member_key
                 content: Any = archive.extractfile(member)
                 members[extension.lower()] = content.read()
-    except tarfile.TarError as error:
+    except DataError:
+        raise
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, OverflowError) as error:
         raise DataError(f"{path} cannot be read as a tar archive: {error}. Copy or download it again.") from error
     if key is not None:
-        yield f"sample {key}", _sample(members, path, key, suffixes)
+        yield key, members
 
 
-def _sample(members: dict[str, bytes], path: str, key: str, image_extensions: frozenset[str]) -> Record:
+class _Member(tarfile.TarInfo):
+    """A file in a shard, whose size is checked before its long name or its properties are read."""
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:
+        """Read a header."""
+        member = super().frombuf(buf, encoding, errors)
+        # GNU's long names, and the properties of POSIX
+        if member.type in (b"K", b"L", b"x", b"g", b"X") and member.size > _MAX_TAR_HEADER:
+            raise tarfile.ReadError(f"a header has {member.size:,} bytes; expected at most {_MAX_TAR_HEADER:,}")
+        return member
+
+
+def _check_member(member: tarfile.TarInfo, path: str) -> None:
+    if member.issparse() or member.size > _MAX_MEMBER:
+        what = "sparse" if member.issparse() else f"of {member.size:,} bytes"
+        raise DataError(
+            f"{path}: the file {member.name!r:.80} is {what}; expected at most {_MAX_MEMBER:,} bytes, all of"
+            " them stored."
+        )
+
+
+def sample_record(members: Mapping[str, bytes], path: str, key: str, image_extensions: frozenset[str]) -> Record:
+    """The record of a sample of [`shard_samples`], as [`read_shard`] has it; `DataError` if a file of it is broken."""
     record: dict[str, Any] = {}
     media: dict[str, dict[str, Any]] = {"image": {}, "video": {}}
     for extension, content in members.items():
@@ -217,7 +273,7 @@ def _sample(members: dict[str, bytes], path: str, key: str, image_extensions: fr
             continue
         try:
             if last == "json":
-                parsed = json.loads(content)
+                parsed = parse_json(content)
                 record.update(parsed if isinstance(parsed, Mapping) and not head else {head or "json": parsed})
             elif last in ("txt", "text", "caption"):
                 record[head or "caption"] = content.decode("utf-8")
@@ -286,7 +342,7 @@ def first_record(file: SourceFile) -> Record | None:
         if head[:1] == "[":
             try:
                 record, _ = json.JSONDecoder().raw_decode(head[1:].lstrip())
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 return None
             return record if isinstance(record, Mapping) else None
     try:
@@ -304,4 +360,6 @@ __all__ = [
     "image_suffixes",
     "kind_of",
     "load_json",
+    "sample_record",
+    "shard_samples",
 ]

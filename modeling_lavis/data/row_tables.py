@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
+from modeling_lavis.data.columns import ORIGIN, DataError
 from modeling_lavis.data.rows import ColumnTypes, RowMaker
 from modeling_lavis.import_utils import require
 
@@ -35,7 +36,7 @@ def in_memory(rows: Iterable[Mapping[str, Any]], maker: RowMaker) -> Any:
             types.keep_values(row)
         if of_chunk.is_mixed():
             chunk = [of_chunk.convert(row) for row in chunk]
-        tables.append(arrow.Table.from_pylist(chunk, schema=of_chunk.features().arrow_schema))
+        tables.append(_as_table(chunk, of_chunk.features().arrow_schema, arrow))
         types.add(of_chunk)
     features = types.features()
     kept = {name: features.pop(name) for name in maker.keep if name in features}
@@ -44,6 +45,22 @@ def in_memory(rows: Iterable[Mapping[str, Any]], maker: RowMaker) -> Any:
     for name, feature in kept.items():
         whole = whole.append_column(name, arrow.array(types.kept_values[name], type=feature_type(feature, datasets)))
     return datasets.Dataset(whole)
+
+
+def _as_table(rows: list[Mapping[str, Any]], schema: Any, arrow: Any) -> Any:
+    try:
+        return arrow.Table.from_pylist(rows, schema=schema)
+    except (arrow.ArrowException, ValueError, OverflowError, TypeError) as error:
+        for row in rows:  # which of them
+            for name in schema.names:
+                try:
+                    arrow.array([row.get(name)], type=schema.field(name).type)
+                except (arrow.ArrowException, ValueError, OverflowError, TypeError) as reason:
+                    raise DataError(
+                        f"{row.get(ORIGIN)}, column {name!r}: {str(row.get(name))[:60]!r} cannot be stored ({reason}). "
+                        "Expected texts in Unicode, and integers of at most 64 bits."
+                    ) from error
+        raise
 
 
 def feature_type(feature: Any, datasets: Any) -> Any:

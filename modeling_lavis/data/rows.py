@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records of files as rows of the contract: names and types of columns, paths of images and videos."""
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +11,14 @@ import numpy as np
 
 from modeling_lavis.data.columns import ORIGIN, PROBLEM, Column, DataError, TaskColumns
 from modeling_lavis.data.records import Record, SourceFile
+from modeling_lavis.files import parse_json
 from modeling_lavis.import_utils import require
 
 ColumnNames = Mapping[str, str | Sequence[str] | None]
 
 # names that Hugging Face's imagefolder and videofolder give to columns of paths
 _FILE_NAME = "file_name"
+_MAX_DIGITS = 19  # of an integer of 64 bits; longer ones stay texts
 
 
 def find_value(record: Record, column: Column, names: ColumnNames) -> tuple[bool, Any]:
@@ -106,8 +107,8 @@ class RowMaker:
                 missing.append(column.name)
             try:
                 row[column.name] = None if value is None else self._value(column, value, folder, textual)
-            except (TypeError, ValueError) as error:
-                raise DataError(f"{origin}, column {column.name!r}: {error}") from error
+            except (TypeError, ValueError, RecursionError) as error:
+                raise DataError(f"{_printable(origin)}, column {column.name!r}: {error}") from error
         if missing:
             raise DataError(
                 f"{origin}: the column{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))} of the task"
@@ -116,13 +117,13 @@ class RowMaker:
             )
         self._add_media_id(row, record)
         row.update({name: record.get(name) for name in self.keep})
-        row[ORIGIN] = origin
+        row[ORIGIN] = _printable(origin)
         return row
 
     def problem(self, message: str, origin: str) -> dict[str, Any]:
         """A row that stands for a record that is no row, for `on_bad_row="keep"`."""
         empty = dict.fromkeys([*self.task.names, *self.keep])
-        return {**empty, ORIGIN: origin, PROBLEM: message}
+        return {**empty, ORIGIN: _printable(origin), PROBLEM: _printable(message)}
 
     def _add_media_id(self, row: dict[str, Any], record: Record) -> None:
         """Images and videos without an id get their path, as it is written, so that rows of one are positives."""
@@ -176,6 +177,7 @@ class RowMaker:
         """
         if not path.strip():
             raise ValueError("the path is empty.")
+        _check_unicode(path)
         if path.startswith("data:"):
             return path
         if "://" in path:
@@ -203,10 +205,23 @@ class RowMaker:
 # ---- values ----
 
 
+def _check_unicode(text: str) -> None:
+    """Raise `ValueError` for halves of surrogate pairs, which JSON can have and UTF-8 cannot."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"got {text[:60]!r}, which is no Unicode text ({error.reason}).") from error
+
+
+def _printable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 def _json_list(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return parse_json(text)
+    except ValueError:
         return text
 
 
@@ -215,6 +230,7 @@ def _text(value: Any, textual: bool) -> str:
         return str(value)
     if not isinstance(value, str):
         raise ValueError(f"got {type(value).__name__} {str(value)[:60]!r}; expected a text.")
+    _check_unicode(value)
     return value
 
 
@@ -222,7 +238,7 @@ def _texts(value: Any, textual: bool) -> str | list[str]:
     if textual and isinstance(value, str) and value.lstrip().startswith("["):
         parsed = _json_list(value)
         value = parsed if isinstance(parsed, list) else value
-    if type(value) is list and all(type(entry) is str for entry in value):
+    if type(value) is list and all(type(entry) is str and entry.isascii() for entry in value):
         return value  # nearly always
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return [_text(entry, textual) for entry in value]
@@ -233,9 +249,16 @@ def _id_or_label(value: Any, textual: bool) -> int | str:
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, (int, str)):
-        return int(value) if textual and isinstance(value, str) and value.isdecimal() else value
+        value = int(value)
+    if textual and isinstance(value, str) and value.isdecimal() and len(value) < _MAX_DIGITS:
+        value = int(value)
+    if isinstance(value, str):
+        _check_unicode(value)
+        return value
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"got an integer of {value.bit_length()} bits; expected at most 64.")
+        return value
     raise ValueError(f"got {type(value).__name__} {str(value)[:60]!r}; expected an integer or a name.")
 
 

@@ -99,6 +99,16 @@ class VideoCollator(RowCollator):
                 raise OSError(f"{message} (from its bytes)") from error
 
 
+def opened_row_video(source: Any) -> contextlib.AbstractContextManager[Any]:
+    """
+    Context manager that yields a video as the processors take it.
+
+    Args:
+        source: a path, `{"bytes", "path"}`, encoded bytes, an array or a list of frames.
+    """
+    return VideoCollator(None)._opened(source)
+
+
 def open_row_video(source: Any, row: Row | None = None) -> None:
     """
     Decode the first frame of a video as a row has it, to see whether it can be read.
@@ -111,7 +121,7 @@ def open_row_video(source: Any, row: Row | None = None) -> None:
         FileNotFoundError, OSError: it cannot be read. ValueError: it has no frames between `start` and `end`.
     """
     start, end = (None if row is None else row.get(name) for name in ("start", "end"))
-    with VideoCollator(None)._opened(source) as video:
+    with opened_row_video(source) as video:
         load_video_frames(video, lambda length, first, last: [first], 0, 0, start, end)
 
 
@@ -238,4 +248,4 @@ class VideoQuestionAnsweringCollator(VideoCollator):
         return label
 
 
-__all__ = ["VideoCollator", "VideoQuestionAnsweringCollator", "VideoTextCollator", "open_row_video"]
+__all__ = ["VideoCollator", "VideoQuestionAnsweringCollator", "VideoTextCollator", "open_row_video", "opened_row_video"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """BLIP-2's table: the keys of LAVIS's checkpoints and of their frozen parts, and how they are converted."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +206,23 @@ def _check_same(
         )
 
 
+def published_parts(settings: Mapping[str, Any], names: Collection[str] = ()) -> dict[str, str]:
+    """
+    Return URL of the image encoder and Hub id of the language model that a checkpoint leaves out.
+
+    Args:
+        settings (`Mapping[str, Any]`): settings of the published checkpoint.
+        names (`Collection[str]`, *optional*, defaults to `()`): weights of the checkpoint, if it is another one.
+    """
+    parts = {}
+    # the runner of the original saves only what was trained
+    if settings.get("freeze_vit", True) and not any(name.startswith(IMAGE_ENCODER) for name in names):
+        parts["vision_checkpoint"] = blip2_settings.image_encoder_kind(settings).published
+    if settings.get("language_model"):
+        parts["language_model"] = str(settings["language_model"])
+    return parts
+
+
 def load_tokenizer(source: str | Path | None) -> Any:
     """Load the Q-Former's tokenizer; see [`modeling_lavis.hub.image_text.load_tokenizer`]."""
     from modeling_lavis.models.processing_lavis_blip_2 import qformer_tokenizer
@@ -231,4 +248,5 @@ FAMILY = Family(
     separate_parts=frozenset({"vision_checkpoint", "language_model"}),
     add_parts=add_parts,
     without_tokenizer=frozenset(_LANGUAGE_MODEL_PREFIXES),
+    published_parts=published_parts,
 )

@@ -17,6 +17,7 @@ import torch
 from modeling_lavis.hub import settings as shared
 from modeling_lavis.hub.families import model_class_of
 from modeling_lavis.hub.shapes import (
+    BLOCK_NUMBER,
     Shapes,
     count_blocks,
     merge_sizes,
@@ -212,7 +213,7 @@ def _vision_config(shapes: Shapes, requested: dict[str, Any], settings: Mapping[
             f"vit_model is {settings['vit_model']!r}, but the image encoder is of the other kind. Correct one of them."
         )
     hidden_size, patch_size = size_of(shapes, _PREFIX + positions, -1), size_of(shapes, _PREFIX + patch, 3)
-    side = math.isqrt(size_of(shapes, _PREFIX + positions, -2) - 1)
+    side = math.isqrt(max(size_of(shapes, _PREFIX + positions, -2) - 1, 0))
     inferred = {
         "image_size": side * patch_size,
         "patch_size": patch_size,
@@ -251,7 +252,7 @@ def _qformer_config(shapes: Shapes, settings: Mapping[str, Any], use_text: bool)
         if (requested.get("vocab_size") or 0) < inferred["vocab_size"]:
             requested.pop("vocab_size", None)  # the original gives the size before it adds its token
     sizes = merge_sizes("qformer", inferred, requested, overridable=frozenset())
-    pattern = re.compile(re.escape(layers) + r"(\d+)\.crossattention\.")
+    pattern = re.compile(re.escape(layers) + BLOCK_NUMBER + r"\.crossattention\.")
     cross_attention_layers = {int(match[1]) for name in shapes if (match := pattern.match(name))}
     top = {
         "num_query_token": size_of(shapes, "query_tokens", 1),
@@ -321,7 +322,7 @@ def build_generation_config(architecture: str, settings: Mapping[str, Any], conf
     text = config.text_config
     ids = {"pad_token_id": text.pad_token_id, "eos_token_id": text.eos_token_id}
     if text.is_encoder_decoder:
-        start = text.decoder_start_token_id
+        start = getattr(text, "decoder_start_token_id", None)
         ids["decoder_start_token_id"] = text.pad_token_id if start is None else start
     else:
         # parity: the original stops a causal language model at the first newline

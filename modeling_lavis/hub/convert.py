@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversion of an original checkpoint to a complete Hub repository."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +9,17 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from modeling_lavis.hub import cards, zoo
+from modeling_lavis.files import read_json
+from modeling_lavis.hub import cards, downloads, zoo
 from modeling_lavis.hub.accounting import AccountingError, Plan, make_plan
 from modeling_lavis.hub.checkpoints import Checkpoint, read_checkpoint
 from modeling_lavis.hub.families import Family, family_of, module_of
 from modeling_lavis.hub.portable import attach_code
+from modeling_lavis.hub.publish import publish
 from modeling_lavis.hub.report import ConversionReport
 from modeling_lavis.hub.setting_checks import check_settings
 from modeling_lavis.hub.writing import WrittenWeights, atomic_folder, check_output, write_shards
+from modeling_lavis.models.image_conversion import check_regular_file
 from modeling_lavis.models.modeling_base import names_any
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -53,7 +55,7 @@ def convert(
 
     Args:
         architecture (`str`): original name of the architecture, for example `"blip_caption"`.
-        checkpoint (`str` or `Path`): PyTorch or safetensors file, or the URL of one.
+        checkpoint (`str` or `Path`): PyTorch or safetensors file, or the URL of one (`http`, `https` or `file`).
         output (`str` or `Path`): folder of the repository. Must not exist or be empty unless `overwrite=True`.
         model_type (`str`, *optional*): published model type whose settings to use, for example `"base_coco"`. Defaults
             to the one that the URL belongs to; for other checkpoints, the defaults of the family apply.
@@ -65,7 +67,8 @@ def convert(
         language_model (`str` or `Path`, *optional*): folder or Hub id of the frozen language model (BLIP-2 only).
         dtype (`str` or `torch.dtype`, *optional*): dtype of the stored weights: `"float32"`, `"float16"` or
             `"bfloat16"`. Defaults to that of the checkpoint. Modules that the model keeps in float32 stay in it.
-        push_to_hub (`str`, *optional*): Hub repository to upload to, `ORG/NAME`.
+        push_to_hub (`str`, *optional*): Hub repository to publish in, `ORG/NAME`, by
+            [`~modeling_lavis.hub.publish.publish`].
         overwrite (`bool`, *optional*, defaults to `False`): whether to replace a model repository in `output`.
         max_shard_size (`str`, *optional*, defaults to `"5GB"`): maximum size of a weight file.
         with_code (`bool`, *optional*, defaults to `True`): whether to copy the code of the model into the repository,
@@ -79,6 +82,7 @@ def convert(
         OSError: If a file cannot be read, downloaded, written or uploaded.
     """
     family, output = family_of(architecture), Path(output).expanduser()
+    checkpoint = downloads.file_of_url(str(checkpoint)) or checkpoint
     _check_separate_parts(family, vision_checkpoint=vision_checkpoint, language_model=language_model)
     stored_dtype = _dtype(dtype)
     check_output(output, overwrite)
@@ -126,6 +130,7 @@ def convert(
         dropped={**plan.dropped, **dropped_parts},
         initialised={target: origin.how for target, origin in plan.initialized.items()},
         ignored_settings=tuple(sorted(set(requested) - family.known_settings)),
+        source=_published_source(entry, str(checkpoint), weights.path),
     )
     with atomic_folder(output, overwrite) as folder:
         frozen = family.architectures[architecture].frozen_dtypes
@@ -165,16 +170,28 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return DTYPES[str(dtype)]
 
 
+def _published_source(entry: zoo.ZooEntry | None, checkpoint: str, path: Path) -> dict[str, Any] | None:
+    """URL, size and SHA-256 of a checkpoint that is from a URL, or has the name of the published one."""
+    if downloads.is_url(checkpoint):
+        return downloads.describe(path, checkpoint).as_dict()
+    if entry is not None and zoo.is_published_file(entry, checkpoint):
+        return downloads.describe(path, entry.source).as_dict()
+    return None
+
+
 def _read_settings(config: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
     if config is None or isinstance(config, Mapping):
         check_settings(config or {})
         return dict(config or {})
     try:
-        settings = json.loads(Path(config).expanduser().read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        check_regular_file(Path(config).expanduser(), "file of settings")
+        settings = read_json(Path(config).expanduser())
+    except ValueError as error:
         raise ValueError(f"The configuration {config} is not valid JSON: {error}. Correct it.") from error
     except OSError as error:
-        raise OSError(f"The configuration {config} cannot be read: {error.strerror}. Check the path.") from error
+        raise OSError(
+            f"The configuration {config} cannot be read: {error.strerror or error}. Check the path."
+        ) from error
     if not isinstance(settings, dict):
         raise ValueError(f"The configuration {config} contains a {type(settings).__name__}, expected a JSON object.")
     check_settings(settings, str(config))
@@ -287,18 +304,11 @@ def _write_weights(
 
 
 def _push(folder: Path, repo_id: str) -> str:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    api = HfApi()
     try:
-        url = api.create_repo(repo_id, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message="Weights converted from the original checkpoint"
-        )
-    except (HfHubHTTPError, OSError, ValueError) as error:
+        report = publish(folder, repo_id, commit_message="Weights converted from the original checkpoint")
+    except (OSError, ValueError) as error:
         raise OSError(
-            f"The repository is complete in {folder}, but cannot be uploaded to {repo_id}: {error}. Upload it with: hf "
-            f"upload {repo_id} {folder} ."
+            f"The repository is complete in {folder}, but not published: {error}\nTry again with: "
+            f"modeling-lavis publish {folder} {repo_id}"
         ) from error
-    return str(url)
+    return str(report.url)

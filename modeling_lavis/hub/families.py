@@ -174,6 +174,8 @@ class Family:
             CompletedCheckpoint`.
         without_tokenizer (`frozenset[str]`, *optional*, defaults to `frozenset()`): architectures whose tokenizer comes
             from a separate part.
+        published_parts (`Callable`, *optional*): `(settings, names of the weights) -> arguments of the conversion` that
+            name the published frozen parts that a checkpoint was trained with and leaves out.
         resize_positions (`Callable`, *optional*, defaults to [`resize_square`]): function that resizes position
             embeddings.
     """
@@ -196,6 +198,7 @@ class Family:
     separate_parts: frozenset[str] = frozenset()
     add_parts: Callable[..., Any] | None = None
     without_tokenizer: frozenset[str] = frozenset()
+    published_parts: Callable[..., dict[str, str]] | None = None
     resize_positions: Resizer = resize_square
 
     def key_map_of(self, architecture: str) -> KeyMap:

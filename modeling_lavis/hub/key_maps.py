@@ -3,11 +3,12 @@
 
 import re
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 
 _FIELD = re.compile(r"\{(\w+)(:d)?\}")
 
 
+@cache
 def _pattern(template: str) -> re.Pattern[str]:
     """Compile a template into a pattern for a whole key."""
     parts, last = [], 0

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frozen parts that the original checkpoint leaves out: the image encoder and the language model."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modeling_lavis.files import read_json
 from modeling_lavis.hub.checkpoints import CheckpointError, read_checkpoint
+from modeling_lavis.hub.shapes import BLOCK_NUMBER
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -57,7 +58,7 @@ def image_encoder_weights(
         CheckpointError: If the file cannot be read or has too few blocks.
     """
     weights = read_checkpoint(source)
-    numbered = re.compile(re.escape(block_prefix) + r"(\d+)\.")
+    numbered = re.compile(re.escape(block_prefix) + BLOCK_NUMBER + r"\.")
     numbers = {int(match[1]) for name in weights.tensors if (match := numbered.match(name))}
     if not numbers:
         raise CheckpointError(
@@ -124,8 +125,7 @@ def _weight_files(source: str | Path) -> list[Path]:
         folder = _download(str(source))
     for name in _INDEXES:
         if (folder / name).is_file():
-            index: Any = json.loads((folder / name).read_text(encoding="utf-8"))
-            return [folder / file for file in sorted(set(index["weight_map"].values()))]
+            return [folder / file for file in _shards_of(folder / name)]
     for name in _SINGLE_FILES:
         if (folder / name).is_file():
             return [folder / name]
@@ -133,6 +133,20 @@ def _weight_files(source: str | Path) -> list[Path]:
         f"The language model {source} has no weights ({', '.join(_SINGLE_FILES)}). Use --language-model with a folder "
         "written by save_pretrained, or with a Hub id."
     )
+
+
+def _shards_of(index: Path) -> list[str]:
+    """Names of the files that an index of shards lists; it may name files of its own folder only."""
+    try:
+        files = sorted(set(read_json(index)["weight_map"].values()))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise OSError(
+            f"{index} is no index of weight files ({type(error).__name__}: {error}). Copy it again."
+        ) from error
+    for file in files:
+        if not isinstance(file, str) or file in ("", ".", "..") or "/" in file or "\\" in file:
+            raise OSError(f"{index} names the file {file!r:.80}; expected files of its own folder. Do not use it.")
+    return files
 
 
 def _download(name: str) -> Path:

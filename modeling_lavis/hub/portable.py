@@ -2,22 +2,22 @@
 """Copy of a model's code into its folder, so that the model loads where this package is not installed.
 
 The files of `modeling_lavis/models/` import each other only as siblings, so they work unchanged beside a `config.json`.
-`attach_code` copies the files that a model needs byte for byte, and adds its classes to `auto_map`. Loading such a
-folder requires `trust_remote_code=True`. If this package is installed and imported, its own classes are used instead.
+`attach_code` copies the files that a model needs byte for byte, adds its classes to `auto_map`, and writes a record of
+the release that they are from. Loading such a folder requires `trust_remote_code=True`. If this package is installed
+and imported, its own classes are used instead.
 """
 
 import ast
-import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import modeling_lavis
+from modeling_lavis.files import whole_file
+from modeling_lavis.hub.attached_code import MODELS_FOLDER, unchanged_files, write_record
+from modeling_lavis.hub.json_files import read_object, write_object
 
-_MODELS_FOLDER = Path(__file__).resolve().parent.parent / "models"
 _CONFIG = "config.json"
 _PROCESSOR_CONFIG = "processor_config.json"
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -51,9 +51,9 @@ def portable_files(modules: Iterable[str]) -> list[Path]:
         name = pending.pop()
         if name in found:
             continue
-        path = _MODELS_FOLDER / f"{name}.py"
+        path = MODELS_FOLDER / f"{name}.py"
         if not path.is_file():
-            raise ValueError(f"{name!r} is not a file in {_MODELS_FOLDER}; expected one of {_module_names()}.")
+            raise ValueError(f"{name!r} is not a file in {MODELS_FOLDER}; expected one of {_module_names()}.")
         found[name] = path
         pending.extend(_sibling_imports(path))
     return [found[name] for name in sorted(found)]
@@ -61,11 +61,13 @@ def portable_files(modules: Iterable[str]) -> list[Path]:
 
 def attach_code(folder: str | os.PathLike[str]) -> list[Path]:
     """
-    Copy the code of a saved model into its folder, and add its classes to `auto_map`.
+    Copy the code of a saved model into its folder, add its classes to `auto_map`, and write a record of the release
+    that the code is from (`modeling_lavis_code.json`).
 
     `AutoModel`, `AutoProcessor` and the Auto classes of the model's task then load the folder, or a Hub repository with
     its files, with `trust_remote_code=True` where this package is not installed. The command
-    `modeling-lavis attach-code FOLDER` does the same.
+    `modeling-lavis attach-code FOLDER` does the same. Files that were attached earlier and are not needed any more are
+    removed.
 
     Args:
         folder (`str` or `os.PathLike`): folder written by `save_pretrained` or by a Trainer. Its `config.json` must
@@ -87,22 +89,27 @@ def attach_code(folder: str | os.PathLike[str]) -> list[Path]:
                 "(merge_and_unload), and save the result."
             )
         raise OSError(f"{folder} has no {_CONFIG}; expected a folder written by `save_pretrained` or a Trainer.")
-    config = _read_json(folder / _CONFIG)
+    config = read_object(folder / _CONFIG)
     names = config.get("architectures")
     model_class = _public_class(names[0] if isinstance(names, list) and names else None, folder / _CONFIG)
     processor_map = _processor_auto_map(folder)
     auto_map = {**_model_auto_map(model_class), **processor_map}
 
+    earlier = unchanged_files(folder)
     files = portable_files(reference.partition(".")[0] for reference in auto_map.values())
-    copied = [_copy_atomically(path, folder / path.name) for path in files]
-    _write_json(folder / _CONFIG, {**config, "auto_map": auto_map})
+    copied = [_copy(path, folder / path.name) for path in files]
+    write_record(folder, copied)
+    write_object(folder / _CONFIG, {**config, "auto_map": auto_map})
     for name in (_PROCESSOR_CONFIG, *_SINGLE_PROCESSOR_CONFIGS):
         if processor_map and (folder / name).is_file():
-            content = {**_read_json(folder / name), "auto_map": processor_map}
+            content = {**read_object(folder / name), "auto_map": processor_map}
             for part in _SUBPROCESSORS:
                 if isinstance(content.get(part), dict):
                     content[part] = {**content[part], "auto_map": processor_map}
-            _write_json(folder / name, content)
+            write_object(folder / name, content)
+    for path in earlier:  # of a release whose model needed more files
+        if path not in copied:
+            path.unlink()
     return copied
 
 
@@ -122,7 +129,7 @@ def _model_auto_map(model_class: type) -> dict[str, str]:
 
 def _processor_auto_map(folder: Path) -> dict[str, str]:
     configs = [
-        _read_json(folder / n) for n in (_PROCESSOR_CONFIG, *_SINGLE_PROCESSOR_CONFIGS) if (folder / n).is_file()
+        read_object(folder / n) for n in (_PROCESSOR_CONFIG, *_SINGLE_PROCESSOR_CONFIGS) if (folder / n).is_file()
     ]
     configs += [part for content in configs for name in _SUBPROCESSORS if isinstance(part := content.get(name), dict)]
     auto_map = {}
@@ -160,36 +167,10 @@ def _sibling_imports(path: Path) -> list[str]:
 
 
 def _module_names() -> list[str]:
-    return sorted(path.stem for path in _MODELS_FOLDER.glob("*.py") if path.stem != "__init__")
+    return sorted(path.stem for path in MODELS_FOLDER.glob("*.py") if path.stem != "__init__")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}. Save the model again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} contains a {type(content).__name__}, expected a JSON object. Save the model again.")
-    return content
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-        json.dump(content, file, indent=2, sort_keys=True, ensure_ascii=False)
-        file.write("\n")
-    _replace(Path(file.name), path)
-
-
-def _copy_atomically(source: Path, target: Path) -> Path:
-    with tempfile.NamedTemporaryFile("wb", dir=target.parent, suffix=".tmp", delete=False) as file:
-        file.write(source.read_bytes())
-    _replace(Path(file.name), target)
+def _copy(source: Path, target: Path) -> Path:
+    with whole_file(target) as partial:
+        partial.write_bytes(source.read_bytes())
     return target
-
-
-def _replace(temporary: Path, target: Path) -> None:
-    if target.exists():
-        shutil.copymode(target, temporary)
-    else:
-        temporary.chmod(0o644)
-    os.replace(temporary, target)

@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from modeling_lavis.hub.accounting import group_by_reason
 
@@ -31,7 +32,9 @@ class ConversionReport:
         not_finite (`tuple[str, ...]`, *optional*, defaults to `()`): targets that contain NaN or infinite values in the
             dtype they are stored in.
         notes (`tuple[str, ...]`, *optional*, defaults to `()`): further remarks.
-        pushed_to (`str`, *optional*): URL of the repository on the Hub.
+        pushed_to (`str`, *optional*): URL of the published commit on the Hub.
+        source (`Mapping[str, Any]`, *optional*): `url`, `size` in bytes and `sha256` of a checkpoint that is from a
+            URL, or has the file name of the published one, whose URL is given then.
     """
 
     architecture: str
@@ -49,6 +52,7 @@ class ConversionReport:
     not_finite: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default_factory=tuple)
     pushed_to: str | None = None
+    source: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, object]:
         """Return the report as a dictionary that can be serialized as JSON."""
@@ -68,7 +72,14 @@ class ConversionReport:
             "not_finite": list(self.not_finite),
             "notes": list(self.notes),
             "pushed_to": self.pushed_to,
+            "source": None if self.source is None else dict(self.source),
         }
+
+    def _source_lines(self) -> list[str]:
+        if self.source is None:
+            return []
+        size, digest = self.source["size"], self.source["sha256"]
+        return [f"  from         {self.source['url']} ({size:,} bytes, SHA-256 {digest})"]
 
     def __str__(self) -> str:
         kind = f"{self.architecture}{f' ({self.model_type})' if self.model_type else ''}"
@@ -78,6 +89,7 @@ class ConversionReport:
         lines = [
             f"{kind} -> {self.model_class}",
             f"  read         {self.checkpoint}",
+            *self._source_lines(),
             f"  written      {self.output} ({', '.join(self.weight_files)})",
             f"  used         {sources} weights of the checkpoint, for {len(self.used)} weights of the model",
         ]

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from modeling_lavis.models.configuration_base import ACTIVATIONS, RANGES, check_range
 
-_MAX_CLASSES = 2**20
+#: Largest number of classes; more are a mistake that would end in a loop over millions of names.
+MAX_CLASSES = 2**20
 
 
 class Number(NamedTuple):
@@ -35,7 +36,7 @@ TOP: dict[str, Kind] = {
     "temp": _like("logit_temperature", fractional=True),
     "embed_dim": _SIZE,
     "queue_size": _like("queue_size"),
-    "num_classes": Number(1, _MAX_CLASSES),
+    "num_classes": Number(1, MAX_CLASSES),
     "max_txt_len": _like("max_position_embeddings"),
     "num_query_token": _like("num_query_tokens"),
     "cross_attention_freq": _like("cross_attention_frequency"),
@@ -123,5 +124,5 @@ def _check_labels(labels: Any) -> None:
     is_table = isinstance(labels, (Mapping, list, tuple))
     if not is_table or not labels or not all(type(name) in (str, int) for name in names):
         raise ValueError(f"labels is {labels!r:.80}; expected a list of names, or a mapping between names and ids.")
-    if len(labels) > _MAX_CLASSES:
-        raise ValueError(f"labels has {len(labels)} names; expected at most {_MAX_CLASSES}.")
+    if len(labels) > MAX_CLASSES:
+        raise ValueError(f"labels has {len(labels)} names; expected at most {MAX_CLASSES}.")

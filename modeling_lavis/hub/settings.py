@@ -8,6 +8,7 @@ Settings have the form of `tests/goldens/*/config.json`: sections such as `visio
 from collections.abc import Mapping
 from typing import Any
 
+from modeling_lavis.hub.setting_checks import MAX_CLASSES
 from modeling_lavis.hub.shapes import (
     Shapes,
     merge_sizes,
@@ -223,6 +224,8 @@ def _labels(sizes: Mapping[str, Any], published: Mapping[int, str] | None) -> di
             "The number of classes is unknown: the checkpoint has no classification head, and neither the settings nor "
             'the published labels give a number. Set it with --config: {"num_classes": 3}.'
         )
+    if not 0 < number <= MAX_CLASSES:
+        raise ValueError(f"The checkpoint has {number:,} classes; expected 1 to {MAX_CLASSES:,}.")
     if sizes.get("labels"):
         return _requested_labels(names, number)
     if names and len(names) == number:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model sizes inferred from the shapes of the weights, and their comparison with the requested settings."""
 
+import itertools
 import math
 import re
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
 HEAD_DIM = 64  # of every published encoder whose settings do not give the number of heads
+#: Pattern of the number of a block in a key; longer numbers are no blocks.
+BLOCK_NUMBER = r"([0-9]{1,6})"
 
 
 def size_of(shapes: Shapes, name: str, axis: int) -> int:
@@ -37,10 +40,11 @@ def count_blocks(shapes: Shapes, prefix: str) -> int:
     Raises:
         ValueError: If there is no block, or one is missing in between.
     """
-    numbers = {int(match[1]) for name in shapes if (match := re.match(re.escape(prefix) + r"(\d+)\.", name))}
+    numbered = re.compile(re.escape(prefix) + BLOCK_NUMBER + r"\.")
+    numbers = {int(match[1]) for name in shapes if (match := numbered.match(name))}
     if not numbers or numbers != set(range(len(numbers))):
-        missing = sorted(set(range(max(numbers, default=0) + 1)) - numbers)
-        raise ValueError(f"The checkpoint has no weights {prefix}{missing[0]}.*. Check that it is complete.")
+        missing = next(number for number in itertools.count() if number not in numbers)
+        raise ValueError(f"The checkpoint has no weights {prefix}{missing}.*. Check that it is complete.")
     return len(numbers)
 
 
@@ -60,8 +64,8 @@ def vision_sizes(shapes: Shapes, prefix: str = "visual_encoder.") -> dict[str, A
     hidden_size = size_of(shapes, f"{prefix}pos_embed", 2)
     patch_size = size_of(shapes, f"{prefix}patch_embed.proj.weight", 3)
     patches = size_of(shapes, f"{prefix}pos_embed", 1) - 1
-    side = math.isqrt(patches)
-    if side * side != patches:
+    side = math.isqrt(max(patches, 0))
+    if patches < 1 or side * side != patches:
         raise ValueError(
             f"{prefix}pos_embed has {patches} patches, which do not form a square. Only encoders of square images can "
             "be converted."

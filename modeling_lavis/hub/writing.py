@@ -5,7 +5,6 @@ import contextlib
 import json
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,8 +12,11 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+from modeling_lavis.models.modeling_base import remove_abandoned, unfinished_folder
 
 WEIGHTS_PATTERN = "model{suffix}.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -76,7 +78,9 @@ def atomic_folder(output: Path, overwrite: bool = False) -> Iterator[Path]:
     Context manager that yields a temporary folder next to `output`, and moves it there if the block succeeds.
 
     If the block raises, the temporary folder and any parent folder created for it are removed, and `output` is
-    unchanged. An existing folder is replaced by two renames. If the second fails, the first is reverted.
+    unchanged. An existing folder is replaced by two renames. If the second fails, the first is reverted. After a
+    process was killed, `output` is as it was, new, or (between the renames) absent; what it left is removed by the next
+    call.
 
     Args:
         output (`Path`): folder to write.
@@ -89,38 +93,33 @@ def atomic_folder(output: Path, overwrite: bool = False) -> Iterator[Path]:
     output = output.absolute()
     missing = [parent for parent in output.parents if not parent.exists()]
     output.parent.mkdir(parents=True, exist_ok=True)
-    work = _sibling(output, "partial")
     try:
-        yield work
-        _move_into_place(work, output)
+        with unfinished_folder(output.parent, f".{output.name}.partial-") as work:
+            yield work
+            _move_into_place(work, output)
     except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
         for parent in missing:
             with contextlib.suppress(OSError):
                 parent.rmdir()
         raise
 
 
-def _sibling(output: Path, kind: str) -> Path:
-    # Folders of tempfile.mkdtemp are readable by their owner only, and this one becomes the repository.
-    folder = output.parent / f".{output.name}.{kind}-{secrets.token_hex(4)}"
-    folder.mkdir()
-    return folder
-
-
 def _move_into_place(work: Path, output: Path) -> None:
+    replaced = f".{output.name}.replaced-"
     if not output.exists():
         os.rename(work, output)
+        remove_abandoned(output.parent, replaced)  # of a process that was killed between its two renames
         return
-    old = _sibling(output, "replaced")
-    os.rename(output, old / output.name)
-    try:
-        os.rename(work, output)
-    except BaseException:
-        os.rename(old / output.name, output)
-        old.rmdir()
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    with unfinished_folder(output.parent, replaced) as old:
+        os.rename(output, old / output.name)
+        try:
+            os.rename(work, output)
+        except BaseException:
+            try:
+                os.rename(old / output.name, output)
+            except OSError:  # keep it, whatever its name
+                os.rename(old, old.with_name(f"{output.name}.{old.name.rpartition('-')[2]}"))
+            raise
 
 
 def write_shards(
@@ -168,7 +167,12 @@ def write_shards(
             if not _is_finite(tensor):
                 not_finite.append(name)
             shard[name] = tensor
-        save_file(shard, folder / file_name, metadata={"format": "pt"})
+        try:
+            save_file(shard, folder / file_name, metadata={"format": "pt"})
+        except SafetensorError as error:  # of a full disk, too
+            raise OSError(
+                f"The weights cannot be written to {folder.parent}: {error}. Free disk space and try again."
+            ) from error
         # safetensors creates files that only their owner can read
         os.chmod(folder / file_name, folder.stat().st_mode & 0o666)
     if split.is_sharded:

@@ -6,6 +6,7 @@ limited to what cannot be inferred from the shapes of the weights. The origin, t
 in `model_cards/<architecture>__<model_type>.yaml`, from which the model cards are made. Nothing is in both.
 """
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,6 +43,21 @@ class ZooEntry:
         return f"{self.architecture}__{self.model_type}"
 
     @property
+    def repository(self) -> str:
+        """Name of the converted repository, for example `"blip-caption-base-coco"`, as a folder and on the Hub."""
+        return f"{self.architecture}-{self.model_type}".replace("_", "-").lower()
+
+    @property
+    def family(self) -> str:
+        """Family of the architecture: `"albef"`, `"alpro"`, `"blip"` or `"blip2"`."""
+        return self.architecture.partition("_")[0]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks that the model is for; one of [`TASKS`]."""
+        return _TASKS_OF[self.architecture]
+
+    @property
     def facts(self) -> dict[str, Any]:
         """Facts about the checkpoint; `model_cards/README.md` describes the entries."""
         return read_facts(FACTS_FOLDER / f"{self.name}.yaml")
@@ -50,6 +66,35 @@ class ZooEntry:
     def source(self) -> str:
         """URL of the published checkpoint."""
         return str(self.facts["source"])
+
+
+# Names as of the tasks of recipes; a feature extractor is not trained.
+_TASKS_OF = {
+    "albef_pretrain": ("pretraining",),
+    "albef_feature_extractor": ("features",),
+    "albef_retrieval": ("retrieval",),
+    "albef_vqa": ("vqa",),
+    "albef_classification": ("classification",),
+    "albef_nlvr": ("nlvr",),
+    "alpro_retrieval": ("video-retrieval",),
+    "alpro_qa": ("video-qa",),
+    "blip_pretrain": ("pretraining",),
+    "blip_feature_extractor": ("features",),
+    "blip_image_text_matching": ("retrieval",),
+    "blip_retrieval": ("retrieval",),
+    "blip_caption": ("captioning",),
+    "blip_vqa": ("vqa",),
+    "blip_nlvr": ("nlvr",),
+    "blip_classification": ("classification",),
+    "blip2": ("pretraining", "captioning", "retrieval"),
+    "blip2_feature_extractor": ("features",),
+    "blip2_image_text_matching": ("retrieval",),
+    "blip2_opt": ("captioning", "vqa"),
+    "blip2_t5": ("captioning", "vqa"),
+}
+#: tasks of published checkpoints
+TASKS = tuple(dict.fromkeys(task for tasks in _TASKS_OF.values() for task in tasks))
+FAMILIES = ("albef", "alpro", "blip", "blip2")
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -62,7 +107,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     """
     try:
         facts = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}. Correct it.") from error
     if not isinstance(facts, dict):
         raise ValueError(f"{path} contains a {type(facts).__name__}, expected a YAML mapping.")
@@ -91,6 +136,28 @@ def get(architecture: str, model_type: str) -> ZooEntry:
         return entries()[architecture, model_type]
     types = [known for name, known in entries() if name == architecture]
     raise ValueError(f"{architecture} has no published model type {model_type!r}; it has {', '.join(types) or 'none'}.")
+
+
+def by_name(name: str) -> ZooEntry:
+    """
+    Return a published model type by its name.
+
+    Args:
+        name (`str`): `ARCHITECTURE/MODEL_TYPE`, for example `"blip_caption/base_coco"`, with `__` instead of `/`, or
+            the name of the repository, `"blip-caption-base-coco"`.
+
+    Raises:
+        ValueError: If there is none of that name. The message lists close ones.
+    """
+    for entry in entries().values():
+        if name in (entry.name, f"{entry.architecture}/{entry.model_type}", entry.repository):
+            return entry
+    known = {f"{entry.architecture}/{entry.model_type}" for entry in entries().values()}
+    close = difflib.get_close_matches(name.replace("__", "/"), known, n=5, cutoff=0.4) or sorted(known)[:5]
+    raise ValueError(
+        f"There is no published checkpoint {name!r}; expected ARCHITECTURE/MODEL_TYPE, such as {', '.join(close)}. "
+        "`modeling-lavis zoo` lists all."
+    )
 
 
 def find(architecture: str, model_type: str | None, checkpoint: str) -> ZooEntry | None:

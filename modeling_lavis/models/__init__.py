@@ -65,12 +65,8 @@ def register_models() -> None:
         LavisBlipForQuestionAnswering,
         LavisBlipModel,
     )
-    from .modeling_lavis_blip_2 import (
-        LavisBlip2ForConditionalGeneration,
-        LavisBlip2ForImageTextRetrieval,
-        LavisBlip2ForPreTraining,
-        LavisBlip2Model,
-    )
+    from .modeling_lavis_blip_2 import LavisBlip2ForImageTextRetrieval, LavisBlip2ForPreTraining, LavisBlip2Model
+    from .modeling_lavis_blip_2_generation import LavisBlip2ForConditionalGeneration
     from .qformer import LavisQFormerModel
     from .vision_timesformer import LavisTimesformerModel
     from .vision_vit import LavisClipVisionModel, LavisEvaModel, LavisViTModel
@@ -156,16 +152,13 @@ def register_image_processors() -> None:
 
 def register_video_processors() -> None:
     """Register the video processor of each configuration with `AutoVideoProcessor`."""
-    from transformers.models.auto.video_processing_auto import AutoVideoProcessor
-
     from .configuration_alpro import AlproConfig
     from .configuration_vision import LavisTimesformerConfig
+    from .transformers_compat import register_video_processor
     from .video_processing_lavis import LavisVideoProcessor
 
-    # under both backends, as for images: it does not need torchvision
-    classes = {"pil": LavisVideoProcessor, "torchvision": LavisVideoProcessor}
     for config_class in (AlproConfig, LavisTimesformerConfig):
-        AutoVideoProcessor.register(config_class, video_processor_classes=classes, exist_ok=True)
+        register_video_processor(config_class, LavisVideoProcessor)
 
 
 def register_processors() -> None:

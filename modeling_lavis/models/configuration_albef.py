@@ -6,9 +6,8 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_base import LavisVocabularyConfig
+from .configuration_base import LavisVocabularyConfig, SubConfigSpec
 from .configuration_text import KEYS_TO_IGNORE_AT_INFERENCE, LavisBertConfig
 from .configuration_vision import LavisViTConfig
 

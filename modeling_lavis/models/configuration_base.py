@@ -13,7 +13,36 @@ from typing import Any, ClassVar, NamedTuple
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import CONFIG_NAME, logging
+
+try:
+    from transformers.configuration_utils import SubConfigSpec
+
+    HAS_SUB_CONFIG_SPECS = True
+except ImportError:  # an entry of VERSION_DIFFERENCES in transformers_compat.py
+    HAS_SUB_CONFIG_SPECS = False
+
+    class SubConfigSpec(NamedTuple):  # type: ignore[no-redef]
+        """
+        How a part of a configuration is built, for versions of transformers that have no such class.
+
+        Args:
+            config_class (`type`): class of the part, or `AutoConfig` for the one that `model_type` names.
+            model_type (`str`, *optional*): model type of a part that names none.
+            optional (`bool`, *optional*, defaults to `False`): whether the part may be `None`.
+        """
+
+        config_class: Any
+        model_type: str | None = None
+        optional: bool = False
+
+        def create_subconfig(self, key: str, subconfig: dict[str, Any]) -> tuple[PreTrainedConfig, dict[str, Any]]:
+            """The part for its values, and the options that are left, as the class of transformers returns them."""
+            if issubclass(self.config_class, PreTrainedConfig):
+                return self.config_class(**subconfig), {}
+            return CONFIG_MAPPING[subconfig.get("model_type", self.model_type)](**subconfig), {}
+
 
 #: Smallest and largest value by name of a field. The upper bounds are far above every published model: a larger value
 #: is a mistake that would end in a failed allocation or in a loop over millions of layers.
@@ -56,8 +85,26 @@ ACTIVATIONS = (
     "swish",
     "tanh",
 )
+#: Largest number of parameters of a configuration, by the estimate of [`estimated_parameters`]. Each size may be in its
+#: range, and their product still ask for more memory than any machine has.
+MAX_PARAMETERS = 10**12
+_MAX_FILE_BYTES = 2**26
+# Entries of a file that name the implementation of a layer, which can be code of a Hub repository.
+_IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
+# What a file may not replace, besides methods.
+_RESERVED = frozenset({"attribute_map", "sub_configs", "sub_configs_defaults", "vocabulary_parts", "tokenizer_fields"})
 _DTYPES = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 _MAX_LABELS = 2**20
+# what constructors raise for wrong values
+_ERRORS = (
+    StrictDataclassError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 # keyword arguments that transformers' `from_dict` handles itself
 _NOT_MERGED = frozenset({"num_labels", "attn_implementation", "dtype", "torch_dtype", "name_or_path"})
 # Fields of the configurations, and the attribute of a tokenizer that has the same id.
@@ -83,12 +130,26 @@ class LavisPreTrainedConfig(PreTrainedConfig):
     the field, and the file if the value was read from one.
     """
 
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls, *args: Any, **kwargs: Any) -> None:
+        parts = vars(cls).get("sub_configs_defaults")
+        if parts is not None:
+            specs = {k: v if isinstance(v, SubConfigSpec) else SubConfigSpec(v) for k, v in parts.items()}
+            cls.sub_configs_defaults = specs
+            if not HAS_SUB_CONFIG_SPECS:
+                cls.sub_configs = {name: spec.config_class for name, spec in specs.items()}
+        super().__init_subclass__(*args, **kwargs)
+
     def __post_init__(self, **kwargs: Any) -> None:
         if kwargs.get("model_type", "") is None:
             del kwargs["model_type"]
+        check_names(type(self), kwargs)
         _check_common_fields(self, kwargs)
         for name, spec in self.sub_configs_defaults.items():
             value = getattr(self, name)
+            if value is None and not spec.optional:
+                value = {}
             if value is not None and not isinstance(value, (dict, PreTrainedConfig)):
                 raise ValueError(
                     f"{name} is {value!r:.80}; expected a dictionary or a configuration ({spec.config_class.__name__})."
@@ -106,6 +167,19 @@ class LavisPreTrainedConfig(PreTrainedConfig):
     def validate_ranges(self) -> None:
         """Raise `ValueError` for a number that is out of its range, and for an unknown activation."""
         self.check_ranges()
+
+    def validate_total(self) -> None:
+        """Raise `ValueError` when the sizes together make a model of more than `MAX_PARAMETERS` parameters."""
+        self.check_ranges()
+        count = estimated_parameters(self)
+        if count > MAX_PARAMETERS:
+            sizes = [
+                f"{name} {value}" for name in RANGES if isinstance(value := getattr(self, name, None), int) and value
+            ]
+            raise ValueError(
+                f"the sizes together make a model of about {count:.1e} parameters, expected at most "
+                f"{MAX_PARAMETERS:.0e}: {', '.join(sizes) or 'those of its parts'}"
+            )
 
     def check_ranges(self) -> None:
         """As [`validate_ranges`]; other validators call it first, because they divide by sizes."""
@@ -125,12 +199,29 @@ class LavisPreTrainedConfig(PreTrainedConfig):
             OSError: there is no configuration, or it is not valid JSON.
             ValueError: a value has the wrong type or is out of its range. The message names file, field and value.
         """
+        _check_file_size(pretrained_model_name_or_path)
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except ConfigurationError as error:
             raise error.located(pretrained_model_name_or_path) from error.__cause__
-        except (TypeError, AttributeError, KeyError) as error:
+        except (TypeError, AttributeError, KeyError, RecursionError) as error:
             raise _not_a_configuration(cls, pretrained_model_name_or_path, error) from error
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """
+        transformers' method of the same name, for which a folder without a file is one with the defaults.
+
+        Raises:
+            OSError: there is no configuration.
+        """
+        values, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not values and not isinstance(values, list):
+            raise OSError(
+                f"{pretrained_model_name_or_path} has no {CONFIG_NAME}, or an empty one. Give a folder or repository "
+                "that save_pretrained wrote; if it was interrupted, save again."
+            )
+        return values, unused
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -146,6 +237,7 @@ class LavisPreTrainedConfig(PreTrainedConfig):
         source = kwargs.get("name_or_path")
         values = dict(config_dict)
         try:
+            check_implementations(values)
             values = cls.translate_dict(values)
             given = frozenset(field.name for field in fields(cls)) & kwargs.keys() - _NOT_MERGED
             for name in given:
@@ -153,8 +245,32 @@ class LavisPreTrainedConfig(PreTrainedConfig):
             return super().from_dict(cls.prepare_dict(values, given), **kwargs)
         except ConfigurationError as error:
             raise error.located(source) from error.__cause__
-        except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        except _ERRORS as error:
             raise ConfigurationError(describe_error(error, values)).located(source) from error
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """
+        transformers' `save_pretrained`. `auto_map` is stored without code that the folder does not have.
+
+        Who trains a model of a repository with code and saves it elsewhere saves no code, and without this package
+        `trust_remote_code=True` would ask for files that do not exist.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): folder.
+            args, kwargs: as for transformers.
+        """
+        known = self.__dict__.get("auto_map")
+        if self._auto_class is None and isinstance(known, dict):
+            kept = {name: place for name, place in known.items() if _has_code(save_directory, place)}
+            if kept:
+                self.auto_map = kept
+            else:
+                del self.auto_map
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            if known is not None:
+                self.auto_map = known
 
     @classmethod
     def translate_dict(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -167,11 +283,18 @@ class LavisPreTrainedConfig(PreTrainedConfig):
         return values
 
 
+def _has_code(folder: str | os.PathLike[str], place: Any) -> bool:
+    """Whether an entry of `auto_map` names code of another repository, or a file of a folder."""
+    # the place of a tokenizer may be a pair
+    names = [name for name in (place if isinstance(place, (list, tuple)) else [place]) if isinstance(name, str)]
+    return all("--" in name or os.path.isfile(os.path.join(folder, f"{name.partition('.')[0]}.py")) for name in names)
+
+
 def build_part(name: str, make: Callable[..., PreTrainedConfig], values: dict[str, Any]) -> PreTrainedConfig:
     """`make(**values)`; errors name the part."""
     try:
         return make(**values)
-    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except _ERRORS as error:
         raise ValueError(f"{name}: {describe_error(error, values)}") from error
 
 
@@ -189,6 +312,14 @@ class ConfigurationError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.reason, self.source)
+
+
+def _check_file_size(source: Any) -> None:
+    """Raise [`ConfigurationError`] for a local file that is too large to be a configuration."""
+    path = _file_of(source) if isinstance(source, (str, os.PathLike)) else ""
+    if os.path.isfile(path) and os.path.getsize(path) > _MAX_FILE_BYTES:
+        size = os.path.getsize(path)
+        raise ConfigurationError(f"it has {size:,} bytes; expected at most {_MAX_FILE_BYTES:,}", source)
 
 
 def _file_of(source: Any) -> str:
@@ -243,6 +374,68 @@ def describe_error(error: Exception, values: Mapping[str, Any]) -> str:
     if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
         return str(error.__cause__)
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def check_implementations(values: Any, place: str = "") -> None:
+    """
+    Raise `ValueError` if a file asks for an implementation of attention from a Hub repository: transformers would load
+    and run its code. Given as an argument of `from_pretrained`, such a name is the wish of the user.
+    """
+    if isinstance(values, (list, tuple)):
+        for entry in values:
+            check_implementations(entry, place)
+    if not isinstance(values, Mapping):
+        return
+    for name, value in values.items():
+        if str(name).strip("_").removesuffix("_internal") in _IMPLEMENTATIONS:
+            names = list(value.values()) if isinstance(value, Mapping) else [value]
+            if not all(
+                entry is None or isinstance(entry, str) and re.fullmatch(r"[\w|]{1,64}", entry) for entry in names
+            ):
+                raise ValueError(
+                    f"{place}{name} is {value!r:.80}; expected the name of an implementation, such as sdpa. Kernels of "
+                    "the Hub are code: remove the entry, and pass attn_implementation=... to from_pretrained if you "
+                    "trust it"
+                )
+        else:
+            check_implementations(value, f"{place}{name:.80}." if isinstance(name, str) else place)
+
+
+def check_names(kind: type, values: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for an entry of a file that would replace a method or a table of the class."""
+    for name in values:
+        if name.startswith("__") or name in _RESERVED or callable(getattr(kind, name, None)):
+            raise ValueError(f"{name!r:.80} is no entry of a {kind.__name__}, but part of its code. Remove it")
+
+
+def estimated_parameters(config: Any) -> int:
+    """
+    Approximate number of parameters of a model with a configuration, without momentum encoders.
+
+    Args:
+        config (`PreTrainedConfig`): one of this package, with its parts, or that of a language model.
+    """
+
+    def size(*names: str) -> int:
+        values = (getattr(config, name, None) for name in names)
+        return next((value for value in values if isinstance(value, int) and value > 0), 0)
+
+    hidden = size("hidden_size", "d_model", "n_embd")
+    layers = size("num_hidden_layers", "num_layers", "n_layer", "encoder_layers")
+    layers += size("decoder_layers", "num_decoder_layers")
+    inner = size("intermediate_size", "ffn_dim", "d_ff", "encoder_ffn_dim") or 4 * hidden
+    patches = (size("image_size") // size("patch_size")) ** 2 if size("patch_size") else 0
+    patches += size("patch_size") ** 2 * size("num_channels")
+    tokens = size("vocab_size") + patches + size("num_query_tokens")
+    if "max_position_embeddings" in getattr(config, "__dict__", {}) and isinstance(config, LavisPreTrainedConfig):
+        tokens += size("max_position_embeddings")
+    count = layers * hidden * (4 * hidden + 2 * inner + 2 * size("encoder_hidden_size")) + tokens * hidden
+    count += 2 * size("queue_size") * size("projection_dim")
+    parts = [getattr(config, name, None) for name in getattr(config, "sub_configs_defaults", None) or {}]
+    for part in parts:
+        if isinstance(part, PreTrainedConfig):
+            count += estimated_parameters(part) + size("projection_dim") * (getattr(part, "hidden_size", 0) or 0)
+    return count
 
 
 def check_range(name: str, value: Any, low: float, high: float) -> None:
@@ -453,14 +646,19 @@ class FrozenPart(NamedTuple):
 
 __all__ = [
     "ACTIVATIONS",
+    "MAX_PARAMETERS",
     "RANGES",
     "ConfigurationError",
     "FrozenPart",
     "LavisPreTrainedConfig",
     "LavisVocabularyConfig",
+    "SubConfigSpec",
     "build_part",
+    "check_implementations",
+    "check_names",
     "check_range",
     "describe_error",
+    "estimated_parameters",
     "section_of",
     "with_vocabulary",
 ]

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .configuration_base import (
@@ -13,7 +12,9 @@ from .configuration_base import (
     RANGES,
     FrozenPart,
     LavisVocabularyConfig,
+    SubConfigSpec,
     build_part,
+    check_names,
     check_range,
     section_of,
     with_vocabulary,
@@ -153,6 +154,10 @@ class LavisBlip2Config(LavisVocabularyConfig):
                     f"text_config has the model_type {model_type!r:.80}; expected that of a causal or "
                     "sequence-to-sequence language model of transformers, such as opt or t5."
                 )
+            try:
+                check_names(CONFIG_MAPPING[model_type], values)
+            except ValueError as error:
+                raise ValueError(f"text_config: {error}") from error
         return super()._build_part(name, values)
 
     def _vocabularies(self) -> dict[str, PreTrainedConfig]:

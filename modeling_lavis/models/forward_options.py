@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from torch.compiler import is_compiling
 from transformers.utils import can_return_tuple, logging
-from transformers.utils.output_capturing import selected_hidden_states
+
+from .transformers_compat import selected_hidden_states
 
 logger = logging.get_logger(__name__)
 

@@ -8,6 +8,7 @@ initialized at random, which is an error unless `allow_new_weights` asks for a s
 
 import copy
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.modeling_utils import load_state_dict
 from transformers.utils import (
+    CONFIG_NAME,
     GENERATION_CONFIG_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
@@ -26,11 +28,18 @@ from transformers.utils import (
 )
 from transformers.utils.hub import get_checkpoint_shard_files
 
+from .configuration_base import check_names, estimated_parameters
+from .transformers_compat import with_pinned_revision
+
 #: options of `from_pretrained` that select and access a repository; loading a configuration accepts them, too
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # The temperature is a number that training starts from, and queues hold features of past batches.
 _SET_BY_CONFIGURATION = frozenset({"temp", "image_queue", "text_queue", "idx_queue", "queue_ptr"})
 _MOMENTUM_SUFFIX = "_m"
+# How large a model may be for its weights: more parameters per byte than any quantization has, and room for tiny ones.
+_PARAMETERS_PER_BYTE = 16
+_SMALL_MODEL = 10**8
+_MAX_INDEX_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ def head_of(config: Any) -> str | None:
     Args:
         config (`PreTrainedConfig` or `dict`): configuration. Names of transformers' own BLIP classes are translated.
     """
-    names = config.get("architectures") if isinstance(config, Mapping) else config.architectures
+    names = config.get("architectures") if isinstance(config, Mapping) else getattr(config, "architectures", None)
     if not isinstance(names, (list, tuple)) or not names or not isinstance(names[0], str):
         return None
     return f"Lavis{names[0]}" if names[0].startswith("Blip") else names[0]
@@ -93,9 +102,11 @@ def read_weights(source: Any, access: Mapping[str, Any]) -> dict[str, Tensor]:
         source (`str` or `os.PathLike`): folder or Hub id.
         access (`Mapping[str, Any]`): those of `HUB_OPTIONS` that are given.
     """
+    access = with_pinned_revision(source, access)
     for single, index in ((SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
         found = cached_file(source, index, _raise_exceptions_for_missing_entries=False, **access)
         if found is not None:
+            check_index(found)
             files, _ = get_checkpoint_shard_files(source, found, **access)
             return {name: tensor for file in files for name, tensor in load_state_dict(file).items()}
         found = cached_file(source, single, _raise_exceptions_for_missing_entries=False, **access)
@@ -105,6 +116,58 @@ def read_weights(source: Any, access: Mapping[str, Any]) -> dict[str, Tensor]:
         f"{source} has no weights ({SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}). Give a folder written by save_pretrained, "
         "or a Hub id."
     )
+
+
+def check_local_files(model_class: Any, source: Any, options: Mapping[str, Any]) -> None:
+    """
+    Check the files of a local folder before their weights are read.
+
+    Args:
+        model_class (`type`): class that is loaded.
+        source (`str` or `os.PathLike`): folder, or Hub id, which is not checked.
+        options (`Mapping[str, Any]`): arguments of `from_pretrained`.
+
+    Raises:
+        ValueError: an index of shards names files outside of the folder, or the configuration describes a model far
+            larger than the weights, whose rest would be initialized in memory.
+    """
+    if not isinstance(source, (str, os.PathLike)) or not os.path.isdir(source) or options.get("state_dict") is not None:
+        return
+    folder = Path(source) / (options.get("subfolder") or "")
+    for name in (SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME):
+        if (folder / name).is_file():
+            check_index(folder / name)
+    stored = sum(path.stat().st_size for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind))
+    try:
+        config = load_config(model_class, source, dict(options))
+    except (OSError, ValueError):
+        return  # loading says what is wrong, or finds the model of an adapter
+    if not stored or getattr(config, "frozen_parts", None) or options.get("frozen_parts"):
+        return
+    needed = estimated_parameters(config)
+    if needed > _PARAMETERS_PER_BYTE * stored + _SMALL_MODEL:
+        raise ValueError(
+            f"{CONFIG_NAME} of {source} describes a model of about {needed:.1e} parameters, but its weights have only "
+            f"{stored:,} bytes. Give the configuration that belongs to the weights."
+        )
+
+
+def check_index(path: str | os.PathLike) -> None:
+    """Raise `ValueError` unless an index of shards names files of its own folder only."""
+    try:
+        if os.path.getsize(path) > _MAX_INDEX_BYTES:
+            raise ValueError(f"it has more than {_MAX_INDEX_BYTES:,} bytes")
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        names = set(content["weight_map"].values())
+        if not isinstance(content["metadata"], dict):
+            raise ValueError("its metadata are no object")
+        wrong = [name for name in names if not name or name in (".", "..") or os.path.basename(name) != name]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} cannot be used: it is no index of weights ({error}). Save the model again."
+        ) from error
+    if wrong:
+        raise ValueError(f"{path} names the file {wrong[0]!r:.80}; expected files of its own folder. Do not use it.")
 
 
 def load_config(model_class: Any, source: Any, options: dict[str, Any]) -> Any:
@@ -142,7 +205,7 @@ def with_truncated_mlp(model_class: Any, source: Any, options: dict[str, Any]) -
         stored, _ = PreTrainedConfig.get_config_dict(source, **access)
     except (OSError, ValueError, TypeError):
         return None
-    vision = stored.get("vision_config", stored)
+    vision = stored.get("vision_config", stored) if isinstance(stored, Mapping) else None
     if not isinstance(vision, Mapping) or not {"hidden_size", "mlp_ratio"} <= vision.keys():
         return None
     size = int(vision["hidden_size"] * vision["mlp_ratio"])
@@ -236,10 +299,16 @@ def check_generation_config(values: Any, source: Any) -> None:
         source (`str` or `os.PathLike`): folder or Hub id.
     """
     where = f"{GENERATION_CONFIG_NAME} of {source}"
-    if isinstance(values, GenerationConfig):
+    is_loaded = isinstance(values, GenerationConfig)
+    if is_loaded:
         values = vars(values)
     if not isinstance(values, Mapping):
         raise ValueError(f"{where} cannot be used: it contains a {type(values).__name__}, expected a JSON object.")
+    if not is_loaded:
+        try:
+            check_names(GenerationConfig, values)
+        except ValueError as error:
+            raise ValueError(f"{where} cannot be used: {error}.") from error
     for name, value in values.items():
         if name not in _GENERATION_OPTIONS or value is None:
             continue
@@ -300,13 +369,13 @@ _GENERATION_OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def read_generation_config(source: Any, options: Mapping[str, Any]) -> Any:
-    """The content of `generation_config.json`, `None` if there is none that can be read."""
+    """The content of `generation_config.json`, `{}` if there is none that can be read."""
     access = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
     try:
         found = cached_file(source, GENERATION_CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **access)
-        return None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+        return {} if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
 
 
 def _different_sizes(stored: tuple[int, ...], built: tuple[int, ...]) -> set[int]:
@@ -352,6 +421,8 @@ __all__ = [
     "HUB_OPTIONS",
     "HeadStart",
     "check_generation_config",
+    "check_index",
+    "check_local_files",
     "check_new_weights",
     "check_shapes",
     "head_of",

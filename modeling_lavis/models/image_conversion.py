@@ -11,7 +11,6 @@ Shapes: C channels, H height, W width.
 import base64
 import os
 import stat
-import struct
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
@@ -19,13 +18,19 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import PIL.ImageColor
+import PIL.ImageFile
 import PIL.ImageOps
 import torch
-from huggingface_hub.utils import httpx
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
+
+from .transformers_compat import httpx
 
 _URL_TIMEOUT = 60.0  # seconds without an answer; without a limit, a silent server would block the caller for ever
 _ROUNDING = 1e-3  # share of white by which floats may exceed their range
+#: Largest number of pixels of an image file, above PIL's own limit of 179 million. Reading takes up to 20 bytes each.
+MAX_PIXELS = 2**28
+_MAX_DOWNLOAD_BYTES = 2**28
+_PROGRAMS = ("EPS",)  # formats that PIL lets another program run: PostScript is a programming language
 
 DROP = "drop"
 
@@ -50,7 +55,7 @@ def open_image(source: Any) -> Any:
         TypeError: `source` has another type.
     """
     if isinstance(source, PIL.Image.Image):
-        return _load(source, getattr(source, "filename", "") or "given as a PIL image")
+        return load_image(source, getattr(source, "filename", "") or "given as a PIL image")
     if isinstance(source, (np.ndarray, torch.Tensor)):
         return source
     if not isinstance(source, (str, os.PathLike)):
@@ -62,18 +67,19 @@ def open_image(source: Any) -> Any:
     content: Any = path
     if isinstance(path, str) and path.startswith(("http://", "https://", "data:image/")):
         try:
-            content = BytesIO(_download(path))
+            content = BytesIO(download(path))
         except Exception as error:  # the HTTP client and base64 raise unrelated types
             raise OSError(f"Cannot read an image from {_shorten(path)}: {error}") from error
     else:
         check_regular_file(path, "image")
     try:
         image = PIL.Image.open(content)
-    except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
-        reason = str(error) if content is path else "the content is not an image"
+    except Exception as error:  # decoders raise unrelated types for corrupted files
+        is_known = content is path or isinstance(error, PIL.Image.DecompressionBombError)
+        reason = str(error) if is_known else "the content is not an image"
         raise OSError(f"Cannot read the image {_shorten(path)}: {reason}") from error
     try:
-        return _load(image, path)
+        return load_image(image, path)
     except (OSError, ValueError):
         image.close()
         raise
@@ -99,6 +105,8 @@ def check_regular_file(path: Any, kind: str) -> None:
         raise FileNotFoundError(f"No such {kind}: {shown}. Check the path, or the folder it is relative to.") from None
     except ValueError as error:  # a null character in the path
         raise OSError(f"Cannot read the {kind} {name!r}: {error}") from error
+    except OSError as error:  # a name that is too long, or no permission
+        raise OSError(f"Cannot read the {kind} {name}: {error.strerror}.") from error
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError(
             f"Cannot read the {kind} {name}: it is a FIFO, a socket or a device, not a regular file. Save its content "
@@ -110,7 +118,7 @@ def apply_exif_orientation(image: PIL.Image.Image) -> PIL.Image.Image:
     """Rotate or mirror an image as its EXIF orientation says; unreadable EXIF data is ignored."""
     try:
         return PIL.ImageOps.exif_transpose(image)
-    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):  # what PIL raises on corrupted EXIF data
+    except Exception:  # PIL raises unrelated types on corrupted EXIF data
         return image
 
 
@@ -166,7 +174,7 @@ def with_transparency(image: PIL.Image.Image) -> PIL.Image.Image | None:
         else:
             straight = {"RGBa": "RGBA", "La": "LA"}.get(image.mode)
             rgba = (image.convert(straight) if straight else image).convert("RGBA")
-    except (TypeError, ValueError, SystemError):
+    except (TypeError, ValueError, SystemError, LookupError, OverflowError):
         return None  # the entry "transparency" does not fit the mode: it is left over from another image
     lowest, _ = rgba.getchannel("A").getextrema()
     return rgba if isinstance(lowest, (int, float)) and lowest < 255 else None
@@ -386,21 +394,49 @@ def _white_of_mode(mode: str) -> int | None:
     return 65535 if mode.startswith("I;16") else None
 
 
-def _download(url: str) -> bytes:
+def download(url: str) -> bytes:
+    """The content behind a URL or in a data URI; errors are those of the HTTP client and of base64."""
     if url.startswith("data:"):
         _, separator, encoded = url.partition(",")
         if not separator:
             raise ValueError("a data URI has a comma between its type and its content")
         return base64.b64decode(encoded)
-    response = httpx.get(url, timeout=_URL_TIMEOUT, follow_redirects=True)
-    response.raise_for_status()
-    return response.content
+    content = bytearray()
+    with httpx.stream("GET", url, timeout=_URL_TIMEOUT, follow_redirects=True) as response:
+        response.raise_for_status()
+        for block in response.iter_bytes():
+            content += block
+            if len(content) > _MAX_DOWNLOAD_BYTES:
+                raise ValueError(f"it has more than {_MAX_DOWNLOAD_BYTES:,} bytes")
+    return bytes(content)
 
 
-def _load(image: PIL.Image.Image, name: Any) -> PIL.Image.Image:
+def load_image(image: PIL.Image.Image, name: Any) -> PIL.Image.Image:
+    """
+    Decode an image that PIL has opened.
+
+    Args:
+        image (`PIL.Image.Image`): the image.
+        name (`str` or `os.PathLike`): its name, for the messages.
+
+    Raises:
+        OSError: it is corrupted, has more than `MAX_PIXELS` pixels, or is a program (PostScript).
+        ValueError: it has no pixels.
+    """
+    if isinstance(image, PIL.ImageFile.ImageFile):
+        if image.format in _PROGRAMS and image.tile:
+            raise OSError(
+                f"Cannot read the image {_shorten(name)}: it is PostScript, a program that would be run to draw it. "
+                "Save it in another format, such as PNG, if you trust it."
+            )
+        if image.width * image.height > MAX_PIXELS:
+            raise OSError(
+                f"Cannot read the image {_shorten(name)}: it has {image.width} x {image.height} pixels; expected at "
+                f"most {MAX_PIXELS:,}. Make a smaller copy of it."
+            )
     try:
         image.load()
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise unrelated types for corrupted files
         raise OSError(f"Cannot read the image {_shorten(name)}: {error}") from error
     if 0 in image.size:
         raise ValueError(f"The image {_shorten(name)} has size {image.size}; expected at least one pixel.")
@@ -414,9 +450,12 @@ def _shorten(name: Any) -> str:
 
 __all__ = [
     "DROP",
+    "MAX_PIXELS",
     "apply_exif_orientation",
     "check_regular_file",
     "compose",
+    "download",
+    "load_image",
     "open_image",
     "parse_background",
     "to_numpy",

@@ -29,6 +29,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ChannelD
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import is_torchvision_available
 
+from .configuration_base import check_names
 from .image_conversion import (
     DROP,
     apply_exif_orientation,
@@ -63,7 +64,7 @@ _NEEDED = {
 _SIZES = ("size", "crop_size", "pad_size")
 _SIDES = ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width")
 #: largest side of an image after resizing; a larger one is a mistake that would end in a failed allocation
-MAX_SIDE = 2**15
+MAX_SIDE = 2**13
 _NESTED = "processor_config.json"
 _FILES = {
     "image_processor": ("preprocessor_config.json",),
@@ -151,8 +152,13 @@ class _LavisImageProcessorMixin:
             OSError: there is no file, or it is not valid JSON.
             ValueError: an option has a wrong value; the message names file, option, value and what was expected.
         """
+
+        def check(options: Mapping[str, Any]) -> None:
+            check_names(cls, options)
+            check_file_options(options)
+
         read: Any = super().get_image_processor_dict  # type: ignore[misc]
-        return read_options(read, check_file_options, "image_processor", pretrained_model_name_or_path, kwargs)
+        return read_options(read, check, "image_processor", pretrained_model_name_or_path, kwargs)
 
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
         """
@@ -201,7 +207,7 @@ class _LavisImageProcessorMixin:
             if do_exif_transpose:
                 image = apply_exif_orientation(image)
             if do_convert_rgb:
-                image = np.array(to_rgb(image, color, on_drop))
+                image = np.array(self._resized(to_rgb(image, color, on_drop), **kwargs))
                 input_data_format = ChannelDimension.LAST
         else:
             image = to_numpy(image)
@@ -215,6 +221,10 @@ class _LavisImageProcessorMixin:
         return super().process_image(  # type: ignore[misc]
             image, do_convert_rgb=False, input_data_format=input_data_format, **kwargs
         )
+
+    def _resized(self, image: PIL.Image.Image, **kwargs: Any) -> PIL.Image.Image:
+        """Hook for a backend that resizes PIL images before their pixels become an array."""
+        return image
 
     def _preprocess_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
         return_tensors = kwargs.pop("return_tensors", None)
@@ -301,6 +311,17 @@ class LavisImageProcessor(_LavisImageProcessorMixin, PilBackend):
     Raises:
         ValueError: `background` is not a color.
     """
+
+    def _resized(self, image: PIL.Image.Image, **kwargs: Any) -> PIL.Image.Image:
+        # The same pixels as of an array that is resized later, which would have to be made of the whole photo, and made
+        # an image again; then resizing to the size that it has changes nothing.
+        size, resample = kwargs.get("size"), kwargs.get("resample")
+        if not kwargs.get("do_resize") or not isinstance(resample, (int, PILImageResampling)):
+            return image
+        height, width = getattr(size, "height", None), getattr(size, "width", None)
+        if not height or not width or getattr(size, "shortest_edge", None):
+            return image
+        return image.resize((width, height), resample=resample)
 
     def _to_pixel_values(self, images: list[Any], **kwargs: Any) -> list[np.ndarray]:
         # one at a time, so that at most one full-size image is in memory
@@ -415,6 +436,8 @@ def check_image_options(options: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is {value!r:.80}; expected 'channels_first' or 'channels_last'.")
         if name in ("image_processor_type", "video_processor_type") and not isinstance(value, str):
             raise ValueError(f"{name} is {value!r:.80}; expected the name of a class.")
+        if name == "auto_map" and not isinstance(value, Mapping):
+            raise ValueError(f"{name} is {value!r:.80}; expected classes by the name of an Auto class.")
 
 
 def check_stored_options(options: Mapping[str, Any]) -> None:

@@ -4,10 +4,17 @@
 Shapes: B batch size, T text tokens, D hidden size, P projection dimension.
 """
 
+import contextlib
+import glob
 import itertools
 import logging
+import os
 import re
-from collections.abc import Iterable
+import secrets
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +29,7 @@ from .head_loading import (
     HUB_OPTIONS,
     HeadStart,
     check_generation_config,
+    check_local_files,
     check_new_weights,
     check_shapes,
     load_config,
@@ -33,10 +41,12 @@ from .losses import at_least_float32
 from .outputs import IGNORE_INDEX
 from .transformers_compat import (
     CACHE_NAMES,
+    check_offloading,
     execution_device,
     keep_offloaded_parameters_in_float32,
     offload_in_shape,
     torchao_metadata_of_modules_only,
+    with_pinned_revision,
     without_remembered_renaming,
 )
 
@@ -174,7 +184,10 @@ class LavisPreTrainedModel(PreTrainedModel):
         if source is None:
             model, info = cls._load_weights(None, *args, **kwargs)
         else:
+            kwargs = with_pinned_revision(source, kwargs)
             saved = read_head(source, kwargs)
+            if not allow_new_weights:
+                check_local_files(cls, source, kwargs)
             is_own = saved in (None, *(base.__name__ for base in cls.__mro__))
             start = HeadStart()
             if not is_own:
@@ -196,6 +209,7 @@ class LavisPreTrainedModel(PreTrainedModel):
             model.check_loaded(source, info)
             if not allow_new_weights and not wants_info:
                 check_new_weights(model, source, saved, info["missing_keys"], start)
+        check_offloading(model)
         keep_offloaded_parameters_in_float32(model)
         return (model, info) if wants_info else model
 
@@ -205,12 +219,15 @@ class LavisPreTrainedModel(PreTrainedModel):
         try:
             model, info = cls._load_weights(source, *args, ignore_mismatched_sizes=True, **kwargs)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
-            stored = read_generation_config(source, kwargs) if cls.can_generate() else None
-            if stored is not None:
-                check_generation_config(stored, source)
+            if cls.can_generate():
+                check_generation_config(read_generation_config(source, kwargs), source)
             if type(error) is ValueError and str(source) not in str(error):
                 raise ValueError(f"{source} cannot be loaded: {error}") from error
             raise
+        except Exception as error:
+            if type(error).__name__ != "SafetensorError":  # a class of its own, which has no base for files
+                raise
+            raise OSError(f"The weights of {source} cannot be read: {error}. Save or download them again.") from error
         if model.can_generate():
             check_generation_config(model.generation_config, source)
         return model, info
@@ -259,11 +276,15 @@ class LavisPreTrainedModel(PreTrainedModel):
         # transformers looks for the attention interface in the source file of the model; here it is in attention.py.
         return True
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """
         Save with this package's key names, also when the weights were loaded from another format.
 
+        A process that is killed meanwhile leaves the folder as it was, complete, or without a `config.json`; not so
+        with `push_to_hub=True` and with distributed checkpoints.
+
         Args:
+            save_directory (`str` or `os.PathLike`): folder.
             save_original_format (`bool`, *optional*, defaults to `False`): write the key names of transformers' own
                 class of the same family (BLIP, BLIP-2) instead, to be loaded by that class. `config.json` stays this
                 package's, so that class needs its own configuration by `config=`.
@@ -275,8 +296,12 @@ class LavisPreTrainedModel(PreTrainedModel):
         if kwargs.get("state_dict") is not None and "temp" in kwargs["state_dict"]:
             kwargs["state_dict"] = {**kwargs["state_dict"], "temp": kwargs["state_dict"]["temp"].reshape(())}
         quantizer = getattr(self, "hf_quantizer", None)
+        is_direct = args or kwargs.get("push_to_hub") or kwargs.get("distributed_checkpoint")
+        is_direct = is_direct or not kwargs.get("is_main_process", True)
+        place = contextlib.nullcontext(save_directory) if is_direct else saved_together(save_directory)
         with without_remembered_renaming(self, enabled=original), torchao_metadata_of_modules_only(quantizer):
-            super().save_pretrained(*args, **kwargs)
+            with place as folder:
+                super().save_pretrained(folder, *args, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_hf_hook" and "temp" in self._parameters:
@@ -293,6 +318,143 @@ class LavisPreTrainedModel(PreTrainedModel):
 def names_any(patterns: Iterable[str], name: str) -> bool:
     """Whether one of the patterns matches whole parts of a parameter's name, as transformers does it."""
     return any(re.search(rf"(?:^|\.){pattern}(?:\.|$)", name) for pattern in patterns)
+
+
+# ---- saving ----
+
+_PARTIAL = ".partial-"
+# Files without which nothing loads. Of the files that are saved together, these are the first to go and the last to
+# come, so that a folder never loads with old and new files.
+_FIRST_READ = frozenset(
+    {
+        "config.json",
+        "processor_config.json",
+        "preprocessor_config.json",
+        "video_preprocessor_config.json",
+        "tokenizer.json",
+        "model.safetensors.index.json",
+    }
+)
+_WEIGHTS_OF_A_SAVE = re.compile(r"(.+?)(-\d{5}-of-\d{5})?\.(?:safetensors|bin)(?:\.index\.json)?")
+
+
+@contextlib.contextmanager
+def unfinished_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """
+    Context manager that yields a new folder in `parent`, whose name starts with `prefix`. What is left of it is
+    removed, also after the process was killed: by the next call with the same prefix.
+
+    Args:
+        parent (`Path`): folder that exists.
+        prefix (`str`): start of the name.
+    """
+    remove_abandoned(parent, prefix)
+    while True:
+        folder = parent / f"{prefix}{secrets.token_hex(4)}"
+        folder.mkdir()
+        try:
+            lock = _locked(folder)
+        except OSError:  # another process takes it for an abandoned one
+            continue
+        break
+    try:
+        yield folder
+    finally:
+        if lock is not None:
+            os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(parent: Path, prefix: str) -> None:
+    """Remove folders of [`unfinished_folder`] that no process holds any more."""
+    for folder in list(parent.glob(f"{glob.escape(prefix)}*")):
+        with contextlib.suppress(OSError):
+            lock = _locked(folder)
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """
+    A descriptor of a folder that locks it until it is closed, or until the process ends; `None` where folders cannot be
+    locked.
+
+    Raises:
+        OSError: another process has it, or it is gone.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.stat(folder)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, (BlockingIOError, FileNotFoundError)):
+            raise
+        return None  # some file systems of networks
+    return descriptor
+
+
+@contextlib.contextmanager
+def saved_together(folder: Any) -> Iterator[Path]:
+    """
+    Context manager that yields a folder for files that belong together, and moves them to `folder` if the block
+    succeeds. If the process is killed, `folder` has all of its old files, all of the new ones, or does not load.
+
+    Args:
+        folder (`str` or `os.PathLike`): where the files belong. A folder that does not exist appears complete, by one
+            rename. Other files of an existing one are kept.
+    """
+    folder = Path(os.path.abspath(folder))
+    if folder.exists() and not folder.is_dir():
+        yield folder  # transformers says what is wrong
+        return
+    is_new = not folder.exists()
+    if is_new:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    parent, prefix = (folder.parent, f".{folder.name}{_PARTIAL}") if is_new else (folder, _PARTIAL)
+    with unfinished_folder(parent, prefix) as work:
+        yield work
+        if is_new:
+            try:
+                os.rename(work, folder)
+                return
+            except OSError:  # another process has made it meanwhile
+                folder.mkdir(exist_ok=True)
+        _move_files(work, folder)
+
+
+def _move_files(work: Path, folder: Path) -> None:
+    names = sorted(path.relative_to(work) for path in work.rglob("*") if path.is_file())
+    kinds = {match[1] for name in names if (match := _WEIGHTS_OF_A_SAVE.fullmatch(str(name)))}
+    earlier = [  # loading would prefer a single file to shards
+        Path(path.name)
+        for path in folder.iterdir()
+        if (match := _WEIGHTS_OF_A_SAVE.fullmatch(path.name)) and match[1] in kinds and Path(path.name) not in names
+    ]
+    first = sorted((name for name in names if name.name in _FIRST_READ), key=lambda name: name.name)
+    rest = [name for name in names if name not in first]
+    leave = [*(name for name in [*first, *rest] if (folder / name).exists()), *earlier]
+    aside = work / ".earlier"
+    for name in (*names, *leave):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (aside / name).parent.mkdir(parents=True, exist_ok=True)
+    # Nothing loads from here to the end, so this is nothing but renames: to delete or to replace a file takes longer.
+    done: list[tuple[Path, Path]] = []
+    moves = [(folder / name, aside / name) for name in leave]
+    moves += [(work / name, folder / name) for name in [*rest, *reversed(first)]]
+    try:
+        for source, target in moves:
+            os.rename(source, target)
+            done.append((source, target))
+    except BaseException:
+        for source, target in reversed(done):
+            os.rename(target, source)
+        raise
 
 
 # ---- the temperature ----
@@ -447,8 +609,11 @@ __all__ = [
     "mask_padding",
     "names_any",
     "project_features",
+    "remove_abandoned",
     "require_image_and_text",
+    "saved_together",
     "set_first_token",
     "temperature_parameter",
+    "unfinished_folder",
     "update_feature_counts",
 ]

@@ -17,7 +17,6 @@ from .forward_options import head_forward
 from .generation import images_for_decoder
 from .modeling_base import project_features, set_first_token
 from .modeling_lavis_blip_2_base import LavisBlip2PreTrainedModel
-from .modeling_lavis_blip_2_generation import LavisBlip2ForConditionalGeneration
 from .outputs import (
     LavisFeaturesOutput,
     LavisGenerationOutput,
@@ -409,7 +408,6 @@ def _self_attention_cache(cache: Any) -> Any:
 
 
 __all__ = [
-    "LavisBlip2ForConditionalGeneration",
     "LavisBlip2ForImageTextRetrieval",
     "LavisBlip2ForPreTraining",
     "LavisBlip2Model",

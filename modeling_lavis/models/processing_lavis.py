@@ -4,6 +4,7 @@
 Shapes: B batch size, T text tokens, k candidates.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedTokeniz
 from transformers.image_processing_base import BatchFeature, ImageProcessingMixin
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
+from .configuration_base import check_names
 from .image_processing_lavis import (
     LavisImageProcessor,
     LavisImageProcessorTorchvision,
@@ -20,9 +22,10 @@ from .image_processing_lavis import (
     read_options,
     reject_unknown,
 )
-from .modeling_base import HUB_OPTIONS
+from .modeling_base import HUB_OPTIONS, saved_together
 from .outputs import IGNORE_INDEX
 from .tokenization_lavis import CLEANINGS, clean_text, join_ideographs
+from .transformers_compat import merged_processor_options
 
 _OWN_BACKENDS = {"LavisImageProcessor": "pil", "LavisImageProcessorTorchvision": "torchvision"}
 # All names that transformers' BLIP image processor has had (`None`: older repositories do not name it); their options
@@ -99,6 +102,17 @@ class LavisProcessorMixin(ProcessorMixin):
         cleaning = self.cleaning if cleaning == "own" else cleaning
         return [clean_text(entry, cleaning, self.max_words) for entry in list_of_texts(text)]
 
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        transformers' `save_pretrained`. A process that is killed meanwhile leaves the folder as it was, complete, or
+        without the files that are read first; not so with `push_to_hub=True`.
+        """
+        if args or kwargs.get("push_to_hub"):
+            return super().save_pretrained(save_directory, *args, **kwargs)
+        with saved_together(save_directory) as folder:
+            files = super().save_pretrained(folder, **kwargs)
+        return [os.path.join(save_directory, os.path.relpath(file, folder)) for file in files or ()]
+
     # ---- options ----
 
     @classmethod
@@ -112,6 +126,7 @@ class LavisProcessorMixin(ProcessorMixin):
         Raises:
             ValueError: a value has the wrong type or is out of its range. The message names option and value.
         """
+        check_names(cls, options)
         if options.get("cleaning") is not None and options["cleaning"] not in CLEANINGS:
             raise ValueError(f"{cls.__name__}: cleaning is {options['cleaning']!r:.80}; expected one of {CLEANINGS}.")
         for option in ("max_text_length", "max_words"):
@@ -142,7 +157,7 @@ class LavisProcessorMixin(ProcessorMixin):
                 raise TypeError(f"{name} is {kwargs[name]!r}; expected a dict of options.")
         known_text_kwargs = self.valid_processor_kwargs.__annotations__["text_kwargs"].__annotations__
         reject_unknown(type(self).__name__, kwargs.get("text_kwargs", {}), known_text_kwargs)
-        merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        merged = merged_processor_options(self, kwargs)
         text_kwargs, image_kwargs = dict(merged["text_kwargs"]), dict(merged["images_kwargs"])
         text_tensors = text_kwargs.pop("return_tensors", None)
         image_tensors = image_kwargs.pop("return_tensors", None)
@@ -439,7 +454,7 @@ def load_image_processor(source: Any, backend: str | None = None, **kwargs: Any)
         raise ValueError(f"backend is {backend!r}; expected 'pil' (exact), 'torchvision' (faster) or None.")
 
     def check(options: Mapping[str, Any]) -> None:
-        check_image_options({"image_processor_type": options.get("image_processor_type")})
+        check_image_options({name: options.get(name) for name in ("image_processor_type", "auto_map")})
         if options.get("image_processor_type") in (*_OWN_BACKENDS, *_BLIP_IMAGE_PROCESSORS):
             check_file_options(options)
 

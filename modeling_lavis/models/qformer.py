@@ -15,7 +15,7 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.generic import is_flash_attention_requested, merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.output_capturing import OutputRecorder
 
 from .attention import RowCopies, RowGroups, group_rows
 from .checkpoint_formats import QFORMER_KEYS, register_keys
@@ -30,7 +30,7 @@ from .text_bert import (
     BertSelfAttention,
     LavisBertPreTrainedModel,
 )
-from .transformers_compat import accepts_cache, cache_of_layer, cache_output
+from .transformers_compat import accepts_cache, cache_of_layer, cache_output, capture_outputs
 
 
 class QFormerEmbeddings(BertEmbeddings):

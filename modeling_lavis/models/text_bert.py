@@ -18,14 +18,14 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.output_capturing import OutputRecorder
 
 from .attention import RowCopies, RowGroups, attend, group_rows, split_heads
 from .configuration_text import LavisBertConfig
 from .forward_options import resolve_hidden_states
 from .memory import SkinnyLinear
 from .modeling_base import LavisPreTrainedModel, check_input_ids
-from .transformers_compat import accepts_cache, cache_of_layer, cache_output
+from .transformers_compat import accepts_cache, cache_of_layer, cache_output, capture_outputs
 
 TextMode = Literal["text", "fusion", "multimodal"]
 
@@ -398,7 +398,7 @@ def _resolves_hidden_states(forward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(forward)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         selection = kwargs.get("output_hidden_states", getattr(self.config, "output_hidden_states", None))
-        if isinstance(selection, int | list) and not isinstance(selection, bool):
+        if isinstance(selection, (int, list)) and not isinstance(selection, bool):
             layers = self.running_layers(kwargs.get("mode", "multimodal"))
             kwargs["output_hidden_states"] = resolve_hidden_states(selection, len(layers))
         return forward(self, *args, **kwargs)

@@ -1,28 +1,130 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that depends on details of transformers outside its public API.
+"""Everything that depends on details of transformers outside its public API, or on its version.
+
+[`VERSION_DIFFERENCES`] lists the code that only some versions of the dependencies need. Code elsewhere asks for no
+version: it imports from here what differs.
 
 [`PRIVATE_API`] lists the private names that this package overrides or calls, with the parameters that it relies on and
 the reason. A test compares the table with the installed version and names the entry that changed. Class attributes that
 transformers documents for authors of models (`_init_weights`, `_no_split_modules`, `_tied_weights_keys`, ...) and of
 pipelines (`_forward`, `_sanitize_parameters`, ...) are not listed.
 
-The key/value cache is called `past_key_values` in transformers 5.23 and `cache` in later versions: as an argument of
+The key/value cache is called `past_key_values` up to transformers 5.23 and `cache` in later versions: as an argument of
 `forward`, as a field of outputs and among the inputs of a decoding step. Models accept both names and return the
 installed version's; inside the models it is `past_key_values`.
 """
 
 import functools
+import importlib.metadata
 import inspect
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from torch import Tensor, nn
+from transformers import GenerationConfig
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
+from transformers.utils import output_capturing
+
+try:
+    from transformers.video_processing_utils import VideoProcessorMixin
+except ImportError:
+    from transformers.video_processing_utils import BaseVideoProcessor as VideoProcessorMixin
+try:
+    from huggingface_hub.utils import httpx
+except ImportError:
+    import httpx  # type: ignore[no-redef]
+try:
+    from transformers.utils.hub import resolve_revision
+except ImportError:  # earlier versions ask for every file by the name of the revision
+    resolve_revision = None
+
+
+class VersionDifference(NamedTuple):
+    """
+    Code that only some versions of a dependency need.
+
+    Args:
+        place (`str`): the name of the code, with its file in this folder.
+        package (`str`): the dependency.
+        below (`str`): first version that does not need the code, which goes when it is the lowest that is supported.
+        reason (`str`): what differs.
+    """
+
+    place: str
+    package: str
+    below: str
+    reason: str
+
+
+VERSION_DIFFERENCES: tuple[VersionDifference, ...] = (
+    VersionDifference(
+        "configuration_base.SubConfigSpec",
+        "transformers",
+        "5.20",
+        "parts of a configuration are declared by their classes alone, and the configuration builds them itself",
+    ),
+    VersionDifference(
+        "transformers_compat.VideoProcessorMixin",
+        "transformers",
+        "5.20",
+        "the base of video processors that need no torchvision; before, all of them needed it",
+    ),
+    VersionDifference(
+        "transformers_compat.register_video_processor",
+        "transformers",
+        "5.20",
+        "AutoVideoProcessor has one class for a configuration, not one for each backend",
+    ),
+    VersionDifference(
+        "transformers_compat.options_of_generate",
+        "transformers",
+        "5.20",
+        "pipelines merge options of generate with the model's when they are made, and take `top_k` for one of them",
+    ),
+    VersionDifference(
+        "transformers_compat.resolve_revision",
+        "transformers",
+        "5.18",
+        "files are asked for by the name of the revision, so that a repository can change between two of them",
+    ),
+    VersionDifference(
+        "transformers_compat.merged_processor_options",
+        "transformers",
+        "5.23",
+        "default options are read from the class that lists the options, not from attributes of the processor",
+    ),
+    VersionDifference(
+        "transformers_compat.capture_outputs",
+        "transformers",
+        "5.23",
+        "hidden states cannot be selected by their number",
+    ),
+    VersionDifference(
+        "transformers_compat.httpx",
+        "huggingface-hub",
+        "1.31",
+        "the client for HTTP, whose errors opening a URL raises, is not named by huggingface_hub",
+    ),
+    VersionDifference(
+        "transformers_compat.check_offloading",
+        "accelerate",
+        "1.15",
+        "offloaded weights are wrong, so that loading them raises an error",
+    ),
+    VersionDifference(
+        "transformers_compat.CACHE_NAME",
+        "transformers",
+        "5.24",
+        "the key/value cache is called past_key_values; models accept both names",
+    ),
+)
 
 
 class PrivateName(NamedTuple):
@@ -113,6 +215,11 @@ PRIVATE_API: tuple[PrivateName, ...] = (
         "submodels inherit dtype and attention implementation",
     ),
     PrivateName(
+        "transformers.configuration_utils.PreTrainedConfig._auto_class",
+        None,
+        "configurations of repositories with code name it when they are saved again",
+    ),
+    PrivateName(
         f"{_AUTO}._LazyAutoMapping",
         ("config_mapping", "model_mapping"),
         "mapping of this package's own Auto classes",
@@ -131,7 +238,7 @@ PRIVATE_API: tuple[PrivateName, ...] = (
     ),
     PrivateName(
         f"{_PROCESSOR}._merge_kwargs",
-        ("tokenizer_init_kwargs", "kwargs"),
+        ("ModelProcessorKwargs", "tokenizer_init_kwargs", "kwargs"),
         "options of a call are merged as in other processors",
     ),
     PrivateName(
@@ -205,6 +312,108 @@ def cache_of_layer(layer: nn.Module, cache: Cache | None) -> Cache | None:
     return None if recomputed else cache
 
 
+# ---- hidden states ----
+
+
+def selected_hidden_states(selection: Any) -> list[int] | None:
+    """The numbers in `output_hidden_states`, or `None` for a flag."""
+    if selection is None or isinstance(selection, bool):
+        return None
+    return [selection] if isinstance(selection, int) else list(selection)
+
+
+def _capture_all_outputs(forward: Any = None, *, tie_last_hidden_states: bool = True) -> Any:
+    """transformers' decorator, which would ignore numbers of hidden states; here they raise an error."""
+    if forward is None:
+        return functools.partial(_capture_all_outputs, tie_last_hidden_states=tie_last_hidden_states)
+    capture = output_capturing.capture_outputs(forward, tie_last_hidden_states=tie_last_hidden_states)
+
+    @functools.wraps(forward)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        selection = kwargs.get("output_hidden_states")
+        if selected_hidden_states(selection) is not None:
+            raise ValueError(
+                f"output_hidden_states is {selection!r:.80}; numbers of hidden states need transformers>=5.23, and "
+                f"{transformers.__version__} is installed. Pass True for all of them, or install a newer version."
+            )
+        return capture(self, *args, **kwargs)
+
+    return wrapper
+
+
+#: decorator of the `forward` of an encoder, which records hidden states and attention weights
+capture_outputs: Any = (
+    output_capturing.capture_outputs if hasattr(output_capturing, "selected_hidden_states") else _capture_all_outputs
+)
+
+
+# ---- processors ----
+
+
+def merged_processor_options(processor: Any, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """
+    Options of a processor's parts for a call, by part, over those of the tokenizer and the defaults of the processor.
+
+    Args:
+        processor (`ProcessorMixin`): the processor; its defaults are the property `text_kwargs`.
+        options (`Mapping[str, Any]`): options of the call.
+    """
+    kinds = processor.valid_processor_kwargs
+    if _reads_defaults_from_kinds(type(processor)._merge_kwargs):
+        kinds = SimpleNamespace(
+            __annotations__=kinds.__annotations__, _defaults={"text_kwargs": dict(processor.text_kwargs)}
+        )
+    return processor._merge_kwargs(kinds, tokenizer_init_kwargs=processor.tokenizer.init_kwargs, **options)
+
+
+@functools.cache
+def _reads_defaults_from_kinds(merge: Callable[..., Any]) -> bool:
+    kinds = inspect.signature(merge).parameters["ModelProcessorKwargs"]
+    return kinds.default is inspect.Parameter.empty
+
+
+# ---- pipelines ----
+
+
+def initialize_pipeline(pipeline: Any, initialize: Callable[..., None], options: dict[str, Any]) -> None:
+    """
+    Call the constructor of a pipeline's base class, so that options of `generate` are kept for the pipeline's calls.
+
+    Args:
+        pipeline (`Pipeline`): the pipeline.
+        initialize (`Callable`): the constructor.
+        options (`dict[str, Any]`): its arguments.
+    """
+    if hasattr(pipeline, "_prepare_generate_kwargs") or not pipeline._pipeline_calls_generate:
+        initialize(**options)
+        return
+    # The constructor would take everything that has the name of an option of `generate`.
+    own = {name: options.pop(name) for name in getattr(pipeline, "_non_generation_params", ()) if name in options}
+    names = {name for name in vars(GenerationConfig()) if not name.startswith("_")} | {"generation_config"}
+    pipeline._generate_kwargs = {name: options.pop(name) for name in names & options.keys()}
+    initialize(**options)
+    steps = (pipeline._preprocess_params, pipeline._forward_params, pipeline._postprocess_params)
+    for known, more in zip(steps, pipeline._sanitize_parameters(**own)):
+        known.update(more)
+
+
+def options_of_generate(pipeline: Any, given: dict[str, Any], **fixed: Any) -> dict[str, Any]:
+    """
+    Options of `generate` for a call of a pipeline: `fixed` ones, those of the call, those of the pipeline, and its
+    defaults for what neither of them nor the model states.
+    """
+    if hasattr(pipeline, "_prepare_generate_kwargs"):
+        return pipeline._prepare_generate_kwargs(given, **fixed)
+    options = dict(given) if "generation_config" in given else {**pipeline._generate_kwargs, **given}
+    configs = [pipeline.model.generation_config, options.get("generation_config")]
+    stated = set(options).union(*(config.to_diff_dict() for config in configs if config is not None))
+    default = getattr(pipeline, "_default_generation_config", None)
+    defaults = {} if default is None else default.to_diff_dict()
+    for name in ("transformers_version", *(("max_new_tokens",) if "max_length" in stated else ())):
+        defaults.pop(name, None)
+    return {**{name: value for name, value in defaults.items() if name not in stated}, **options, **fixed}
+
+
 # ---- loading and saving ----
 
 
@@ -236,6 +445,18 @@ def _accelerate_hooks(module: nn.Module) -> list[Any]:
 
 def _single_hooks(hook: Any) -> list[Any]:
     return list(getattr(hook, "hooks", [hook]))
+
+
+def check_offloading(model: nn.Module) -> None:
+    """Raise `ImportError` for a model whose weights are offloaded, if accelerate is too old to do so correctly."""
+    if not any(getattr(hook, "offload", False) for module in model.modules() for hook in _accelerate_hooks(module)):
+        return
+    installed = importlib.metadata.version("accelerate")
+    if tuple(int(part) for part in installed.split(".")[:2]) < (1, 15):
+        raise ImportError(
+            f"Weights of {type(model).__name__} are offloaded, which needs accelerate>=1.15, and {installed} is "
+            'installed. Run: pip install --upgrade "accelerate>=1.15", or load without offloading.'
+        )
 
 
 def offload_in_shape(hook: Any, name: str, shape: torch.Size) -> None:
@@ -345,6 +566,40 @@ def return_logits_on_input_device(model: nn.Module) -> None:
         hook.io_same_device = True
 
 
+def register_video_processor(config_class: type, processor_class: type) -> None:
+    """Register a video processor that needs no torchvision with `AutoVideoProcessor`."""
+    from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
+    register: Any = AutoVideoProcessor.register
+    if "video_processor_classes" in inspect.signature(register).parameters:
+        # under both backends: the Auto class looks for "torchvision" first
+        classes = {"pil": processor_class, "torchvision": processor_class}
+        register(config_class, video_processor_classes=classes, exist_ok=True)
+    else:
+        register(config_class, processor_class, exist_ok=True)
+
+
+def with_pinned_revision(source: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Options of `from_pretrained` whose `revision` is the commit that it names now.
+
+    A load reads several files, and a repository on the Hub can change between two of them. transformers does the same
+    once for every `from_pretrained`; a revision that is a commit already stays as it is.
+
+    Args:
+        source (`str` or `os.PathLike`): folder or Hub id; folders have no revisions.
+        options (`Mapping[str, Any]`): arguments of `from_pretrained`.
+    """
+    options = dict(options)
+    if resolve_revision is None or source is None:
+        return options
+    access = {
+        name: options[name] for name in ("token", "local_files_only", "cache_dir") if options.get(name) is not None
+    }
+    revision = resolve_revision(source, options.get("revision"), **access)
+    return options if revision is None else {**options, "revision": revision}
+
+
 def empty_auto_mapping() -> Any:
     """Mapping of an Auto class that knows no model yet."""
     from transformers.models.auto.auto_factory import _LazyAutoMapping
@@ -357,17 +612,29 @@ __all__ = [
     "CACHE_NAME",
     "CACHE_NAMES",
     "PRIVATE_API",
+    "VERSION_DIFFERENCES",
     "PrivateName",
+    "VersionDifference",
+    "VideoProcessorMixin",
     "accepts_cache",
     "cache_field",
     "cache_of_layer",
     "cache_output",
+    "capture_outputs",
+    "check_offloading",
     "empty_auto_mapping",
     "execution_device",
+    "httpx",
+    "initialize_pipeline",
     "keep_offloaded_parameters_in_float32",
+    "merged_processor_options",
     "offload_in_shape",
+    "options_of_generate",
     "parameter_outside_forward",
+    "register_video_processor",
     "return_logits_on_input_device",
+    "selected_hidden_states",
     "torchao_metadata_of_modules_only",
+    "with_pinned_revision",
     "without_remembered_renaming",
 ]

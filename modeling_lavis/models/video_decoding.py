@@ -17,11 +17,12 @@ never loaded or decoded as a whole:
 import bisect
 import itertools
 import os
+import struct
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, Self
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -29,8 +30,26 @@ _URL_PREFIXES = ("http://", "https://")
 _TIME_TOLERANCE = 1e-6  # seconds; at most the time unit of a file
 _SEEK_MARGINS = (0, 1, 4, 16)  # seconds to seek further back if a key frame is presented after the requested time
 _TORCHCODEC_ERRORS = (RuntimeError, ValueError, IndexError, TypeError)
+_Reader = TypeVar("_Reader", bound="VideoReader")
 # FFmpeg's names of containers that store decoding timestamps at best, so frames cannot be identified by them.
 _CONTAINERS_WITHOUT_TIMESTAMPS = ("avi", "mpeg")
+# The containers that are read. Others of FFmpeg are playlists and scripts, which open further files and addresses.
+_CONTAINERS = (
+    "3gp,amv,apng,asf,av1,avi,avs2,avs3,cavsvideo,dirac,dv,dxa,evc,f4v,flic,flv,gif,gxf,h261,h263,h264,hevc,ivf,ivi,"
+    "live_flv,m4v,matroska,mjpeg,mjpeg_2000,mkv,mov,mp4,mpeg,mpegts,mpegtsraw,mpegvideo,mxf,nut,obu,ogg,rm,roq,smjpeg,"
+    "smk,vc1,vc1test,vivo,vvc,webm,wtv,yuv4mpegpipe"
+)
+_PROTOCOLS = "file"
+_URL_PROTOCOLS = "http,https,tcp,tls,httpproxy"
+_URL_TIMEOUT = 60.0  # seconds without an answer
+#: Largest number of pixels of a frame: four times those of 8K. FFmpeg keeps up to 17 frames of a stream in memory.
+MAX_FRAME_PIXELS = 2**27
+# Boxes of an mp4 file that contain boxes, among them those with the numbers of samples.
+_BOXES_WITH_BOXES = frozenset({b"moov", b"trak", b"edts", b"mdia", b"minf", b"stbl", b"moof", b"traf"})
+_MAX_BOXES = 1_000_000
+_MAX_EDITED_SAMPLES = 2**26
+# what PyAV raises besides errors of its own for streams whose header contradicts itself
+_WRONG_STREAM = (ArithmeticError, AttributeError, IndexError, MemoryError, RuntimeError, TypeError, ValueError)
 
 FrameSelector = Callable[[int, Callable[[float], int]], Sequence[int]]
 
@@ -129,6 +148,8 @@ class VideoReader(ABC):
         if not self.name.startswith(_URL_PREFIXES) and not os.path.exists(self.name):
             raise FileNotFoundError(f"No such video: {self.name}. Check the path, or the folder it is relative to.")
         self._av = require_av()
+        if not self.name.startswith(_URL_PREFIXES):
+            check_sample_counts(self.name)
         try:
             self._container, self._stream = self._open()
             self.time_base = self._stream.time_base
@@ -136,11 +157,14 @@ class VideoReader(ABC):
             if not self.timestamps:
                 raise OSError(f"The video {self.name} has no frames. It may be empty or truncated.")
             self._prepare_decoder()
+        except _WRONG_STREAM as error:
+            self.close()
+            raise self._read_error(error) from error
         except BaseException:
             self.close()
             raise
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _Reader) -> _Reader:
         return self
 
     def __exit__(self, *details: Any) -> None:
@@ -187,7 +211,13 @@ class VideoReader(ABC):
                     f"to {self.length - 1}."
                 )
         frames = self._decode_frames(index for index, _ in runs)
-        for (_, count), frame in zip(runs, frames, strict=True):
+        for index, count in runs:
+            try:
+                frame = next(frames)
+            except OSError:
+                raise
+            except (self._av.error.FFmpegError, StopIteration, *_WRONG_STREAM) as error:
+                raise self._decode_error(index, f" ({type(error).__name__}: {error})") from error
             yield from itertools.repeat(frame, count)
 
     @abstractmethod
@@ -206,13 +236,28 @@ class VideoReader(ABC):
     def _open(self) -> tuple[Any, Any]:
         """Open the file; returns the container and its first video stream."""
         try:
-            container = self._av.open(self.name)
+            is_url = self.name.startswith(_URL_PREFIXES)
+            options = {
+                "format_whitelist": _CONTAINERS,
+                "protocol_whitelist": _URL_PROTOCOLS if is_url else _PROTOCOLS,
+                "max_pixels": str(MAX_FRAME_PIXELS),
+            }
+            container = self._av.open(self.name, options=options, timeout=_URL_TIMEOUT if is_url else None)
         except (self._av.error.FFmpegError, OSError, ValueError) as error:
             raise self._read_error(error) from error
         if not container.streams.video:
             container.close()
             raise OSError(f"The file {self.name} has no video stream; expected a video.")
-        return container, container.streams.video[0]
+        stream = container.streams.video[0]
+        width, height = stream.codec_context.width or 0, stream.codec_context.height or 0
+        if width * height > MAX_FRAME_PIXELS:
+            container.close()
+            raise OSError(
+                f"The video {self.name} has frames of {width} x {height} pixels; expected at most {MAX_FRAME_PIXELS:,} "
+                "pixels. Make a smaller copy of it."
+            )
+        stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+        return container, stream
 
     def _read_timestamps(self) -> tuple[array, array]:
         """Timestamps of all frames and of the key frames, ascending."""
@@ -357,6 +402,69 @@ class TorchcodecReader(VideoReader):
             yield frame.data.permute(1, 2, 0).contiguous().numpy()
 
 
+def check_sample_counts(path: str | os.PathLike[str]) -> None:
+    """
+    Check the numbers of samples in an mp4 file against its size.
+
+    A few bytes of such a file can promise billions of samples of one size, for each of which FFmpeg would take memory
+    when the file is opened. Other files pass.
+
+    Args:
+        path (`str` or `os.PathLike`): the file.
+
+    Raises:
+        OSError: it promises more samples than it has bytes; the message contains its name.
+    """
+    size, samples, edits = os.path.getsize(path), 0, 0
+    with open(path, "rb") as file:
+        for number, (kind, body, end) in enumerate(_boxes(file, size)):
+            if number > _MAX_BOXES:
+                raise OSError(f"Cannot read the video {path}: it has more than {_MAX_BOXES:,} boxes.")
+            if kind in (b"stsz", b"stz2", b"trun", b"elst") and body + 12 <= end:
+                file.seek(
+                    body + (8 if kind in (b"stsz", b"stz2") else 4)
+                )  # after the version, and the size of a sample
+                (count,) = struct.unpack(">I", file.read(4))
+                if kind == b"elst":
+                    edits = max(edits, count)
+                else:
+                    samples += count
+    if samples > size:
+        raise OSError(f"Cannot read the video {path}: it promises {samples:,} frames and sounds in {size:,} bytes.")
+    if edits * samples > max(_MAX_EDITED_SAMPLES, 4 * samples):  # each edit may use all samples
+        raise OSError(f"Cannot read the video {path}: it has an edit list of {edits:,} entries.")
+
+
+def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, start and end of the content of each box of an mp4 file; nothing for other files."""
+    position, ends = 0, [size]
+    while ends:
+        if position + 8 > ends[-1]:
+            position = ends.pop()
+            continue
+        file.seek(position)
+        head = file.read(16)
+        length, kind = struct.unpack(">I4s", head[:8])
+        start = position + 8
+        if length == 1 and len(head) == 16:
+            (length,) = struct.unpack(">Q", head[8:])
+            start += 8
+        elif length == 0:  # up to the end
+            length = ends[-1] - position
+        end = min(position + length, ends[-1])
+        if end < start or not kind.isalnum() and kind[:1] != b"\xa9" and b" " not in kind:
+            if len(ends) == 1:
+                return
+            position = ends.pop()
+            continue
+        yield kind, start, end
+        if kind in _BOXES_WITH_BOXES:
+            ends.append(end)
+            position = start
+        else:
+            position = end
+
+
 def frame_to_rgb_array(frame: Any) -> np.ndarray:
     """Convert a decoded PyAV frame of any pixel format to 8-bit RGB of shape (H, W, 3), rotated for display."""
     # Bicubic chroma upsampling as in torchcodec and FFmpeg itself; PyAV's default differs.
@@ -385,10 +493,12 @@ def _timestamp_of(frame: Any) -> Any:
 
 
 __all__ = [
+    "MAX_FRAME_PIXELS",
     "FrameSelector",
     "PyAVReader",
     "TorchcodecReader",
     "VideoReader",
+    "check_sample_counts",
     "frame_to_rgb_array",
     "read_frames",
     "require_av",

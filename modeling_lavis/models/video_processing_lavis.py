@@ -19,7 +19,6 @@ import torch
 from transformers.image_processing_base import BatchFeature
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ChannelDimension, PILImageResampling
 from transformers.processing_utils import VideosKwargs
-from transformers.video_processing_utils import VideoProcessorMixin
 
 from .image_conversion import (
     apply_exif_orientation,
@@ -40,6 +39,7 @@ from .image_processing_lavis import (
     read_options,
     reject_unknown,
 )
+from .transformers_compat import VideoProcessorMixin
 from .video_decoding import read_frames
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ _WARNED: WeakSet[Any] = WeakSet()
 
 SAMPLINGS = ("uniform", "headtail", "random")
 _MAX_FRAMES = 2**15
+#: Largest number of pixels of all frames of a clip together. A clip takes up to 27 bytes of memory for each.
+MAX_CLIP_PIXELS = 2**29
 
 _ARRAY_TYPES = (np.ndarray, torch.Tensor)
 _CALL_OPTIONS = ("start", "end", "rng", "on_error", "input_data_format", "return_tensors")
@@ -260,6 +262,8 @@ class LavisVideoProcessor(VideoProcessorMixin):
         self.do_rescale = do_rescale
         self.rescale_factor = rescale_factor
         _check_sampling(num_frames, sampling)
+        if do_sample_frames and do_resize:
+            _check_clip(num_frames, **self.size)
 
     @classmethod
     def get_video_processor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
@@ -272,7 +276,7 @@ class LavisVideoProcessor(VideoProcessorMixin):
         """
 
         def check(options: Mapping[str, Any]) -> None:
-            check_image_options({"video_processor_type": options.get("video_processor_type")})
+            check_image_options({name: options.get(name) for name in ("video_processor_type", "auto_map")})
             cls(**options)
 
         read = super().get_video_processor_dict
@@ -368,9 +372,14 @@ class LavisVideoProcessor(VideoProcessorMixin):
             raise ValueError(f"rescale_factor is {rescale_factor!r}; expected a number.")
 
         def sample(length: int, first: int, last: int | None) -> list[int]:
-            if not do_sample_frames:
-                return list(range(first, length if last is None else min(last, length)))
-            return sample_frame_indices(length, num_frames, sampling, rng, first, last)
+            indices = (
+                sample_frame_indices(length, num_frames, sampling, rng, first, last)
+                if do_sample_frames
+                else list(range(first, length if last is None else min(last, length)))
+            )
+            if do_resize:
+                _check_clip(len(indices), **size)
+            return indices
 
         clip = load_video_frames(
             video, sample, size["height"], size["width"], start, end, on_drop=self._warn_of_transparency
@@ -493,7 +502,11 @@ def load_video_frames(
         check_regular_file(video, "video")
     frames = read_frames(video, select) if is_file else _frames_in_memory(video, select, on_drop)
     # One frame at a time, so that at most one full-size frame of a file is in memory.
-    return np.stack([resize_frame(frame, height, width) for frame in frames])
+    clip: list[np.ndarray] = []
+    for frame in frames:
+        clip.append(resize_frame(frame, height, width))
+        _check_clip(len(clip), *clip[-1].shape[:2])
+    return np.stack(clip)
 
 
 def _frames_in_memory(
@@ -581,6 +594,14 @@ def _check_sampling(num_frames: Any, sampling: Any) -> None:
         raise ValueError(f"num_frames is {num_frames!r:.80}; expected at most {_MAX_FRAMES}.")
     if sampling not in SAMPLINGS:
         raise ValueError(f"sampling is {sampling!r}; expected one of {', '.join(SAMPLINGS)}.")
+
+
+def _check_clip(num_frames: int, height: int, width: int) -> None:
+    if num_frames * height * width > MAX_CLIP_PIXELS:
+        raise ValueError(
+            f"A clip has num_frames {num_frames} of size {width} x {height}, more than {MAX_CLIP_PIXELS:,} pixels. "
+            "Sample fewer frames (num_frames, start, end), or resize them to a smaller size."
+        )
 
 
 def _of_channels(value: Any, name: str) -> float | list[float]:

@@ -19,11 +19,12 @@ from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.output_capturing import OutputRecorder
 
 from .attention import attend, split_heads
 from .configuration_vision import LavisTimesformerConfig
 from .memory import has_hooks, is_eager_inference, may_overwrite_output
+from .transformers_compat import capture_outputs
 from .vision_vit import (
     LavisViTModel,
     ViTAttention,

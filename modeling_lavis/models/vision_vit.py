@@ -15,13 +15,14 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.output_capturing import OutputRecorder
 
 from .attention import attend, split_heads
 from .checkpoint_formats import EVA_KEYS, VIT_KEYS, register_keys
 from .configuration_vision import LavisClipVisionConfig, LavisEvaConfig, LavisViTConfig
 from .memory import may_overwrite_output, selective_recompute
 from .modeling_base import LavisPreTrainedModel
+from .transformers_compat import capture_outputs
 
 # ---- position embeddings at another resolution ----
 

@@ -8,7 +8,7 @@ Shapes: B rows of a batch, C channels, H height, W width, T text tokens.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from transformers import GenerationConfig, Pipeline
 
 from modeling_lavis.models.image_conversion import to_numpy, to_uint8
 from modeling_lavis.models.image_processing_lavis import reject_unknown
+from modeling_lavis.models.transformers_compat import initialize_pipeline, options_of_generate
 from modeling_lavis.pipelines.inputs import Failure, Inputs, add_values, as_row, is_image, parse_inputs, run_batches
 from modeling_lavis.pipelines.loading import chooses_dtype, unwrap_adapters
 from modeling_lavis.pipelines.precision import use_fast_dtype
@@ -87,7 +88,8 @@ class LavisPipeline(Pipeline):
         names = ("tokenizer", "image_processor", "feature_extractor", "video_processor")
         parts = {name: kwargs.pop(name, None) for name in names}
         processor = resolve_processor(model, processor, **parts)
-        super().__init__(model=model, processor=processor, task=task, **kwargs)
+        options = {"model": model, "processor": processor, "task": task, **kwargs}
+        initialize_pipeline(self, super().__init__, options)
         if chooses_dtype(self.model):
             use_fast_dtype(self.model, self.device)
         self.model.eval()
@@ -171,14 +173,36 @@ class LavisPipeline(Pipeline):
                 inputs = to_uint8(to_numpy(inputs), truncate=self.modality == "video")
         return parse_inputs(inputs, self.is_single_input)
 
+    def steps(self, **options: Any) -> tuple[Callable[[Any], Any], Callable[[list[Any]], list[Any]]]:
+        """
+        The two steps of a call, for code that makes batches itself, such as `modeling_lavis.jobs`.
+
+        Args:
+            options: options of the call, except `batch_size`, `num_workers` and `on_error`.
+
+        Returns:
+            A function from an entry (an image, a video or a row) to a prepared row, or to a [`Failure`] that says why
+            there is none, for any number of threads; and a function from a list of prepared rows to one result for
+            each, for one thread.
+        """
+        preprocess, forward, postprocess = self._params(options)
+        prepare = functools.partial(self._prepare, **{**preprocess, "on_error": "return"})
+
+        def run(rows: list[Any]) -> list[Any]:
+            return [self.postprocess(output, **postprocess) for output in self.forward(self.collate(rows), **forward)]
+
+        return prepare, run
+
+    def _params(self, options: dict[str, Any]) -> list[dict[str, Any]]:
+        """Options of the three steps: those of the call, else those of the pipeline."""
+        defaults = (self._preprocess_params, self._forward_params, self._postprocess_params)
+        return [{**default, **new} for default, new in zip(defaults, self._sanitize_parameters(**options))]
+
     def _run(
         self, inputs: Inputs, batch_size: int | None = None, num_workers: int | None = None, **options: Any
     ) -> Any:
-        given = self._sanitize_parameters(**options)
-        defaults = (self._preprocess_params, self._forward_params, self._postprocess_params)
-        params = [{**default, **new} for default, new in zip(defaults, given)]
         batch_size, num_workers = self._loader_options(batch_size, num_workers)
-        results = self.get_iterator(inputs.entries, num_workers, batch_size, *params)
+        results = self.get_iterator(inputs.entries, num_workers, batch_size, *self._params(options))
         if inputs.single:
             return next(results)
         return results if inputs.lazy else list(results)
@@ -258,7 +282,7 @@ class LavisPipeline(Pipeline):
         other options; here the call's form replaces the others, and options are taken from the configuration.
         """
         given = dict(given or {})
-        options = self._prepare_generate_kwargs(given, return_dict_in_generate=False)
+        options = options_of_generate(self, given, return_dict_in_generate=False)
         if (config := options.pop("generation_config", None)) is not None:
             stated = {name: getattr(config, name) for name in config.to_diff_dict() if name in _GENERATION_OPTIONS}
             options = {**stated, **options}

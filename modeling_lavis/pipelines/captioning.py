@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pipeline `image-captioning`.
 
-Shapes: B rows of a batch, R returned sequences per image, T tokens.
+Shapes: B rows of a batch, T tokens.
 """
 
 from typing import Any
 
 from transformers import GenerationConfig
 
-from modeling_lavis.evaluation.generating import with_newline
+from modeling_lavis.evaluation.generating import generate_scored, split_generated, texts_with_scores, with_newline
 from modeling_lavis.pipelines.base import LavisPipeline, stack_pixel_values
 
 
@@ -24,7 +24,7 @@ class ImageCaptioningPipeline(LavisPipeline):
     ```python
     >>> captioner = pipeline("image-captioning", model="my-captioner")  # doctest: +SKIP
     >>> captioner("beach.jpg", num_beams=3)  # doctest: +SKIP
-    [{'generated_text': 'a dog on the beach'}]
+    [{'generated_text': 'a dog on the beach', 'score': -0.42, 'beam_score': -0.38}]
 
     ```
     """
@@ -32,7 +32,7 @@ class ImageCaptioningPipeline(LavisPipeline):
     model_suffixes = ("ForConditionalGeneration", "ForPreTraining")
     requires_generation = True
     preprocess_options = ("prompt",)
-    postprocess_options = ("return_full_text",)
+    postprocess_options = ("return_full_text", "prefix")
     _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(num_beams=3, max_new_tokens=30)
 
@@ -45,10 +45,13 @@ class ImageCaptioningPipeline(LavisPipeline):
                 the prompt of the processor by default.
             kwargs: options of `generate` (`num_beams`, `max_new_tokens`, `num_return_sequences`, ...) by name, in
                 `generate_kwargs` or as `generation_config`; `return_full_text` (`bool`, defaults to `False`) keeps the
-                prompt in the text; `batch_size`, `num_workers` and `on_error`, see [`LavisPipeline`].
+                prompt in the text; `prefix` (`str`) is put before each text as it is; `batch_size`, `num_workers` and
+                `on_error`, see [`LavisPipeline`].
 
         Returns:
-            For each image a list of `{"generated_text": str}`, one per returned sequence.
+            For each image a list of `{"generated_text": str, "score": float}`, one per returned sequence. `score` is
+            the mean log-probability of the generated tokens; with beams there is `beam_score`, too, by which the search
+            chose the text.
         """
         options = {"prompt": prompt, **kwargs}
         return self._run(self._parse_inputs(images, options, "prompt"), **options)
@@ -70,13 +73,15 @@ class ImageCaptioningPipeline(LavisPipeline):
         if getattr(self.processor, "language_model", None) == "seq2seq":
             prompt_length = 1  # the encoder takes the prompt; the decoder starts with one token
         options = with_newline(self.generation_options(generate_kwargs, prompt_length), self.model, self.processor)
-        ids = self.model.generate(**batch["inputs"], **options)
-        sequences = ids.view(len(batch["prompts"]), -1, ids.shape[-1])  # (B, R, T)
-        return [{"ids": row, "prompt": prompt} for row, prompt in zip(sequences, batch["prompts"])]
+        generated = generate_scored(self.model, batch["inputs"], options)
+        rows = split_generated(generated, len(batch["prompts"]))
+        return [{**row, "prompt": prompt} for row, prompt in zip(rows, batch["prompts"])]
 
-    def postprocess(self, output: dict[str, Any], return_full_text: bool = False) -> list[dict[str, str]]:
+    def postprocess(
+        self, output: dict[str, Any], return_full_text: bool = False, prefix: str = ""
+    ) -> list[dict[str, Any]]:
         if return_full_text:
             texts = self.processor.post_process_image_text_to_text(output["ids"])
         else:
             texts = self.processor.post_process_captions(output["ids"], prompt=output["prompt"])
-        return [{"generated_text": text} for text in texts]
+        return texts_with_scores("generated_text", [prefix + text for text in texts], output)

@@ -54,9 +54,11 @@ class CheckpointHead:
 
         import modeling_lavis
         from modeling_lavis.models.modeling_base import HUB_OPTIONS
+        from modeling_lavis.models.transformers_compat import with_pinned_revision
 
         if not os.path.exists(name) and not is_repository_id(os.fspath(name)):
             raise OSError(f"There is no folder {os.fspath(name)}, and a Hub id has the form 'owner/name'.")
+        kwargs = with_pinned_revision(name, kwargs)  # model and processor are of one state of the repository
         hub_options = {option: kwargs[option] for option in HUB_OPTIONS if kwargs.get(option) is not None}
         config, _ = PreTrainedConfig.get_config_dict(name, **hub_options)
         if "model_type" not in config:
@@ -98,7 +100,7 @@ def hub_options_of(model: Any) -> dict[str, Any]:
     loading = _LOADED.get(inner) or _LOADED.get(model)
     options = {} if loading is None else dict(loading.hub_options)
     if commit := getattr(inner.config, "_commit_hash", None):
-        options["revision"] = commit  # all files of one state of the repository
+        options["revision"] = commit  # earlier versions of transformers keep it in the configuration
     return options
 
 

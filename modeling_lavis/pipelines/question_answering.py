@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pipeline `image-question-answering`.
 
-Shapes: B questions of a batch, R returned sequences per question, T tokens.
+Shapes: B questions of a batch, T tokens.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from modeling_lavis.evaluation.generating import with_newline
+from modeling_lavis.evaluation.generating import generate_scored, split_generated, texts_with_scores, with_newline
 from modeling_lavis.pipelines.base import LavisPipeline, check_positive, stack_pixel_values
 from modeling_lavis.pipelines.loading import unwrap_adapters
 
@@ -26,7 +26,7 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
     ```python
     >>> answerer = pipeline("image-question-answering", model="my-answerer")  # doctest: +SKIP
     >>> answerer("beach.jpg", question="what animal is this?")  # doctest: +SKIP
-    [{'answer': 'dog'}]
+    [{'answer': 'dog', 'score': -0.21, 'beam_score': -0.21}]
     >>> answerer("beach.jpg", question="what animal is this?", answers=["cat", "dog"])  # doctest: +SKIP
     [{'answer': 'dog', 'score': -1.63}, {'answer': 'cat', 'score': -7.4}]
 
@@ -64,8 +64,9 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
                 `on_error`, see [`LavisPipeline`].
 
         Returns:
-            For each question a list of `{"answer": str}`, or with `answers` a list of `{"answer": str, "score": float}`
-            with the log-likelihoods of the answers, best first.
+            For each question a list of `{"answer": str, "score": float}`. With `answers`, scores are log-likelihoods,
+            best first. The score of a generated answer is the mean log-probability of its tokens; with beams there is
+            `beam_score`, too, by which the search chose it.
         """
         options = {"question": question, **kwargs}
         if answers is not None:
@@ -135,16 +136,16 @@ class ImageQuestionAnsweringPipeline(LavisPipeline):
             # decoder-only models return the prompt before the answer
             prompt = 0 if self.model.config.is_encoder_decoder else batch["input_ids"].shape[1]
             options = with_newline(self.generation_options(generate_kwargs, prompt or 1), self.model, self.processor)
-            ids = self.model.generate(**batch, **options)[:, prompt:]
-            return list(ids.view(len(batch["pixel_values"]), -1, ids.shape[-1]))
+            generated = generate_scored(self.model, batch, options)
+            return split_generated(generated._replace(ids=generated.ids[:, prompt:]), len(batch["pixel_values"]))
         options = self.generation_options(generate_kwargs)
         # an explicit mask overrides attend_question_padding
-        ids = self.model.generate(**batch, encoder_attention_mask=batch["attention_mask"], **options)
-        return list(ids.view(len(batch["pixel_values"]), -1, ids.shape[-1]))  # (B, R, T)
+        inputs = {**batch, "encoder_attention_mask": batch["attention_mask"]}
+        return split_generated(generate_scored(self.model, inputs, options), len(batch["pixel_values"]))
 
     def postprocess(self, output: Any, answers: list[str] | None = None, top_k: int | None = 5) -> list[dict[str, Any]]:
         if answers is None:
-            return [{"answer": text} for text in self.processor.post_process_answers(output)]
+            return texts_with_scores("answer", self.processor.post_process_answers(output["ids"]), output)
         candidates, scores = output
         ranked = [
             {"answer": answers[index], "score": score} for index, score in zip(candidates.tolist(), scores.tolist())

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model card of a run: results, settings, data, versions and licence, from the state of its Trainer."""
 
+import importlib.metadata
+import math
 import platform
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,17 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 
 import modeling_lavis
+from modeling_lavis.model_card import (
+    code_span,
+    escaped,
+    fenced,
+    is_repo_id,
+    one_line,
+    render_card,
+    string_literal,
+    table,
+    valid_texts,
+)
 from modeling_lavis.training.curves import metrics_of
 
 _TEMPLATE = """---
@@ -23,6 +37,12 @@ _TEMPLATE = """---
 `{{ model_class }}` of [`modeling_lavis`](https://pypi.org/project/modeling-lavis/), {{ start }}.
 
 License: {{ licence }}
+
+## Usage
+
+```python
+{{ usage }}
+```
 {% if results %}
 ## Results
 
@@ -38,10 +58,58 @@ Data: {{ data }}.
 
 Time: {{ time }}.
 
+## Limitations
+
+What the start could not do, and what its texts and images were biased to, this model inherits. It was measured on the
+data that are named here only.
+
 ## Versions
 
 {{ versions }}
 """
+#: by the end of a head's name: its task on the Hub, and the pipeline that runs it with an example of a call
+_HEADS = {
+    "ForConditionalGeneration": ("image-to-text", "image-captioning", '"photo.jpg"'),
+    "ForQuestionAnswering": (
+        "visual-question-answering",
+        "image-question-answering",
+        '"photo.jpg", question="what is this?", answers=["a dog", "a cat"]',
+    ),
+    "ForImageTextRetrieval": (
+        "zero-shot-image-classification",
+        "image-text-matching",
+        '"photo.jpg", text=["a dog", "a cat"]',
+    ),
+    "ForImageAndTextClassification": (
+        "image-text-to-text",
+        "image-text-classification",
+        '"photo.jpg", text="a dog on the beach"',
+    ),
+    "ForImagesAndTextClassification": (
+        "image-text-to-text",
+        "image-pair-classification",
+        '[("left.jpg", "right.jpg")], text="both images show dogs"',
+    ),
+    "ForVideoQuestionAnswering": (
+        "video-text-to-text",
+        "video-question-answering",
+        '"film.mp4", question="what is it doing?"',
+    ),
+    "ForVideoTextRetrieval": ("video-text-to-text", "video-text-matching", '"film.mp4", text=["a dog runs"]'),
+}
+_OTHER_HEADS = ("image-feature-extraction", "multimodal-feature-extraction", '"photo.jpg"')
+#: tasks of this package under their names on the Hub
+_TASKS = {
+    "captioning": "image-to-text",
+    "generative-pretraining": "image-to-text",
+    "retrieval": "image-text-retrieval",
+    "video-retrieval": "video-text-retrieval",
+    "vqa": "visual-question-answering",
+    "video-qa": "video-question-answering",
+    "nlvr": "image-pair-classification",
+    "classification": "image-text-classification",
+    "pretraining": "image-text-retrieval",
+}
 
 
 def run_card(
@@ -59,83 +127,148 @@ def run_card(
     """
     Render the card of a run.
 
+    Metadata of the start's card are inherited only where they are of the form that the Hub expects.
+
     Args:
         trainer ([`~modeling_lavis.training.trainer.LavisTrainer`]): the Trainer after, or in, training.
         language (`str` or `Sequence[str]`, *optional*): defaults to that of the start's card.
-        license (`str`, *optional*): id of a licence; defaults to that of the start's card, else "unknown".
+        license (`str`, *optional*): id of a licence; defaults to that of the start's card, with its name and link, else
+            "unknown".
         tags (`str` or `Sequence[str]`, *optional*): tags besides those of the package.
         model_name (`str`, *optional*): title; defaults to the name of the output folder.
         finetuned_from (`str`, *optional*): what training started from; defaults to where the weights were loaded from.
-        tasks (`str` or `Sequence[str]`, *optional*): the first is the task of the results.
+        tasks (`str` or `Sequence[str]`, *optional*): the first is the task of the results; by default that of the head.
         dataset_tags (`str` or `Sequence[str]`, *optional*): Hub ids of the data sets.
         dataset (`str` or `Sequence[str]`, *optional*): names of the data sets; default to those that they know.
         dataset_args (`str` or `Sequence[str]`, *optional*): further names, such as that of a configuration.
 
     Returns:
         `str`: text of `README.md`.
+
+    Raises:
+        ValueError: If a given fact is not of the form that the Hub expects.
     """
     model, args = trainer._plain_model(), trainer.args
-    title = model_name or Path(args.output_dir).absolute().name
+    title = one_line(model_name or Path(args.output_dir).absolute().name) or "model"
     start = finetuned_from or getattr(model, "name_or_path", "") or ""
     facts = _facts_of_start(start)
+    own_license = license
     license = license or facts.get("license") or "unknown"
+    inherits = own_license is None and "license" in facts
     step, metrics = _results(trainer)
     data_names = _listed(dataset) or _names_of(trainer.train_dataset)
-    is_hub_id = bool(start) and not Path(start).exists() and start.count("/") <= 1
-    task = (_listed(tasks) or ["image-to-text"])[0]
+    is_hub_id = bool(start) and not Path(start).exists() and is_repo_id(start)
+    hub_task, pipeline_task, example = _head(model)
+    task = (_listed(tasks) or [hub_task])[0]
+    is_adapter = hasattr(trainer.model, "peft_config")
+    repo = getattr(args, "hub_model_id", None) or title
     results = [
         EvalResult(
-            task_type=task,
+            task_type=_TASKS.get(task, one_line(task)),
             dataset_type=(_listed(dataset_tags) or ["custom"])[0],
-            dataset_name=", ".join(data_names) or "custom",
-            dataset_args={"args": ", ".join(_listed(dataset_args))} if dataset_args else None,
-            metric_type=name.removeprefix("eval_"),
-            metric_name=name.removeprefix("eval_"),
+            dataset_name=", ".join(map(one_line, data_names)) or "custom",
+            dataset_args={"args": ", ".join(map(one_line, _listed(dataset_args)))} if dataset_args else None,
+            metric_type=one_line(name.removeprefix("eval_")),
+            metric_name=one_line(name.removeprefix("eval_")),
             metric_value=value,
         )
         for name, value in metrics.items()
+        if math.isfinite(value)  # YAML's NaN is no number of the Hub
     ]
-    card = ModelCard.from_template(
-        ModelCardData(
-            language=_listed(language) or facts.get("language"),
-            license=license,
-            license_name=facts.get("license_name"),
-            license_link=facts.get("license_link"),
-            library_name="peft" if hasattr(trainer.model, "peft_config") else "transformers",
-            tags=["modeling_lavis", *_listed(tags)],
-            base_model=start if is_hub_id else facts.get("base_model"),
-            datasets=_listed(dataset_tags) or None,
-            model_name=title,
-            eval_results=results or None,
-        ),
-        template_str=_TEMPLATE,
-        title=title,
-        model_class=type(model).__name__,
-        start=f"fine-tuned from `{start if is_hub_id else Path(start).name}`" if start else "trained from scratch",
-        licence=f"{license}, that of the start" if license == facts.get("license") else license,
-        results=_table(("metric", "value"), [(name.removeprefix("eval_"), f"{metrics[name]:.4g}") for name in metrics]),
-        results_note=f"On the evaluation data, of the model after step {step}.",
-        settings=_table(("setting", "value"), _settings(trainer)),
-        data=_data(trainer, data_names),
-        time=_time(trainer),
-        versions=_table(("package", "version"), list(_versions().items())),
+    base = start if is_hub_id else facts.get("base_model")
+    data = ModelCardData(
+        language=_listed(language) or facts.get("language"),
+        license=license,
+        license_name=facts.get("license_name") if inherits else None,
+        license_link=facts.get("license_link") if inherits else None,
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag=hub_task,
+        tags=["modeling_lavis", *_listed(tags)],
+        base_model=base,
+        datasets=_listed(dataset_tags) or None,
+        model_name=title,
+        eval_results=results or None,
     )
-    return str(card.content)
+    start_text = code_span(start if is_hub_id else Path(start).name) if start else ""
+    values = {
+        "title": escaped(title),
+        "model_class": type(model).__name__,
+        "start": f"fine-tuned from {start_text}" if start else "trained from scratch",
+        "licence": f"{_inherited_licence(facts)}, that of the start" if inherits else escaped(license),
+        "results_note": f"On the evaluation data, of the model after step {step}.",
+        "data": _data(trainer, data_names),
+        "time": _time(trainer),
+    }
+    named = [(escaped(name.removeprefix("eval_")), f"{value:.4g}") for name, value in metrics.items()]
+    blocks = {
+        "usage": fenced(_usage(repo, start if is_adapter else None, pipeline_task, example)),
+        "results": table(("metric", "value"), named),
+        "settings": table(("setting", "value"), [(name, escaped(value)) for name, value in _settings(trainer)]),
+        "versions": table(("package", "version"), list(_versions(is_adapter).items())),
+    }
+    return render_card(data, _TEMPLATE, values, blocks)
 
 
 def _listed(value: str | Sequence[str] | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
+def _inherited_licence(facts: dict[str, Any]) -> str:
+    """Name of the licence of the start, with its link."""
+    name, link = escaped(facts.get("license_name") or facts["license"]), facts.get("license_link", "")
+    return f"[{name}]({link})" if re.fullmatch(r"https://[\w./~%+-]+", link) else name
+
+
+def _head(model: Any) -> tuple[str, str, str]:
+    name = type(model).__name__
+    return next((known for end, known in _HEADS.items() if name.endswith(end)), _OTHER_HEADS)
+
+
+def _usage(repo: str, base: str | None, task: str, example: str) -> str:
+    """Code that runs the model; `base` is the model that adapters were trained on."""
+    if base is None:
+        return (
+            "import modeling_lavis\nfrom transformers import pipeline\n\n"
+            f'print(pipeline("{task}", model={string_literal(repo)})({example}))'
+        )
+    return (
+        "import modeling_lavis\nfrom peft import PeftModel\n"
+        "from transformers import AutoModel, AutoProcessor, pipeline\n\n"
+        f"base = AutoModel.from_pretrained({string_literal(base)})\n"
+        f"model = PeftModel.from_pretrained(base, {string_literal(repo)})\n"
+        f"processor = AutoProcessor.from_pretrained({string_literal(repo)})\n"
+        f'print(pipeline("{task}", model=model, processor=processor)({example}))'
+    )
+
+
 def _facts_of_start(start: str) -> dict[str, Any]:
-    """Metadata of the card of a folder or of a repository in the cache; empty if there is none. Never online."""
+    """
+    Metadata of the card of a folder or of a repository in the cache; empty if there is none. Never online.
+
+    The card is somebody's file: what is not of the expected form is left out, since a run may not fail at its end.
+    """
     path: Any = Path(start) / "README.md" if start else None
     if path is not None and not path.is_file():
-        is_hub_id = not Path(start).exists() and start.count("/") <= 1 and not Path(start).is_absolute()
+        is_hub_id = not Path(start).exists() and is_repo_id(start)
         path = try_to_load_from_cache(start, "README.md") if is_hub_id else None
     if not isinstance(path, (str, Path)):
         return {}
-    return ModelCard.load(path).data.to_dict()
+    try:
+        found = ModelCard.load(path, ignore_metadata_errors=True).data
+    except Exception:  # the readers of YAML raise errors of many types
+        return {}
+    facts: dict[str, Any] = {}
+    for name in ("license", "license_name", "license_link"):
+        value = found.get(name)
+        if isinstance(value, str) and value and one_line(value) == value and len(value) <= 300:
+            facts[name] = value
+    if facts.get("license") == "other" and not {"license_name", "license_link"} <= set(facts):
+        del facts["license"]
+    for name in ("language", "base_model"):
+        given = found.get(name)
+        if texts := valid_texts(name, given):
+            facts[name] = texts[0] if isinstance(given, str) else texts
+    return facts
 
 
 def _results(trainer: Any) -> tuple[int, dict[str, float]]:
@@ -205,11 +338,11 @@ def _data(trainer: Any, names: list[str]) -> str:
     evaluated = trainer.eval_dataset
     parts = evaluated if isinstance(evaluated, dict) else {"": evaluated}
     sizes += [
-        f"{len(rows)} rows for evaluation{f' ({name})' if name else ''}"
+        f"{len(rows)} rows for evaluation{f' ({escaped(name)})' if name else ''}"
         for name, rows in parts.items()
         if hasattr(rows, "__len__")
     ]
-    return (", ".join(names) + ": " if names else "") + ", ".join(sizes)
+    return (escaped(", ".join(names)) + ": " if names else "") + ", ".join(sizes)
 
 
 def _time(trainer: Any) -> str:
@@ -219,22 +352,16 @@ def _time(trainer: Any) -> str:
     return f"{seconds} on {trainer.args.world_size} x {device}"
 
 
-def _versions() -> dict[str, str]:
+def _versions(is_adapter: bool) -> dict[str, str]:
+    packages = ("accelerate", "peft", "safetensors") if is_adapter else ("accelerate", "safetensors")
     return {
         "modeling_lavis": modeling_lavis.__version__,
         "transformers": transformers.__version__,
         "torch": torch.__version__,
         "datasets": datasets.__version__,
+        **{name: importlib.metadata.version(name) for name in packages},
         "Python": platform.python_version(),
     }
-
-
-def _table(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
-    if not rows:
-        return ""
-    return "\n".join(
-        [f"| {head[0]} | {head[1]} |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)]
-    )
 
 
 __all__ = ["run_card"]

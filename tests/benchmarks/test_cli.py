@@ -45,6 +45,14 @@ def test_caption_with_transformers_as_peer(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.slow
+def test_collection_with_transformers_as_peer(capsys: pytest.CaptureFixture[str]) -> None:
+    """From the same files, through both processors and models, to the same captions."""
+    assert main(["collection", "--peer", "transformers", *QUICK]) == 0
+    table = capsys.readouterr().out
+    assert "ids equal" in table and "x the model alone" in table
+
+
+@pytest.mark.slow
 def test_blip2_generate_with_transformers_as_peer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "blip2.json"
     assert main(["blip2_generate", "--peer", "transformers", *QUICK, "--json", str(file)]) == 0

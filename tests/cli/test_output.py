@@ -7,7 +7,7 @@ import pytest
 
 from modeling_lavis.cli import output
 from modeling_lavis.cli.contact_sheet import draw, wrap
-from modeling_lavis.cli.images import find_inputs
+from modeling_lavis.data.media_files import find_inputs
 
 
 class Terminal(io.StringIO):

@@ -46,3 +46,14 @@ def arguments(architecture: str, output: Path, /, **changes: Any) -> dict[str, A
         "config": settings(architecture),
         "tokenizer": TOKENIZER,
     } | changes
+
+
+def complete_arguments(architecture: str, output: Path, /, **changes: Any) -> dict[str, Any]:
+    """Arguments of `convert` for a golden set of any family, with the frozen parts that lie beside its checkpoint."""
+    folder = GOLDENS / architecture
+    parts: dict[str, Any] = {}
+    if (folder / "vision.pth").exists() and architecture != "blip2_image_text_matching":  # whose encoder was trained
+        parts["vision_checkpoint"] = folder / "vision.pth"
+    if (folder / "llm").is_dir():
+        parts["language_model"] = folder / "llm"
+    return arguments(architecture, output, **parts, **changes)

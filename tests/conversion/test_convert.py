@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -205,32 +206,30 @@ def test_model_type_sets_what_shapes_do_not_tell(tmp_path: Path) -> None:
     assert loaded.vision_config.image_size == 32  # from the file, not the published 480
 
 
-def test_push_to_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_push_to_hub_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    class Api:
-        def create_repo(self, repo_id: str, exist_ok: bool) -> str:
-            calls.append(("create", repo_id, exist_ok))
-            return f"https://huggingface.co/{repo_id}"
+    def publish(folder: Path, repo_id: str, commit_message: str) -> SimpleNamespace:
+        calls.append((repo_id, {path.name for path in folder.iterdir()}))
+        return SimpleNamespace(url="https://hub/me/captioner/tree/1")
 
-        def upload_folder(self, repo_id: str, folder_path: Path, commit_message: str) -> None:
-            calls.append(("upload", repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr("modeling_lavis.hub.convert.publish", publish)
     report = convert(**arguments("blip_caption", tmp_path / "repo", push_to_hub="me/captioner"))
-    assert report.pushed_to == "https://huggingface.co/me/captioner"
-    assert calls[0] == ("create", "me/captioner", True)
-    assert {"config.json", "model.safetensors", "README.md", "tokenizer.json"} <= set(calls[1][2])
+    assert report.pushed_to == "https://hub/me/captioner/tree/1"
+    ((repo_id, names),) = calls
+    assert repo_id == "me/captioner"
+    assert {"config.json", "model.safetensors", "README.md", "tokenizer.json"} <= names
     assert 'model="me/captioner"' in (tmp_path / "repo" / "README.md").read_text()
 
 
 def test_failed_upload_keeps_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Api:
-        def create_repo(self, repo_id: str, exist_ok: bool) -> str:
-            raise OSError("no network")
+    def publish(*args: object, **kwargs: object) -> None:
+        raise OSError("no network")
 
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    with pytest.raises(OSError, match="complete in .*repo.*cannot be uploaded"):
+    monkeypatch.setattr("modeling_lavis.hub.convert.publish", publish)
+    with pytest.raises(
+        OSError, match=r"complete in .*repo, but not published: no network\nTry again with: modeling-lavis"
+    ):
         convert(**arguments("blip_caption", tmp_path / "repo", push_to_hub="me/captioner"))
     assert (tmp_path / "repo" / "model.safetensors").exists()
 

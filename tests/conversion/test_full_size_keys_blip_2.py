@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 
+from benchmarks.full_size import language_model_config
 from modeling_lavis.hub import blip2_settings, zoo
 from modeling_lavis.hub.accounting import make_plan
 from modeling_lavis.hub.blip2 import FAMILY
@@ -18,12 +17,6 @@ from tests.conversion.golden_sets import GOLDENS
 FOLDER = GOLDENS / "full_size_keys"
 FILES = sorted(FOLDER.glob("blip2*.json"))
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int64": torch.int64}
-SIZES: dict[str, dict[str, Any]] = {
-    "opt2.7b": {"hidden_size": 2560, "word_embed_proj_dim": 2560, "ffn_dim": 10240},
-    "opt6.7b": {"hidden_size": 4096, "word_embed_proj_dim": 4096, "ffn_dim": 16384},
-    "flant5xl": {"d_model": 2048, "d_ff": 5120, "num_heads": 32},
-    "flant5xxl": {"d_model": 4096, "d_ff": 10240, "num_heads": 64},
-}
 
 
 class FullSizeTokenizer:
@@ -33,15 +26,6 @@ class FullSizeTokenizer:
 
     def __len__(self) -> int:
         return 30523
-
-
-def language_model(architecture: str, model_type: str) -> Any:
-    """The configuration of the language model of a published checkpoint."""
-    name = next(part for part in model_type.split("_") if part in SIZES)
-    if architecture == "blip2_opt":
-        return AutoConfig.for_model("opt", num_hidden_layers=32, num_attention_heads=32, **SIZES[name])
-    options = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "num_layers": 24, "d_kv": 64}
-    return AutoConfig.for_model("t5", **options, **SIZES[name])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -61,7 +45,7 @@ def test_every_key_is_used_or_dropped_for_a_reason(path: Path) -> None:
     assert source_architecture == (architecture if architecture in ("blip2_opt", "blip2_t5") else "blip2")
     settings = dict(zoo.get(architecture, model_type).settings)
     if architecture in ("blip2_opt", "blip2_t5"):
-        settings["language_model_config"] = language_model(architecture, model_type)
+        settings["language_model_config"] = language_model_config(zoo.get(architecture, model_type))
     shapes = {name: tuple(tensor.shape) for name, tensor in sources.items()}
     config = FAMILY.build_config(architecture, source_architecture, shapes, settings, FullSizeTokenizer())
     model = _build_on_meta(FAMILY.architectures[architecture].model_class, config)

@@ -1,6 +1,7 @@
 """Invalid inputs of a conversion: the error names them, and no files remain."""
 
 import argparse
+import hashlib
 import os
 import pickle
 import re
@@ -445,6 +446,8 @@ def test_overflow_in_half_precision_is_reported(tmp_path: Path) -> None:
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A loopback server with one checkpoint, which is truncated under another URL."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    monkeypatch.setattr(downloads.constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    monkeypatch.setattr(downloads, "_PAUSE", 0.0)
     monkeypatch.setattr(downloads.constants, "HF_HUB_OFFLINE", False)
     data = checkpoint("blip_caption").read_bytes()
 
@@ -470,18 +473,27 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     instance.server_close()
 
 
-def test_url_is_downloaded_once(server: str, tmp_path: Path) -> None:
-    convert(**arguments("blip_caption", tmp_path / "repo", checkpoint=f"{server}/good.pth"))
-    cached = tmp_path / "cache" / "checkpoints" / "good.pth"
-    assert cached.read_bytes() == checkpoint("blip_caption").read_bytes()
-    cached.write_bytes(checkpoint("blip_nlvr").read_bytes())
+def test_url_is_downloaded_unless_lavis_has_it(server: str, tmp_path: Path) -> None:
+    report = convert(**arguments("blip_caption", tmp_path / "repo", checkpoint=f"{server}/good.pth"))
+    content = checkpoint("blip_caption").read_bytes()
+    assert report.checkpoint.name == "good.pth" and report.checkpoint.read_bytes() == content
+    assert report.source is not None and report.source["url"] == f"{server}/good.pth"
+    assert report.as_dict()["source"] == {
+        "url": f"{server}/good.pth",
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    of_lavis = tmp_path / "cache" / "checkpoints" / "good.pth"
+    of_lavis.parent.mkdir(parents=True)
+    of_lavis.write_bytes(checkpoint("blip_nlvr").read_bytes())
     assert "cls_head.0.weight" in read_checkpoint(f"{server}/good.pth").tensors
 
 
-def test_interrupted_download_leaves_no_file(server: str, tmp_path: Path) -> None:
+def test_interrupted_download_is_no_checkpoint(server: str, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"was interrupted after 5,000 of"):
         convert(**arguments("blip_caption", tmp_path / "repo", checkpoint=f"{server}/short.pth"))
-    assert list((tmp_path / "cache" / "checkpoints").iterdir()) == []
+    assert [path.suffix for path in (tmp_path / "assets").rglob("blobs/*")] == [".incomplete"]
+    assert not (tmp_path / "repo").exists()
 
 
 def test_failed_downloads_raise(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

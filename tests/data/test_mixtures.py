@@ -10,6 +10,7 @@ from modeling_lavis.data.columns import DataError
 from modeling_lavis.data.loading import load_data
 from modeling_lavis.data.mixtures import mix
 from tests.data.data_files import encoded, picture
+from tests.release.needs import needs
 
 
 def captions(name: str, count: int, streaming: bool = False) -> Any:
@@ -52,6 +53,7 @@ def test_map_style_and_streaming_together() -> None:
     assert isinstance(data, IterableDataset) and set(sources_of(data)) == {"a", "b"}
 
 
+@needs("datasets>=5.2", "version 4.0 resumes a mixed stream too late; those between were not tested")
 def test_a_stream_is_resumed() -> None:
     def made() -> Any:
         return mix([captions("a", 40, True), captions("b", 25, True)], [2, 1], seed=3)

@@ -41,7 +41,7 @@ def test_nothing_has_two_entries() -> None:
         ("modeling_lavis.data.checks", {"RowCheck", "row_problem"}),
         ("modeling_lavis.data.collation", {"COLLATIONS", "Collation"}),
         ("modeling_lavis.data.columns", {"ORIGIN", "PROBLEM", "contract_table", "task_columns"}),
-        ("modeling_lavis.data.loading", set()),
+        ("modeling_lavis.data.loading", {"without_decoding"}),
         ("modeling_lavis.data.mixtures", {"RowAdapter", "STOPPING_STRATEGIES"}),
         (
             "modeling_lavis.evaluation.retrieval",
@@ -50,6 +50,7 @@ def test_nothing_has_two_entries() -> None:
         ("modeling_lavis.evaluation.engine", {"MEMORY_BUDGET"}),
         ("modeling_lavis.evaluation.retrieval_rows", set()),
         ("modeling_lavis.interpretability", set()),
+        ("modeling_lavis.jobs", set()),
         ("modeling_lavis.models.outputs", {"IGNORE_INDEX", "as_video_fields", "recorded_fields", "vision_fields"}),
         ("modeling_lavis.training", set()),
     ],

@@ -53,6 +53,15 @@ def kernel_options(query_length: int, is_causal: bool, softmax_scale: float, **k
     return {"softmax_scale": softmax_scale, "causal": is_causal and query_length > 1, **lengths}
 
 
+class KernelOptions(tuple):
+    """One function for both kernels, as older versions of transformers have it, and one for each in newer ones."""
+
+    __slots__ = ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return kernel_options(*args, **kwargs)
+
+
 @contextmanager
 def flash_attention(model: nn.Module) -> Iterator[list[str]]:
     """Run `model` with `flash_attention_2`; yields the names of the kernels that were called."""
@@ -70,9 +79,8 @@ def flash_attention(model: nn.Module) -> Iterator[list[str]]:
     configs = {id(part.config): part.config for part in model.modules() if hasattr(part, "config")}
     before = {key: config._attn_implementation for key, config in configs.items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            utils, "lazy_import_flash_attention", lambda *args, **kwargs: (kernels, (kernel_options, kernel_options))
-        )
+        options = KernelOptions((kernel_options, kernel_options))
+        patch.setattr(utils, "lazy_import_flash_attention", lambda *args, **kwargs: (kernels, options))
         for config in configs.values():
             config._attn_implementation_internal = "flash_attention_2"
         try:

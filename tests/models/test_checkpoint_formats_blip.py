@@ -5,9 +5,6 @@ the base checkpoints and differ in the large ones.
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +31,9 @@ from modeling_lavis import (
     LavisBlipModel,
     LavisBlipProcessor,
 )
+from tests.hub.server import LoopbackHub
+from tests.hub.sessions import run_python
 from tests.models.contract import assert_same_state
-from tests.models.loopback_hub import loopback_hub
 
 CLS, SEP, PAD, DEC, VOCAB = 101, 102, 0, 600, 602
 SIZES = {"base": 24, "large": 32}
@@ -252,19 +250,19 @@ def save_repository(folder: Path, task: str, tokenizer: Path) -> Any:
 
 
 _SCRIPT = """
-import json, sys, torch
+import json, torch
 import modeling_lavis
-call = torch.load(sys.argv[1])
-found = {}
-for task, (name, repo) in json.loads(sys.argv[2]).items():
+call = torch.load({call!r})
+found = {{}}
+for task, (name, repo) in json.loads({names!r}).items():
     model = getattr(modeling_lavis, name).from_pretrained(repo, enc_token_id=None)
     processor = modeling_lavis.LavisBlipProcessor.from_pretrained(repo)
-    found[f"{task} processor"] = processor.image_processor(call["image"], return_tensors="pt")["pixel_values"]
+    found[f"{{task}} processor"] = processor.image_processor(call["image"], return_tensors="pt")["pixel_values"]
     if task == "retrieval":
         found[task] = model(**call["batch"], match_head="itm").logits.detach()
     else:
         found[task] = model.generate(**call["batch"], max_length=9, do_sample=False)
-torch.save(found, sys.argv[3])
+torch.save(found, {found!r})
 """
 
 
@@ -273,25 +271,11 @@ def test_load_from_the_hub(goldens: Path, photos: dict[str, Path], tmp_path: Pat
     call = {"batch": batch(), "image": str(photos["coffee"])}
     torch.save(call, tmp_path / "call.pt")
     names = {task: (HEADS[task][1].__name__, f"someone/{task}") for task in HEADS}
-    with loopback_hub({f"someone/{task}": tmp_path / task for task in HEADS}) as address:
-        environment = {
-            **os.environ,
-            "HF_ENDPOINT": address,
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
-        }
-        run = subprocess.run(
-            [sys.executable, "-c", _SCRIPT, tmp_path / "call.pt", json.dumps(names), tmp_path / "found.pt"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert run.returncode == 0, run.stderr
+    with LoopbackHub(tmp_path / "hub") as hub:
+        for task in HEADS:
+            hub.create(f"someone/{task}", tmp_path / task)
+        places = {"call": str(tmp_path / "call.pt"), "found": str(tmp_path / "found.pt")}
+        run_python(_SCRIPT.format(names=json.dumps(names), **places), hub)
     found = torch.load(tmp_path / "found.pt")
     assert_near(found["retrieval"], models["retrieval"](**call["batch"], use_itm_head=True).itm_score)
     assert torch.equal(found["answering"], models["answering"].generate(**call["batch"], max_length=9, do_sample=False))

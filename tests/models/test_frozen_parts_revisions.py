@@ -1,9 +1,6 @@
 """Frozen parts at a certain revision of their repository, and what else `frozen_parts` may say."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +9,30 @@ import torch
 
 from modeling_lavis import LavisBlip2Config, LavisBlip2ForConditionalGeneration
 from modeling_lavis.models.configuration_base import FrozenPart
+from tests.hub.server import LoopbackHub
+from tests.hub.sessions import Session
 from tests.models.lavis_blip_2_cases import second_stage
-from tests.models.loopback_hub import loopback_hub
 
 LOAD = """
-import sys, torch, modeling_lavis
-model = modeling_lavis.LavisBlip2ForConditionalGeneration.from_pretrained(sys.argv[1])
+from modeling_lavis import LavisBlip2ForConditionalGeneration
+model = LavisBlip2ForConditionalGeneration.from_pretrained({folder!r})
 print(model.vision_model.cls_token.sum().item(), model.get_input_embeddings().weight.sum().item())
 print(model.generation_config.num_beams)
 """
 
 
-def save_revisions(folder: Path) -> dict[str, Path]:
+def push_revisions(hub: LoopbackHub, folder: Path) -> None:
     """Both frozen parts at two revisions with different weights."""
-    found = {}
     for number, revision in enumerate(("main", "v2")):
         model = second_stage("opt")
         with torch.no_grad():
             model.vision_model.cls_token.fill_(1 + number)
             model.get_input_embeddings().weight.fill_(0.01 * (1 + number))
         for name, part in (("vision", model.vision_model), ("opt", model.language_model)):
-            key = f"org/{name}" if revision == "main" else f"org/{name}@{revision}"
-            found[key] = folder / revision / name
-            part.save_pretrained(found[key])
-    return found
-
-
-def load(folder: Path, address: str, cache: Path) -> list[str]:
-    """What a new process loads from a server."""
-    environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-W", "ignore", "-c", LOAD, str(folder)]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr[-3000:]
-    return run.stdout.split()
+            part.save_pretrained(folder / revision / name)
+            if revision == "main":
+                hub.create(f"org/{name}")
+            hub.commit(f"org/{name}", folder / revision / name, revision)
 
 
 def test_parts_are_loaded_at_their_revision(tmp_path: Path) -> None:
@@ -52,7 +40,8 @@ def test_parts_are_loaded_at_their_revision(tmp_path: Path) -> None:
     model.generation_config.num_beams = 7
     tokens = model.get_input_embeddings().weight.numel()
     size = model.vision_model.cls_token.numel()
-    with loopback_hub(save_revisions(tmp_path / "hub")) as address:
+    with LoopbackHub(tmp_path / "hub") as hub, Session(hub, tmp_path / "home") as session:
+        push_revisions(hub, tmp_path / "parts")
         for number, (places, expected) in enumerate(
             [
                 ({"vision_model": "org/vision", "language_model": "org/opt"}, (1, 0.01)),
@@ -69,7 +58,7 @@ def test_parts_are_loaded_at_their_revision(tmp_path: Path) -> None:
             folder = tmp_path / str(number)
             model.save_pretrained(folder, frozen_parts=places)
             assert json.loads((folder / "config.json").read_text())["frozen_parts"] == places
-            vision, language, beams = load(folder, address, tmp_path / f"cache{number}")
+            vision, language, beams = session.run(LOAD.format(folder=str(folder))).split()
             assert float(vision) == pytest.approx(expected[0] * size)
             assert float(language) == pytest.approx(expected[1] * tokens, rel=1e-3)
             assert beams == "7"

@@ -5,11 +5,13 @@ import importlib
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationMixin, PreTrainedModel, ProcessorMixin
+from packaging.version import Version
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, ProcessorMixin
 from transformers.cache_utils import DynamicCache
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.models.auto import auto_factory
@@ -18,7 +20,19 @@ import modeling_lavis
 from modeling_lavis.models.configuration_text import LavisBertConfig
 from modeling_lavis.models.outputs import LavisGenerationOutput, LavisPreTrainingOutput
 from modeling_lavis.models.text_bert import LavisBertModel
-from modeling_lavis.models.transformers_compat import CACHE_NAME, CACHE_NAMES, PRIVATE_API, PrivateName
+from modeling_lavis.models.transformers_compat import (
+    CACHE_NAME,
+    CACHE_NAMES,
+    PRIVATE_API,
+    VERSION_DIFFERENCES,
+    PrivateName,
+    VersionDifference,
+    _capture_all_outputs,
+    check_offloading,
+    initialize_pipeline,
+    options_of_generate,
+)
+from tests.release.agreement import LOWEST, pins
 
 PACKAGE = Path(modeling_lavis.__file__).parent
 
@@ -166,6 +180,85 @@ class Model(Base):
         return self._e, getattr(self, "_f", None), setattr(self, "_g", 1)
 """
     assert {name for name, _ in used_names(ast.parse(source))} == {"_a", "_b", "_c", "_d", "_e", "_f", "_g"}
+
+
+# ---- versions ----
+
+
+@pytest.mark.parametrize("entry", VERSION_DIFFERENCES, ids=lambda entry: entry.place.rpartition(".")[2])
+def test_version_differences_are_in_the_code_and_still_needed(entry: VersionDifference) -> None:
+    module, _, name = entry.place.partition(".")
+    assert name in vars(importlib.import_module(f"modeling_lavis.models.{module}")), entry.place
+    lowest = pins(LOWEST.read_text(encoding="utf-8"))[entry.package]
+    assert Version(lowest) < Version(entry.below), f"{entry.place} can go: {entry.package} {lowest} is the lowest"
+    assert entry.reason
+
+
+def test_no_other_file_asks_for_a_version() -> None:
+    asking = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.name != "transformers_compat.py"
+        for compared in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(compared, ast.Compare)
+        for node in ast.walk(compared)
+        if isinstance(node, ast.Attribute)
+        and node.attr == "__version__"
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("torch", "transformers", "huggingface_hub", "accelerate", "peft", "datasets")
+    ]
+    assert asking == []
+
+
+def test_offloaded_weights_need_a_recent_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.14.2")
+    check_offloading(model)
+    next(iter(model.children()))._hf_hook = SimpleNamespace(offload=True)
+    with pytest.raises(ImportError, match=r"LavisBertModel are offloaded.*accelerate>=1\.15, and 1\.14\.2"):
+        check_offloading(model)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.15.0")
+    check_offloading(model)
+
+
+def test_hidden_states_cannot_be_selected_without_support() -> None:
+    class Encoder:
+        config = SimpleNamespace(output_hidden_states=False)
+
+    forward = _capture_all_outputs(lambda self, **kwargs: kwargs)
+    for selection in (1, [0, -1]):
+        with pytest.raises(ValueError, match=r"numbers of hidden states need transformers>=5\.23"):
+            forward(Encoder(), output_hidden_states=selection)
+
+
+class OldPipeline:
+    """What pipelines of older versions have: they keep options of `generate` as a configuration, and the others."""
+
+    _pipeline_calls_generate = True
+    _non_generation_params = ("top_k",)
+    _default_generation_config = GenerationConfig(num_beams=3, max_new_tokens=10)
+    model = SimpleNamespace(generation_config=GenerationConfig())
+
+    def start(self, **options: Any) -> None:
+        self.started = options
+        self._preprocess_params, self._forward_params, self._postprocess_params = self._sanitize_parameters()
+
+    def _sanitize_parameters(self, top_k: int | None = None) -> tuple[dict, dict, dict]:
+        return {}, {}, {} if top_k is None else {"top_k": top_k}
+
+
+def test_options_of_older_pipelines() -> None:
+    pipe = OldPipeline()
+    initialize_pipeline(pipe, pipe.start, {"task": "a", "top_k": 2, "num_beams": 5})
+    assert pipe.started == {"task": "a"}
+    assert pipe._postprocess_params == {"top_k": 2}
+    assert options_of_generate(pipe, {}, fixed=1) == {"num_beams": 5, "max_new_tokens": 10, "fixed": 1}
+    assert options_of_generate(pipe, {"max_length": 4, "num_beams": 1}) == {"num_beams": 1, "max_length": 4}
+    config = GenerationConfig(num_beams=2)
+    assert options_of_generate(pipe, {"generation_config": config}) == {
+        "generation_config": config,
+        "max_new_tokens": 10,
+    }
 
 
 # ---- key/value cache ----

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Input images or videos from files, folders, globs and URLs on the command line."""
+"""Images or videos that a user names: files, folders, patterns and URLs."""
 
 import glob
 import os
@@ -14,7 +14,7 @@ SUFFIXES = {
     "video": frozenset(".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()),
 }
 INPUTS = "a file, a folder, a glob or a URL"
-_URLS = ("http://", "https://", "data:image/")
+URLS = ("http://", "https://", "data:image/")
 
 
 class InputFile(NamedTuple):
@@ -42,13 +42,19 @@ def find_inputs(arguments: Iterable[str], kind: str = "image") -> list[InputFile
     Returns:
         `list[InputFile]`: The files and URLs. A folder or glob without any is one entry with an error.
     """
-    return [file for argument in arguments for file in _find(argument, kind)]
+    return list(iterate_inputs(arguments, kind))
+
+
+def iterate_inputs(arguments: Iterable[str], kind: str = "image") -> Iterator[InputFile]:
+    """As [`find_inputs`], one by one: at most the names of one folder are in memory."""
+    for argument in arguments:
+        yield from _find(argument, kind)
 
 
 def _find(argument: str, kind: str) -> Iterator[InputFile]:
     if not argument:
         yield InputFile(argument, f"An input is an empty string; expected {INPUTS}.")
-    elif argument.startswith(_URLS) or os.path.isfile(argument):
+    elif argument.startswith(URLS) or os.path.isfile(argument):
         yield InputFile(argument)
     elif os.path.isdir(argument):
         yield from _in_folder(argument, kind)
@@ -82,13 +88,18 @@ def _special_file(path: str, kind: str) -> InputFile:
 
 
 def _in_folder(folder: str, kind: str) -> Iterator[InputFile]:
-    empty = True
-    for parent, folders, files in os.walk(folder):
+    empty, refused = True, list[OSError]()
+    for parent, folders, files in os.walk(folder, onerror=refused.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES[kind]:
                 empty = False
                 path = os.path.join(parent, name)
                 yield InputFile(path) if os.path.isfile(path) else _special_file(path, kind)
-    if empty:
+    for error in refused:
+        yield InputFile(str(error.filename), f"The folder {error.filename} cannot be read: {error.strerror}.")
+    if empty and not refused:
         yield InputFile(folder, f"No {kind} in the folder {folder}; looked for {' '.join(sorted(SUFFIXES[kind]))}.")
+
+
+__all__ = ["INPUTS", "SUFFIXES", "URLS", "InputFile", "find_inputs", "iterate_inputs"]

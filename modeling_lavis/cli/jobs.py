@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`--output` of the verbs that work on collections: a job that can be interrupted and goes on."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from modeling_lavis.cli.options import flags, positive_int
+from modeling_lavis.cli.output import Results, UsageError, one_line
+
+FORMATS = ("jsonl", "parquet", "metadata", "txt", "webdataset")
+# options of a job by the name of their flag, with the name that they have in Python
+_OPTIONS = {
+    "output_format": "output_format",
+    "columns": "columns",
+    "media_root": "media_root",
+    "keep": "keep",
+    "block_size": "block_size",
+    "workers": "num_workers",
+    "seed": "seed",
+    "draft": "draft",
+    "shard": "shard",
+    "samples_per_shard": "samples_per_shard",
+    "restart": "restart",
+}
+JOB_INPUTS = (
+    " With --output also @FILE (a list of files and URLs, one per line), a folder with metadata.jsonl, .csv or"
+    " .parquet, JSON Lines, CSV, Parquet and WebDataset shards."
+)
+
+
+def add_job_options(parser: argparse.ArgumentParser, output: bool = True) -> None:
+    """Add the options of jobs; `output` says whether to add `--output`, too."""
+    group = parser.add_argument_group(
+        "collections",
+        "With --output the results are written to files. The same command goes on with a job that was interrupted; "
+        "inputs that failed are listed with their reasons in failures.jsonl in the folder of the job, OUTPUT.job or "
+        "OUTPUT/.VERB.job.",
+    )
+    if output:
+        group.add_argument("--output", metavar="PATH", help="file or folder to write")
+    group.add_argument(
+        "--output-format",
+        choices=FORMATS,
+        help="JSON Lines, Parquet, metadata.jsonl in the folder of the images, a .txt beside each image, or WebDataset "
+        "shards (by the suffix of the output: .jsonl or .parquet)",
+    )
+    group.add_argument("--columns", metavar="NAME=COLUMN", nargs="+", help="columns of the data with other names")
+    group.add_argument("--media-root", metavar="DIR", help="folder of relative paths (that of the file with them)")
+    group.add_argument("--keep", metavar="COLUMN", nargs="+", help="further columns of the data to write")
+    group.add_argument("--block-size", metavar="N", type=positive_int, help="inputs that are written together (64)")
+    group.add_argument("--workers", metavar="N", type=positive_int, help="threads that open files (one per processor)")
+    group.add_argument("--seed", metavar="N", type=int, help="random numbers of sampling (0)")
+    group.add_argument(
+        "--draft",
+        action="store_true",
+        default=None,
+        help="decode large JPEG files at reduced size: faster, and pixels differ a little",
+    )
+    group.add_argument("--shard", metavar="I/N", help="work on the I-th of N parts of the data")
+    group.add_argument("--samples-per-shard", metavar="N", type=positive_int, help="samples of a full shard (10000)")
+    group.add_argument(
+        "--restart", action="store_true", default=None, help="remove what an earlier run wrote, and begin again"
+    )
+
+
+def given_job_options(args: argparse.Namespace) -> dict[str, Any]:
+    """
+    Options of a job that are given, by their names in Python.
+
+    Raises:
+        UsageError: one is given without `--output`, or has another form.
+    """
+    given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
+    if given and args.output is None:
+        raise UsageError(f"{flags(given)} cannot be used without --output.")
+    options = {_OPTIONS[name]: value for name, value in given.items()}
+    if "columns" in options:
+        pairs = [entry.partition("=") for entry in options["columns"]]
+        if any(not name or not column for name, _, column in pairs):
+            raise UsageError(f"--columns is {' '.join(options['columns'])}; expected NAME=COLUMN.")
+        options["columns"] = {name: column for name, _, column in pairs}
+    return options
+
+
+def run_job(args: argparse.Namespace, verb: str, pipe: Any, call: Mapping[str, Any]) -> int:
+    """
+    Run a job with the inputs and options of the command line, print its summary, and return the exit status.
+
+    Args:
+        args (`argparse.Namespace`): the arguments.
+        verb (`str`): name of the task.
+        pipe (`LavisPipeline`): its pipeline.
+        call (`Mapping[str, Any]`): options of the pipeline's call.
+    """
+    from modeling_lavis.jobs.api import run
+    from modeling_lavis.jobs.progress import duration
+
+    if not args.inputs:
+        raise UsageError("There are no inputs. Give files, folders, globs, URLs or @FILE.")
+    options = given_job_options(args)
+    try:
+        summary = run(
+            verb, list(args.inputs), pipe, args.output, call, batch_size=args.batch_size, progress=sys.stderr, **options
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    results = Results(args.json)
+    text = f"{one_line(summary.output)}: {summary.written} of {summary.inputs} inputs"
+    if summary.failed:
+        text += f", {summary.failed} failed ({one_line(summary.failures)})"
+    text += ", finished before" if summary.was_finished else f", {duration(summary.seconds)}"
+    results.add(summary.as_dict(), text)
+    return int(summary.failed > 0)
+
+
+__all__ = ["JOB_INPUTS", "add_job_options", "given_job_options", "run_job"]

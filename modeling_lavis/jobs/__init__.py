@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs over collections: captions, answers, matches and features of more images or videos than one call should take.
+
+* `api`: the functions. `functions`: the same for `datasets.Dataset.map` and `ray.data`.
+* `opening`, `sources`, `columns`: what a user's data are, and their items, in blocks.
+* `items`: items, blocks, parts of a collection. `media`: opening images and videos.
+* `tasks`, `work`: what is computed, and the worker that computes it.
+* `sinks`, `shards`: forms of output.
+* `journal`, `runner`, `identity`, `progress`: each item exactly once, whatever happens.
+"""
+
+from modeling_lavis.jobs.api import JobError, JobOptions, Summary, answer, caption, embed, match
+from modeling_lavis.jobs.functions import RowFunction
+
+__all__ = ["JobError", "JobOptions", "RowFunction", "Summary", "answer", "caption", "embed", "match"]

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs from Python: captions, answers, matches and features of whole collections."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from modeling_lavis.jobs.columns import ItemMaker
+from modeling_lavis.jobs.identity import model_identity
+from modeling_lavis.jobs.items import WHOLE, Shard
+from modeling_lavis.jobs.journal import JobError, Journal
+from modeling_lavis.jobs.opening import open_source
+from modeling_lavis.jobs.runner import Summary, job_folder, restart, run_job
+from modeling_lavis.jobs.shards import WebDataset
+from modeling_lavis.jobs.sinks import JsonLines, Metadata, Parquet, Sink, TextFiles
+from modeling_lavis.jobs.tasks import TASKS, Task
+from modeling_lavis.jobs.work import Worker
+from modeling_lavis.pipelines.base import LavisPipeline
+from modeling_lavis.pipelines.loading import input_modality, load
+
+FORMATS: Mapping[str, type[Sink]] = {
+    "jsonl": JsonLines,
+    "parquet": Parquet,
+    "metadata": Metadata,
+    "txt": TextFiles,
+    "webdataset": WebDataset,
+}
+"""Forms of output by name."""
+
+_SUFFIXES = {".jsonl": "jsonl", ".parquet": "parquet"}
+_BLOCK = 64  # items per block, if that is a multiple of the batch size
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """
+    Options of all jobs.
+
+    Args:
+        output_format (`str`, *optional*): one of [`FORMATS`]; by default by the suffix of the output, `.jsonl` or
+            `.parquet`.
+        columns (`Mapping[str, str]`, *optional*): names of columns of the data, where they differ: `{"image": "url"}`.
+        media_root (`str` or `os.PathLike`, *optional*): folder of relative paths in files of records; by default that
+            of the file.
+        keep (`Sequence[str]`, *optional*): further columns of the data that records get. WebDataset shards get all.
+        batch_size (`int`, *optional*, defaults to 8): inputs per batch.
+        block_size (`int`, *optional*): inputs that are written together, which is what an interruption costs at most;
+            64 by default, and at least a batch.
+        num_workers (`int`, *optional*): threads that open images or videos; by default the number of processors, at
+            most 8.
+        device (*optional*), dtype (*optional*, defaults to `"auto"`): for a model that is given by its name.
+        seed (`int`, *optional*, defaults to 0): for sampling.
+        draft (`bool`, *optional*, defaults to `False`): decode large JPEG files at reduced size. Faster; pixels differ
+            a little from the processor's, so results may.
+        shard (`str`, *optional*): `"i/n"` for the i-th of n parts of the data, each of which is a job of its own.
+        samples_per_shard (`int`, *optional*, defaults to 10,000): samples per shard of WebDataset output.
+        restart (`bool`, *optional*, defaults to `False`): remove what an earlier run wrote, and begin again.
+        progress (`TextIO`, *optional*): where progress is written, such as `sys.stderr`.
+    """
+
+    output_format: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    media_root: str | os.PathLike | None = None
+    keep: Sequence[str] = ()
+    batch_size: int = 8
+    block_size: int | None = None
+    num_workers: int | None = None
+    device: Any = None
+    dtype: Any = "auto"
+    seed: int = 0
+    draft: bool = False
+    shard: str | None = None
+    samples_per_shard: int = 10_000
+    restart: bool = False
+    progress: TextIO | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "block_size", "num_workers", "samples_per_shard"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"{name} is {value!r}; expected a positive integer.")
+        if self.output_format is not None and self.output_format not in FORMATS:
+            raise ValueError(f"output_format is {self.output_format!r}; expected one of {', '.join(FORMATS)}.")
+        if self.shard is not None:
+            Shard.parse(self.shard)  # raises
+
+    @property
+    def part(self) -> Shard:
+        """The part of the data."""
+        return WHOLE if self.shard is None else Shard.parse(self.shard)
+
+    @property
+    def rows_per_block(self) -> int:
+        """Items per block: a multiple of the batch size, so that no batch is smaller than it has to be."""
+        wanted = _BLOCK if self.block_size is None else self.block_size
+        return max(wanted // self.batch_size, 1) * self.batch_size
+
+
+_OPTIONS = tuple(JobOptions.__dataclass_fields__)
+
+
+def caption(data: Any, model: Any, output: Any = None, *, prompt: str | None = None, **options: Any) -> Any:
+    """
+    Caption the images of a collection.
+
+    ```python
+    >>> from modeling_lavis import jobs  # doctest: +SKIP
+    >>> jobs.caption("photos", "my-captioner", "captions.jsonl", num_beams=3)  # doctest: +SKIP
+    Summary(output='captions.jsonl', inputs=5000, written=4998, failed=2, ...)
+
+    ```
+
+    The same call goes on with a job that was interrupted.
+
+    Args:
+        data: what `docs/collections.md` lists: paths, URLs, a data set of `datasets`, a list or an iterable of images
+            or rows.
+        model: folder or Hub id of a model, or a pipeline of this package.
+        output (`str` or `os.PathLike`, *optional*): the file or folder to write.
+        prompt (`str`, *optional*): start of the captions; by default that of a column `prompt`, or of the processor.
+        options: options of `generate` (`num_beams`, `do_sample`, `min_length`, ...), and those of [`JobOptions`].
+
+    Returns:
+        [`Summary`], or without `output` an iterator of records: `{"file", "caption", "score", ...}`, or `{"file",
+        "error"}`.
+
+    Raises:
+        JobError: the job in the output was begun differently. ValueError: an option has a wrong value. OSError: the
+            disk is full, or there is no such model.
+    """
+    return run("caption", data, model, output, {"prompt": prompt}, **options)
+
+
+def answer(
+    data: Any,
+    model: Any,
+    output: Any = None,
+    *,
+    question: str | None = None,
+    answers: Sequence[str] | None = None,
+    **options: Any,
+) -> Any:
+    """
+    Answer a question about each image or video of a collection; see [`caption`] for the arguments that are not here.
+
+    Args:
+        question (`str`, *optional*): the question; by default that of the column `question`.
+        answers (`Sequence[str]`, *optional*): answers to rank, instead of generating one.
+        options: options of the pipeline's call, and those of [`JobOptions`].
+
+    Returns:
+        As [`caption`]; records have `question`, `answer` and `score`.
+    """
+    return run("answer", data, model, output, {"question": question, "answers": answers}, **options)
+
+
+def match(data: Any, model: Any, output: Any = None, *, text: str | Sequence[str] | None = None, **options: Any) -> Any:
+    """
+    Score texts against the images or videos of a collection; see [`caption`] for the arguments that are not here.
+
+    Args:
+        text (`str` or `Sequence[str]`, *optional*): a text or several for all; by default that of the column `text` or
+            `caption` of each row.
+        options: those of [`JobOptions`].
+
+    Returns:
+        As [`caption`]; records have `text`, `score` and `similarity`, or `matches` with these for several texts.
+    """
+    return run("match", data, model, output, {"text": text}, **options)
+
+
+def embed(data: Any, model: Any, output: Any = None, **options: Any) -> Any:
+    """
+    Features of the images or videos of a collection; see [`caption`] for the arguments that are not here.
+
+    Args:
+        options: those of [`JobOptions`]. With `columns={"text": NAME}` there are features of a text of each row, too.
+
+    Returns:
+        As [`caption`]; records have `image_features` (or `video_features`), and `text_features`, as lists of numbers.
+    """
+    return run("embed", data, model, output, {}, **options)
+
+
+def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], **options: Any) -> Any:
+    """
+    Run a job; the functions above for a task by its name.
+
+    Args:
+        verb (`str`): a key of `modeling_lavis.jobs.tasks.TASKS`.
+        data, model, output: see [`caption`].
+        call (`Mapping[str, Any]`): options of the pipeline's call; those that are `None` are left out.
+        options: more of them, and those of [`JobOptions`].
+
+    Returns:
+        [`Summary`], or without `output` an iterator of records.
+    """
+    job = JobOptions(**{name: options.pop(name) for name in _OPTIONS if name in options})
+    given = {name: value for name, value in {**call, **options}.items() if value is not None}
+    pipe = open_pipeline(verb, model, job)
+    task, given, maker = prepare(verb, pipe, given, job)
+    worker = make_worker(pipe, task, given, job)
+    if output is None:
+        return _records(data, maker, worker, job)
+    sink = make_sink(Path(output), task, data, job)
+    folder = sink.folder
+    if job.restart:
+        restart(sink)
+    is_new = not (folder / "job.json").exists()
+    if is_new:
+        sink.check()  # before anything is written
+    journal = Journal(folder)
+    try:
+        if is_new:  # a list without a job is that of a command that was killed while it began
+            (folder / "files.jsonl").unlink(missing_ok=True)
+        source = open_source(data, maker, folder / "files.jsonl")
+    except BaseException:
+        journal.close()
+        raise
+    return run_job(
+        source=source,
+        worker=worker,
+        sink=sink,
+        journal=journal,
+        identity=identity(verb, pipe, given, data, sink, job),
+        block_size=job.rows_per_block,
+        shard=job.part,
+        progress=job.progress,
+        unit=f"{maker.modality}s",
+    )
+
+
+def open_pipeline(verb: str, model: Any, job: JobOptions) -> LavisPipeline:
+    """The pipeline of a task, with a model that is loaded if it is a folder or a Hub id."""
+    if isinstance(model, (str, os.PathLike)):
+        pipelines = TASKS[verb].pipelines
+        return load(pipelines if len(pipelines) > 1 else pipelines["image"], model, job.device, job.dtype)
+    if not isinstance(model, LavisPipeline):
+        raise TypeError(
+            f"The model is {type(model).__name__}; expected a folder, a Hub id, or a pipeline of this package, such as"
+            f' pipeline("{next(iter(TASKS[verb].pipelines.values()))}", model=..., processor=...).'
+        )
+    return model
+
+
+def prepare(
+    verb: str, pipe: LavisPipeline, given: Mapping[str, Any], job: JobOptions
+) -> tuple[Task, dict[str, Any], ItemMaker]:
+    """The task, the options of the pipeline's call, and what makes items of records."""
+    task, given = TASKS[verb], dict(given)
+    modality = input_modality(pipe.model)
+    if verb == "embed":
+        names = [f"{modality}_features", *(["text_features"] if "text" in job.columns else [])]
+        given = {"features": names, "return_tensors": "np", **given}
+    texts = tuple(name for name in task.texts if name not in given and (verb != "embed" or name in job.columns))
+    task = replace(task, texts=texts, constants={name: given[name] for name in ("question",) if name in given})
+    root = None if job.media_root is None else os.path.abspath(job.media_root)
+    return task, given, ItemMaker(modality, texts, dict(job.columns), root)
+
+
+def make_worker(pipe: LavisPipeline, task: Task, given: Mapping[str, Any], job: JobOptions) -> Worker:
+    """What computes blocks."""
+    workers = job.num_workers or min(os.cpu_count() or 1, 8)
+    return Worker(pipe, task, given, batch_size=job.batch_size, num_workers=workers, seed=job.seed, draft=job.draft)
+
+
+def make_sink(output: Path, task: Task, data: Any, job: JobOptions) -> Sink:
+    """What writes results; `ValueError` if the form of output is unclear or does not fit the task."""
+    kind = job.output_format or _SUFFIXES.get(output.suffix.lower())
+    if kind is None:
+        raise ValueError(
+            f"The output is {output}; give a name that ends in {' or '.join(_SUFFIXES)}, or an output format:"
+            f" {', '.join(FORMATS)}."
+        )
+    if kind == "txt" and task.text is None:
+        raise ValueError(f"There is no text for text files in the results of {task.verb}; choose another format.")
+    options: dict[str, Any] = {"keep": job.keep, "text": task.text}
+    if kind == "webdataset":
+        options["samples_per_shard"] = job.samples_per_shard
+    if kind == "txt":
+        entries = [data] if isinstance(data, (str, os.PathLike)) else data
+        is_folder = isinstance(entries, (list, tuple)) and len(entries) == 1 and os.path.isdir(entries[0])
+        options["root"] = Path(entries[0]) if is_folder else None
+    return FORMATS[kind](output, job_folder(output, task.verb, FORMATS[kind]), **options)
+
+
+def identity(
+    verb: str, pipe: LavisPipeline, given: Mapping[str, Any], data: Any, sink: Sink, job: JobOptions
+) -> dict[str, Any]:
+    """What identifies a job besides its source."""
+    entries = [data] if isinstance(data, (str, os.PathLike)) else data
+    is_named = isinstance(entries, (list, tuple)) and all(isinstance(entry, (str, os.PathLike)) for entry in entries)
+    return {
+        "verb": verb,
+        "model": model_identity(pipe),
+        "options": {name: given[name] if _is_json(given[name]) else repr(given[name]) for name in sorted(given)},
+        "inputs": [os.fspath(entry) for entry in entries] if is_named else type(data).__name__,
+        "output_format": type(sink).__name__,
+        "keep": list(job.keep),
+        "batch_size": job.batch_size,
+        "seed": job.seed,
+        "draft": job.draft,
+    }
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
+def _records(data: Any, maker: ItemMaker, worker: Worker, job: JobOptions) -> Iterator[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        source = open_source(data, maker, Path(folder) / "files.jsonl")
+        for _, results in worker.stream(source.blocks(job.rows_per_block, shard=job.part)):
+            for result in results:
+                if result.record is None:
+                    yield {"file": result.item.name, "error": result.error}
+                else:
+                    kept = {name: result.item.fields[name] for name in job.keep if name in result.item.fields}
+                    yield {**kept, **result.record}
+
+
+__all__ = ["FORMATS", "JobError", "JobOptions", "Summary", "answer", "caption", "embed", "match", "run"]

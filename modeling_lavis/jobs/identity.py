@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What identifies a model, so that a job does not go on with another one."""
+
+import json
+from hashlib import sha256
+from typing import Any
+
+import torch
+
+_SAMPLES = 64  # numbers of each tensor that are compared
+
+
+def model_identity(pipe: Any) -> dict[str, Any]:
+    """
+    What identifies the model of a pipeline, wherever its files are.
+
+    Args:
+        pipe (`LavisPipeline`): the pipeline.
+
+    Returns:
+        `dict[str, Any]`: class, dtype, kind of device, and digests of weights (from some numbers of each tensor),
+        processor and generation settings.
+    """
+    model = pipe.model
+    digest = sha256()
+    for name, values in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
+        if values.device.type != "meta" and values.numel():
+            flat = values.detach().reshape(-1)
+            places = torch.linspace(0, flat.numel() - 1, min(_SAMPLES, flat.numel()), dtype=torch.float64).long()
+            digest.update(str(flat[places.to(flat.device)].cpu().float().tolist()).encode())
+    return {
+        "class": type(model).__name__,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": pipe.device.type,
+        "weights": digest.hexdigest()[:16],
+        "processor": _digest(pipe.processor.to_dict()),
+        "generation": _digest(model.generation_config.to_diff_dict()) if model.can_generate() else None,
+    }
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=lambda entry: type(entry).__name__)
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+__all__ = ["model_identity"]

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which source a user's data are."""
+
+import glob
+import os
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from modeling_lavis.data.loading import without_decoding
+from modeling_lavis.data.media_files import SUFFIXES, URLS
+from modeling_lavis.data.records import SourceFile, kind_of
+from modeling_lavis.import_utils import is_available, require
+from modeling_lavis.jobs.columns import ItemMaker
+from modeling_lavis.jobs.sources import FileList, ParquetFiles, RecordFiles, Rows, Source, Stream, write_file_list
+
+_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+
+
+def open_source(data: Any, maker: ItemMaker, list_path: Path) -> Source:
+    """
+    The source of a user's data.
+
+    Args:
+        data: a path, a URL or a list of them (see `docs/collections.md`), a data set of `datasets`, a list of images or
+            rows, or an iterable of them.
+        maker (`ItemMaker`): makes items of records.
+        list_path (`Path`): where a list of files is, or is to be written; one that exists is used as it is, so that a
+            job goes on with the files that it began with.
+
+    Raises:
+        FileNotFoundError: a file does not exist. ValueError: the inputs are of several kinds. TypeError: they are none.
+    """
+    if isinstance(data, (str, os.PathLike)):
+        data = [data]
+    if isinstance(data, (list, tuple)) and data and all(isinstance(entry, (str, os.PathLike)) for entry in data):
+        return _from_arguments([os.fspath(entry) for entry in data], maker, list_path)
+    trusted = replace(maker, trusted=True)
+    if is_available("datasets") and type(data).__module__.partition(".")[0] == "datasets":
+        return _from_dataset(data, trusted)
+    if isinstance(data, Sized) and hasattr(data, "__getitem__") and not isinstance(data, (Mapping, str, bytes)):
+        return Rows(data, trusted)
+    if isinstance(data, Iterable) and not isinstance(data, (Mapping, str, bytes)):
+        return Stream(data, trusted)
+    raise TypeError(
+        f"The data are {type(data).__name__}; expected paths or URLs, a data set of datasets, or a list or an iterable"
+        " of images or rows."
+    )
+
+
+def _from_arguments(arguments: Sequence[str], maker: ItemMaker, list_path: Path) -> Source:
+    if list_path.exists():  # also if the folder has metadata by now, which this job wrote
+        return FileList(list_path, maker.modality)
+    files: list[SourceFile] = []
+    others: list[str] = []
+    for argument in arguments:
+        found = record_files(argument, maker.modality)
+        files += found
+        if not found:
+            others.append(argument)
+    if files and others:
+        raise ValueError(
+            f"The inputs are of two kinds: records ({files[0].path}) and {maker.modality}s ({others[0]}). Give them to"
+            " two commands."
+        )
+    if not files:
+        write_file_list(list_path, others, maker.modality)
+        return FileList(list_path, maker.modality)
+    kinds = {file.kind for file in files}
+    if "parquet" in kinds and len(kinds) > 1:
+        raise ValueError(f"The inputs are files of several kinds: {', '.join(sorted(kinds))}. Give those of one kind.")
+    return ParquetFiles(files, maker) if kinds == {"parquet"} else RecordFiles(files, maker)
+
+
+def record_files(argument: str, modality: str) -> list[SourceFile]:
+    """
+    The files with records that an argument names: a file, a glob, or a folder with `metadata.*`, shards or tables.
+
+    Args:
+        argument (`str`): the argument.
+        modality (`str`): `"image"` or `"video"`.
+
+    Returns:
+        `list[SourceFile]`: the files; none if the argument names images or videos.
+
+    Raises:
+        ValueError: a folder has files of several kinds.
+    """
+    if argument.startswith((*URLS, "@")) and not os.path.exists(argument):
+        return []
+    if os.path.isdir(argument):
+        return _in_folder(argument, modality)
+    if os.path.isfile(argument):
+        paths = [argument]
+    else:
+        paths = sorted(glob.glob(argument, recursive=True)) if glob.has_magic(argument) else []
+    kinds = [kind_of(path) for path in paths]
+    return [SourceFile(path, kind) for path, kind in zip(paths, kinds) if kind] if all(kinds) else []
+
+
+def _in_folder(folder: str, modality: str) -> list[SourceFile]:
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    metadata = [name for name in names if name in _METADATA]
+    if len(metadata) > 1:
+        raise ValueError(f"{folder} holds {' and '.join(metadata)}; give the path of one of them.")
+    if metadata:
+        return [SourceFile(os.path.join(folder, metadata[0]), str(kind_of(metadata[0])))]
+    found = {
+        kind: [name for name in names if kind_of(name) == kind and os.path.isfile(os.path.join(folder, name))]
+        for kind in ("webdataset", "parquet")
+    }
+    found = {kind: files for kind, files in found.items() if files}
+    has_media = any(os.path.splitext(name)[1].lower() in SUFFIXES[modality] for name in names)
+    if len(found) + has_media > 1:
+        held = [f"{len(files)} {kind} files" for kind, files in found.items()] + [f"{modality}s"] * has_media
+        raise ValueError(f"{folder} holds {' and '.join(held)}. Give a pattern, such as {folder}/*.tar.")
+    return [SourceFile(os.path.join(folder, name), kind) for kind, files in found.items() for name in files]
+
+
+def _from_dataset(data: Any, maker: ItemMaker) -> Source:
+    datasets: Any = require("datasets", extra="train", purpose="data sets")
+    if isinstance(data, Mapping):
+        if len(data) != 1:
+            raise ValueError(f"The data set has the splits {', '.join(data)}; give one of them, such as data['train'].")
+        data = next(iter(data.values()))
+    features = data.features or {}
+    column = maker.columns.get(maker.modality, maker.modality)
+    if column not in features and maker.modality not in maker.columns:
+        kind = datasets.Video if maker.modality == "video" else datasets.Image
+        found = [name for name, feature in features.items() if isinstance(feature, kind)]
+        if len(found) == 1:
+            column = found[0]
+            maker = replace(maker, columns={**maker.columns, maker.modality: column})
+    data = without_decoding(data, column, datasets)
+    return Rows(data, maker) if isinstance(data, datasets.Dataset) else Stream(data, maker)
+
+
+__all__ = ["open_source", "record_files"]

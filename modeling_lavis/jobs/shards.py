@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Output as WebDataset shards."""
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from typing import Any
+
+from modeling_lavis.jobs.items import Result
+from modeling_lavis.jobs.journal import GrowingFile, JobError
+from modeling_lavis.jobs.media import stored_content
+from modeling_lavis.jobs.sinks import Sink, as_line
+
+_END = bytes(2 * tarfile.BLOCKSIZE)  # what ends an archive
+
+
+class WebDataset(Sink):
+    """
+    A folder of shards `00000.tar`, `00001.tar`, ...
+
+    A sample has the image or video as it was stored, `.txt` with the text (of captions and answers) and `.json` with
+    the record and the other columns of the input. Samples of WebDataset shards keep their key and all their files; a
+    `.txt` that they have already becomes `.original.txt`.
+
+    Args:
+        samples_per_shard (`int`, *optional*, defaults to 10,000): samples of a full shard.
+    """
+
+    is_folder = True
+
+    def __init__(self, *args: Any, samples_per_shard: int = 10_000, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._samples_per_shard = samples_per_shard
+        self._shard = self._samples = self._total = 0
+
+    def check(self) -> None:
+        if self.output.exists() and (not self.output.is_dir() or any(self.output.glob("*.tar"))):
+            raise JobError(f"{self.output} is a file, or has shards already. Choose another folder, or remove it.")
+        self.output.mkdir(parents=True, exist_ok=True)
+
+    def discard(self) -> None:
+        for shard in self.output.glob("[0-9]*.tar"):
+            shard.unlink()
+
+    def open(self, sizes: Mapping[str, int], note: Mapping[str, Any]) -> None:
+        super().open(sizes, note)
+        self._take(note)
+        name = self._name()
+        finished = self.output / name
+        if finished.exists() and not (self.folder / name).exists():
+            finished.rename(self.folder / name)  # finished after the last line of the journal
+        for path in (*self.folder.glob("*.tar"), *self.output.glob("*.tar")):
+            if path.name > name:
+                path.unlink()
+        self._open(name, sizes.get(name, 0))
+
+    def _take(self, note: Mapping[str, Any]) -> None:
+        self._shard, self._samples, self._total = (note.get(name, 0) for name in ("shard", "samples", "total"))
+
+    def _name(self) -> str:
+        return f"{self._shard:05d}.tar"
+
+    def add(self, result: Result) -> None:
+        files = self._files(result)
+        key = self._key(result)
+        content = io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for extension, value in files.items():
+                member = tarfile.TarInfo(f"{key}.{extension}")
+                member.size = len(value)
+                archive.addfile(member, io.BytesIO(value))
+            length = content.tell()
+        if self._samples >= self._samples_per_shard:
+            self._next_shard()
+        self.files[self._name()].write(content.getvalue()[:length])
+        self._samples += 1
+        self._total += 1
+
+    def _key(self, result: Result) -> str:
+        if result.item.members is not None:
+            return result.item.name.partition("/")[2]
+        return f"{self._total:09d}"
+
+    def _files(self, result: Result) -> dict[str, bytes]:
+        record = {**result.item.fields, **self.record(result)}
+        files: dict[str, bytes] = {}
+        if result.item.members is not None:
+            files.update(result.item.members)
+            if self.text is not None and "txt" in files:
+                files["original.txt"] = files.pop("txt")
+            if "json" in files:
+                stored = json.loads(files["json"])
+                record = {**stored, **record} if isinstance(stored, Mapping) else {"original": stored, **record}
+        else:
+            extension, content = stored_content(result.item)
+            files[extension] = content
+        if self.text is not None:
+            files["txt"] = str(record[self.text]).encode("utf-8", "backslashreplace")
+        fields = {name: value for name, value in record.items() if not _is_content(value)}
+        return {**files, "json": as_line(fields)[:-1]}
+
+    def _next_shard(self) -> None:
+        self._end(self.files.pop(self._name()))
+        self._shard += 1
+        self._samples = 0
+        self._open(self._name(), 0)
+
+    def _end(self, file: GrowingFile) -> None:
+        file.write(_END)
+        file.flush()
+        file.sync()
+        file.close()
+        file.path.rename(self.output / file.path.name)
+
+    def note(self) -> dict[str, Any]:
+        return {"shard": self._shard, "samples": self._samples, "total": self._total}
+
+    def finish(self, sizes: Mapping[str, int], note: Mapping[str, Any]) -> None:
+        self._take(note)
+        name = self._name()
+        path = self.folder / name
+        if not path.exists():
+            return
+        if self._samples == 0:
+            path.unlink()
+        else:
+            self._end(GrowingFile(path, sizes[name]))
+
+
+def _is_content(value: Any) -> bool:
+    """Whether a value is the content of a file, which has no place in JSON."""
+    return isinstance(value, (bytes, bytearray)) or (
+        isinstance(value, Mapping) and isinstance(value.get("bytes"), (bytes, bytearray))
+    )
+
+
+__all__ = ["WebDataset"]

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the items of a job come from: lists of files, tables, WebDataset shards, data sets and streams.
+
+Every source gives the same blocks whenever it is read, from any place on.
+"""
+
+import itertools
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from modeling_lavis.data.columns import DataError
+from modeling_lavis.data.media_files import InputFile, iterate_inputs
+from modeling_lavis.data.records import SourceFile, image_suffixes, sample_record, shard_samples
+from modeling_lavis.files import whole_file
+from modeling_lavis.import_utils import require
+from modeling_lavis.jobs.columns import ItemMaker, file_item
+from modeling_lavis.jobs.items import START, WHOLE, Block, Item, Position, Shard
+
+_READ_ROWS = 64  # rows of a table that are in memory at a time
+_UNREADABLE = (OSError, ValueError, EOFError, zlib.error)
+
+
+class Source:
+    """
+    Base class of the sources. A subclass reads a collection in units, each of which can be read alone.
+    """
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the collection, as JSON; a job does not go on with another one."""
+        raise NotImplementedError
+
+    def count(self) -> int | None:
+        """Number of items, `None` if it is known only at the end."""
+        return None
+
+    def units(self, size: int) -> Iterable[int]:
+        """Numbers of the units, for blocks of `size` items."""
+        raise NotImplementedError
+
+    def read(self, unit: int, size: int, skip: int) -> Iterator[Item]:
+        """The items of a unit, without the first `skip`."""
+        raise NotImplementedError
+
+    def blocks(self, size: int, start: Position = START, shard: Shard = WHOLE) -> Iterator[Block]:
+        """
+        The blocks of the collection.
+
+        Args:
+            size (`int`): items per block; the last block of a unit may have fewer.
+            start (`Position`, *optional*): where to begin.
+            shard (`Shard`, *optional*): the part of the collection to read; all of it by default.
+        """
+        for unit in self.units(size):
+            if unit < start.unit or unit not in shard:
+                continue
+            first = start.block if unit == start.unit else 0
+            items = self.read(unit, size, first * size)
+            for number in itertools.count(first):
+                block = list(itertools.islice(items, size))
+                if not block:
+                    break
+                yield Block(Position(unit, number), block)
+
+
+class FileList(Source):
+    """
+    Files and URLs, as a list that is written once: files that come or go later do not change a job that has begun.
+
+    Args:
+        path (`Path`): the list, one JSON array `[name, error]` per line; written by [`write_file_list`].
+        modality (`str`): `"image"` or `"video"`.
+    """
+
+    def __init__(self, path: Path, modality: str) -> None:
+        self.path, self.modality = path, modality
+        digest = sha256()
+        self._count = 0
+        with path.open("rb") as file:
+            for line in file:
+                digest.update(line)
+                self._count += 1
+        self._digest = digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "files", "count": self._count, "sha256": self._digest}
+
+    def count(self) -> int:
+        return self._count
+
+    def units(self, size: int) -> Iterable[int]:
+        return range(-(-self._count // size))
+
+    def blocks(self, size: int, start: Position = START, shard: Shard = WHOLE) -> Iterator[Block]:
+        """As in the base class, in one pass over the list."""
+        with self.path.open(encoding="utf-8") as file:
+            for unit in self.units(size):
+                lines = list(itertools.islice(file, size))
+                if Position(unit) >= start and unit in shard:
+                    yield Block(Position(unit), [self._item(line) for line in lines])
+
+    def _item(self, line: str) -> Item:
+        name, error = json.loads(line)
+        return file_item(name, self.modality, error)
+
+
+def write_file_list(path: Path, arguments: Iterable[str], modality: str) -> int:
+    """
+    List the files that arguments name, each once, in the order of the arguments.
+
+    Args:
+        path (`Path`): file to write.
+        arguments (`Iterable[str]`): files, folders, globs, URLs, and `@FILE`, a list of files and URLs, one per line.
+        modality (`str`): `"image"` or `"video"`: what is collected from folders.
+
+    Returns:
+        `int`: how many names were left out, because they were named before.
+
+    Raises:
+        OSError: a list cannot be read.
+    """
+    arguments = list(arguments)
+    # one folder names nothing twice, and the names of a large one need not be remembered
+    seen: set[str] | None = None if len(arguments) == 1 and os.path.isdir(arguments[0]) else set()
+    left_out = 0
+    with whole_file(path) as partial, partial.open("x", encoding="ascii") as file:
+        for entry in _listed(arguments, modality):
+            if seen is not None:
+                if entry.name in seen:
+                    left_out += 1
+                    continue
+                seen.add(entry.name)
+            file.write(json.dumps([entry.name, entry.error]) + "\n")
+    return left_out
+
+
+def _listed(arguments: Iterable[str], modality: str) -> Iterator[InputFile]:
+    for argument in arguments:
+        if not argument.startswith("@") or os.path.exists(argument):
+            yield from iterate_inputs([argument], modality)
+            continue
+        with open(argument[1:], encoding="utf-8-sig", errors="surrogateescape") as file:
+            for line in file:
+                if name := line.rstrip("\r\n"):
+                    yield InputFile(name)
+
+
+class RecordFiles(Source):
+    """
+    Files with records: JSON Lines, CSV, WebDataset shards. Each file is a unit.
+
+    Args:
+        files (`Sequence[SourceFile]`): the files, in order.
+        maker (`ItemMaker`): makes items of records.
+    """
+
+    def __init__(self, files: Sequence[SourceFile], maker: ItemMaker) -> None:
+        self.files, self.maker = list(files), maker
+
+    def describe(self) -> dict[str, Any]:
+        described = [[file.path, os.stat(file.path).st_size] for file in self.files]
+        return {"kind": "records", "files": described, **self.maker.describe()}
+
+    def units(self, size: int) -> Iterable[int]:
+        return range(len(self.files))
+
+    def read(self, unit: int, size: int, skip: int) -> Iterator[Item]:
+        return itertools.islice(self._items(self.files[unit]), skip, None)
+
+    def _items(self, file: SourceFile) -> Iterator[Item]:
+        """All items of a file; one that cannot be read further ends with an item that says so."""
+        try:
+            if file.kind == "webdataset":
+                yield from self._samples(file)
+            else:
+                folder = os.path.abspath(file.media_folder)
+                for place, record in file.records():
+                    yield self.maker(record, place, folder)
+        except _UNREADABLE as error:
+            yield Item(file.path, error=f"The rest of {file.path} cannot be read: {error}")
+
+    def _samples(self, file: SourceFile) -> Iterator[Item]:
+        suffixes = image_suffixes()
+        for key, members in shard_samples(file.path):
+            place = f"{file.name}/{key}"
+            try:
+                record = sample_record(members, file.path, key, suffixes)
+            except ValueError as error:
+                yield Item(place, members=members, error=str(error))
+                continue
+            yield self.maker(record, place, members=members)
+        if file.path.endswith(".tar") and not _has_end(file.path):
+            raise DataError("it has no mark of its end, as an archive that was cut off. Copy or download it again.")
+
+
+def _has_end(path: str) -> bool:
+    """Whether a tar archive ends with the two empty blocks that mark its end; an archive cut between files is valid."""
+    with open(path, "rb") as file:
+        file.seek(-min(os.path.getsize(path), 2 * tarfile.BLOCKSIZE), os.SEEK_END)
+        return file.read() == bytes(2 * tarfile.BLOCKSIZE)
+
+
+class ParquetFiles(RecordFiles):
+    """Parquet files. Each row group is a unit, so that a large file is read from any place, and by several machines."""
+
+    def __init__(self, files: Sequence[SourceFile], maker: ItemMaker) -> None:
+        super().__init__(files, maker)
+        parquet: Any = require("pyarrow.parquet", extra="train", purpose="Parquet files")
+        self._groups: list[tuple[int, int, int]] = []  # file, row group, rows before it in the file
+        self._count = 0
+        for index, file in enumerate(self.files):
+            try:
+                metadata = parquet.read_metadata(file.path)
+            except _UNREADABLE:
+                self._groups.append((index, -1, 0))  # read reports it
+                continue
+            before = 0
+            for group in range(metadata.num_row_groups):
+                self._groups.append((index, group, before))
+                before += metadata.row_group(group).num_rows
+            self._count += before
+
+    def count(self) -> int:
+        return self._count
+
+    def units(self, size: int) -> Iterable[int]:
+        return range(len(self._groups))
+
+    def read(self, unit: int, size: int, skip: int) -> Iterator[Item]:
+        parquet: Any = require("pyarrow.parquet", extra="train", purpose="Parquet files")
+        index, group, before = self._groups[unit]
+        file = self.files[index]
+        folder = os.path.abspath(file.media_folder)
+        number = 0
+        try:
+            with parquet.ParquetFile(file.path) as opened:
+                for batch in opened.iter_batches(batch_size=_READ_ROWS, row_groups=[max(group, 0)]):
+                    first = max(skip - number, 0)
+                    records = batch.slice(first).to_pylist() if first < batch.num_rows else []
+                    for row, record in enumerate(records, start=before + number + first):
+                        yield self.maker(record, f"{file.name}, row {row}", folder)
+                    number += batch.num_rows
+        except _UNREADABLE as error:
+            if number >= skip:
+                yield Item(file.path, error=f"The rest of {file.path} cannot be read: {error}")
+
+
+class Rows(Source):
+    """
+    A data set in memory or on disk: a `datasets.Dataset`, or a list of images or rows.
+
+    Args:
+        rows: something with a length and numbered entries.
+        maker (`ItemMaker`): makes items of rows.
+    """
+
+    def __init__(self, rows: Any, maker: ItemMaker) -> None:
+        self.rows, self.maker = rows, maker
+
+    def describe(self) -> dict[str, Any]:
+        fingerprint = getattr(self.rows, "_fingerprint", None)
+        if fingerprint is None:
+            texts = (json.dumps(row, default=lambda value: type(value).__name__) for row in self.rows)
+            digest = sha256()
+            for text in texts:
+                digest.update(text.encode())
+            fingerprint = digest.hexdigest()
+        return {"kind": "rows", "count": len(self.rows), "fingerprint": fingerprint, **self.maker.describe()}
+
+    def count(self) -> int:
+        return len(self.rows)
+
+    def units(self, size: int) -> Iterable[int]:
+        return range(-(-len(self.rows) // size))
+
+    def read(self, unit: int, size: int, skip: int) -> Iterator[Item]:
+        for index in range(unit * size + skip, min((unit + 1) * size, len(self.rows))):
+            try:
+                row = self.rows[index]
+            except _UNREADABLE as error:
+                yield Item(f"row {index}", error=f"Row {index} cannot be read: {error}")
+                continue
+            yield row_item(self.maker, row, f"row {index}")
+
+
+class Stream(Source):
+    """
+    A stream of rows, such as a `datasets.IterableDataset` or a generator. It is read from the beginning to go on.
+
+    Args:
+        rows (`Iterable`): the rows.
+        maker (`ItemMaker`): makes items of rows.
+    """
+
+    def __init__(self, rows: Iterable[Any], maker: ItemMaker) -> None:
+        self.rows, self.maker = rows, maker
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "stream", **self.maker.describe()}
+
+    def blocks(self, size: int, start: Position = START, shard: Shard = WHOLE) -> Iterator[Block]:
+        """As in the base class, in one pass over the stream."""
+        rows = iter(self.rows)
+        for unit in itertools.count():
+            block = list(itertools.islice(rows, size))
+            if not block:
+                return
+            if Position(unit) >= start and unit in shard:
+                items = [row_item(self.maker, row, f"row {unit * size + index}") for index, row in enumerate(block)]
+                yield Block(Position(unit), items)
+
+
+def row_item(maker: ItemMaker, row: Any, place: str) -> Item:
+    """The item of a row, or of an image or a video without a row."""
+    if not isinstance(row, Mapping):
+        row = {maker.modality: row}
+    return maker(row, place)
+
+
+__all__ = ["FileList", "ParquetFiles", "RecordFiles", "Rows", "Source", "Stream", "row_item", "write_file_list"]

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a job computes: the pipeline, the columns that it reads, and the record that it writes for each item."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    A task of jobs.
+
+    Args:
+        verb (`str`): its name, that of a command.
+        pipelines (`Mapping[str, str]`): tasks of `transformers.pipeline` by modality, `"image"` or `"video"`.
+        texts (`tuple[str, ...]`): columns that the model takes besides images or videos.
+        make_record (`Callable`): function from a result of the pipeline and the row of the item to the columns of the
+            record.
+        text (`str`, *optional*): column of the record that stands for it in a text file.
+        constants (`Mapping[str, Any]`, *optional*): columns that are equal in all records.
+    """
+
+    verb: str
+    pipelines: Mapping[str, str]
+    texts: tuple[str, ...]
+    make_record: Callable[[Any, Mapping[str, Any]], Record] = field(repr=False)
+    text: str | None = None
+    constants: Mapping[str, Any] = field(default_factory=dict)
+
+    def record(self, result: Any, row: Mapping[str, Any]) -> Record:
+        """The columns that a job writes for an item, as JSON has them: without infinite numbers."""
+        record = {**self.constants, **self.make_record(result, row)}
+        return _finite_values(record)
+
+    def length(self, row: Mapping[str, Any]) -> int:
+        """Characters of the texts of a row, by which batches are made."""
+        texts = [row[name] for name in self.texts if row.get(name) is not None]
+        return sum(len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts)
+
+
+def _finite_values(record: Mapping[str, Any]) -> Record:
+    return {name: _finite(value) for name, value in record.items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return _finite_values(value) if isinstance(value, Mapping) else value
+
+
+def _best(name: str, results: list[dict[str, Any]], key: str) -> Record:
+    """The best of several texts with its scores, and all of them if there are several."""
+    scores = [name for name in ("score", "beam_score") if name in results[0]]
+    record: Record = {name: results[0][key]}
+    record.update({score: results[0][score] for score in scores})
+    if len(results) > 1:
+        record[f"{name}s"] = [result[key] for result in results]
+        record.update({f"{score}s": [result[score] for result in results] for score in scores})
+    return record
+
+
+def _caption(result: Any, row: Mapping[str, Any]) -> Record:
+    prompt = {"prompt": row["prompt"]} if row.get("prompt") is not None else {}
+    return {**prompt, **_best("caption", result, "generated_text")}
+
+
+def _answer(result: Any, row: Mapping[str, Any]) -> Record:
+    question = {"question": row["question"]} if row.get("question") is not None else {}
+    return {**question, **_best("answer", result, "answer")}
+
+
+def _match(result: Any, row: Mapping[str, Any]) -> Record:
+    return dict(result[0]) if len(result) == 1 else {"matches": result}
+
+
+def _embed(result: Any, row: Mapping[str, Any]) -> Record:
+    text = {"text": row["text"]} if row.get("text") is not None else {}
+    return {**text, **{name: values.tolist() for name, values in result.items()}}
+
+
+TASKS: Mapping[str, Task] = {
+    task.verb: task
+    for task in (
+        Task("caption", {"image": "image-captioning"}, ("prompt",), _caption, text="caption"),
+        Task(
+            "answer",
+            {"image": "image-question-answering", "video": "video-question-answering"},
+            ("question",),
+            _answer,
+            text="answer",
+        ),
+        Task("match", {"image": "image-text-matching", "video": "video-text-matching"}, ("text",), _match),
+        Task(
+            "embed",
+            {"image": "multimodal-feature-extraction", "video": "multimodal-feature-extraction"},
+            ("text",),
+            _embed,
+        ),
+    )
+}
+"""Tasks by verb."""
+
+__all__ = ["TASKS", "Record", "Task"]

@@ -1,0 +1,39 @@
+"""What the page about collections needs: photographs, shards with texts, and the embedded model in place of others."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def prepare(folder: Path) -> dict[str, Any]:
+    import PIL.Image
+
+    from modeling_lavis.embedded import embedded_images, embedded_model_path
+    from tests.data.data_files import write_shard
+
+    (folder / "photos").mkdir()
+    for number, image in enumerate(embedded_images()[:4]):
+        with PIL.Image.open(image.path) as opened:
+            opened.convert("RGB").save(folder / "photos" / f"{number}.jpg")
+    (folder / "shards").mkdir()
+    for number in range(2):
+        content = (folder / "photos" / f"{number}.jpg").read_bytes()
+        write_shard(folder / "shards" / f"{number}.tar", {f"{number}": {"jpg": content, "txt": b"a dog"}})
+    return {"model": embedded_model_path()}
+
+
+def commands(words: list[str]) -> list[str]:
+    return [*words, "--device", "cpu"]
+
+
+def check_text_files(names: dict[str, Any]) -> None:
+    texts = [path.read_text() for path in sorted(Path("photos").glob("*.txt"))]
+    assert len(texts) == 4 and all(text.startswith("in the style of sks, ") for text in texts)
+
+
+def check_parts(names: dict[str, Any]) -> None:
+    parts = [Path(f"part-{number}.jsonl").read_text().splitlines() for number in (1, 2)]
+    assert [[json.loads(line)["file"] for line in part] for part in parts] == [["0.tar/0"], ["1.tar/1"]]
+
+
+CHECKS = {"Caption a folder for diffusion training": check_text_files, "Many machines": check_parts}
