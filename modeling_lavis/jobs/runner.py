@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a job: reads blocks, computes them, and writes them down, each exactly once."""
 
+import contextlib
 import json
 import queue
 import shutil
@@ -122,6 +123,8 @@ def run_job(
             if progress is not None:
                 total = source.count()
                 shown = Progress(progress, total if shard.count == 1 else None, journal.rows, unit)
+            if journal.rows > journal.failed and (known := getattr(worker, "expect_results", None)):
+                known()
             _compute(source, worker, sink, journal, block_size, shard, shown)
             journal.complete()
         sink.finish(journal.sizes, journal.note)
@@ -201,8 +204,9 @@ class _Writer(threading.Thread):
     def stop(self) -> None:
         """Stop after the block that is being written."""
         if self.is_alive():
-            while not self._blocks.empty():
-                self._blocks.get_nowait()
+            with contextlib.suppress(queue.Empty):  # the thread may take the last one in between
+                while True:
+                    self._blocks.get_nowait()
             self._blocks.put(None)
             self.join()
 
@@ -227,11 +231,28 @@ class _Writer(threading.Thread):
             self._shown.update(self._journal.rows, self._journal.failed)
 
 
-def restart(sink: Sink) -> None:
-    """Remove what an earlier run of a job wrote, if there was one: its output and its folder."""
-    if (sink.folder / "job.json").exists():
-        sink.discard()
-    shutil.rmtree(sink.folder, ignore_errors=True)
+def restart(sink: Sink, forms: Mapping[str, type[Sink]]) -> None:
+    """
+    Remove what an earlier run of a job wrote, if there was one: its output, in the form that it had, and its folder.
+
+    Args:
+        sink (`Sink`): output of the new run.
+        forms (`Mapping[str, type[Sink]]`): forms of output by name.
+
+    Raises:
+        JobError: another process works on the job.
+    """
+    if not sink.folder.exists():
+        return
+    with Journal(sink.folder).held():
+        path = sink.folder / "job.json"
+        if path.exists():
+            found: Any = None
+            with contextlib.suppress(ValueError):
+                found = json.loads(path.read_text(encoding="utf-8"))
+            form = forms.get(found.get("output_format", "")) if isinstance(found, Mapping) else None
+            (sink if form is None else form(sink.output, sink.folder)).discard()
+        shutil.rmtree(sink.folder, ignore_errors=True)
 
 
 __all__ = ["SUMMARY", "BlockStream", "Summary", "job_folder", "restart", "run_job"]
