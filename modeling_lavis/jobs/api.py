@@ -13,7 +13,7 @@ from modeling_lavis.jobs.identity import model_identity
 from modeling_lavis.jobs.items import WHOLE, Shard
 from modeling_lavis.jobs.journal import JobError, Journal
 from modeling_lavis.jobs.opening import open_source
-from modeling_lavis.jobs.runner import Summary, job_folder, restart, run_job
+from modeling_lavis.jobs.runner import Summary, job_folder, restart_job, run_job
 from modeling_lavis.jobs.shards import WebDataset
 from modeling_lavis.jobs.sinks import JsonLines, Metadata, Parquet, Sink, TextFiles, with_kept
 from modeling_lavis.jobs.sources import FileList, Source
@@ -209,7 +209,7 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
     sink = make_sink(Path(output), task, data, job)
     folder = sink.folder
     if job.restart:
-        restart(sink, FORMATS)
+        restart_job(sink, FORMATS)
     if not (folder / "job.json").exists():
         sink.check()  # before anything is written
     journal = Journal(folder)
@@ -348,4 +348,15 @@ def _records(data: Any, maker: ItemMaker, worker: Worker, job: JobOptions) -> It
                     yield with_kept(result.record, result.item.fields, job.keep)
 
 
-__all__ = ["FORMATS", "JobError", "JobOptions", "Summary", "answer", "caption", "embed", "match", "run"]
+__all__ = [
+    "FORMATS",
+    "JobError",
+    "JobOptions",
+    "Summary",
+    "answer",
+    "caption",
+    "embed",
+    "match",
+    "output_identity",
+    "run",
+]

@@ -231,7 +231,7 @@ class _Writer(threading.Thread):
             self._shown.update(self._journal.rows, self._journal.failed)
 
 
-def restart(sink: Sink, forms: Mapping[str, type[Sink]]) -> None:
+def restart_job(sink: Sink, forms: Mapping[str, type[Sink]]) -> None:
     """
     Remove what an earlier run of a job wrote, if there was one: its output, in the form that it had, and its folder.
 
@@ -255,4 +255,4 @@ def restart(sink: Sink, forms: Mapping[str, type[Sink]]) -> None:
         shutil.rmtree(sink.folder, ignore_errors=True)
 
 
-__all__ = ["SUMMARY", "BlockStream", "Summary", "job_folder", "restart", "run_job"]
+__all__ = ["SUMMARY", "BlockStream", "Summary", "job_folder", "restart_job", "run_job"]

@@ -34,7 +34,7 @@ class WebDataset(Sink):
 
     def __init__(self, *args: Any, samples_per_shard: int = 10_000, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._samples_per_shard = samples_per_shard
+        self.samples_per_shard = samples_per_shard
         self._shard = self._samples = self._total = 0
         self._last = ""  # key of the last sample
 
@@ -44,12 +44,12 @@ class WebDataset(Sink):
         self.output.mkdir(parents=True, exist_ok=True)
 
     def discard(self) -> None:
-        for shard in _shards(self.output):
+        for shard in shards_in(self.output):
             shard.unlink()
 
     def is_present(self) -> bool:
         records = self.folder / RECORDS
-        return any(_shards(self.output)) or (records.exists() and records.stat().st_size == 0)
+        return any(shards_in(self.output)) or (records.exists() and records.stat().st_size == 0)
 
     def open(self, sizes: Mapping[str, int], note: Mapping[str, Any]) -> None:
         super().open(sizes, note)
@@ -58,7 +58,7 @@ class WebDataset(Sink):
         finished = self.output / name
         if finished.exists() and not (self.folder / name).exists():
             finished.rename(self.folder / name)  # finished after the last line of the journal
-        for path in (*_shards(self.folder), *_shards(self.output)):
+        for path in (*shards_in(self.folder), *shards_in(self.output)):
             if int(path.stem) > self._shard:
                 path.unlink()
         self._open(name, sizes.get(name, 0))
@@ -80,7 +80,7 @@ class WebDataset(Sink):
                 member.size = len(value)
                 archive.addfile(member, io.BytesIO(value))
             length = content.tell()
-        if self._samples >= self._samples_per_shard:
+        if self._samples >= self.samples_per_shard:
             self._next_shard()
         self.files[self._name()].write(content.getvalue()[:length])
         self._samples += 1
@@ -88,9 +88,13 @@ class WebDataset(Sink):
         self._last = key
 
     def _key(self, result: Result) -> str:
-        if result.item.members is None:
+        return self._key_of(None if result.item.members is None else result.item.name)
+
+    def _key_of(self, sample: str | None) -> str:
+        """Key of a sample by its place in a shard of the input, `None` if it is from elsewhere."""
+        if sample is None:
             return f"{self._total:09d}"
-        key = result.item.name.partition("/")[2]
+        key = sample.partition("/")[2]
         # neighbours of one key, which are of two shards of the input, would be read as one sample
         return key if key != self._last else f"{key}-{self._total}"
 
@@ -140,7 +144,7 @@ class WebDataset(Sink):
             self._end(GrowingFile(path, sizes[name]))
 
 
-def _shards(folder: Path) -> Iterator[Path]:
+def shards_in(folder: Path) -> Iterator[Path]:
     """Shards of an output in a folder; other files are not touched."""
     return (path for path in folder.glob("*.tar") if _SHARD.fullmatch(path.name))
 
@@ -152,4 +156,4 @@ def _is_content(value: Any) -> bool:
     )
 
 
-__all__ = ["WebDataset"]
+__all__ = ["WebDataset", "shards_in"]

@@ -14,7 +14,7 @@ from modeling_lavis.jobs import JobError, JobOptions
 from modeling_lavis.jobs.api import FORMATS, make_sink
 from modeling_lavis.jobs.items import Item, Result
 from modeling_lavis.jobs.journal import Journal, differences
-from modeling_lavis.jobs.runner import restart
+from modeling_lavis.jobs.runner import restart_job
 from modeling_lavis.jobs.shards import WebDataset
 from modeling_lavis.jobs.sinks import Parquet, TextFiles, with_kept
 from modeling_lavis.jobs.tasks import TASKS
@@ -42,7 +42,7 @@ def test_restart_removes_the_text_files_of_the_job_and_no_others(tmp_path: Path)
     changed.write_text("mine")
     (tmp_path / "out" / ".caption.job" / "records.jsonl").write_bytes(b"")
     (tmp_path / "b").mkdir()
-    restart(text_sink(tmp_path, tmp_path / "b"), FORMATS)
+    restart_job(text_sink(tmp_path, tmp_path / "b"), FORMATS)
     assert list((tmp_path / "out").rglob("*.txt")) == [changed]
     assert foreign.exists() and not (tmp_path / "out" / ".caption.job").exists()
 
@@ -51,7 +51,7 @@ def test_restart_removes_the_output_in_the_form_that_it_had(tmp_path: Path) -> N
     save_pictures(tmp_path / "in", 3)
     run_stub(tmp_path / "in", tmp_path / "out", "webdataset", identity={"output_format": "webdataset"})
     (tmp_path / "out" / "2024-mine.tar").write_bytes(b"")
-    restart(text_sink(tmp_path, tmp_path / "in"), FORMATS)
+    restart_job(text_sink(tmp_path, tmp_path / "in"), FORMATS)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["2024-mine.tar"]
 
 
@@ -60,7 +60,7 @@ def test_restart_leaves_a_job_at_work_alone(tmp_path: Path) -> None:
     with Journal(sink.folder).held():
         (sink.folder / "job.json").write_text("{}")
         with pytest.raises(JobError, match="Another process"):
-            restart(sink, FORMATS)
+            restart_job(sink, FORMATS)
         assert (sink.folder / "job.json").exists()
 
 
@@ -179,3 +179,14 @@ def test_options_without_effect_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             verb(path, model, tmp_path / "out.jsonl", device="cpu", **options)
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("draft_size", [None, 64])
+def test_reasons_of_failures_are_the_same_in_each_run(draft_size: int | None) -> None:
+    """Pillow names content in memory by an address."""
+    from modeling_lavis.jobs.media import opened_row
+
+    item = Item("t.tar/a", {"image": {"bytes": b"no image", "path": "a.png"}})
+    with pytest.raises(OSError, match=r"^Cannot read the image a.png from its bytes: the content is not an image$"):
+        with opened_row(item, draft_size):
+            pass
