@@ -101,6 +101,8 @@ class JobOptions:
 
 
 _OPTIONS = tuple(JobOptions.__dataclass_fields__)
+_OF_OUTPUTS = ("output_format", "samples_per_shard", "restart", "progress")
+_DEFAULTS = {name: JobOptions.__dataclass_fields__[name].default for name in _OF_OUTPUTS}
 
 
 def caption(data: Any, model: Any, output: Any = None, *, prompt: str | None = None, **options: Any) -> Any:
@@ -201,6 +203,8 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
     """
     job = JobOptions(**{name: options.pop(name) for name in _OPTIONS if name in options})
     given = {name: value for name, value in {**call, **options}.items() if value is not None}
+    if output is None and (unused := [name for name in _OF_OUTPUTS if getattr(job, name) != _DEFAULTS[name]]):
+        raise ValueError(f"{', '.join(unused)} cannot be used without an output.")
     pipe = open_pipeline(verb, model, job)
     task, given, maker = prepare(verb, pipe, given, job)
     worker = make_worker(pipe, task, given, job)

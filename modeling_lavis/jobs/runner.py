@@ -114,8 +114,7 @@ def run_job(
         journal.check({**identity, "input": source.describe(), "block_size": block_size, "shard": str(shard)})
         path = journal.folder / SUMMARY
         if path.exists():
-            if not sink.is_present():
-                raise JobError(f"The job in {journal.folder} was finished, but {sink.output} is gone. Use --restart.")
+            _check_present(sink)
             return Summary(**{**json.loads(path.read_text(encoding="utf-8")), "was_finished": True})
         before, started = journal.rows, time.perf_counter()
         if not journal.is_complete:
@@ -128,6 +127,7 @@ def run_job(
             _compute(source, worker, sink, journal, block_size, shard, shown)
             journal.complete()
         sink.finish(journal.sizes, journal.note)
+        _check_present(sink)  # it may have been finished before, without a summary, and removed since
         seconds = time.perf_counter() - started
         timings = getattr(worker, "timings", None)
         summary = Summary(
@@ -146,6 +146,11 @@ def run_job(
         return summary
     finally:
         journal.close()
+
+
+def _check_present(sink: Sink) -> None:
+    if not sink.is_present():
+        raise JobError(f"The job in {sink.folder} was finished, but {sink.output} is gone. Start over with --restart.")
 
 
 def _compute(

@@ -190,3 +190,60 @@ def test_reasons_of_failures_are_the_same_in_each_run(draft_size: int | None) ->
     with pytest.raises(OSError, match=r"^Cannot read the image a.png from its bytes: the content is not an image$"):
         with opened_row(item, draft_size):
             pass
+
+
+def test_functions_refuse_options_of_writing(tmp_path: Path) -> None:
+    from modeling_lavis import jobs
+
+    with pytest.raises(ValueError, match="keep, shard cannot be used here"):
+        jobs.RowFunction("caption", "model", keep=["a"], shard="1/2")
+    with pytest.raises(ValueError, match="output_format, restart cannot be used without an output"):
+        jobs.caption([], "model", restart=True, output_format="jsonl")
+
+
+def test_a_job_does_not_go_on_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all relative names would be failures."""
+    monkeypatch.chdir(tmp_path)
+    save_pictures(Path("photos"), 20)
+
+    def stop(rows: list[Any]) -> None:
+        raise KeyboardInterrupt
+
+    output = tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        run_stub("photos", output, pipe=StubPipeline(before=stop))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="photos is not in .*elsewhere"):
+        run_stub("photos", output)
+    monkeypatch.chdir(tmp_path)
+    assert run_stub("photos", output).written == 20
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run_stub("photos", output).was_finished
+
+
+@pytest.mark.parametrize("data", [".", "*.parquet"])
+def test_the_output_is_no_input_of_its_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    monkeypatch.chdir(tmp_path)
+    (path,) = save_pictures(tmp_path / "hidden", 1)
+    pq.write_table(pyarrow.Table.from_pylist([{"image": {"bytes": path.read_bytes(), "path": None}}]), "in.parquet")
+    assert run_stub(data, Path("out.parquet"), "parquet").written == 1
+    assert run_stub(data, Path("out.parquet"), "parquet").was_finished
+
+
+@pytest.mark.parametrize("with_summary", [True, False])
+def test_an_output_that_is_gone_is_not_reported_as_written(tmp_path: Path, with_summary: bool) -> None:
+    """Also if the process ended between moving the output to its place and writing the summary."""
+    save_pictures(tmp_path / "in", 2)
+    output = tmp_path / "out.jsonl"
+    run_stub(tmp_path / "in", output)
+    if not with_summary:
+        (tmp_path / "out.jsonl.job" / "summary.json").unlink()
+        assert run_stub(tmp_path / "in", output).written == 2
+        (tmp_path / "out.jsonl.job" / "summary.json").unlink()
+    output.unlink()
+    with pytest.raises(JobError, match="out.jsonl is gone"):
+        run_stub(tmp_path / "in", output)
