@@ -95,7 +95,6 @@ def run_job(args: argparse.Namespace, verb: str, pipe: Any, call: Mapping[str, A
         call (`Mapping[str, Any]`): options of the pipeline's call.
     """
     from modeling_lavis.jobs.api import run
-    from modeling_lavis.jobs.progress import duration
 
     if not args.inputs:
         raise UsageError("There are no inputs. Give files, folders, globs, URLs or @FILE.")
@@ -106,7 +105,14 @@ def run_job(args: argparse.Namespace, verb: str, pipe: Any, call: Mapping[str, A
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    results = Results(args.json)
+    return print_summary(summary, args.json)
+
+
+def print_summary(summary: Any, as_json: bool) -> int:
+    """Print the summary of a job, and return the exit status: 1 if an input failed."""
+    from modeling_lavis.jobs.progress import duration
+
+    results = Results(as_json)
     text = f"{one_line(summary.output)}: {summary.written} of {summary.inputs} inputs"
     if summary.failed:
         text += f", {summary.failed} failed ({one_line(summary.failures)})"
@@ -115,4 +121,4 @@ def run_job(args: argparse.Namespace, verb: str, pipe: Any, call: Mapping[str, A
     return int(summary.failed > 0)
 
 
-__all__ = ["JOB_INPUTS", "add_job_options", "given_job_options", "run_job"]
+__all__ = ["JOB_INPUTS", "add_job_options", "given_job_options", "print_summary", "run_job"]

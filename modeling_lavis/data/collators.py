@@ -477,7 +477,9 @@ def _open_bytes(source: Row) -> PIL.Image.Image:
     try:
         return PIL.Image.open(io.BytesIO(source["bytes"]))
     except Exception as error:  # decoders raise unrelated types for corrupted files
-        raise OSError(f"Cannot read the image {name} from its bytes: {error}") from error
+        # Pillow's message names an object in memory by its address
+        reason = "the content is not an image" if isinstance(error, PIL.UnidentifiedImageError) else error
+        raise OSError(f"Cannot read the image {name} from its bytes: {reason}") from error
 
 
 def open_row_image(source: Any) -> Any:

@@ -6,10 +6,12 @@
 * `items`: items, blocks, parts of a collection. `media`: opening images and videos.
 * `tasks`, `work`: what is computed, and the worker that computes it.
 * `sinks`, `shards`: forms of output.
+* `merging`: the outputs of the parts of a job as one.
 * `journal`, `runner`, `identity`, `progress`: each item exactly once, whatever happens.
 """
 
 from modeling_lavis.jobs.api import JobError, JobOptions, Summary, answer, caption, embed, match
 from modeling_lavis.jobs.functions import RowFunction
+from modeling_lavis.jobs.merging import merge_shards
 
-__all__ = ["JobError", "JobOptions", "RowFunction", "Summary", "answer", "caption", "embed", "match"]
+__all__ = ["JobError", "JobOptions", "RowFunction", "Summary", "answer", "caption", "embed", "match", "merge_shards"]

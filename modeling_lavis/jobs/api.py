@@ -13,9 +13,10 @@ from modeling_lavis.jobs.identity import model_identity
 from modeling_lavis.jobs.items import WHOLE, Shard
 from modeling_lavis.jobs.journal import JobError, Journal
 from modeling_lavis.jobs.opening import open_source
-from modeling_lavis.jobs.runner import Summary, job_folder, restart, run_job
+from modeling_lavis.jobs.runner import Summary, job_folder, restart_job, run_job
 from modeling_lavis.jobs.shards import WebDataset
-from modeling_lavis.jobs.sinks import JsonLines, Metadata, Parquet, Sink, TextFiles
+from modeling_lavis.jobs.sinks import JsonLines, Metadata, Parquet, Sink, TextFiles, with_kept
+from modeling_lavis.jobs.sources import FileList, Source
 from modeling_lavis.jobs.tasks import TASKS, Task
 from modeling_lavis.jobs.work import Worker
 from modeling_lavis.pipelines.base import LavisPipeline
@@ -100,6 +101,8 @@ class JobOptions:
 
 
 _OPTIONS = tuple(JobOptions.__dataclass_fields__)
+_OF_OUTPUTS = ("output_format", "samples_per_shard", "restart", "progress")
+_DEFAULTS = {name: JobOptions.__dataclass_fields__[name].default for name in _OF_OUTPUTS}
 
 
 def caption(data: Any, model: Any, output: Any = None, *, prompt: str | None = None, **options: Any) -> Any:
@@ -200,6 +203,8 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
     """
     job = JobOptions(**{name: options.pop(name) for name in _OPTIONS if name in options})
     given = {name: value for name, value in {**call, **options}.items() if value is not None}
+    if output is None and (unused := [name for name in _OF_OUTPUTS if getattr(job, name) != _DEFAULTS[name]]):
+        raise ValueError(f"{', '.join(unused)} cannot be used without an output.")
     pipe = open_pipeline(verb, model, job)
     task, given, maker = prepare(verb, pipe, given, job)
     worker = make_worker(pipe, task, given, job)
@@ -208,15 +213,16 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
     sink = make_sink(Path(output), task, data, job)
     folder = sink.folder
     if job.restart:
-        restart(sink)
-    is_new = not (folder / "job.json").exists()
-    if is_new:
+        restart_job(sink, FORMATS)
+    if not (folder / "job.json").exists():
         sink.check()  # before anything is written
     journal = Journal(folder)
     try:
-        if is_new:  # a list without a job is that of a command that was killed while it began
+        if not (
+            folder / "job.json"
+        ).exists():  # a list without a job is that of a command that was killed while it began
             (folder / "files.jsonl").unlink(missing_ok=True)
-        source = open_source(data, maker, folder / "files.jsonl")
+        source = _open_source(data, maker, folder / "files.jsonl", job)
     except BaseException:
         journal.close()
         raise
@@ -252,6 +258,9 @@ def prepare(
     """The task, the options of the pipeline's call, and what makes items of records."""
     task, given = TASKS[verb], dict(given)
     modality = input_modality(pipe.model)
+    known = (modality, *task.texts, "start", "end")
+    if unknown := [name for name in job.columns if name not in known]:
+        raise ValueError(f"columns has {', '.join(unknown)}; {verb} reads the columns {', '.join(known)}.")
     if verb == "embed":
         names = [f"{modality}_features", *(["text_features"] if "text" in job.columns else [])]
         given = {"features": names, "return_tensors": "np", **given}
@@ -275,6 +284,8 @@ def make_sink(output: Path, task: Task, data: Any, job: JobOptions) -> Sink:
             f"The output is {output}; give a name that ends in {' or '.join(_SUFFIXES)}, or an output format:"
             f" {', '.join(FORMATS)}."
         )
+    if kind != "webdataset" and job.samples_per_shard != JobOptions.samples_per_shard:
+        raise ValueError(f"samples_per_shard is for WebDataset shards; the output is {kind}.")
     if kind == "txt" and task.text is None:
         raise ValueError(f"There is no text for text files in the results of {task.verb}; choose another format.")
     options: dict[str, Any] = {"keep": job.keep, "text": task.text}
@@ -298,12 +309,18 @@ def identity(
         "model": model_identity(pipe),
         "options": {name: given[name] if _is_json(given[name]) else repr(given[name]) for name in sorted(given)},
         "inputs": [os.fspath(entry) for entry in entries] if is_named else type(data).__name__,
-        "output_format": type(sink).__name__,
+        **output_identity(sink, job.samples_per_shard),
         "keep": list(job.keep),
         "batch_size": job.batch_size,
         "seed": job.seed,
         "draft": job.draft,
     }
+
+
+def output_identity(sink: Sink, samples_per_shard: int) -> dict[str, Any]:
+    """What identifies the form of an output."""
+    kind = next(name for name, form in FORMATS.items() if isinstance(sink, form))
+    return {"output_format": kind, **({"samples_per_shard": samples_per_shard} if kind == "webdataset" else {})}
 
 
 def _is_json(value: Any) -> bool:
@@ -312,16 +329,38 @@ def _is_json(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float, bool))
 
 
+def _open_source(data: Any, maker: ItemMaker, list_path: Path, job: JobOptions) -> Source:
+    source = open_source(data, maker, list_path)
+    unused = [name for name in ("columns", "media_root", "keep") if getattr(job, name)]
+    if isinstance(source, FileList) and unused:
+        raise ValueError(
+            f"{', '.join(unused)} cannot be used here: the inputs are {maker.modality} files, not records with columns."
+        )
+    if needed := [name for name in maker.texts if name != "prompt" and isinstance(source, FileList)]:
+        raise ValueError(f"There is no {needed[0]}. Give it, or records with a column for it instead of files.")
+    return source
+
+
 def _records(data: Any, maker: ItemMaker, worker: Worker, job: JobOptions) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        source = open_source(data, maker, Path(folder) / "files.jsonl")
+        source = _open_source(data, maker, Path(folder) / "files.jsonl", job)
         for _, results in worker.stream(source.blocks(job.rows_per_block, shard=job.part)):
             for result in results:
                 if result.record is None:
                     yield {"file": result.item.name, "error": result.error}
                 else:
-                    kept = {name: result.item.fields[name] for name in job.keep if name in result.item.fields}
-                    yield {**kept, **result.record}
+                    yield with_kept(result.record, result.item.fields, job.keep)
 
 
-__all__ = ["FORMATS", "JobError", "JobOptions", "Summary", "answer", "caption", "embed", "match", "run"]
+__all__ = [
+    "FORMATS",
+    "JobError",
+    "JobOptions",
+    "Summary",
+    "answer",
+    "caption",
+    "embed",
+    "match",
+    "output_identity",
+    "run",
+]

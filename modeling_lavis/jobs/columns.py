@@ -75,7 +75,7 @@ class ItemMaker:
             medium = value if self._is_url(value) else self._paths.medium(value, folder)
         except ValueError as error:
             return Item(name, fields=fields, members=members, error=f"{place}: {error}")
-        if isinstance(medium, str):
+        if isinstance(medium, str) and members is None:  # samples of shards are called by their keys
             name = medium
         row = {self.modality: medium}
         for key in (*self.texts, *_TIMES):

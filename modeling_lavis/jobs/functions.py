@@ -9,6 +9,17 @@ from modeling_lavis.jobs.api import JobOptions, make_worker, open_pipeline, prep
 from modeling_lavis.jobs.items import Block, Position
 from modeling_lavis.jobs.sources import row_item
 
+# options of a job whose reading and writing are the engine's
+_OF_THE_ENGINE = (
+    "output_format",
+    "keep",
+    "block_size",
+    "shard",
+    "samples_per_shard",
+    "restart",
+    "progress",
+)
+
 
 class RowFunction:
     """
@@ -33,9 +44,14 @@ class RowFunction:
         keep_rows (`bool`, *optional*, defaults to `False`): whether the columns of the batch are returned, too, as
             `ray.data` wants it.
         options: options of the task and of `modeling_lavis.jobs.JobOptions`: `columns`, `batch_size`, `device`, ...
+
+    Raises:
+        ValueError: an option is about reading or writing, which the engine does.
     """
 
     def __init__(self, verb: str, model: Any, *, keep_rows: bool = False, **options: Any) -> None:
+        if unused := [name for name in _OF_THE_ENGINE if name in options]:
+            raise ValueError(f"{', '.join(unused)} cannot be used here: the engine reads and writes.")
         self.verb, self.model, self.keep_rows, self.options = verb, model, keep_rows, options
         self._job = JobOptions(**{name: options[name] for name in JobOptions.__dataclass_fields__ if name in options})
         self._loaded: Any = None

@@ -6,6 +6,7 @@
 | `job.json` | what identifies the job; a command with something else does not go on with it |
 | `journal.jsonl` | a line per finished block: its place, its numbers of rows, and the sizes of the files after it |
 | `failures.jsonl` | a line per input without a result: `{"file": ..., "error": ...}` |
+| `texts.jsonl` | a line per text file that was written, if the output is text files |
 | `files.jsonl` | the list of files, if the input was one |
 | `summary.json` | written at the end |
 
@@ -16,7 +17,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -148,9 +149,9 @@ class Journal:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise JobError(f"{path} is broken ({error}). Start again with another output.") from error
-        if differences := list(_differences(found, wanted)):
+        if changes := list(differences(found, wanted)):
             raise JobError(
-                f"The job in {self.folder} was begun differently: {'; '.join(differences)}. Repeat the command that it"
+                f"The job in {self.folder} was begun differently: {'; '.join(changes)}. Repeat the command that it"
                 " was begun with, choose another output, or start over with --restart (restart=True)."
             )
 
@@ -199,6 +200,14 @@ class Journal:
             self._synced = time.monotonic()
         return due
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator["Journal"]:
+        """Context manager that closes the journal at its end."""
+        try:
+            yield self
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Close the journal and let others work on the job."""
         self._file.close()
@@ -220,11 +229,18 @@ def _lock(path: Path) -> IO[bytes]:
     return file
 
 
-def _differences(found: Any, wanted: Any, name: str = "") -> Any:
-    """Differences of two JSON values, as texts."""
+def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    """Differences of two JSON values, as texts; of long lists the first."""
     if isinstance(found, Mapping) and isinstance(wanted, Mapping):
         for key in dict.fromkeys([*found, *wanted]):
-            yield from _differences(found.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+            yield from differences(found.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+    elif isinstance(found, list) and isinstance(wanted, list) and found != wanted and len(json.dumps(found)) > 80:
+        if len(found) != len(wanted):
+            yield f"{name} had {len(found)} entries, now it has {len(wanted)}"
+        else:
+            yield next(
+                text for index, pair in enumerate(zip(found, wanted)) for text in differences(*pair, f"{name}[{index}]")
+            )
     elif found != wanted:
         yield f"{name} was {_short(found)}, now it is {_short(wanted)}"
 
@@ -234,4 +250,4 @@ def _short(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-__all__ = ["GrowingFile", "JobError", "Journal"]
+__all__ = ["GrowingFile", "JobError", "Journal", "differences"]

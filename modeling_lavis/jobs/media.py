@@ -56,7 +56,10 @@ def _draft(medium: Any, size: int) -> Any:
         opened = content
     else:
         return medium
-    image = PIL.Image.open(opened)
+    try:
+        image = PIL.Image.open(opened)
+    except Exception:  # of any type for broken files; opening without draft mode says what is wrong
+        return medium
     if image.format != "JPEG":
         image.close()
         return medium

@@ -2,6 +2,7 @@
 """Which source a user's data are."""
 
 import glob
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import replace
@@ -51,11 +52,14 @@ def open_source(data: Any, maker: ItemMaker, list_path: Path) -> Source:
 
 def _from_arguments(arguments: Sequence[str], maker: ItemMaker, list_path: Path) -> Source:
     if list_path.exists():  # also if the folder has metadata by now, which this job wrote
+        _check_folder(arguments, list_path)
         return FileList(list_path, maker.modality)
+    folder = list_path.parent
+    own = folder.with_suffix("") if folder.suffix == ".job" else None  # output of the job, if it is a file
     files: list[SourceFile] = []
     others: list[str] = []
     for argument in arguments:
-        found = record_files(argument, maker.modality)
+        found = record_files(argument, maker.modality, without=own)
         files += found
         if not found:
             others.append(argument)
@@ -73,13 +77,27 @@ def _from_arguments(arguments: Sequence[str], maker: ItemMaker, list_path: Path)
     return ParquetFiles(files, maker) if kinds == {"parquet"} else RecordFiles(files, maker)
 
 
-def record_files(argument: str, modality: str) -> list[SourceFile]:
+def _check_folder(arguments: Sequence[str], list_path: Path) -> None:
+    """Raise `FileNotFoundError` if a job goes on in another working folder, where its relative names are nothing."""
+    with list_path.open(encoding="utf-8") as file:
+        first = next((json.loads(line) for line in file), None)
+    if first is None or first[1] is not None or first[0].startswith(URLS) or os.path.isabs(first[0]):
+        return
+    found = (os.path.exists(name.removeprefix("@")) or any(glob.iglob(name, recursive=True)) for name in arguments)
+    if not os.path.lexists(first[0]) and not any(found) and not (list_path.parent / "summary.json").exists():
+        raise FileNotFoundError(
+            f"{', '.join(arguments[:3])} is not in {os.getcwd()}. Go on with the job in the folder where it was begun."
+        )
+
+
+def record_files(argument: str, modality: str, without: Path | None = None) -> list[SourceFile]:
     """
     The files with records that an argument names: a file, a glob, or a folder with `metadata.*`, shards or tables.
 
     Args:
         argument (`str`): the argument.
         modality (`str`): `"image"` or `"video"`.
+        without (`Path`, *optional*): a file that is left out where a folder or a glob has it: the job's own output.
 
     Returns:
         `list[SourceFile]`: the files; none if the argument names images or videos.
@@ -90,17 +108,26 @@ def record_files(argument: str, modality: str) -> list[SourceFile]:
     if argument.startswith((*URLS, "@")) and not os.path.exists(argument):
         return []
     if os.path.isdir(argument):
-        return _in_folder(argument, modality)
+        return _in_folder(argument, modality, without)
     if os.path.isfile(argument):
         paths = [argument]
     else:
-        paths = sorted(glob.glob(argument, recursive=True)) if glob.has_magic(argument) else []
+        found = sorted(glob.glob(argument, recursive=True)) if glob.has_magic(argument) else []
+        paths = [path for path in found if not _is_same(path, without)]
     kinds = [kind_of(path) for path in paths]
     return [SourceFile(path, kind) for path, kind in zip(paths, kinds) if kind] if all(kinds) else []
 
 
-def _in_folder(folder: str, modality: str) -> list[SourceFile]:
-    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+def _is_same(path: str, other: Path | None) -> bool:
+    return other is not None and os.path.abspath(path) == os.path.abspath(other)
+
+
+def _in_folder(folder: str, modality: str, without: Path | None) -> list[SourceFile]:
+    names = sorted(
+        name
+        for name in os.listdir(folder)
+        if not name.startswith(".") and not _is_same(os.path.join(folder, name), without)
+    )
     metadata = [name for name in names if name in _METADATA]
     if len(metadata) > 1:
         raise ValueError(f"{folder} holds {' and '.join(metadata)}; give the path of one of them.")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a job: reads blocks, computes them, and writes them down, each exactly once."""
 
+import contextlib
 import json
 import queue
 import shutil
@@ -113,8 +114,7 @@ def run_job(
         journal.check({**identity, "input": source.describe(), "block_size": block_size, "shard": str(shard)})
         path = journal.folder / SUMMARY
         if path.exists():
-            if not sink.is_present():
-                raise JobError(f"The job in {journal.folder} was finished, but {sink.output} is gone. Use --restart.")
+            _check_present(sink)
             return Summary(**{**json.loads(path.read_text(encoding="utf-8")), "was_finished": True})
         before, started = journal.rows, time.perf_counter()
         if not journal.is_complete:
@@ -122,9 +122,12 @@ def run_job(
             if progress is not None:
                 total = source.count()
                 shown = Progress(progress, total if shard.count == 1 else None, journal.rows, unit)
+            if journal.rows > journal.failed and (known := getattr(worker, "expect_results", None)):
+                known()
             _compute(source, worker, sink, journal, block_size, shard, shown)
             journal.complete()
         sink.finish(journal.sizes, journal.note)
+        _check_present(sink)  # it may have been finished before, without a summary, and removed since
         seconds = time.perf_counter() - started
         timings = getattr(worker, "timings", None)
         summary = Summary(
@@ -143,6 +146,11 @@ def run_job(
         return summary
     finally:
         journal.close()
+
+
+def _check_present(sink: Sink) -> None:
+    if not sink.is_present():
+        raise JobError(f"The job in {sink.folder} was finished, but {sink.output} is gone. Start over with --restart.")
 
 
 def _compute(
@@ -201,8 +209,9 @@ class _Writer(threading.Thread):
     def stop(self) -> None:
         """Stop after the block that is being written."""
         if self.is_alive():
-            while not self._blocks.empty():
-                self._blocks.get_nowait()
+            with contextlib.suppress(queue.Empty):  # the thread may take the last one in between
+                while True:
+                    self._blocks.get_nowait()
             self._blocks.put(None)
             self.join()
 
@@ -227,11 +236,28 @@ class _Writer(threading.Thread):
             self._shown.update(self._journal.rows, self._journal.failed)
 
 
-def restart(sink: Sink) -> None:
-    """Remove what an earlier run of a job wrote, if there was one: its output and its folder."""
-    if (sink.folder / "job.json").exists():
-        sink.discard()
-    shutil.rmtree(sink.folder, ignore_errors=True)
+def restart_job(sink: Sink, forms: Mapping[str, type[Sink]]) -> None:
+    """
+    Remove what an earlier run of a job wrote, if there was one: its output, in the form that it had, and its folder.
+
+    Args:
+        sink (`Sink`): output of the new run.
+        forms (`Mapping[str, type[Sink]]`): forms of output by name.
+
+    Raises:
+        JobError: another process works on the job.
+    """
+    if not sink.folder.exists():
+        return
+    with Journal(sink.folder).held():
+        path = sink.folder / "job.json"
+        if path.exists():
+            found: Any = None
+            with contextlib.suppress(ValueError):
+                found = json.loads(path.read_text(encoding="utf-8"))
+            form = forms.get(found.get("output_format", "")) if isinstance(found, Mapping) else None
+            (sink if form is None else form(sink.output, sink.folder)).discard()
+        shutil.rmtree(sink.folder, ignore_errors=True)
 
 
-__all__ = ["SUMMARY", "BlockStream", "Summary", "job_folder", "restart", "run_job"]
+__all__ = ["SUMMARY", "BlockStream", "Summary", "job_folder", "restart_job", "run_job"]

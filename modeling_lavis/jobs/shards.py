@@ -3,16 +3,19 @@
 
 import io
 import json
+import re
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from modeling_lavis.jobs.items import Result
 from modeling_lavis.jobs.journal import GrowingFile, JobError
 from modeling_lavis.jobs.media import stored_content
-from modeling_lavis.jobs.sinks import Sink, as_line
+from modeling_lavis.jobs.sinks import RECORDS, Sink, as_line, with_kept
 
 _END = bytes(2 * tarfile.BLOCKSIZE)  # what ends an archive
+_SHARD = re.compile(r"\d{5,}\.tar")
 
 
 class WebDataset(Sink):
@@ -31,8 +34,9 @@ class WebDataset(Sink):
 
     def __init__(self, *args: Any, samples_per_shard: int = 10_000, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._samples_per_shard = samples_per_shard
+        self.samples_per_shard = samples_per_shard
         self._shard = self._samples = self._total = 0
+        self._last = ""  # key of the last sample
 
     def check(self) -> None:
         if self.output.exists() and (not self.output.is_dir() or any(self.output.glob("*.tar"))):
@@ -40,8 +44,12 @@ class WebDataset(Sink):
         self.output.mkdir(parents=True, exist_ok=True)
 
     def discard(self) -> None:
-        for shard in self.output.glob("[0-9]*.tar"):
+        for shard in shards_in(self.output):
             shard.unlink()
+
+    def is_present(self) -> bool:
+        records = self.folder / RECORDS
+        return any(shards_in(self.output)) or (records.exists() and records.stat().st_size == 0)
 
     def open(self, sizes: Mapping[str, int], note: Mapping[str, Any]) -> None:
         super().open(sizes, note)
@@ -50,13 +58,14 @@ class WebDataset(Sink):
         finished = self.output / name
         if finished.exists() and not (self.folder / name).exists():
             finished.rename(self.folder / name)  # finished after the last line of the journal
-        for path in (*self.folder.glob("*.tar"), *self.output.glob("*.tar")):
-            if path.name > name:
+        for path in (*shards_in(self.folder), *shards_in(self.output)):
+            if int(path.stem) > self._shard:
                 path.unlink()
         self._open(name, sizes.get(name, 0))
 
     def _take(self, note: Mapping[str, Any]) -> None:
         self._shard, self._samples, self._total = (note.get(name, 0) for name in ("shard", "samples", "total"))
+        self._last = note.get("key", "")
 
     def _name(self) -> str:
         return f"{self._shard:05d}.tar"
@@ -71,19 +80,26 @@ class WebDataset(Sink):
                 member.size = len(value)
                 archive.addfile(member, io.BytesIO(value))
             length = content.tell()
-        if self._samples >= self._samples_per_shard:
+        if self._samples >= self.samples_per_shard:
             self._next_shard()
         self.files[self._name()].write(content.getvalue()[:length])
         self._samples += 1
         self._total += 1
+        self._last = key
 
     def _key(self, result: Result) -> str:
-        if result.item.members is not None:
-            return result.item.name.partition("/")[2]
-        return f"{self._total:09d}"
+        return self._key_of(None if result.item.members is None else result.item.name)
+
+    def _key_of(self, sample: str | None) -> str:
+        """Key of a sample by its place in a shard of the input, `None` if it is from elsewhere."""
+        if sample is None:
+            return f"{self._total:09d}"
+        key = sample.partition("/")[2]
+        # neighbours of one key, which are of two shards of the input, would be read as one sample
+        return key if key != self._last else f"{key}-{self._total}"
 
     def _files(self, result: Result) -> dict[str, bytes]:
-        record = {**result.item.fields, **self.record(result)}
+        record = with_kept(result.record or {}, result.item.fields, result.item.fields)
         files: dict[str, bytes] = {}
         if result.item.members is not None:
             files.update(result.item.members)
@@ -114,7 +130,7 @@ class WebDataset(Sink):
         file.path.rename(self.output / file.path.name)
 
     def note(self) -> dict[str, Any]:
-        return {"shard": self._shard, "samples": self._samples, "total": self._total}
+        return {"shard": self._shard, "samples": self._samples, "total": self._total, "key": self._last}
 
     def finish(self, sizes: Mapping[str, int], note: Mapping[str, Any]) -> None:
         self._take(note)
@@ -128,6 +144,11 @@ class WebDataset(Sink):
             self._end(GrowingFile(path, sizes[name]))
 
 
+def shards_in(folder: Path) -> Iterator[Path]:
+    """Shards of an output in a folder; other files are not touched."""
+    return (path for path in folder.glob("*.tar") if _SHARD.fullmatch(path.name))
+
+
 def _is_content(value: Any) -> bool:
     """Whether a value is the content of a file, which has no place in JSON."""
     return isinstance(value, (bytes, bytearray)) or (
@@ -135,4 +156,4 @@ def _is_content(value: Any) -> bool:
     )
 
 
-__all__ = ["WebDataset"]
+__all__ = ["WebDataset", "shards_in"]

@@ -9,16 +9,17 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from modeling_lavis.import_utils import require
 from modeling_lavis.jobs.items import Result
 from modeling_lavis.jobs.journal import GrowingFile, JobError
 
 RECORDS = "records.jsonl"
+_TEXTS = "texts.jsonl"  # what text files were written, noted before, so that they can be removed
 _ROW_GROUP = 10_000  # rows of a row group of Parquet, which are in memory at a time
 _LONGEST_NAME = 255  # bytes of a file name
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -36,6 +37,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (bytes, bytearray)):
         raise TypeError("bytes have no form in JSON")
     return str(value)
+
+
+def with_kept(record: Mapping[str, Any], fields: Mapping[str, Any], keep: Iterable[str]) -> dict[str, Any]:
+    """
+    A record with columns of the input. One that has the name of a column of the record is called `original_NAME`.
+
+    Args:
+        record (`Mapping[str, Any]`): the record.
+        fields (`Mapping[str, Any]`): columns of the input.
+        keep (`Iterable[str]`): names of those that are kept.
+    """
+    kept = {f"original_{name}" if name in record else name: fields[name] for name in keep if name in fields}
+    return {**kept, **record}
 
 
 class Sink:
@@ -118,8 +132,7 @@ class Sink:
 
     def record(self, result: Result) -> dict[str, Any]:
         """The record of a result, with the columns of the input that are kept."""
-        kept = {name: result.item.fields[name] for name in self.keep if name in result.item.fields}
-        return {**kept, **(result.record or {})}
+        return with_kept(result.record or {}, result.item.fields, self.keep)
 
     def add(self, result: Result) -> None:
         """What a form of output writes for a result besides its record; an error makes the result a failure."""
@@ -159,25 +172,29 @@ class JsonLines(Sink):
 
 
 class Parquet(Sink):
-    """A Parquet file. Columns have the types that hold all their values."""
+    """
+    A Parquet file. Columns have the types that hold all their values. A column with values of several kinds, which
+    Parquet does not have, has texts: JSON for what was none.
+    """
 
     def finish(self, sizes: Mapping[str, int], note: Mapping[str, Any]) -> None:
         arrow: Any = require("pyarrow", extra="train", purpose="Parquet files")
         parquet: Any = require("pyarrow.parquet", extra="train")
         if not (self.folder / RECORDS).exists():
             return
-        schema = None
+        types: dict[str, Any] = {}  # `None` for a column that is written as text
         for chunk in self._chunks():
-            found = arrow.Table.from_pylist(chunk).schema
-            schema = found if schema is None else arrow.unify_schemas([schema, found], promote_options="permissive")
-        if schema is None:
-            schema = arrow.schema([("file", arrow.string())])
-        schema = arrow.schema([_single_precision(field, arrow) for field in schema])
+            for name in dict.fromkeys(name for row in chunk for name in row):
+                types[name] = _common_type(types.get(name, arrow.null()), [row.get(name) for row in chunk], arrow)
+        texts = [name for name, kind in types.items() if kind is None]
+        fields = [arrow.field(name, arrow.string() if kind is None else kind) for name, kind in types.items()]
+        schema = arrow.schema([_single_precision(field, arrow) for field in fields] or [("file", arrow.string())])
         # under a fixed name in the folder of the job, so that a process that is killed leaves nothing beside the output
         partial = self.folder / "output.partial"
         with parquet.ParquetWriter(partial, schema) as writer:
             for chunk in self._chunks():
-                writer.write_table(arrow.Table.from_pylist(chunk, schema=schema))
+                rows = [{**row, **{name: _as_text(row.get(name)) for name in texts}} for row in chunk]
+                writer.write_table(arrow.Table.from_pylist(rows, schema=schema))
         os.replace(partial, self.output)
         (self.folder / RECORDS).unlink()
 
@@ -185,6 +202,22 @@ class Parquet(Sink):
         with (self.folder / RECORDS).open("rb") as file:
             while lines := list(islice(file, _ROW_GROUP)):
                 yield [_valid_text(json.loads(line)) for line in lines]
+
+
+def _common_type(known: Any, values: list[Any], arrow: Any) -> Any:
+    """The type that holds the values and those of a type that is known; `None` if there is none."""
+    if known is None:
+        return None
+    try:
+        found = arrow.schema([("", arrow.array(values).type)])
+        (unified,) = arrow.unify_schemas([arrow.schema([("", known)]), found], promote_options="permissive").types
+    except (arrow.ArrowException, OverflowError, TypeError):
+        return None
+    return None if arrow.types.is_struct(unified) and unified.num_fields == 0 else unified
+
+
+def _as_text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 def _single_precision(field: Any, arrow: Any) -> Any:
@@ -217,7 +250,8 @@ class _BesideFiles(Sink):
     def relative(self, result: Result) -> str:
         """Path of an input in the folder of the output, with `/`."""
         source = next((result.item.row[name] for name in ("image", "video") if name in result.item.row), None)
-        path = source.get("path") if isinstance(source, Mapping) else source
+        # the path of a content that is stored in a table or a shard names no file
+        path = source.get("path") if isinstance(source, Mapping) and source.get("bytes") is None else source
         if not isinstance(path, (str, os.PathLike)) or "://" in os.fspath(path):
             raise ValueError(f"{result.item.name} is not a file; write JSON Lines, Parquet or WebDataset shards.")
         return Path(os.path.relpath(path, self.base())).as_posix()
@@ -254,6 +288,7 @@ class Metadata(_BesideFiles):
             )
         record = super().record(result)
         record.pop("file", None)
+        record.pop("file_name", None)
         return {"file_name": name, **record}
 
     def finish(self, sizes: Mapping[str, int], note: Mapping[str, Any]) -> None:
@@ -273,6 +308,18 @@ class TextFiles(_BesideFiles):
     def __init__(self, *args: Any, root: Path | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.root = root
+        self._log: IO[bytes] | None = None
+
+    def open(self, sizes: Mapping[str, int], note: Mapping[str, Any]) -> None:
+        super().open(sizes, note)
+        self._log = (self.folder / _TEXTS).open("ab")
+        self._log.write(b"\n")  # ends a line that a killed process wrote half
+
+    def close(self) -> None:
+        super().close()
+        if self._log is not None:
+            with contextlib.suppress(OSError):
+                self._log.close()
 
     def base(self) -> Path:
         return self.output if self.root is None else self.root
@@ -290,6 +337,10 @@ class TextFiles(_BesideFiles):
             if path.read_bytes() != content:
                 raise ValueError(f"{path} exists already, with another text. Move it away to have it written.")
             return
+        if self._log is not None:
+            entry = {"text": path.relative_to(self.output).as_posix(), "content": content.decode()}
+            self._log.write(as_line(entry))
+            self._log.flush()
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{os.getpid()}.partial")  # a name that is short enough beside any other
         try:
@@ -305,15 +356,15 @@ class TextFiles(_BesideFiles):
         return f"{record[self.text or '']}\n".encode()
 
     def discard(self) -> None:
-        """Remove the text files that records of the earlier run name, if they still have its texts."""
-        if not (self.folder / RECORDS).exists():
+        """Remove the text files that the earlier run wrote, if they still have its texts."""
+        if not (self.folder / _TEXTS).exists():
             return
-        with (self.folder / RECORDS).open("rb") as file:
+        with (self.folder / _TEXTS).open("rb") as file:
             for line in file:
                 with contextlib.suppress(ValueError, KeyError, OSError):
-                    record = json.loads(line)
-                    path = self._path(os.path.relpath(record["file"], self.base()))
-                    if path.read_bytes() == self._content(record):
+                    entry = json.loads(line)
+                    path = self.output / entry["text"]
+                    if path.read_bytes() == entry["content"].encode():
                         path.unlink()
 
     def finish(self, sizes: Mapping[str, int], note: Mapping[str, Any]) -> None:

@@ -88,6 +88,13 @@ class Worker:
         self._draft_size = _draft_size(pipe) if draft else None
         self._succeeded = self._failed = 0
 
+    def expect_results(self) -> None:
+        """
+        Take it as known that the model works: a job that goes on has results already, and rows on which the model fails
+        are failures, also if they are the first.
+        """
+        self._succeeded = max(self._succeeded, 1)
+
     def __call__(self, block: Block) -> list[Result]:
         """The results of one block."""
         ((_, results),) = self.stream([block])

@@ -156,7 +156,18 @@ class TestEveryCommand:
 
 
 #: commands that no table of arguments names
-OTHER_COMMANDS = ("evaluate", "convert", "verify", "attach-code", "publish", "recipes", "train", "demo")
+OTHER_COMMANDS = (
+    "merge-shards",
+    "evaluate",
+    "convert",
+    "zoo",
+    "verify",
+    "attach-code",
+    "publish",
+    "recipes",
+    "train",
+    "demo",
+)
 
 
 class TestCaption:

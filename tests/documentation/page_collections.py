@@ -23,7 +23,7 @@ def prepare(folder: Path) -> dict[str, Any]:
 
 
 def commands(words: list[str]) -> list[str]:
-    return [*words, "--device", "cpu"]
+    return words if "merge-shards" in words else [*words, "--device", "cpu"]
 
 
 def check_text_files(names: dict[str, Any]) -> None:
@@ -34,6 +34,7 @@ def check_text_files(names: dict[str, Any]) -> None:
 def check_parts(names: dict[str, Any]) -> None:
     parts = [Path(f"part-{number}.jsonl").read_text().splitlines() for number in (1, 2)]
     assert [[json.loads(line)["file"] for line in part] for part in parts] == [["0.tar/0"], ["1.tar/1"]]
+    assert Path("captions-of-all.jsonl").read_text().splitlines() == [*parts[0], *parts[1]]
 
 
 CHECKS = {"Caption a folder for diffusion training": check_text_files, "Many machines": check_parts}
