@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from modeling_lavis.hub.attached_code import CODE_RECORD, CONFIGURATIONS, check_attached_code
 from modeling_lavis.hub.json_files import read_object
+from modeling_lavis.models.configuration_base import FrozenPart
 
 CARD = "README.md"
 WEIGHTS = "model.safetensors"
@@ -288,8 +289,15 @@ def _check_config(folder: Path, present: set[str]) -> list[str]:
     ):
         problems.append(f"config.json names {name!r:.80} in `architectures`; expected a model class of modeling_lavis.")
     parts = config.get("frozen_parts")
-    for part, place in parts.items() if isinstance(parts, dict) else ():
-        source = str(place.get("source") if isinstance(place, dict) else place)
+    if not isinstance(parts, (dict, type(None))):
+        problems.append(f"config.json has {parts!r:.80} as frozen_parts; expected a mapping.")
+        parts = None
+    for part, place in (parts or {}).items():
+        try:
+            source = FrozenPart.read(part, place).source
+        except ValueError as error:
+            problems.append(f"config.json: {error}")
+            continue
         if os.path.isabs(source) or source.startswith((".", "~")) or os.path.exists(source):
             problems.append(
                 f"config.json takes the {part} from {source}, a folder of this machine. Publish that part, and give "
