@@ -104,7 +104,7 @@ def test_family_is_uploaded_by_names(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return f"https://hub.example/{repo_id}"
 
     for module in (convert, zoo_conversion):
-        monkeypatch.setattr(module, "_push", push)
+        monkeypatch.setattr(module, "publish_conversion", push)
     statuses = [
         zoo_conversion.convert_all([entry], tmp_path / "zoo", mirror=mirror, push_to_hub="org")[0].status
         for _ in range(2)
@@ -164,6 +164,11 @@ def test_invalid_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         ),
         (["blip_caption", "file.pth", "out", "--mirror", "folder"], 2, "--mirror is for --zoo and --all"),
         (["--zoo", "blip_caption/base_coco", "--all", "blip", "out"], 2, "not allowed with"),
+        (
+            ["--all", "alpro", "out", "--push-to-hub", "org/name"],
+            1,
+            "'org/name/alpro-retrieval-msrvtt' is not the name",
+        ),
         (["--zoo", "blip_caption/base_coco"], 2, "required: OUTPUT"),
         (["--zoo", "blip_caption/base_coco", str(tmp_path / "out"), "--mirror", str(tmp_path)], 1, "has no blip_coco"),
     ):
