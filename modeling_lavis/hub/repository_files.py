@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from modeling_lavis.hub.attached_code import CODE_RECORD, CONFIGURATIONS, check_attached_code
 from modeling_lavis.hub.json_files import read_object
+from modeling_lavis.model_card import metadata_problems
 from modeling_lavis.models.configuration_base import FrozenPart
 
 CARD = "README.md"
@@ -157,9 +158,7 @@ def list_folder(folder: Path, include: Iterable[str] = (), exclude: Iterable[str
     for path, local in _walk(folder, lambda path: _fits(path, (*_LEFT_OUT, *exclude)), left_out):
         name = local.name
         if any(fnmatchcase(name, pattern) for pattern in _UNFINISHED):
-            problems.append(
-                f"{path} is what an interrupted command was writing. Repeat that command, or delete the file."
-            )
+            problems.append(f"{path} is what an interrupted command was writing. Delete it, and repeat that command.")
         elif not local.is_file():
             problems.append(f"{path} is not a regular file. Delete it.")
         elif _is_pickle(local):
@@ -367,7 +366,7 @@ def _check_card(folder: Path, present: set[str]) -> list[str]:
     data = card.data.to_dict()
     if not data:
         return [f"{CARD} has no metadata, the YAML block between two lines of `---` at its start."]
-    problems = []
+    problems = [f"{CARD}: {problem}" for problem in metadata_problems(card.data)]
     if not data.get("license"):
         problems.append(f"{CARD} states no licence. Add `license:` to its metadata.")
     if data.get("library_name") not in ("transformers", "modeling_lavis"):

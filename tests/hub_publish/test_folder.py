@@ -171,6 +171,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "card without metadata": (card_of("# A captioner\n"), "has no metadata"),
     "card with wrong YAML": (card_of("---\na: [\n---\n"), "metadata of README.md are not valid"),
     "card without licence": (card_of(CARD.replace("license: bsd-3-clause\n", "")), "states no licence"),
+    "card with wrong tags": (card_of(CARD.replace("---\n", "---\ntags: [1]\n", 1)), "README.md: tags is [1]"),
     "card of another library": (card_of(CARD.replace("transformers\n", "timm\n", 1)), "library_name 'timm'"),
     "card with wrong results": (
         card_of(CARD.replace("---\n", "---\nmodel-index:\n- name: a\n  results: [1]\n", 1)),

@@ -40,7 +40,7 @@ def test_a_new_repository(captioner_with_code: Path, hub: LoopbackHub, tmp_path:
     # every download was of exactly that commit
     paths = [request.path for request in hub.requests if "/resolve/" in request.path]
     assert paths and all(f"/resolve/{report['commit']}/" in path or "/resolve/main/" in path for path in paths), paths
-    assert not list(home.rglob(".published/*"))  # what was downloaded for the comparison is gone
+    assert not list(home.rglob("published/*"))  # what was downloaded for the comparison is gone
     steps = done.stderr
     assert steps.index("loading the folder") < steps.index("uploading") < steps.index("loading back commit")
 
