@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check that a folder is the whole repository of a published checkpoint. Weights are not read, only their headers."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -9,7 +8,8 @@ from safetensors import SafetensorError, safe_open
 
 from modeling_lavis.hub.accounting import targets_of
 from modeling_lavis.hub.families import model_class_of
-from modeling_lavis.hub.writing import INDEX_NAME, WEIGHTS_PATTERN
+from modeling_lavis.hub.json_files import read_object
+from modeling_lavis.hub.writing import INDEX_NAME, SHARD_NAME, WEIGHTS_NAME
 from modeling_lavis.hub.zoo import ZooEntry
 
 _Shapes = dict[str, tuple[int, ...]]
@@ -63,13 +63,14 @@ def stored_shapes(folder: Path) -> _Shapes:
     Return the shapes of all weights in the safetensors files of a repository, by their keys.
 
     Raises:
-        OSError: If a file is missing, truncated, or lacks a weight that the index names.
+        OSError: If a file is missing, truncated, or lacks a weight that the index names, or the index names others.
+        ValueError: If the index is not valid JSON.
     """
     index = folder / INDEX_NAME
-    expected: dict[str, str] = {}
-    if index.is_file():
-        expected = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    files = sorted(set(expected.values())) or [WEIGHTS_PATTERN.format(suffix="")]
+    expected = read_object(index).get("weight_map") if index.is_file() else {}
+    if not isinstance(expected, dict) or not all(SHARD_NAME.fullmatch(str(name)) for name in expected.values()):
+        raise OSError(f"{index} does not name files of weights beside it. Write the repository again.")
+    files = sorted(set(expected.values())) or [WEIGHTS_NAME]
     shapes: _Shapes = {}
     for name in files:
         try:

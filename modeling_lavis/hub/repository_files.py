@@ -7,25 +7,23 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from safetensors import SafetensorError, safe_open
 
 from modeling_lavis.hub.attached_code import CODE_RECORD, CONFIGURATIONS, check_attached_code
 from modeling_lavis.hub.json_files import read_object
+from modeling_lavis.hub.writing import INDEX_NAME, SHARD_NAME, WEIGHTS_NAME
 from modeling_lavis.model_card import metadata_problems
 from modeling_lavis.models.configuration_base import FrozenPart
 
 CARD = "README.md"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _PROCESSORS = CONFIGURATIONS[1:]
 
 #: files that a model, its processor or its code is loaded from, besides weights and code
 _LOADED = (
-    INDEX,
+    INDEX_NAME,
     CODE_RECORD,
     *CONFIGURATIONS,
     "generation_config.json",
@@ -241,7 +239,7 @@ def _fits(path: str, patterns: Iterable[str]) -> bool:
 
 
 def _is_known(path: str) -> bool:
-    if "/" not in path and (path == WEIGHTS or _SHARD.fullmatch(path) or path.endswith(".py")):
+    if "/" not in path and (path == WEIGHTS_NAME or SHARD_NAME.fullmatch(path) or path.endswith(".py")):
         return True  # shards and code that do not belong here are reported with a better reason than others
     return any(path.count("/") == pattern.count("/") and fnmatchcase(path, pattern) for pattern in (*_LOADED, *_BESIDE))
 
@@ -306,27 +304,27 @@ def _check_config(folder: Path, present: set[str]) -> list[str]:
 
 
 def _check_weights(folder: Path, present: set[str]) -> list[str]:
-    shards = {path for path in present if _SHARD.fullmatch(path)}
+    shards = {path for path in present if SHARD_NAME.fullmatch(path)}
     problems = []
     needed: dict[str, set[str]] = {}
-    if INDEX in present:
+    if INDEX_NAME in present:
         try:
-            weight_map = read_object(folder / INDEX).get("weight_map")
+            weight_map = read_object(folder / INDEX_NAME).get("weight_map")
         except ValueError as error:
             return [str(error)]
         if not isinstance(weight_map, dict) or not weight_map:
-            return [f"{INDEX} has no weight_map. Save the model again."]
+            return [f"{INDEX_NAME} has no weight_map. Save the model again."]
         for key, shard in weight_map.items():
             needed.setdefault(str(shard), set()).add(key)
         problems += [
-            f"{shard}, which {INDEX} names, is missing. Save the model again." for shard in needed.keys() - present
+            f"{shard}, which {INDEX_NAME} names, is missing. Save the model again." for shard in needed.keys() - present
         ]
-    if WEIGHTS in present and (INDEX in present or shards):
-        problems.append(f"It has {WEIGHTS} and weights in shards, of which one is of another save. Delete what is old.")
-    elif WEIGHTS not in present and INDEX not in present:
-        problems.append(f"It has neither {WEIGHTS} nor {INDEX}. Save the model as safetensors.")
-    problems += [f"{shard} is not named by {INDEX}. Delete it." for shard in sorted(shards - needed.keys())]
-    for name in sorted({*shards, *({WEIGHTS} & present)}):
+    if WEIGHTS_NAME in present and (INDEX_NAME in present or shards):
+        problems.append(f"It has {WEIGHTS_NAME} and shards, of which one is of another save. Delete what is old.")
+    elif WEIGHTS_NAME not in present and INDEX_NAME not in present:
+        problems.append(f"It has neither {WEIGHTS_NAME} nor {INDEX_NAME}. Save the model as safetensors.")
+    problems += [f"{shard} is not named by {INDEX_NAME}. Delete it." for shard in sorted(shards - needed.keys())]
+    for name in sorted({*shards, *({WEIGHTS_NAME} & present)}):
         try:
             with safe_open(folder / name, "pt") as file:
                 keys = set(file.keys())
@@ -335,7 +333,7 @@ def _check_weights(folder: Path, present: set[str]) -> list[str]:
             continue
         missing = needed.get(name, set()) - keys
         if missing:
-            problems.append(f"{name} lacks {min(missing)}, which {INDEX} says it has. Save the model again.")
+            problems.append(f"{name} lacks {min(missing)}, which {INDEX_NAME} says it has. Save the model again.")
     return problems
 
 
@@ -348,7 +346,7 @@ def _check_processor(folder: Path, present: set[str]) -> list[str]:
 def _check_json(folder: Path, present: set[str]) -> list[str]:
     problems = []
     for path in sorted(present):
-        if path.endswith(".json") and path not in ("config.json", INDEX, CODE_RECORD):  # which are checked already
+        if path.endswith(".json") and path not in ("config.json", INDEX_NAME, CODE_RECORD):  # which are checked already
             try:
                 read_object(folder / path)
             except ValueError as error:
@@ -366,7 +364,7 @@ def _check_card(folder: Path, present: set[str]) -> list[str]:
     data = card.data.to_dict()
     if not data:
         return [f"{CARD} has no metadata, the YAML block between two lines of `---` at its start."]
-    problems = [f"{CARD}: {problem}" for problem in metadata_problems(card.data)]
+    problems = [f"{CARD}: {problem}" for problem in metadata_problems(cast(ModelCardData, card.data))]
     if not data.get("license"):
         problems.append(f"{CARD} states no licence. Add `license:` to its metadata.")
     if data.get("library_name") not in ("transformers", "modeling_lavis"):

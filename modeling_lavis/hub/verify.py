@@ -18,7 +18,7 @@ from modeling_lavis.hub.cards import CHECKPOINT_ENTRY
 from modeling_lavis.hub.outputs import (
     ExpectedOutput,
     Value,
-    check_repository,
+    check_name,
     compute_output,
     load,
     published_images,
@@ -237,7 +237,7 @@ def checkpoint_of_card(repository: str, hub_options: Mapping[str, Any] | None = 
     from huggingface_hub import ModelCard, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    check_repository(repository)
+    check_name(repository)
     path = Path(repository) / "README.md"
     if not os.path.isdir(repository):
         known = ("revision", "token", "cache_dir", "local_files_only", "force_download")

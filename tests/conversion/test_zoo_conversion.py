@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoProcessor
 from modeling_lavis.cli.main import main
 from modeling_lavis.hub import convert, zoo, zoo_conversion
 from modeling_lavis.hub.repository_check import check_repository
+from modeling_lavis.hub.writing import INDEX_NAME
 from tests.conversion.golden_sets import checkpoint
 from tests.conversion.zoo_mirror import use_tiny_entries, write_tiny_mirror
 
@@ -127,6 +128,8 @@ def test_check_finds_what_is_wrong_with_a_repository(tmp_path: Path, monkeypatch
         (lambda: (folder / "tokenizer.json").write_text("{"), "not a whole repository"),
         (lambda: (folder / "config.json").write_text("{"), "not a whole repository"),
         (lambda: (folder / "README.md").unlink(), "not a whole repository"),
+        (lambda: (folder / INDEX_NAME).write_text("[" * 100_000), "nests too deeply"),
+        (lambda: (folder / INDEX_NAME).write_text('{"weight_map": {"a": "../other"}}'), "files of weights beside it"),
     ):
         zoo_conversion.convert_entry(entry, folder, mirror=mirror, max_shard_size="100KB", overwrite=True)
         damage()

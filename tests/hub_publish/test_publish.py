@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from modeling_lavis.hub.attached_code import sha256_of
+from modeling_lavis.files import sha256_of
 from tests.hub.server import LoopbackHub
 from tests.hub.sessions import run_python
 from tests.hub_publish.repositories import local_files, on_the_hub, run_publish
