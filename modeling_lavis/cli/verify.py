@@ -94,6 +94,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.data is None and (given or args.java_metrics):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given)) or "--java-metrics"
         raise UsageError(f"{flags} is for --data, which is missing.")
+    if args.checkpoint is not None and (args.record is not None or args.recording is not None):
+        raise UsageError("--checkpoint is for published values, not for --recording or --record.")
     if args.record is None:
         return
     if args.image is None or args.recording is not None or args.data is not None:

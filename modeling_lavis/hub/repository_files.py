@@ -154,9 +154,11 @@ def list_folder(folder: Path, include: Iterable[str] = (), exclude: Iterable[str
     unknown: list[str] = []
     problems: list[str] = []
     for path, local in _walk(folder, lambda path: _fits(path, (*_LEFT_OUT, *exclude)), left_out):
-        name = local.name
-        if any(fnmatchcase(name, pattern) for pattern in _UNFINISHED):
-            problems.append(f"{path} is what an interrupted command was writing. Delete it, and repeat that command.")
+        unfinished = _unfinished_part(path)
+        if unfinished:
+            problems.append(
+                f"{unfinished} is what an interrupted command was writing. Delete it, and repeat that command."
+            )
         elif not local.is_file():
             problems.append(f"{path} is not a regular file. Delete it.")
         elif _is_pickle(local):
@@ -236,6 +238,12 @@ def _walk(folder: Path, leave_out: Any, left_out: list[str]) -> Iterator[tuple[s
 
 def _fits(path: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def _unfinished_part(path: str) -> str | None:
+    """The path of the file, or of a folder that it is in, with a name that is only there during writing."""
+    places = [Path(path), *Path(path).parents]
+    return next((place.as_posix() for place in reversed(places) if _fits(place.name, _UNFINISHED)), None)
 
 
 def _is_known(path: str) -> bool:

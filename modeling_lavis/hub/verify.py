@@ -179,6 +179,10 @@ def verify(
         ValueError: If an option has an unsupported value.
     """
     name, options = os.fspath(repository), dict(hub_options or {})
+    if checkpoint is not None and recording is not None:
+        raise ValueError(
+            f"checkpoint is {checkpoint!r:.120}, but the recording is compared with. Leave one of them out."
+        )
     notes: list[str] = []
     entry = None
     if recording is None:

@@ -59,7 +59,7 @@ def convert_entry(
     """
     given = {"vision_checkpoint": vision_checkpoint, "language_model": language_model}
     has_parts = family_of(entry.architecture).published_parts is not None
-    names = read_checkpoint(checkpoint).tensors if checkpoint is not None and has_parts else ()
+    names = tuple(read_checkpoint(checkpoint).tensors) if checkpoint is not None and has_parts else ()
     parts: dict[str, Any] = {**_published_parts(entry, mirror, given, names)}
     parts |= {name: part for name, part in given.items() if part is not None}
     return convert(

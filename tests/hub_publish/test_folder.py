@@ -167,6 +167,10 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "no processor": (lambda folder: (folder / "processor_config.json").unlink(), "no processor"),
     "broken JSON": (lambda folder: (folder / "generation_config.json").write_text("{"), "is not valid JSON"),
     "unfinished": (lambda folder: (folder / ".config.json.partial-1a").write_text(""), "interrupted"),
+    "unfinished save": (
+        lambda folder: (folder / ".partial-1a").mkdir() or (folder / ".partial-1a" / "config.json").write_text("{}"),
+        ".partial-1a is what an interrupted command was writing",
+    ),
     "no card": (lambda folder: (folder / "README.md").unlink(), "no model card"),
     "card without metadata": (card_of("# A captioner\n"), "has no metadata"),
     "card with wrong YAML": (card_of("---\na: [\n---\n"), "metadata of README.md are not valid"),

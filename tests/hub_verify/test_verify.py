@@ -280,6 +280,7 @@ def test_exit_status_if_nothing_was_measured(tmp_path: Path, monkeypatch: pytest
         (["--java-metrics"], "--java-metrics is for --data"),
         (["--tolerance", "-1"], "not a number from 0"),
         (["--record", "x.json"], "--record needs --image"),
+        (["--recording", "x.json", "--checkpoint", "blip_caption/base_coco"], "--checkpoint is for published values"),
         (["--record", "x.txt", "--image", "x.png"], "ends in .json"),
         (["--record", "x.json", "--image", "x.png", "--recording", "y.json"], "neither --recording"),
     ],
