@@ -300,7 +300,8 @@ def _upload(
         is_private = bool(api.model_info(repo_id).private)
         if private and not is_private:
             raise PermissionError(
-                f"{repo_id} exists and is public. Make it private in its settings, or choose another name"
+                f"{repo_id} exists and is public, so nothing was uploaded. Make it private in its settings, or choose "
+                "another name."
             )
         if revision not in (None, _MAIN) and not str(revision).startswith("refs/"):
             api.create_branch(repo_id, branch=str(revision), exist_ok=True)
@@ -314,6 +315,8 @@ def _upload(
             create_pr=create_pr,
             parent_commit=before,
         )
+    except PermissionError:  # to repeat the command would not help
+        raise
     except Exception as error:  # the errors of HTTP clients have no common base across versions
         raise OSError(
             f"{report.folder} cannot be uploaded to {repo_id}: {_one_line(error)}. Repeat the "
