@@ -9,8 +9,9 @@ from safetensors import SafetensorError, safe_open
 from modeling_lavis.hub.accounting import targets_of
 from modeling_lavis.hub.families import model_class_of
 from modeling_lavis.hub.json_files import read_object
-from modeling_lavis.hub.writing import INDEX_NAME, SHARD_NAME, WEIGHTS_NAME
+from modeling_lavis.hub.writing import INDEX_NAME, WEIGHTS_NAME
 from modeling_lavis.hub.zoo import ZooEntry
+from modeling_lavis.models.head_loading import check_index
 
 _Shapes = dict[str, tuple[int, ...]]
 
@@ -63,13 +64,14 @@ def stored_shapes(folder: Path) -> _Shapes:
     Return the shapes of all weights in the safetensors files of a repository, by their keys.
 
     Raises:
-        OSError: If a file is missing, truncated, or lacks a weight that the index names, or the index names others.
-        ValueError: If the index is not valid JSON.
+        OSError: If a file is missing, truncated, or lacks a weight that the index names.
+        ValueError: If the index is damaged, or names files elsewhere.
     """
     index = folder / INDEX_NAME
-    expected = read_object(index).get("weight_map") if index.is_file() else {}
-    if not isinstance(expected, dict) or not all(SHARD_NAME.fullmatch(str(name)) for name in expected.values()):
-        raise OSError(f"{index} does not name files of weights beside it. Write the repository again.")
+    expected: dict[str, str] = {}
+    if index.is_file():
+        check_index(index)
+        expected = read_object(index)["weight_map"]
     files = sorted(set(expected.values())) or [WEIGHTS_NAME]
     shapes: _Shapes = {}
     for name in files:
