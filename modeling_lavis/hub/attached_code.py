@@ -70,6 +70,12 @@ def attached_code(folder: str | os.PathLike[str]) -> AttachedCode | None:
     return AttachedCode(version, sha256)
 
 
+def is_model_class(name: object) -> bool:
+    """Whether a configuration's entry of `architectures` is the name of a model class of this package."""
+    is_public = isinstance(name, str) and name in modeling_lavis.__all__
+    return is_public and hasattr(getattr(modeling_lavis, str(name)), "config_class")
+
+
 def write_record(folder: Path, files: Iterable[Path]) -> None:
     """Write the record of `files`, which this package has attached."""
     write_object(
@@ -180,6 +186,7 @@ __all__ = [
     "attached_code",
     "check_attached_code",
     "installed_code",
+    "is_model_class",
     "unchanged_files",
     "write_record",
 ]

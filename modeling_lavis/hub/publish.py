@@ -306,7 +306,7 @@ def _upload(
         if revision not in (None, _MAIN) and not str(revision).startswith("refs/"):
             api.create_branch(repo_id, branch=str(revision), exist_ok=True)
         before = api.model_info(repo_id, revision=revision).sha
-        deleted = replaced_files(api.list_repo_files(repo_id, revision=before), listing)
+        deleted = replaced_files(_remote_files(api, repo_id, before), listing)
         commit = api.create_commit(
             repo_id,
             [*operations, *(CommitOperationDelete(path) for path in deleted)],
@@ -337,8 +337,7 @@ def _upload(
 def _compare_files(api: HfApi, report: PublishReport, operations: Iterable[CommitOperationAdd], where: str) -> None:
     """Raise `OSError` unless the Hub has, in the commit, every file with the hash of the one here."""
     try:
-        entries = api.list_repo_tree(report.repo_id, recursive=True, revision=report.commit)
-        remote = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+        remote = _remote_files(api, report.repo_id, report.commit)
     except Exception as error:  # as above
         raise OSError(f"{where} was uploaded, but cannot be listed: {_one_line(error)}") from error
     for operation in operations:
@@ -354,6 +353,12 @@ def _compare_files(api: HfApi, report: PublishReport, operations: Iterable[Commi
                 f"{where} does not have the {operation.path_in_repo} of {report.folder}. The file was changed during "
                 "the upload, or the Hub has damaged it."
             )
+
+
+def _remote_files(api: HfApi, repo_id: str, commit: str | None) -> dict[str, RepoFile]:
+    """Files of a commit on the Hub, by path."""
+    entries = api.list_repo_tree(repo_id, recursive=True, revision=commit)
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
 
 def _git_hash(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any, cast
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors import SafetensorError, safe_open
 
-from modeling_lavis.hub.attached_code import CODE_RECORD, CONFIGURATIONS, check_attached_code
+from modeling_lavis.hub.attached_code import CODE_RECORD, CONFIGURATIONS, check_attached_code, is_model_class
 from modeling_lavis.hub.json_files import read_object
 from modeling_lavis.hub.writing import INDEX_NAME, SHARD_NAME, WEIGHTS_NAME
 from modeling_lavis.model_card import metadata_problems
@@ -274,8 +274,6 @@ def _pictures_of_card(path: Path) -> set[str]:
 
 
 def _check_config(folder: Path, present: set[str]) -> list[str]:
-    import modeling_lavis
-
     if "config.json" not in present:
         if (folder / "adapter_config.json").is_file():
             return ["It has an adapter and no model. Merge the adapter (merge_and_unload), and save the result."]
@@ -287,11 +285,7 @@ def _check_config(folder: Path, present: set[str]) -> list[str]:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     problems = []
-    if not (
-        isinstance(name, str)
-        and name in modeling_lavis.__all__
-        and hasattr(getattr(modeling_lavis, name), "config_class")
-    ):
+    if not is_model_class(name):
         problems.append(f"config.json names {name!r:.80} in `architectures`; expected a model class of modeling_lavis.")
     parts = config.get("frozen_parts")
     if not isinstance(parts, (dict, type(None))):
