@@ -45,6 +45,9 @@ class RowCollator:
         image_root (`str` or `os.PathLike`, *optional*): folder of relative paths.
         columns (`Mapping[str, str]`, *optional*): names of the columns of the dataset by field name, where they differ.
         text_options (`Mapping[str, Any]`, *optional*): options of the tokenizer, e.g. `{"padding": "max_length"}`.
+        keep_images (`bool`, *optional*, defaults to `False`):
+            whether to read every image file once and keep it in the memory of each worker: its pixel values, or with a
+            transform or row changes the decoded image. For data sets that fit.
     """
 
     def __init__(
@@ -54,12 +57,15 @@ class RowCollator:
         image_root: str | os.PathLike | None = None,
         columns: Mapping[str, str] | None = None,
         text_options: Mapping[str, Any] | None = None,
+        keep_images: bool = False,
     ) -> None:
         self.processor = processor
         self.transform = transform
         self.image_root = image_root
         self.columns = dict(columns or {})
         self.text_options = dict(text_options or {})
+        self._kept_images: dict[str, Any] | None = {} if keep_images else None
+        self._kept_values: dict[str, torch.Tensor] = {}
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         """
@@ -126,13 +132,35 @@ class RowCollator:
 
     def open_image(self, source: Any) -> Any:
         """Open an image as a row has it: a path, encoded bytes, an image, an array or a tensor."""
-        return open_image(self._resolve(source))
+        source = self._resolve(source)
+        if self._kept_images is None or not isinstance(source, (str, os.PathLike)):
+            return open_image(source)
+        name = os.fspath(source)
+        if name not in self._kept_images:
+            image = open_image(source)
+            image.load()
+            self._kept_images[name] = image
+        return self._kept_images[name]
 
     def _pixel_values(self, images: Iterable[Any]) -> torch.Tensor:
         images = [self._resolve(image) for image in images]
         if self.transform is not None:
+            if self._kept_images is not None:
+                images = [self.open_image(image) for image in images]
             return stack_transformed([self.transform(image) for image in images])
-        return self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        if self._kept_images is None:
+            return self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        return torch.stack([self._values_of(image) for image in images])
+
+    def _values_of(self, image: Any) -> torch.Tensor:
+        """Pixel values of one image, those of a file from memory."""
+        name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
+        if name is not None and name in self._kept_values:
+            return self._kept_values[name]
+        values: torch.Tensor = self.processor.image_processor([image], return_tensors="pt")["pixel_values"][0]
+        if name is not None:
+            self._kept_values[name] = values
+        return values
 
     def _tokenize(self, texts: Sequence[str], **options: Any) -> dict[str, torch.Tensor]:
         options = {"text_format": "encoder", "return_tensors": "pt", **self.text_options, **options}

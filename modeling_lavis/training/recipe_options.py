@@ -298,14 +298,18 @@ class EvaluationOptions:
             `k` candidates to re-rank, or `generation_options`.
         ranks_answers (`bool`, *optional*, defaults to `False`): for questions, rank a closed list of answers, by
             default those of the training data, instead of generating them.
+        keeps_last (`bool`, *optional*, defaults to `False`): evaluate, but keep the last model and not the best, where
+            differences between epochs are chance.
     """
 
     metric: tuple[str, ...] = ()
     split: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     ranks_answers: bool = False
+    keeps_last: bool = False
 
     def __post_init__(self) -> None:
+        require_that(bool(self.metric) or not self.keeps_last, "evaluation.keeps_last", True, "false without metric")
         require_that(
             bool(self.metric) or not self.options, "evaluation.options", dict(self.options), "{} without metric"
         )

@@ -335,7 +335,7 @@ def _training_arguments(
     if evaluates:
         values |= {
             "eval_strategy": every["save_strategy"],
-            "load_best_model_at_end": True,
+            "load_best_model_at_end": not recipe.evaluation.keeps_last,
             "metric_for_best_model": f"eval_{SELECTION}",
             "greater_is_better": True,
         }

@@ -16,7 +16,7 @@ from modeling_lavis.data.collators import (
     number_images,
     swap_left_right,
 )
-from modeling_lavis.data.transforms import blip_image_train
+from modeling_lavis.data.transforms import ImageTrainTransform, blip_image_train
 from modeling_lavis.models.image_processing_lavis import LavisImageProcessor
 from modeling_lavis.models.processing_lavis_blip import LavisBlipProcessor
 from modeling_lavis.models.tokenization_lavis import blip_tokenizer
@@ -157,3 +157,18 @@ def test_training_transform_and_workers(processor, root: Path) -> None:
 def test_missing_image_raises(processor, root: Path) -> None:
     with pytest.raises(FileNotFoundError, match="lost.png"):
         CaptioningCollator(processor, image_root=root)([{"image": "lost.png", "caption": "a"}])
+
+
+def test_kept_images_are_read_once(processor, root: Path, tmp_path: Path) -> None:
+    row = {"image": "a.png", "sentence": "a cup"}
+    (tmp_path / "a.png").write_bytes((root / "coffee.png").read_bytes())
+    plain = ClassificationCollator(processor, image_root=tmp_path)([row])["pixel_values"]
+    collate = ClassificationCollator(processor, image_root=tmp_path, keep_images=True)
+    crop = ImageTrainTransform(SIZE, min_scale=1.0, augment=False, flip_probability=0.0)
+    cropping = ClassificationCollator(processor, crop, image_root=tmp_path, keep_images=True)
+    first = cropping([row, row])["pixel_values"]
+    assert torch.equal(collate([row])["pixel_values"], plain)
+    assert collate.open_image("a.png") is collate.open_image("a.png")
+    (tmp_path / "a.png").unlink()
+    assert torch.equal(collate([row, row])["pixel_values"], plain.expand(2, -1, -1, -1))
+    assert torch.equal(cropping([row, row])["pixel_values"], first)

@@ -91,6 +91,48 @@ def test_draws_repeat() -> None:
     assert len({str(values(row["image"])) for row in rows}) > 1
 
 
+def test_turned_images_and_their_words() -> None:
+    words = {"left of": "above", "right of": "below"}
+    changes = RowChanges(flip_words={"above": "below"}, transpose_words=words, mirror_words={"left": "right"})
+    row = {"image": picture(), "question": "Left of above a square?"}
+    flipped = changes.apply(row, flip=True)
+    assert flipped["question"] == "Left of below a square?"
+    assert np.asarray(flipped["image"])[1].tolist() == [[255, 10, 0], [0, 0, 0], [0, 0, 0]]
+    turned = changes.apply(row, mirror=True, transpose=True)
+    assert turned["question"] == "Below left of a square?"  # right of above, transposed
+    assert turned["image"].size == (2, 3) and np.asarray(turned["image"])[2].tolist() == [[255, 10, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("kind", ["image", "float", "tensor"])
+def test_named_colors_are_exchanged_pixel_by_pixel(kind: str) -> None:
+    changes = RowChanges(color_words={"yellow": "#ffff00", "blue": "#0099ff"}, palette_distance=20)
+    colors = np.array([[[255, 255, 0], [0, 150, 250], [130, 130, 130]]], np.uint8)
+    image: Any = PIL.Image.fromarray(colors)
+    if kind == "float":
+        image = colors.astype(np.float32) / 255
+    elif kind == "tensor":
+        image = torch.from_numpy(colors).permute(2, 0, 1)
+    row = {"image": image, "sentence": "Blue beside yellow, on gray"}
+    changed = changes.apply(row, palette={"yellow": "blue", "blue": "yellow"})
+    assert changed["sentence"] == "Yellow beside blue, on gray"
+    found = np.asarray(changed["image"])
+    found = np.moveaxis(found, 0, -1) if kind == "tensor" else found * (255 if kind == "float" else 1)
+    # the difference from the named color is kept, within what an image can hold
+    np.testing.assert_allclose(found[0], [[0, 153, 255], [255, 252, 0], [130, 130, 130]], atol=1e-3)
+
+
+def test_every_change_is_drawn() -> None:
+    changes = RowChanges(
+        0.5, flip_probability=0.5, transpose_probability=0.5, palette_probability=0.5, color_words=COLORS
+    )
+    square = PIL.Image.new("RGB", (2, 2), (100, 100, 100))
+    square.putpixel((0, 0), (255, 0, 0))
+    square.putpixel((1, 0), (0, 255, 0))
+    torch.manual_seed(0)
+    views = {np.asarray(changes({"image": square})["image"]).tobytes() for _ in range(400)}
+    assert len(views) == 4 * 12  # the pair of pixels at four sides, in two of four colors in both orders
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -99,6 +141,9 @@ def test_draws_repeat() -> None:
         ({"color_words": {"red": "reddish"}}, "color_words has 'reddish' for 'red'"),
         ({"color_words": {"red": "#f00", "scarlet": "#ff0000"}}, "expected another color for each word"),
         ({"mix_probability": 0.5, "color_words": {"red": "#f00"}}, "colors without names"),
+        ({"flip_words": {"up": "down", "down": "top"}}, "flip_words is .*expected each word in one pair only"),
+        ({"palette_probability": 0.5}, "exchanges the colors of color_words"),
+        ({"palette_distance": 0}, "palette_distance is 0; expected a positive number"),
     ],
 )
 def test_options_that_cannot_be_used(options: dict[str, Any], message: str) -> None:

@@ -171,6 +171,7 @@ def base() -> dict[str, Any]:
         ("data.transform", None, None),
         ("data.transform", "crop", "data.transform is 'crop'; expected one of blip_image_train"),
         ("evaluation.metric", [], "evaluation.options is .*; expected {} without metric"),
+        ("evaluation", {"keeps_last": True}, "evaluation.keeps_last is True; expected false without metric"),
         ("evaluation.metric", [3], r"evaluation.metric\[0\] is 3; expected a string"),
         ("start.vision", "vit", "start.model is .*; expected null beside parts of a new model"),
         ("evaluation.ranks_answers", True, "evaluation.ranks_answers is True; expected false for the task retrieval"),

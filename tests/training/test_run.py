@@ -300,3 +300,12 @@ def test_flags_of_transformers_are_whole_steps() -> None:
     assert _with_arguments(recipe, {"warmup_steps": 20.0}).optimizer.warmup_steps == 20
     with pytest.raises(ValueError, match=r"warmup_steps is 0\.1; a recipe counts steps"):
         _with_arguments(recipe, {"warmup_steps": 0.1})
+
+
+def test_a_recipe_that_keeps_the_last_model(tmp_path: Path) -> None:
+    def loads_best(name: str) -> bool:
+        arguments = _training_arguments(load_recipe(name), tmp_path, {}, "none", None, True)
+        assert arguments.eval_strategy != "no"
+        return bool(arguments.load_best_model_at_end)
+
+    assert loads_best("small-vqa") and not loads_best("small-nlvr")
