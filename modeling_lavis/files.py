@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are written completely or not at all, and JSON of unknown origin."""
+"""Files that are written completely or not at all, their digests, and JSON of unknown origin."""
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -33,6 +34,15 @@ def whole_file(path: str | os.PathLike, prefix: str = ".") -> Iterator[Path]:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file of any size, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_json(path: str | os.PathLike, limit: int | None = MAX_JSON_BYTES) -> Any:
@@ -70,4 +80,4 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it nests too deeply") from None
 
 
-__all__ = ["MAX_JSON_BYTES", "parse_json", "read_json", "whole_file"]
+__all__ = ["MAX_JSON_BYTES", "parse_json", "read_json", "sha256_of", "whole_file"]

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 import modeling_lavis
+from modeling_lavis.files import sha256_of
 from modeling_lavis.hub import loading_probe
-from modeling_lavis.hub.attached_code import attached_code, sha256_of
+from modeling_lavis.hub.attached_code import attached_code
 from modeling_lavis.hub.loading_probe import compute
 from tests.recorded_outputs import FOLDERS, REPOSITORIES, compare
 from tests.test_portable_code import run_without_package

@@ -23,7 +23,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "compared. JSON: the comparisons, and whether they agree.",
     )
     parser.add_argument("repository", metavar="DIR_OR_ID", type=non_empty_text, help="folder or Hub repository")
-    parser.add_argument("--checkpoint", metavar="NAME", help="published checkpoint, e.g. blip_caption__base_coco")
+    parser.add_argument("--checkpoint", metavar="NAME", help="published checkpoint, e.g. blip_caption/base_coco")
     parser.add_argument("--image", metavar="FILE", help="the photo of the published outputs, or of the recording")
     data = parser.add_argument_group("published metric")
     data.add_argument("--data", metavar="PATH", type=non_empty_text, help="folder or file of the data set")
@@ -94,6 +94,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.data is None and (given or args.java_metrics):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given)) or "--java-metrics"
         raise UsageError(f"{flags} is for --data, which is missing.")
+    if args.checkpoint is not None and (args.record is not None or args.recording is not None):
+        raise UsageError("--checkpoint is for published values, not for --recording or --record.")
     if args.record is None:
         return
     if args.image is None or args.recording is not None or args.data is not None:
@@ -135,6 +137,8 @@ def _verify(args: argparse.Namespace, options: dict[str, Any]) -> int:
     except NothingToVerify as error:
         raise UsageError(first_line(error)) from error
     Results(args.json).add(report.as_dict(), str(report))
+    if not report.measured:
+        return 2
     return 0 if report.agrees else 1
 
 

@@ -122,8 +122,9 @@ def _metrics(score: dict[str, Any]) -> str:
 
 
 def _licence(about: dict[str, Any]) -> str:
-    licence = about["licence"]
-    return str(licence["name"] if licence["id"] == "other" else licence["id"])
+    from modeling_lavis.hub.zoo_list import licence_name
+
+    return licence_name(about["licence"])
 
 
 def _millions(parameters: int) -> str:

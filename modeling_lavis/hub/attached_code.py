@@ -2,7 +2,6 @@
 """The record of the code in a repository: which release it is from, and the SHA-256 of every file."""
 
 import base64
-import hashlib
 import importlib.metadata
 import os
 import re
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import modeling_lavis
+from modeling_lavis.files import sha256_of
 from modeling_lavis.hub.json_files import read_object, write_object
 
 #: name of the record
@@ -68,6 +68,12 @@ def attached_code(folder: str | os.PathLike[str]) -> AttachedCode | None:
     ):
         raise ValueError(f"{path} does not name a version and the SHA-256 of files. {_again(folder)}")
     return AttachedCode(version, sha256)
+
+
+def is_model_class(name: object) -> bool:
+    """Whether a configuration's entry of `architectures` is the name of a model class of this package."""
+    is_public = isinstance(name, str) and name in modeling_lavis.__all__
+    return is_public and hasattr(getattr(modeling_lavis, str(name)), "config_class")
 
 
 def write_record(folder: Path, files: Iterable[Path]) -> None:
@@ -158,11 +164,6 @@ def unchanged_files(folder: Path) -> list[Path]:
     return [path for path, value in recorded.items() if path.is_file() and sha256_of(path) == value]
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a small file in hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _referenced_files(folder: Path) -> set[str]:
     """Names of files that `auto_map` of a configuration names."""
     names: set[str] = set()
@@ -185,7 +186,7 @@ __all__ = [
     "attached_code",
     "check_attached_code",
     "installed_code",
-    "sha256_of",
+    "is_model_class",
     "unchanged_files",
     "write_record",
 ]

@@ -270,8 +270,7 @@ def _conversion_text(report: ConversionReport) -> str:
     for title, entries in (("Dropped", report.dropped), ("Initialized", report.initialised)):
         counts = Counter(entries.values())
         lines += [f"- {title}: {count} ({escaped(reason)})" for reason, count in counts.items()]
-    # the file that was read, where the report knows it
-    source: Mapping[str, Any] = getattr(report, "source", None) or {}
+    source = report.source or {}  # of the file that was read, where it is known
     facts = {
         "Source": f"<{one_line(str(source['url']))}>" if source.get("url") else None,
         "Size": f"{source['size']:,} bytes" if isinstance(source.get("size"), int) else None,

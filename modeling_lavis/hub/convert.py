@@ -15,7 +15,7 @@ from modeling_lavis.hub.accounting import AccountingError, Plan, make_plan
 from modeling_lavis.hub.checkpoints import Checkpoint, read_checkpoint
 from modeling_lavis.hub.families import Family, family_of, module_of
 from modeling_lavis.hub.portable import attach_code
-from modeling_lavis.hub.publish import publish
+from modeling_lavis.hub.publish import check_target, publish_conversion
 from modeling_lavis.hub.report import ConversionReport
 from modeling_lavis.hub.setting_checks import check_settings
 from modeling_lavis.hub.writing import WrittenWeights, atomic_folder, check_output, write_shards
@@ -86,6 +86,8 @@ def convert(
     _check_separate_parts(family, vision_checkpoint=vision_checkpoint, language_model=language_model)
     stored_dtype = _dtype(dtype)
     check_output(output, overwrite)
+    if push_to_hub is not None:
+        check_target(push_to_hub)  # before hours of conversion
     _check_inputs_outside(output, checkpoint, config, tokenizer, vision_checkpoint, language_model)
     requested = _read_settings(config)
     entry = zoo.find(architecture, model_type, str(checkpoint))
@@ -144,8 +146,8 @@ def convert(
             attach_code(folder)
         card = cards.card_for_conversion(report, str(checkpoint), model_config, repo=push_to_hub, with_code=with_code)
         (folder / "README.md").write_text(card, encoding="utf-8")
-    if push_to_hub:
-        report = replace(report, pushed_to=_push(output, push_to_hub))
+    if push_to_hub is not None:
+        report = replace(report, pushed_to=publish_conversion(output, push_to_hub))
     return report
 
 
@@ -301,14 +303,3 @@ def _write_weights(
         return tensor.to(frozen_dtypes[module_of(name)]) if module_of(name) in frozen_dtypes else tensor
 
     return write_shards(folder, plan.targets, value, stored, max_shard_size)
-
-
-def _push(folder: Path, repo_id: str) -> str:
-    try:
-        report = publish(folder, repo_id, commit_message="Weights converted from the original checkpoint")
-    except (OSError, ValueError) as error:
-        raise OSError(
-            f"The repository is complete in {folder}, but not published: {error}\nTry again with: "
-            f"modeling-lavis publish {folder} {repo_id}"
-        ) from error
-    return str(report.url)

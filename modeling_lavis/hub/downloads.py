@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import shutil
+import ssl
 import time
 import urllib.error
 import urllib.parse
@@ -37,7 +38,12 @@ _ATTEMPTS = 5
 #: seconds before the second connection; doubled for each further one
 _PAUSE = 1.0
 _logger = logging.getLogger(__name__)
-_FAILURES = (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException)
+_FAILURES = (urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException)
+#: where the published checkpoints are; LAVIS keeps its downloads from there by the names of the files alone
+_SITES_OF_LAVIS = (
+    "https://storage.googleapis.com/sfr-vision-language-research/",
+    "https://storage.googleapis.com/sfr-pcl-data-research/",
+)
 
 
 @dataclass(frozen=True)
@@ -136,8 +142,9 @@ def download(url: str) -> Download:
     """
     Return the file of a URL, and download it if it is not cached in its newest version.
 
-    What an interrupted download has received is kept and continued. A file in torch hub's folder of checkpoints, where
-    LAVIS keeps its downloads, is used as it is. Without a connection, the newest version in the cache is used.
+    What an interrupted download has received is kept and continued. A published checkpoint in torch hub's folder of
+    checkpoints, where LAVIS keeps its downloads, is used as it is. Without a connection, or if the server is out of
+    order, the newest version in the cache is used.
 
     Raises:
         OSError: If there is no network, the server returns an error, the download is interrupted, the disk is full, or
@@ -218,9 +225,10 @@ class _Cache:
 
 
 def _cached_or_downloaded(url: str) -> Path:
-    of_lavis = Path(torch.hub.get_dir()) / "checkpoints" / file_name(url)
-    if of_lavis.is_file():
-        return of_lavis
+    if url.startswith(_SITES_OF_LAVIS):
+        of_lavis = Path(torch.hub.get_dir()) / "checkpoints" / file_name(url)
+        if of_lavis.is_file():
+            return of_lavis
     cache = _Cache(url)
     if constants.HF_HUB_OFFLINE:
         found = cache.newest()
@@ -233,9 +241,8 @@ def _cached_or_downloaded(url: str) -> Path:
     with WeakFileLock(cache.lock):
         try:
             remote = _ask(url)
-        except urllib.error.HTTPError as error:
-            raise OSError(f"{url} returned {error.code} {error.reason}. Check the URL.") from error
         except _FAILURES as error:
+            _raise_if_refused(url, error)
             reason, found = getattr(error, "reason", error), cache.newest()
             if found is None:
                 raise OSError(
@@ -246,6 +253,12 @@ def _cached_or_downloaded(url: str) -> Path:
         if not cache.file(remote.version).exists() and not cache.blob(remote.version).exists():
             _download(url, remote, cache)
         return cache.publish(remote.version)
+
+
+def _raise_if_refused(url: str, error: BaseException) -> None:
+    """Raise `OSError` for an answer that will be the same the next time, and not for a server that is out of order."""
+    if isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in (408, 429):
+        raise OSError(f"{url} returned {error.code} {error.reason}. Check the URL.") from error
 
 
 def _ask(url: str) -> _Remote:
@@ -327,9 +340,8 @@ def _receive(url: str, remote: _Remote, partial: Path, bar: Any) -> None:
         try:
             ended = _append(url, remote, partial, start, bar)
             reason = "the connection was closed"
-        except urllib.error.HTTPError as error:
-            raise OSError(f"{url} returned {error.code} {error.reason}. Check the URL.") from error
         except _FAILURES as error:
+            _raise_if_refused(url, error)
             ended, reason = False, str(getattr(error, "reason", error)) or type(error).__name__
         except OSError as error:
             if error.errno is None:

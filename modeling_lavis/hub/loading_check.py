@@ -17,6 +17,8 @@ from huggingface_hub.file_download import repo_folder_name
 from safetensors import safe_open
 from torch import Tensor
 
+from modeling_lavis.models.configuration_base import FrozenPart
+
 _PROBE = Path(__file__).resolve().with_name("loading_probe.py")
 
 
@@ -122,12 +124,11 @@ def compare(local: Loaded, other: Loaded, where: str) -> None:
             raise OSError(f"{where} does not compute what the folder does: {name} differs.")
 
 
-def link_parts(parts: Any, cache: Path) -> None:
+def link_parts(parts: Mapping[str, Any] | None, cache: Path) -> None:
     """Let `cache` have what the cache of the Hub has of repositories that a model takes frozen parts from."""
     cache.mkdir(parents=True, exist_ok=True)
-    for place in parts.values() if isinstance(parts, dict) else ():
-        source = str(place.get("source") if isinstance(place, dict) else place).partition("@")[0]
-        folder = repo_folder_name(repo_id=source, repo_type="model")
+    for name, place in (parts or {}).items():
+        folder = repo_folder_name(repo_id=FrozenPart.read(name, place).source, repo_type="model")
         known, link = Path(constants.HF_HUB_CACHE) / folder, cache / folder
         if known.is_dir() and not link.exists():
             link.symlink_to(known, target_is_directory=True)

@@ -6,16 +6,17 @@ the cache only, as with `HF_HUB_OFFLINE`.
 """
 
 import contextlib
-import json
 import os
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from huggingface_hub import constants
-from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils import get_session, validate_repo_id
+from huggingface_hub.utils import get_session
+
+from modeling_lavis.hub.json_files import read_object
+from modeling_lavis.model_card import is_repo_id
 
 #: seconds to wait for any answer of the Hub
 TIMEOUT = 5.0
@@ -33,7 +34,7 @@ def repository_access(names: Iterable[str | None], check: bool = True) -> Iterat
     Raises:
         OSError: If a repository is not in the cache, and the Hub cannot be reached or `HF_HUB_OFFLINE` is set.
     """
-    ids = [name for name in names if name and not os.path.exists(name) and _is_id(name)]
+    ids = [name for name in names if name and not os.path.exists(name) and is_repo_id(name)]
     if not ids:
         yield
         return
@@ -68,11 +69,12 @@ def unreachable_reason() -> str | None:
 
 
 def parts_elsewhere(folder: str) -> list[str]:
-    """Repositories that the `config.json` of a local model refers to for its frozen parts."""
+    """Folders and Hub ids that the `config.json` of a local model refers to for its frozen parts."""
+    from modeling_lavis.models.configuration_base import FrozenPart
+
     try:
-        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        parts = config.get("frozen_parts") or {}
-        return [str(source) for source in parts.values()]
+        parts = read_object(Path(folder) / "config.json").get("frozen_parts") or {}
+        return [FrozenPart.read(name, place).source for name, place in parts.items()]
     except (OSError, ValueError, AttributeError):  # reported when the model is loaded
         return []
 
@@ -89,11 +91,3 @@ def _check_cached(name: str, reason: str | None) -> None:
         f"The model {name} is neither a folder nor in the cache of the Hub ({cache}), and {cause}, or download it on"
         " another machine and give its folder."
     )
-
-
-def _is_id(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True

@@ -138,7 +138,7 @@ def published_outputs(entry: zoo.ZooEntry) -> list[ExpectedOutput]:
     ]
 
 
-def check_repository(repository: str) -> None:
+def check_name(repository: str) -> None:
     """Raise `OSError` if a name is neither a folder nor the id of a repository."""
     if not os.path.isdir(repository) and not is_repo_id(repository):
         raise OSError(f"There is no folder {repository}, and a Hub id has the form 'owner/name'.")
@@ -150,7 +150,7 @@ def load(repository: str, *, device: Any = None, dtype: Any = "auto", **hub_opti
 
     import modeling_lavis  # noqa: F401  (registers the classes)
 
-    check_repository(repository)
+    check_name(repository)
     model = AutoModel.from_pretrained(repository, dtype=dtype, **hub_options).eval()
     processor = AutoProcessor.from_pretrained(repository, **hub_options)
     return (model if device is None else model.to(device)), processor
@@ -362,7 +362,7 @@ __all__ = [
     "KINDS",
     "ExpectedOutput",
     "Kind",
-    "check_repository",
+    "check_name",
     "compute_output",
     "load",
     "published_images",

@@ -46,8 +46,8 @@ def check_archive(path: Path) -> list[str]:
         `list[str]`: names of the entries.
 
     Raises:
-        PromiseError: an entry is compressed, overlaps another one or ends after the file, the directory or the pickle
-            is too large, or the pickle promises more than the file has.
+        PromiseError: an entry is compressed, the entries together have more bytes than the file, the directory or the
+            pickle is too large, or the pickle promises more than the file has.
         zipfile.BadZipFile: the file is no complete zip archive.
     """
     size = path.stat().st_size

@@ -15,7 +15,7 @@ from typing import Any
 
 import modeling_lavis
 from modeling_lavis.files import whole_file
-from modeling_lavis.hub.attached_code import MODELS_FOLDER, unchanged_files, write_record
+from modeling_lavis.hub.attached_code import MODELS_FOLDER, is_model_class, unchanged_files, write_record
 from modeling_lavis.hub.json_files import read_object, write_object
 
 _CONFIG = "config.json"
@@ -141,7 +141,7 @@ def _processor_auto_map(folder: Path) -> dict[str, str]:
 
 
 def _public_class(name: Any, source: Path) -> type:
-    if not (isinstance(name, str) and name in modeling_lavis.__all__ and hasattr(_member(name), "config_class")):
+    if not is_model_class(name):
         raise ValueError(
             f"{source} names {name!r} in `architectures`; expected a model class of modeling_lavis. "
             "Save the model with `save_pretrained` of such a class first."

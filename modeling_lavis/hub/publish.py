@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, cached_assets_path, constants
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from modeling_lavis.files import whole_file
 from modeling_lavis.hub.attached_code import attached_code
+from modeling_lavis.hub.downloads import LIBRARY
 from modeling_lavis.hub.json_files import read_object
 from modeling_lavis.hub.loading_check import Loaded, compare, link_parts, load_in_process
 from modeling_lavis.hub.repository_files import (
@@ -172,7 +173,7 @@ def publish(
         OSError: If the folder does not load, the upload fails, or what was uploaded is not the same.
     """
     folder, say = Path(folder).expanduser(), on_step or (lambda step: None)
-    _check_target(repo_id, revision, create_pr)
+    check_target(repo_id, revision, create_pr)
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder. Give the folder of a saved model.")
     listing = list_folder(folder, include, exclude)
@@ -224,7 +225,37 @@ def publish(
     return replace(report, compared=compared)
 
 
-def _check_target(repo_id: str, revision: str | None, create_pr: bool) -> None:
+def publish_conversion(folder: Path, repo_id: str) -> str:
+    """
+    Publish the repository that a conversion has written.
+
+    Args:
+        folder (`Path`): the folder.
+        repo_id (`str`): repository, `"ORG/NAME"`.
+
+    Returns:
+        `str`: address of the commit.
+
+    Raises:
+        OSError: If it is not published. The message says that the conversion is complete, and how to try again.
+    """
+    try:
+        report = publish(folder, repo_id, commit_message="Weights converted from the original checkpoint")
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"The repository is complete in {folder}, but not published: {error}\nTry again with: "
+            f"modeling-lavis publish {folder} {repo_id}"
+        ) from error
+    return str(report.url)
+
+
+def check_target(repo_id: str, revision: str | None = None, create_pr: bool = False) -> None:
+    """
+    Check where [`publish`] is to publish, without network.
+
+    Raises:
+        ValueError: If the name is not that of a repository, or the revision cannot have a new commit.
+    """
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -269,12 +300,13 @@ def _upload(
         is_private = bool(api.model_info(repo_id).private)
         if private and not is_private:
             raise PermissionError(
-                f"{repo_id} exists and is public. Make it private in its settings, or choose another name"
+                f"{repo_id} exists and is public, so nothing was uploaded. Make it private in its settings, or choose "
+                "another name."
             )
         if revision not in (None, _MAIN) and not str(revision).startswith("refs/"):
             api.create_branch(repo_id, branch=str(revision), exist_ok=True)
         before = api.model_info(repo_id, revision=revision).sha
-        deleted = replaced_files(api.list_repo_files(repo_id, revision=before), listing)
+        deleted = replaced_files(_remote_files(api, repo_id, before), listing)
         commit = api.create_commit(
             repo_id,
             [*operations, *(CommitOperationDelete(path) for path in deleted)],
@@ -283,6 +315,8 @@ def _upload(
             create_pr=create_pr,
             parent_commit=before,
         )
+    except PermissionError:  # to repeat the command would not help
+        raise
     except Exception as error:  # the errors of HTTP clients have no common base across versions
         raise OSError(
             f"{report.folder} cannot be uploaded to {repo_id}: {_one_line(error)}. Repeat the "
@@ -303,8 +337,7 @@ def _upload(
 def _compare_files(api: HfApi, report: PublishReport, operations: Iterable[CommitOperationAdd], where: str) -> None:
     """Raise `OSError` unless the Hub has, in the commit, every file with the hash of the one here."""
     try:
-        entries = api.list_repo_tree(report.repo_id, recursive=True, revision=report.commit)
-        remote = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+        remote = _remote_files(api, report.repo_id, report.commit)
     except Exception as error:  # as above
         raise OSError(f"{where} was uploaded, but cannot be listed: {_one_line(error)}") from error
     for operation in operations:
@@ -322,6 +355,12 @@ def _compare_files(api: HfApi, report: PublishReport, operations: Iterable[Commi
             )
 
 
+def _remote_files(api: HfApi, repo_id: str, commit: str | None) -> dict[str, RepoFile]:
+    """Files of a commit on the Hub, by path."""
+    entries = api.list_repo_tree(repo_id, recursive=True, revision=commit)
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+
 def _git_hash(path: Path) -> str:
     """The hash by which git names the content of a file."""
     content = path.read_bytes()
@@ -332,7 +371,7 @@ def _load_back(report: PublishReport, local: Loaded, token: str | None, work: Pa
     """Load the commit as others will, compare, and return the number of equal tensors."""
     # In a cache of its own, so that everything is downloaded. It is kept if the download is interrupted, so that it
     # continues when the command is repeated.
-    cache = Path(constants.HF_HUB_CACHE) / ".published" / str(report.commit)
+    cache = cached_assets_path(LIBRARY, "published", str(report.commit), assets_dir=constants.HF_ASSETS_CACHE)
     link_parts(read_object(report.folder / "config.json").get("frozen_parts"), cache)
     access: dict[str, Any] = {"revision": report.commit, "cache": cache, "token": token}
     loaded = {}
@@ -348,4 +387,4 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
-__all__ = ["PublishReport", "publish"]
+__all__ = ["PublishReport", "check_target", "publish", "publish_conversion"]

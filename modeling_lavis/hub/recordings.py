@@ -4,7 +4,6 @@
 They show that a model that was uploaded, quantized, or loaded with other versions still gives the same.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modeling_lavis.files import whole_file
+from modeling_lavis.files import read_json, sha256_of, whole_file
 from modeling_lavis.hub.outputs import KINDS, ExpectedOutput, compute_output, load, takes_videos
 from modeling_lavis.hub.scores import Score
 
@@ -44,15 +43,6 @@ class Recording:
             return []
         same = sha256_of(image) == self.image_sha256
         return [] if same else ["the image is another file than that of the recording."]
-
-
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 digest of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def record(
@@ -168,8 +158,8 @@ def read_recording(source: str | os.PathLike[str] | Mapping[str, Any]) -> Record
     content: Any = source
     if not isinstance(source, Mapping):
         try:
-            content = json.loads(Path(source).read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
+            content = read_json(source)
+        except ValueError as error:
             raise ValueError(f"{source} is not valid JSON: {error}. Give a file that was recorded.") from error
     if not isinstance(content, Mapping) or content.get("format") != FORMAT:
         raise ValueError(f"The recording has no 'format': {FORMAT}. Give a file that was recorded.")
@@ -185,4 +175,4 @@ def read_recording(source: str | os.PathLike[str] | Mapping[str, Any]) -> Record
     )
 
 
-__all__ = ["FORMAT", "Recording", "read_recording", "record", "save_recording", "sha256_of"]
+__all__ = ["FORMAT", "Recording", "read_recording", "record", "save_recording"]

@@ -8,7 +8,6 @@ package, and made again by another version.
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import cached_assets_path, constants
 from huggingface_hub.utils import WeakFileLock
@@ -26,7 +25,6 @@ def repository_of(
     entry: ZooEntry,
     checkpoint: str | os.PathLike[str] | None = None,
     repositories: str | os.PathLike[str] | None = None,
-    **options: Any,
 ) -> str:
     """
     Return the repository of a published checkpoint, and make it if there is no other place where it is.
@@ -40,7 +38,6 @@ def repository_of(
             `entry.repository`: a folder, or the name of a user or organization on the Hub. Defaults to the environment
             variable `MODELING_LAVIS_REPOSITORIES`; if it is not set, the published checkpoint is downloaded, converted
             and kept on first use.
-        options: further options of [`~modeling_lavis.hub.zoo_conversion.convert_entry`], for conversions.
 
     Returns:
         `str`: a folder, or the id of a repository on the Hub.
@@ -50,10 +47,10 @@ def repository_of(
         ValueError: If the checkpoint is not one of this architecture.
     """
     if checkpoint is not None:
-        return _own(entry, os.fspath(checkpoint), options)
+        return _own(entry, os.fspath(checkpoint))
     place = os.environ.get(VARIABLE) if repositories is None else os.fspath(repositories)
     if not place:
-        return str(_converted(entry, entry.repository, None, options))
+        return str(_converted(entry, entry.repository, None))
     folder = Path(place).expanduser()
     if folder.is_dir():
         if not (folder / entry.repository / "config.json").is_file():
@@ -70,17 +67,17 @@ def repository_of(
     return f"{place}/{entry.repository}"
 
 
-def _own(entry: ZooEntry, checkpoint: str, options: dict[str, Any]) -> str:
+def _own(entry: ZooEntry, checkpoint: str) -> str:
     """The repository of weights that the caller names."""
     if downloads.is_url(checkpoint):
         file = downloads.download(checkpoint)
         key = file.sha256
-        return str(_converted(entry, f"{entry.repository}-{key[:16]}", file.path, options))
+        return str(_converted(entry, f"{entry.repository}-{key[:16]}", file.path))
     path = Path(checkpoint).expanduser()
     if path.is_file():
         about = path.stat()
         key = hashlib.sha256(f"{path.resolve()} {about.st_size} {about.st_mtime_ns}".encode()).hexdigest()
-        return str(_converted(entry, f"{entry.repository}-{key[:16]}", path, options))
+        return str(_converted(entry, f"{entry.repository}-{key[:16]}", path))
     if path.is_dir() and not (path / "config.json").is_file():
         raise FileNotFoundError(
             f"{path} has no config.json, so it is no repository. Give a folder that save_pretrained or modeling-lavis "
@@ -89,14 +86,14 @@ def _own(entry: ZooEntry, checkpoint: str, options: dict[str, Any]) -> str:
     return checkpoint
 
 
-def _converted(entry: ZooEntry, name: str, checkpoint: Path | None, options: dict[str, Any]) -> Path:
+def _converted(entry: ZooEntry, name: str, checkpoint: Path | None) -> Path:
     """The repository of a name in the cache, which is made on first use. Other processes wait until it is whole."""
     version, cache = modeling_lavis.__version__, constants.HF_ASSETS_CACHE
     folder = cached_assets_path(downloads.LIBRARY, "repositories", version, assets_dir=cache) / name
     locks = cached_assets_path(downloads.LIBRARY, ".locks", "repositories", assets_dir=cache)
     with WeakFileLock(locks / f"{version}-{name}.lock"):
         if not (folder / "config.json").is_file():  # folders appear as a whole
-            convert_entry(entry, folder, checkpoint=checkpoint, **options)
+            convert_entry(entry, folder, checkpoint=checkpoint)
     return folder
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check that a folder is the whole repository of a published checkpoint. Weights are not read, only their headers."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -9,8 +8,10 @@ from safetensors import SafetensorError, safe_open
 
 from modeling_lavis.hub.accounting import targets_of
 from modeling_lavis.hub.families import model_class_of
-from modeling_lavis.hub.writing import INDEX_NAME, WEIGHTS_PATTERN
+from modeling_lavis.hub.json_files import read_object
+from modeling_lavis.hub.writing import INDEX_NAME, WEIGHTS_NAME
 from modeling_lavis.hub.zoo import ZooEntry
+from modeling_lavis.models.head_loading import check_index
 
 _Shapes = dict[str, tuple[int, ...]]
 
@@ -64,12 +65,14 @@ def stored_shapes(folder: Path) -> _Shapes:
 
     Raises:
         OSError: If a file is missing, truncated, or lacks a weight that the index names.
+        ValueError: If the index is damaged, or names files elsewhere.
     """
     index = folder / INDEX_NAME
     expected: dict[str, str] = {}
     if index.is_file():
-        expected = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    files = sorted(set(expected.values())) or [WEIGHTS_PATTERN.format(suffix="")]
+        check_index(index)
+        expected = read_object(index)["weight_map"]
+    files = sorted(set(expected.values())) or [WEIGHTS_NAME]
     shapes: _Shapes = {}
     for name in files:
         try:

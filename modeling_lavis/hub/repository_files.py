@@ -7,23 +7,23 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from safetensors import SafetensorError, safe_open
 
-from modeling_lavis.hub.attached_code import CODE_RECORD, CONFIGURATIONS, check_attached_code
+from modeling_lavis.hub.attached_code import CODE_RECORD, CONFIGURATIONS, check_attached_code, is_model_class
 from modeling_lavis.hub.json_files import read_object
+from modeling_lavis.hub.writing import INDEX_NAME, SHARD_NAME, WEIGHTS_NAME
+from modeling_lavis.model_card import metadata_problems
+from modeling_lavis.models.configuration_base import FrozenPart
 
 CARD = "README.md"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _PROCESSORS = CONFIGURATIONS[1:]
 
 #: files that a model, its processor or its code is loaded from, besides weights and code
 _LOADED = (
-    INDEX,
+    INDEX_NAME,
     CODE_RECORD,
     *CONFIGURATIONS,
     "generation_config.json",
@@ -154,10 +154,10 @@ def list_folder(folder: Path, include: Iterable[str] = (), exclude: Iterable[str
     unknown: list[str] = []
     problems: list[str] = []
     for path, local in _walk(folder, lambda path: _fits(path, (*_LEFT_OUT, *exclude)), left_out):
-        name = local.name
-        if any(fnmatchcase(name, pattern) for pattern in _UNFINISHED):
+        unfinished = _unfinished_part(path)
+        if unfinished:
             problems.append(
-                f"{path} is what an interrupted command was writing. Repeat that command, or delete the file."
+                f"{unfinished} is what an interrupted command was writing. Delete it, and repeat that command."
             )
         elif not local.is_file():
             problems.append(f"{path} is not a regular file. Delete it.")
@@ -240,8 +240,14 @@ def _fits(path: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 
+def _unfinished_part(path: str) -> str | None:
+    """The path of the file, or of a folder that it is in, with a name that is only there during writing."""
+    places = [Path(path), *Path(path).parents]
+    return next((place.as_posix() for place in reversed(places) if _fits(place.name, _UNFINISHED)), None)
+
+
 def _is_known(path: str) -> bool:
-    if "/" not in path and (path == WEIGHTS or _SHARD.fullmatch(path) or path.endswith(".py")):
+    if "/" not in path and (path == WEIGHTS_NAME or SHARD_NAME.fullmatch(path) or path.endswith(".py")):
         return True  # shards and code that do not belong here are reported with a better reason than others
     return any(path.count("/") == pattern.count("/") and fnmatchcase(path, pattern) for pattern in (*_LOADED, *_BESIDE))
 
@@ -268,8 +274,6 @@ def _pictures_of_card(path: Path) -> set[str]:
 
 
 def _check_config(folder: Path, present: set[str]) -> list[str]:
-    import modeling_lavis
-
     if "config.json" not in present:
         if (folder / "adapter_config.json").is_file():
             return ["It has an adapter and no model. Merge the adapter (merge_and_unload), and save the result."]
@@ -281,15 +285,18 @@ def _check_config(folder: Path, present: set[str]) -> list[str]:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     problems = []
-    if not (
-        isinstance(name, str)
-        and name in modeling_lavis.__all__
-        and hasattr(getattr(modeling_lavis, name), "config_class")
-    ):
+    if not is_model_class(name):
         problems.append(f"config.json names {name!r:.80} in `architectures`; expected a model class of modeling_lavis.")
     parts = config.get("frozen_parts")
-    for part, place in parts.items() if isinstance(parts, dict) else ():
-        source = str(place.get("source") if isinstance(place, dict) else place)
+    if not isinstance(parts, (dict, type(None))):
+        problems.append(f"config.json has {parts!r:.80} as frozen_parts; expected a mapping.")
+        parts = None
+    for part, place in (parts or {}).items():
+        try:
+            source = FrozenPart.read(part, place).source
+        except ValueError as error:
+            problems.append(f"config.json: {error}")
+            continue
         if os.path.isabs(source) or source.startswith((".", "~")) or os.path.exists(source):
             problems.append(
                 f"config.json takes the {part} from {source}, a folder of this machine. Publish that part, and give "
@@ -299,27 +306,27 @@ def _check_config(folder: Path, present: set[str]) -> list[str]:
 
 
 def _check_weights(folder: Path, present: set[str]) -> list[str]:
-    shards = {path for path in present if _SHARD.fullmatch(path)}
+    shards = {path for path in present if SHARD_NAME.fullmatch(path)}
     problems = []
     needed: dict[str, set[str]] = {}
-    if INDEX in present:
+    if INDEX_NAME in present:
         try:
-            weight_map = read_object(folder / INDEX).get("weight_map")
+            weight_map = read_object(folder / INDEX_NAME).get("weight_map")
         except ValueError as error:
             return [str(error)]
         if not isinstance(weight_map, dict) or not weight_map:
-            return [f"{INDEX} has no weight_map. Save the model again."]
+            return [f"{INDEX_NAME} has no weight_map. Save the model again."]
         for key, shard in weight_map.items():
             needed.setdefault(str(shard), set()).add(key)
         problems += [
-            f"{shard}, which {INDEX} names, is missing. Save the model again." for shard in needed.keys() - present
+            f"{shard}, which {INDEX_NAME} names, is missing. Save the model again." for shard in needed.keys() - present
         ]
-    if WEIGHTS in present and (INDEX in present or shards):
-        problems.append(f"It has {WEIGHTS} and weights in shards, of which one is of another save. Delete what is old.")
-    elif WEIGHTS not in present and INDEX not in present:
-        problems.append(f"It has neither {WEIGHTS} nor {INDEX}. Save the model as safetensors.")
-    problems += [f"{shard} is not named by {INDEX}. Delete it." for shard in sorted(shards - needed.keys())]
-    for name in sorted({*shards, *({WEIGHTS} & present)}):
+    if WEIGHTS_NAME in present and (INDEX_NAME in present or shards):
+        problems.append(f"It has {WEIGHTS_NAME} and shards, of which one is of another save. Delete what is old.")
+    elif WEIGHTS_NAME not in present and INDEX_NAME not in present:
+        problems.append(f"It has neither {WEIGHTS_NAME} nor {INDEX_NAME}. Save the model as safetensors.")
+    problems += [f"{shard} is not named by {INDEX_NAME}. Delete it." for shard in sorted(shards - needed.keys())]
+    for name in sorted({*shards, *({WEIGHTS_NAME} & present)}):
         try:
             with safe_open(folder / name, "pt") as file:
                 keys = set(file.keys())
@@ -328,7 +335,7 @@ def _check_weights(folder: Path, present: set[str]) -> list[str]:
             continue
         missing = needed.get(name, set()) - keys
         if missing:
-            problems.append(f"{name} lacks {min(missing)}, which {INDEX} says it has. Save the model again.")
+            problems.append(f"{name} lacks {min(missing)}, which {INDEX_NAME} says it has. Save the model again.")
     return problems
 
 
@@ -341,7 +348,7 @@ def _check_processor(folder: Path, present: set[str]) -> list[str]:
 def _check_json(folder: Path, present: set[str]) -> list[str]:
     problems = []
     for path in sorted(present):
-        if path.endswith(".json") and path not in ("config.json", INDEX, CODE_RECORD):  # which are checked already
+        if path.endswith(".json") and path not in ("config.json", INDEX_NAME, CODE_RECORD):  # which are checked already
             try:
                 read_object(folder / path)
             except ValueError as error:
@@ -359,7 +366,7 @@ def _check_card(folder: Path, present: set[str]) -> list[str]:
     data = card.data.to_dict()
     if not data:
         return [f"{CARD} has no metadata, the YAML block between two lines of `---` at its start."]
-    problems = []
+    problems = [f"{CARD}: {problem}" for problem in metadata_problems(cast(ModelCardData, card.data))]
     if not data.get("license"):
         problems.append(f"{CARD} states no licence. Add `license:` to its metadata.")
     if data.get("library_name") not in ("transformers", "modeling_lavis"):

@@ -18,7 +18,7 @@ from modeling_lavis.hub.cards import CHECKPOINT_ENTRY
 from modeling_lavis.hub.outputs import (
     ExpectedOutput,
     Value,
-    check_repository,
+    check_name,
     compute_output,
     load,
     published_images,
@@ -157,8 +157,8 @@ def verify(
         dataset (`str`, *optional*): name of the data set, if scores on several were published.
         answers (`Sequence[str]`, *optional*): list of answers that is ranked, for scores that were published so.
         java_metrics (`bool`, *optional*, defaults to `False`): also METEOR and SPICE, which need Java.
-        checkpoint (`str`, *optional*): the published checkpoint, `ARCHITECTURE__MODEL_TYPE`; the one that the model
-            card names by default.
+        checkpoint (`str`, *optional*): the published checkpoint, by a name that
+            [`~modeling_lavis.hub.zoo.by_name`] knows; the one that the model card names by default.
         recording (`str`, `os.PathLike` or `Mapping`, *optional*): what
             [`~modeling_lavis.hub.recordings.record`] gave or wrote, in the place of the published values.
         score_tolerance (`float`, *optional*, defaults to 0.2): difference of metrics that is allowed, in points of 100.
@@ -179,6 +179,10 @@ def verify(
         ValueError: If an option has an unsupported value.
     """
     name, options = os.fspath(repository), dict(hub_options or {})
+    if checkpoint is not None and recording is not None:
+        raise ValueError(
+            f"checkpoint is {checkpoint!r:.120}, but the recording is compared with. Leave one of them out."
+        )
     notes: list[str] = []
     entry = None
     if recording is None:
@@ -223,19 +227,6 @@ def verify(
 # ---- published checkpoints ----
 
 
-def entry_by_name(name: str) -> zoo.ZooEntry:
-    """
-    Return the published checkpoint of a name, `ARCHITECTURE__MODEL_TYPE` or `ARCHITECTURE/MODEL_TYPE`.
-
-    Raises:
-        ValueError: If there is no such checkpoint.
-    """
-    architecture, sign, model_type = name.partition("/" if "/" in name else "__")
-    if not sign:
-        raise ValueError(f"The checkpoint is {name!r:.120}; expected a name such as blip_caption__base_coco.")
-    return zoo.get(architecture, model_type)
-
-
 def checkpoint_of_card(repository: str, hub_options: Mapping[str, Any] | None = None) -> str | None:
     """
     Return the published checkpoint that the card of a repository names, `None` without one.
@@ -250,7 +241,7 @@ def checkpoint_of_card(repository: str, hub_options: Mapping[str, Any] | None = 
     from huggingface_hub import ModelCard, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    check_repository(repository)
+    check_name(repository)
     path = Path(repository) / "README.md"
     if not os.path.isdir(repository):
         known = ("revision", "token", "cache_dir", "local_files_only", "force_download")
@@ -273,9 +264,9 @@ def _find_entry(repository: str, checkpoint: str | None, options: Mapping[str, A
     if name is None:
         raise NothingToVerify(
             f"The card of {repository} names no published checkpoint, so nothing is known about its outputs. Name it"
-            " (checkpoint, such as blip_caption__base_coco), or give a recording."
+            " (checkpoint, such as blip_caption/base_coco), or give a recording."
         )
-    return entry_by_name(name)
+    return zoo.by_name(name)
 
 
 def _choose_scores(scores: Sequence[Score], data: Any, split: str | None, dataset: str | None) -> list[Score]:
@@ -392,6 +383,5 @@ __all__ = [
     "NothingToVerify",
     "VerificationReport",
     "checkpoint_of_card",
-    "entry_by_name",
     "verify",
 ]

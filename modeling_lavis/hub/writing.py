@@ -5,6 +5,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,10 @@ from torch import Tensor
 from modeling_lavis.models.modeling_base import remove_abandoned, unfinished_folder
 
 WEIGHTS_PATTERN = "model{suffix}.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
+WEIGHTS_NAME = WEIGHTS_PATTERN.format(suffix="")
+INDEX_NAME = f"{WEIGHTS_NAME}.index.json"
+#: names of the files if there are several, as huggingface_hub gives them
+SHARD_NAME = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
 
 def check_output(output: Path, overwrite: bool) -> None:

@@ -155,8 +155,8 @@ def by_name(name: str) -> ZooEntry:
     known = {f"{entry.architecture}/{entry.model_type}" for entry in entries().values()}
     close = difflib.get_close_matches(name.replace("__", "/"), known, n=5, cutoff=0.4) or sorted(known)[:5]
     raise ValueError(
-        f"There is no published checkpoint {name!r}; expected ARCHITECTURE/MODEL_TYPE, such as {', '.join(close)}. "
-        "`modeling-lavis zoo` lists all."
+        f"There is no published checkpoint {name!r:.120}; expected ARCHITECTURE/MODEL_TYPE, such as "
+        f"{', '.join(close)}. `modeling-lavis zoo` lists all."
     )
 
 

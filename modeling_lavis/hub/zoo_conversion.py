@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversion of published checkpoints by name: one, or all of a family."""
 
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,12 +10,15 @@ from typing import Any
 
 from modeling_lavis.hub import downloads
 from modeling_lavis.hub.checkpoints import read_checkpoint
-from modeling_lavis.hub.convert import _push, convert
+from modeling_lavis.hub.convert import convert
 from modeling_lavis.hub.families import family_of
 from modeling_lavis.hub.image_text import PUBLISHED_TOKENIZER
+from modeling_lavis.hub.publish import check_target, publish_conversion
 from modeling_lavis.hub.report import ConversionReport
 from modeling_lavis.hub.repository_check import check_repository
 from modeling_lavis.hub.zoo import ZooEntry, entries
+
+_logger = logging.getLogger(__name__)
 
 
 def convert_entry(
@@ -55,7 +59,7 @@ def convert_entry(
     """
     given = {"vision_checkpoint": vision_checkpoint, "language_model": language_model}
     has_parts = family_of(entry.architecture).published_parts is not None
-    names = read_checkpoint(checkpoint).tensors if checkpoint is not None and has_parts else ()
+    names = tuple(read_checkpoint(checkpoint).tensors) if checkpoint is not None and has_parts else ()
     parts: dict[str, Any] = {**_published_parts(entry, mirror, given, names)}
     parts |= {name: part for name, part in given.items() if part is not None}
     return convert(
@@ -187,21 +191,29 @@ def convert_all(
 
     Returns:
         `list[EntryResult]`: One result per checkpoint, in the given order.
+
+    Raises:
+        ValueError: If `push_to_hub` is not the name of a user or an organization.
     """
-    results = []
+    chosen, results = list(chosen), []
+    for entry in chosen if push_to_hub is not None else ():
+        check_target(f"{push_to_hub}/{entry.repository}")
     for entry in chosen:
         output, start = Path(folder).expanduser() / entry.repository, time.perf_counter()
         status, message, report = "converted", None, None
-        target = f"{push_to_hub}/{entry.repository}" if push_to_hub else None
+        target = None if push_to_hub is None else f"{push_to_hub}/{entry.repository}"
         try:
             if _is_finished(output, entry, overwrite):
                 status = "finished"
                 if target is not None:  # its upload may have failed; what the Hub has is not sent again
-                    _push(output, target)
+                    publish_conversion(output, target)
             else:
                 report = convert_entry(entry, output, overwrite=overwrite, push_to_hub=target, **options)
         except Exception as error:  # whatever is wrong with one checkpoint, the others are independent of it
-            status, message = "failed", str(error) or type(error).__name__
+            expected = isinstance(error, OSError | ValueError) and str(error)
+            status, message = "failed", str(error) if expected else f"{type(error).__name__}: {error}"
+            if not expected:
+                _logger.warning("The conversion of %s failed", entry.name, exc_info=True)
         results.append(EntryResult(entry, output, status, time.perf_counter() - start, message, report))
         if on_result is not None:
             on_result(results[-1])

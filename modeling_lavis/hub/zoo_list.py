@@ -3,7 +3,7 @@
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from modeling_lavis.hub.families import model_class_of
@@ -48,9 +48,8 @@ def describe(entry: ZooEntry) -> dict[str, Any]:
     }
 
 
-def licence_name(entry: ZooEntry) -> str:
-    """Return the identifier of a checkpoint's licence, on the Hub's list or, for `other`, its own."""
-    licence = entry.facts["licence"]
+def licence_name(licence: Mapping[str, Any]) -> str:
+    """Return the identifier of the licence that facts state, on the Hub's list or, for `other`, its own."""
     return str(licence["name"] if licence["id"] == "other" else licence["id"])
 
 
@@ -87,7 +86,7 @@ def select(
         for entry in entries().values()
         if family in (None, entry.family)
         and (task is None or task in entry.tasks)
-        and (licence is None or licence.lower() in licence_name(entry).lower())
+        and (licence is None or licence.lower() in licence_name(entry.facts["licence"]).lower())
         and (smallest is None or entry.facts["parameters"] >= smallest)
         and (largest is None or entry.facts["parameters"] <= largest)
         and all(condition(entry) for condition in conditions)

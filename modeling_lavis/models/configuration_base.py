@@ -88,6 +88,8 @@ ACTIVATIONS = (
 #: Largest number of parameters of a configuration, by the estimate of [`estimated_parameters`]. Each size may be in its
 #: range, and their product still ask for more memory than any machine has.
 MAX_PARAMETERS = 10**12
+#: start of the name of a folder in another one, for files that are moved there together
+UNFINISHED = ".partial-"
 _MAX_FILE_BYTES = 2**26
 # Entries of a file that name the implementation of a layer, which can be code of a Hub repository.
 _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
@@ -261,7 +263,10 @@ class LavisPreTrainedConfig(PreTrainedConfig):
         """
         known = self.__dict__.get("auto_map")
         if self._auto_class is None and isinstance(known, dict):
-            kept = {name: place for name, place in known.items() if _has_code(save_directory, place)}
+            # files that are saved together come from a folder inside of their own
+            parent, name = os.path.split(os.fspath(save_directory))
+            target = parent if name.startswith(UNFINISHED) else save_directory
+            kept = {name: place for name, place in known.items() if _has_code(target, place)}
             if kept:
                 self.auto_map = kept
             else:
@@ -648,6 +653,7 @@ __all__ = [
     "ACTIVATIONS",
     "MAX_PARAMETERS",
     "RANGES",
+    "UNFINISHED",
     "ConfigurationError",
     "FrozenPart",
     "LavisPreTrainedConfig",

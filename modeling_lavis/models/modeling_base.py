@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import deepspeed_config
 from transformers.integrations.fsdp import is_fsdp_enabled
 
+from .configuration_base import UNFINISHED
 from .distributed import LayersKeptWhole, refuse_zero_stage_3
 from .head_loading import (
     HUB_OPTIONS,
@@ -322,7 +323,6 @@ def names_any(patterns: Iterable[str], name: str) -> bool:
 
 # ---- saving ----
 
-_PARTIAL = ".partial-"
 # Files without which nothing loads. Of the files that are saved together, these are the first to go and the last to
 # come, so that a folder never loads with old and new files.
 _FIRST_READ = frozenset(
@@ -416,7 +416,7 @@ def saved_together(folder: Any) -> Iterator[Path]:
     is_new = not folder.exists()
     if is_new:
         folder.parent.mkdir(parents=True, exist_ok=True)
-    parent, prefix = (folder.parent, f".{folder.name}{_PARTIAL}") if is_new else (folder, _PARTIAL)
+    parent, prefix = (folder.parent, f".{folder.name}{UNFINISHED}") if is_new else (folder, UNFINISHED)
     with unfinished_folder(parent, prefix) as work:
         yield work
         if is_new:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
+from modeling_lavis.model_card import is_repo_id
+
 # Classes of transformers' BLIP and BLIP-2 checkpoints, and the classes of this package that load them.
 _LAVIS_CLASSES = {
     "BlipForConditionalGeneration": "LavisBlipForConditionalGeneration",
@@ -56,7 +58,7 @@ class CheckpointHead:
         from modeling_lavis.models.modeling_base import HUB_OPTIONS
         from modeling_lavis.models.transformers_compat import with_pinned_revision
 
-        if not os.path.exists(name) and not is_repository_id(os.fspath(name)):
+        if not os.path.exists(name) and not is_repo_id(os.fspath(name)):
             raise OSError(f"There is no folder {os.fspath(name)}, and a Hub id has the form 'owner/name'.")
         kwargs = with_pinned_revision(name, kwargs)  # model and processor are of one state of the repository
         hub_options = {option: kwargs[option] for option in HUB_OPTIONS if kwargs.get(option) is not None}
@@ -102,18 +104,6 @@ def hub_options_of(model: Any) -> dict[str, Any]:
     if commit := getattr(inner.config, "_commit_hash", None):
         options["revision"] = commit  # earlier versions of transformers keep it in the configuration
     return options
-
-
-def is_repository_id(name: str) -> bool:
-    """Whether a name has the form of a Hub id."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
 
 
 def unwrap_adapters(model: Any) -> Any:

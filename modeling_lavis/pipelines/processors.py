@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from modeling_lavis.model_card import is_repo_id
 from modeling_lavis.models.image_processing_lavis import LavisImageProcessor
-from modeling_lavis.pipelines.loading import hub_options_of, is_repository_id, unwrap_adapters
+from modeling_lavis.pipelines.loading import hub_options_of, unwrap_adapters
 
 _PARTS = ("image_processor", "video_processor", "tokenizer")
 #: transformers' image processors of BLIP, whose options are those of ours
@@ -172,7 +173,7 @@ def _has_repository(model: Any) -> bool:
     if os.path.isdir(name):
         files = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
         return any(os.path.isfile(os.path.join(name, file)) for file in files)
-    return is_repository_id(name)
+    return is_repo_id(name)
 
 
 def _part_names(model: Any) -> tuple[str, ...]:

@@ -213,7 +213,7 @@ def test_push_to_hub_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         calls.append((repo_id, {path.name for path in folder.iterdir()}))
         return SimpleNamespace(url="https://hub/me/captioner/tree/1")
 
-    monkeypatch.setattr("modeling_lavis.hub.convert.publish", publish)
+    monkeypatch.setattr("modeling_lavis.hub.publish.publish", publish)
     report = convert(**arguments("blip_caption", tmp_path / "repo", push_to_hub="me/captioner"))
     assert report.pushed_to == "https://hub/me/captioner/tree/1"
     ((repo_id, names),) = calls
@@ -226,12 +226,18 @@ def test_failed_upload_keeps_the_repository(tmp_path: Path, monkeypatch: pytest.
     def publish(*args: object, **kwargs: object) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr("modeling_lavis.hub.convert.publish", publish)
+    monkeypatch.setattr("modeling_lavis.hub.publish.publish", publish)
     with pytest.raises(
         OSError, match=r"complete in .*repo, but not published: no network\nTry again with: modeling-lavis"
     ):
         convert(**arguments("blip_caption", tmp_path / "repo", push_to_hub="me/captioner"))
     assert (tmp_path / "repo" / "model.safetensors").exists()
+
+
+def test_name_of_the_repository_is_checked_first(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not say whose repository it is"):
+        convert(**arguments("blip_caption", tmp_path / "repo", push_to_hub="captioner"))
+    assert not (tmp_path / "repo").exists()
 
 
 def test_checkpoint_is_not_modified(tmp_path: Path) -> None:

@@ -473,7 +473,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     instance.server_close()
 
 
-def test_url_is_downloaded_unless_lavis_has_it(server: str, tmp_path: Path) -> None:
+def test_url_is_downloaded_unless_lavis_has_it(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = convert(**arguments("blip_caption", tmp_path / "repo", checkpoint=f"{server}/good.pth"))
     content = checkpoint("blip_caption").read_bytes()
     assert report.checkpoint.name == "good.pth" and report.checkpoint.read_bytes() == content
@@ -486,6 +486,8 @@ def test_url_is_downloaded_unless_lavis_has_it(server: str, tmp_path: Path) -> N
     of_lavis = tmp_path / "cache" / "checkpoints" / "good.pth"
     of_lavis.parent.mkdir(parents=True)
     of_lavis.write_bytes(checkpoint("blip_nlvr").read_bytes())
+    assert read_checkpoint(f"{server}/good.pth").path != of_lavis  # a file of that name, and of another site
+    monkeypatch.setattr(downloads, "_SITES_OF_LAVIS", (f"{server}/",))
     assert "cls_head.0.weight" in read_checkpoint(f"{server}/good.pth").tensors
 
 

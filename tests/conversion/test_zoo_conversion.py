@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoProcessor
 from modeling_lavis.cli.main import main
 from modeling_lavis.hub import convert, zoo, zoo_conversion
 from modeling_lavis.hub.repository_check import check_repository
+from modeling_lavis.hub.writing import INDEX_NAME
 from tests.conversion.golden_sets import checkpoint
 from tests.conversion.zoo_mirror import use_tiny_entries, write_tiny_mirror
 
@@ -104,7 +105,7 @@ def test_family_is_uploaded_by_names(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return f"https://hub.example/{repo_id}"
 
     for module in (convert, zoo_conversion):
-        monkeypatch.setattr(module, "_push", push)
+        monkeypatch.setattr(module, "publish_conversion", push)
     statuses = [
         zoo_conversion.convert_all([entry], tmp_path / "zoo", mirror=mirror, push_to_hub="org")[0].status
         for _ in range(2)
@@ -127,6 +128,8 @@ def test_check_finds_what_is_wrong_with_a_repository(tmp_path: Path, monkeypatch
         (lambda: (folder / "tokenizer.json").write_text("{"), "not a whole repository"),
         (lambda: (folder / "config.json").write_text("{"), "not a whole repository"),
         (lambda: (folder / "README.md").unlink(), "not a whole repository"),
+        (lambda: (folder / INDEX_NAME).write_text("[" * 100_000), "is no index of weights"),
+        (lambda: (folder / INDEX_NAME).write_text('{"metadata": {}, "weight_map": {"a": "../b"}}'), "its own folder"),
     ):
         zoo_conversion.convert_entry(entry, folder, mirror=mirror, max_shard_size="100KB", overwrite=True)
         damage()
@@ -164,6 +167,11 @@ def test_invalid_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         ),
         (["blip_caption", "file.pth", "out", "--mirror", "folder"], 2, "--mirror is for --zoo and --all"),
         (["--zoo", "blip_caption/base_coco", "--all", "blip", "out"], 2, "not allowed with"),
+        (
+            ["--all", "alpro", "out", "--push-to-hub", "org/name"],
+            1,
+            "'org/name/alpro-retrieval-msrvtt' is not the name",
+        ),
         (["--zoo", "blip_caption/base_coco"], 2, "required: OUTPUT"),
         (["--zoo", "blip_caption/base_coco", str(tmp_path / "out"), "--mirror", str(tmp_path)], 1, "has no blip_coco"),
     ):

@@ -25,7 +25,7 @@ NAME = "models/blip/weights.pth"
 
 
 class Store(ThreadingHTTPServer):
-    """Files by path, each with a tag; `cuts` are the numbers of bytes after which the next responses end."""
+    """Files by path; `cuts` are the numbers of bytes after which the next responses end, `refusals` their statuses."""
 
     daemon_threads = True
 
@@ -33,6 +33,7 @@ class Store(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = {f"/{NAME}": CONTENT}
         self.cuts: list[int] = []
+        self.refusals: list[int] = []
         self.log: list[tuple[str, str | None]] = []
         self.has_head = self.has_ranges = self.has_tags = True
         self.md5: str | None = None
@@ -60,8 +61,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, with_body: bool) -> None:
         store, content = self.server, self.server.files.get(self.path)
         store.log.append((self.command, self.headers.get("Range")))
-        if content is None:
-            self.send_error(404)
+        if content is None or store.refusals:
+            self.send_error(store.refusals.pop(0) if store.refusals else 404)
             return
         tag, start = f'"{store.tag(content)}"', 0
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
@@ -210,6 +211,24 @@ def test_without_connection_the_cache_is_used(store: Store, monkeypatch: pytest.
 
     monkeypatch.setattr(downloads.urllib.request, "urlopen", no_network)
     assert downloads.download(store.url) == found
+
+
+@pytest.mark.slow
+def test_server_out_of_order(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without a connection; what the server refuses is another matter."""
+    with pytest.raises(OSError, match="returned 404 Not Found. Check the URL"):
+        downloads.download(f"{store.url}.absent")
+    remote = downloads._ask(store.url)
+    with monkeypatch.context() as patch:
+        patch.setattr(downloads, "_ask", lambda url: remote)
+        store.refusals = [503, 429]
+        found = downloads.download(store.url)
+    assert found.path.read_bytes() == CONTENT
+    store.refusals = [502]
+    assert downloads.download(store.url) == found  # of the cache
+    store.refusals = [502]
+    with pytest.raises(OSError, match=r"cannot be downloaded \(Bad Gateway\)"):
+        downloads.download(f"{store.url}.absent")
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from modeling_lavis.hub.offline import parts_elsewhere
 from modeling_lavis.hub.publish import publish
 from modeling_lavis.hub.repository_files import FolderError, check_folder, list_folder, replaced_files
 from tests.hub_publish.repositories import CARD
@@ -145,6 +146,12 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: edit_config(folder, frozen_parts={"vision_model": "/home/me/eva"}),
         "of this machine",
     ),
+    "local part in a dictionary": (
+        lambda folder: edit_config(folder, frozen_parts={"vision_model": {"source": "./eva", "revision": None}}),
+        "of this machine",
+    ),
+    "part of another form": (lambda folder: edit_config(folder, frozen_parts={"vision_model": 3}), "has 3 for vision"),
+    "parts of another form": (lambda folder: edit_config(folder, frozen_parts=["org/eva"]), "expected a mapping"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "neither model.safetensors nor"),
     "truncated": (truncated, "model.safetensors is damaged"),
     "two kinds": (both_kinds_of_weights, "one is of another save"),
@@ -160,10 +167,15 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "no processor": (lambda folder: (folder / "processor_config.json").unlink(), "no processor"),
     "broken JSON": (lambda folder: (folder / "generation_config.json").write_text("{"), "is not valid JSON"),
     "unfinished": (lambda folder: (folder / ".config.json.partial-1a").write_text(""), "interrupted"),
+    "unfinished save": (
+        lambda folder: (folder / ".partial-1a").mkdir() or (folder / ".partial-1a" / "config.json").write_text("{}"),
+        ".partial-1a is what an interrupted command was writing",
+    ),
     "no card": (lambda folder: (folder / "README.md").unlink(), "no model card"),
     "card without metadata": (card_of("# A captioner\n"), "has no metadata"),
     "card with wrong YAML": (card_of("---\na: [\n---\n"), "metadata of README.md are not valid"),
     "card without licence": (card_of(CARD.replace("license: bsd-3-clause\n", "")), "states no licence"),
+    "card with wrong tags": (card_of(CARD.replace("---\n", "---\ntags: [1]\n", 1)), "README.md: tags is [1]"),
     "card of another library": (card_of(CARD.replace("transformers\n", "timm\n", 1)), "library_name 'timm'"),
     "card with wrong results": (
         card_of(CARD.replace("---\n", "---\nmodel-index:\n- name: a\n  results: [1]\n", 1)),
@@ -235,3 +247,11 @@ def test_targets_that_cannot_be(repo_id: str, options: dict[str, object], messag
 def test_a_file_is_no_folder(captioner: Path) -> None:
     with pytest.raises(NotADirectoryError, match="is not a folder"):
         publish(captioner / "config.json", "me/a")
+
+
+def test_parts_elsewhere_are_repositories_without_their_revision(tmp_path: Path) -> None:
+    parts = {"vision_model": "org/eva@v2", "language_model": {"source": "org/opt", "subfolder": "half"}}
+    (tmp_path / "config.json").write_text(json.dumps({"frozen_parts": parts}))
+    assert parts_elsewhere(str(tmp_path)) == ["org/eva", "org/opt"]
+    (tmp_path / "config.json").write_text(json.dumps({"frozen_parts": 3}))
+    assert parts_elsewhere(str(tmp_path)) == []

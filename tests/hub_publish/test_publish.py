@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from modeling_lavis.hub.attached_code import sha256_of
+from modeling_lavis.files import sha256_of
 from tests.hub.server import LoopbackHub
 from tests.hub.sessions import run_python
 from tests.hub_publish.repositories import local_files, on_the_hub, run_publish
@@ -40,7 +40,7 @@ def test_a_new_repository(captioner_with_code: Path, hub: LoopbackHub, tmp_path:
     # every download was of exactly that commit
     paths = [request.path for request in hub.requests if "/resolve/" in request.path]
     assert paths and all(f"/resolve/{report['commit']}/" in path or "/resolve/main/" in path for path in paths), paths
-    assert not list(home.rglob(".published/*"))  # what was downloaded for the comparison is gone
+    assert not list(home.rglob("published/*"))  # what was downloaded for the comparison is gone
     steps = done.stderr
     assert steps.index("loading the folder") < steps.index("uploading") < steps.index("loading back commit")
 

@@ -18,7 +18,7 @@ from modeling_lavis.hub.families import family_of
 from modeling_lavis.hub.outputs import KINDS, load, published_images, published_outputs
 from modeling_lavis.hub.recordings import record
 from modeling_lavis.hub.scores import published_scores
-from modeling_lavis.hub.verify import NothingToVerify, checkpoint_of_card, entry_by_name, verify
+from modeling_lavis.hub.verify import Comparison, NothingToVerify, VerificationReport, checkpoint_of_card, verify
 from tests.conversion.golden_sets import checkpoint, complete_arguments
 from tests.hub_verify.conftest import with_other_weights
 
@@ -68,11 +68,9 @@ def captioner(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_card_names_the_checkpoint(captioner: Path, converted: Callable[[str], Path]) -> None:
     assert checkpoint_of_card(str(captioner)) == "blip_caption__base_coco"
     assert checkpoint_of_card(str(converted("blip_caption"))) is None
-    assert entry_by_name("blip_caption/base_coco") is entry_by_name("blip_caption__base_coco")
-    with pytest.raises(ValueError, match="such as blip_caption__base_coco"):
-        entry_by_name("blip_caption")
-    with pytest.raises(ValueError, match="has no published model type"):
-        entry_by_name("blip_caption/large")
+    for name in ("blip_caption", "blip_caption/large"):
+        with pytest.raises(ValueError, match=f"no published checkpoint '{name}'.* blip_caption/base_coco"):
+            verify(captioner, checkpoint=name)
 
 
 @pytest.mark.slow
@@ -266,6 +264,15 @@ def test_exit_status_and_recording(
     assert main(["verify", str(tmp_path / "missing"), "--image", image]) == 1
 
 
+@pytest.mark.slow
+def test_exit_status_if_nothing_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data of a score whose metrics all need Java."""
+    nothing = Comparison("image captioning", "SPICE", 20.0, None, 0.2, None, "SPICE needs Java")
+    report = VerificationReport(str(tmp_path), None, "LavisBlipForConditionalGeneration", (nothing,))
+    monkeypatch.setattr("modeling_lavis.hub.verify.verify", lambda *args, **kwargs: report)
+    assert main(["verify", str(tmp_path), "--data", "coco"]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -273,6 +280,7 @@ def test_exit_status_and_recording(
         (["--java-metrics"], "--java-metrics is for --data"),
         (["--tolerance", "-1"], "not a number from 0"),
         (["--record", "x.json"], "--record needs --image"),
+        (["--recording", "x.json", "--checkpoint", "blip_caption/base_coco"], "--checkpoint is for published values"),
         (["--record", "x.txt", "--image", "x.png"], "ends in .json"),
         (["--record", "x.json", "--image", "x.png", "--recording", "y.json"], "neither --recording"),
     ],
