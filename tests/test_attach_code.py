@@ -61,6 +61,7 @@ def loads_without_package(folder: Path, auto: str, cache: Path) -> str:
     return result.stdout.strip()
 
 
+@pytest.mark.slow
 def test_command_on_what_a_trainer_saved(tmp_path: Path, goldens: Path, capfd: pytest.CaptureFixture[str]) -> None:
     trainer = train_captioner(tmp_path, goldens)
     trainer.save_model(str(tmp_path / "final"))

@@ -157,6 +157,7 @@ def test_finder_is_removed_after_registration() -> None:
     )
 
 
+@pytest.mark.slow
 def test_registration_with_threads() -> None:
     """Threads that import different Auto classes at the same time neither deadlock nor miss registrations."""
     python(

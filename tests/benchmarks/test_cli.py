@@ -83,6 +83,7 @@ def test_bfloat16_adds_float32_as_peer(tmp_path: Path) -> None:
     assert rows[1]["time_ratio"] > 0
 
 
+@pytest.mark.slow
 def test_failing_peers_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     """LAVIS is not installed, and the other Python does not exist."""
     status = main(["vqa_rank", "--peer", "lavis", "--peer", "lavis=/no/such/python", *QUICK])

@@ -449,6 +449,7 @@ class TestCommand:
         assert result.stdout.count(b"\n") == 1 and result.stdout.startswith(os.fsencode(tmp_path))
         assert result.stderr.count(b"\n") == 1 and b"broken.png" in result.stderr
 
+    @pytest.mark.slow
     def test_demo_has_no_warnings_of_other_packages(self, tmp_path: Path) -> None:
         result = self.python("demo", "--device", "cpu", "--output", tmp_path / "sheet.png")
         assert (result.returncode, result.stderr.decode()) == (0, "")

@@ -251,6 +251,7 @@ class TestUnknownModels:
         self.check(result, seconds)
         assert "cannot be reached" in result.stderr and "Check the name and the connection" in result.stderr
 
+    @pytest.mark.slow
     def test_silent_server(self, tmp_path: Path, photos: dict[str, Path]) -> None:
         with socket.socket() as silent:
             silent.bind(("127.0.0.1", 0))
