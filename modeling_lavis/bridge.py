@@ -103,11 +103,8 @@ def load_model_and_preprocess(
     """
     from transformers import AutoProcessor
 
-    from modeling_lavis.hub.repositories import repository_of
-
-    repository = repository_of(_entry(name, model_type), checkpoint, repositories)
-    model = _load(repository, name, is_eval, device, dtype, kwargs)
-    processor = AutoProcessor.from_pretrained(repository)
+    model = load_model(name, model_type, is_eval, device, checkpoint, repositories=repositories, dtype=dtype, **kwargs)
+    processor = AutoProcessor.from_pretrained(model.name_or_path)
     return model, _visual_transforms(name, model_type, processor, model.config), _text_transforms(name, model_type)
 
 

@@ -158,7 +158,7 @@ def unchanged_files(folder: Path) -> list[Path]:
     """Attached files of a folder that are those of its record."""
     try:
         code = attached_code(folder)
-    except ValueError:  # a record that nobody can use
+    except ValueError:  # an invalid record
         return []
     recorded = {folder / name: value for name, value in code.sha256.items()} if code is not None else {}
     return [path for path, value in recorded.items() if path.is_file() and sha256_of(path) == value]

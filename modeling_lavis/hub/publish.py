@@ -138,9 +138,9 @@ def publish(
     1. The folder is checked: weights are whole and safetensors, configurations, processor and card are there and valid,
        attached code is that of the release that its record names, and no file is a pickle or does not belong to a
        model. The folder is loaded in a fresh process and run on fixed images (or videos) and texts.
-    2. All files are uploaded in one commit, so that nobody sees a part of them. Files that the Hub has already are not
-       sent again, so that an interrupted upload continues when it is repeated. Weights, configurations and code of an
-       earlier model in the repository are deleted in the same commit; other files stay.
+    2. All files are uploaded in one commit, so that a partial upload is never visible. Files that the Hub has already
+       are not sent again, so that an interrupted upload continues when it is repeated. Weights, configurations and
+       code of an earlier model in the repository are deleted in the same commit; other files stay.
     3. The SHA-256 of every file in the commit is compared, and the commit is downloaded, loaded and run in a fresh
        process; with attached code a second time, in a process that cannot import this package. Every tensor that the
        processor and the head compute is compared, bit for bit, with that of the folder.

@@ -119,7 +119,7 @@ class FolderListing:
     Args:
         files (`tuple[RepositoryFile, ...]`): what is published, sorted by path.
         left_out (`tuple[str, ...]`): what stays here, files and folders (which end with a slash).
-        unknown (`tuple[str, ...]`): what the repository of a model does not have, and nobody has decided about.
+        unknown (`tuple[str, ...]`): files that do not belong to a model and were neither included nor excluded.
         problems (`tuple[str, ...]`): files that cannot be published: pickles, unfinished files, devices.
     """
 

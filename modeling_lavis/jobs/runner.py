@@ -221,7 +221,8 @@ class _Writer(threading.Thread):
                 self._write(*entry)
         except BaseException as error:
             self._error = error
-            while not self._blocks.empty():  # whoever waits for a place sees the error
+            # unblocks a producer that waits for a free slot, which then raises the error
+            while not self._blocks.empty():
                 self._blocks.get_nowait()
 
     def _write(self, position: Position, rows: list[Result]) -> None:

@@ -57,7 +57,7 @@ assert "cannot be uploaded to org/captioner" in message and "Repeat the command"
         hub,
         captioner,
     )
-    assert on_the_hub(hub, REPO) == {}  # nobody sees a part
+    assert on_the_hub(hub, REPO) == {}  # no partial upload is visible
     hub.faults.cuts.clear()
     before = len(hub.requests)
     run_short('assert publish(folder, "org/captioner").changed', hub, captioner)
