@@ -210,7 +210,14 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
 
 
 def run_prepared(
-    data: Any, output: Any, pipe: Any, task: Task, given: Mapping[str, Any], maker: ItemMaker, job: JobOptions
+    data: Any,
+    output: Any,
+    pipe: Any,
+    task: Task,
+    given: Mapping[str, Any],
+    maker: ItemMaker,
+    job: JobOptions,
+    others: Sequence[Path] = (),
 ) -> Any:
     """
     Run a job whose pipeline is open.
@@ -220,6 +227,7 @@ def run_prepared(
         pipe: the pipeline, or what has its `steps`, `device` and `processor`.
         task (`Task`), given (`Mapping[str, Any]`), maker (`ItemMaker`): what [`prepare`] returns.
         job (`JobOptions`): options of the job.
+        others (`Sequence[Path]`, *optional*): further files that are no inputs.
 
     Returns:
         [`Summary`], or without `output` an iterator of records.
@@ -239,7 +247,7 @@ def run_prepared(
             folder / "job.json"
         ).exists():  # a list without a job is that of a command that was killed while it began
             (folder / "files.jsonl").unlink(missing_ok=True)
-        source = open_checked_source(data, maker, task, folder / "files.jsonl", job)
+        source = open_checked_source(data, maker, task, folder / "files.jsonl", job, others)
     except BaseException:
         journal.close()
         raise
@@ -344,14 +352,16 @@ def _is_json(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float, bool))
 
 
-def open_checked_source(data: Any, maker: ItemMaker, task: Task, list_path: Path, job: JobOptions) -> Source:
+def open_checked_source(
+    data: Any, maker: ItemMaker, task: Task, list_path: Path, job: JobOptions, others: Sequence[Path] = ()
+) -> Source:
     """
     The source of a user's data, as [`open_source`] gives it.
 
     Raises:
         ValueError: options or texts of the task are about columns, and the data are files without any.
     """
-    source = open_source(data, maker, list_path)
+    source = open_source(data, maker, list_path, others)
     unused = [name for name in ("columns", "media_root", "keep") if getattr(job, name)]
     if isinstance(source, FileList) and unused:
         raise ValueError(

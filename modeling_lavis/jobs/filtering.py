@@ -136,6 +136,11 @@ def capfilt(
     path = Path(scores) if scores is not None else Path(f"{os.fspath(output or '')}.scores.jsonl")
     if path.suffix.lower() != ".jsonl":
         raise ValueError(f"The scores are {path}; they are JSON Lines, so give a name that ends in .jsonl.")
+    if sink is not None and path.absolute() == sink.output.absolute():
+        raise ValueError(f"The output and the scores are one file, {path}. Give two.")
+    known = ("image", *CAPFILT_SCORES.texts)
+    if unknown := [name for name in job.columns if name not in known]:
+        raise ValueError(f"columns has {', '.join(unknown)}; capfilt reads the columns {', '.join(known)}.")
     pipe = open_caption_filter(captioner, filter_model, job)
     root = None if job.media_root is None else os.path.abspath(job.media_root)
     maker = ItemMaker("image", CAPFILT_SCORES.texts, dict(job.columns), root)
@@ -148,12 +153,13 @@ def capfilt(
         keep=(),
         restart=job.restart and (scores is None or output is None),
     )
-    scoring = run_prepared(data, path, pipe, CAPFILT_SCORES, given, maker, scoring_job)
+    others = [] if sink is None else [sink.output]
+    scoring = run_prepared(data, path, pipe, CAPFILT_SCORES, given, maker, scoring_job, others)
     if sink is None:
         return CapFiltSummary(scoring)
     part = open_part(path)
     check_part(part)
-    source = open_checked_source(data, maker, CAPFILT_SCORES, part.folder / "files.jsonl", replace(job, restart=False))
+    source = open_checked_source(data, maker, CAPFILT_SCORES, part.folder / "files.jsonl", job, others)
     thresholds = selection.thresholds(part.records())
     selected = _select(sink, source, part, selection, thresholds, job)
     statistics = Statistics.of(part.records(), selection, thresholds)

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,48 @@ def test_training_reads_every_form(rows: Path, pipes: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_interrupted_in_both_jobs(rows: Path, pipes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from modeling_lavis.jobs.caption_filter import CaptionFilter
+    from modeling_lavis.jobs.filtering import _Selecting
+
+    quiet = tmp_path / "quiet.jsonl"
+    run(rows, quiet, pipes)
+    output = tmp_path / "stopped.jsonl"
+    journals = {
+        "scoring": tmp_path / "stopped.jsonl.scores.jsonl.job" / "journal.jsonl",
+        "selecting": tmp_path / "stopped.jsonl.job" / "journal.jsonl",
+    }
+    steps, result = CaptionFilter.steps, _Selecting._result
+    for place, journal in journals.items():
+        calls: list[int] = []
+
+        def stop(place: str = place, journal: Path = journal, calls: list[int] = calls) -> None:
+            calls.append(1)
+            if len(calls) == {"scoring": 3, "selecting": 6}[place]:
+                end = time.monotonic() + 10
+                while not journal.read_text() and time.monotonic() < end:  # another thread writes
+                    time.sleep(0.01)
+                raise KeyboardInterrupt
+
+        def stopping_steps(self: Any, **options: Any) -> Any:
+            prepare, compute = steps(self, **options)
+            return prepare, lambda rows: (stop(), compute(rows))[1]
+
+        with monkeypatch.context() as patch:
+            if place == "scoring":
+                patch.setattr(CaptionFilter, "steps", stopping_steps)
+            else:
+                patch.setattr(_Selecting, "_result", lambda self, *args: (stop(), result(self, *args))[1])
+            with pytest.raises(KeyboardInterrupt):
+                run(rows, output, pipes)
+        assert not output.exists()
+        assert 1 <= journal.read_text().count("\n") < 4  # some of the four blocks
+    run(rows, output, pipes)
+    assert output.read_bytes() == quiet.read_bytes()
+    assert Path(f"{output}.scores.jsonl").read_bytes() == Path(f"{quiet}.scores.jsonl").read_bytes()
+
+
+@pytest.mark.slow
 def test_another_selection_needs_no_model(rows: Path, pipes: Any, tmp_path: Path) -> None:
     from modeling_lavis.jobs.caption_filter import CaptionFilter
 
@@ -247,3 +290,20 @@ def test_command(rows: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     ):
         assert main([*arguments, *extra]) == 2
         assert message in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_outputs_are_no_inputs(rows: Path, pipes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when the same command is given again, either."""
+    monkeypatch.chdir(tmp_path)
+    first = run("*.jsonl", "clean.jsonl", pipes)
+    again = run("*.jsonl", "clean.jsonl", pipes)
+    assert first.scoring.inputs == again.scoring.inputs == 15 and again.scoring.was_finished
+    for options, message in (
+        ({"scores": "clean.jsonl"}, "one file"),
+        ({"scores": "scores.parquet"}, "ends in .jsonl"),
+        ({"columns": {"question": "q"}}, "reads the columns image, text"),
+        ({"decoding": "greedy"}, "expected nucleus or beam"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run("*.jsonl", "clean.jsonl", pipes, **options)
