@@ -81,6 +81,7 @@ def test_command_on_what_a_trainer_saved(tmp_path: Path, goldens: Path, capfd: p
         torch.testing.assert_close(again.state_dict()[name], value, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_registered_classes_carry_code_at_every_save(
     tmp_path: Path, goldens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

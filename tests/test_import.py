@@ -146,6 +146,7 @@ def test_load_in_a_new_process(use: str, package_first: bool, captioner: Path, p
     python(names + "".join(parts if package_first else reversed(parts)) + USES[use])
 
 
+@pytest.mark.slow
 def test_finder_is_removed_after_registration() -> None:
     python(
         "import sys, modeling_lavis\n"
@@ -177,6 +178,7 @@ def _config_in_child(payload: bytes) -> str:
     return f"{type(config).__module__}:{AutoModel._model_mapping[type(config)][0].__name__}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_registration_in_child_processes(method: str) -> None:
     import modeling_lavis

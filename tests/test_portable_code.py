@@ -203,6 +203,7 @@ print(model.generate(**inputs, max_new_tokens=3).tolist())
 """
 
 
+@pytest.mark.slow
 def test_processor_loads_without_the_package(tmp_path: Path, goldens: Path, photos: dict[str, Path]) -> None:
     """The attached code generates the same ids as the package."""
     folder = save_model(tmp_path / "captioner", "ForConditionalGeneration", goldens / "tokenizer")
@@ -329,6 +330,7 @@ for folder in {folders!r}:
 """
 
 
+@pytest.mark.slow
 def test_converted_repositories_contain_their_code(tmp_path: Path) -> None:
     made = {}
     for architecture in ("blip_vqa", "albef_retrieval", "alpro_qa"):

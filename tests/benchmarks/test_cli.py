@@ -24,6 +24,7 @@ QUICK = ["--size", "tiny", "--threads", "1", "--repeats", "2", "--warmups", "0"]
 NATIVE_BFLOAT16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+@pytest.mark.slow
 def test_caption_with_transformers_as_peer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both generate the same captions, and all measurements are in the file."""
     file = tmp_path / "caption.json"

@@ -455,6 +455,7 @@ class TestCommand:
         result = self.python("demo", "--device", "cpu", "--output", tmp_path / "sheet.png")
         assert (result.returncode, result.stderr.decode()) == (0, "")
 
+    @pytest.mark.slow
     def test_closed_pipe(self, models: dict[str, str], photos: dict[str, Path]) -> None:
         command = [sys.executable, "-m", "modeling_lavis", "caption", "--model", models["caption"], "--device", "cpu"]
         command += ["--json", "--max-new-tokens", "2", "--batch-size", "1", *map(str, list(photos.values()) * 3)]

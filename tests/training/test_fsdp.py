@@ -14,8 +14,6 @@ from tests.training.fsdp_worker import CASES, RUNS, new_model
 #: labels of heads whose text layers are shared by encoder and decoder, and stay in the group of the whole model
 SHARED_LAYERS = ("BLIP pretraining",)
 
-QUICK = ("ALBEF",)
-
 
 def run(folder: Path, label: str, *modes: str) -> dict[str, list[Any]]:
     """What each of the two processes found, by mode."""
@@ -33,9 +31,8 @@ def assert_same_state(actual: dict[str, torch.Tensor], expected: dict[str, torch
         )
 
 
-@pytest.mark.parametrize(
-    "label", [pytest.param(label, marks=[pytest.mark.slow] * (label not in QUICK)) for label in RUNS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("label", RUNS)
 def test_fsdp2_gives_the_weights_of_ddp(tmp_path: Path, label: str) -> None:
     """Also momentum weights, queues and their pointer; what is saved loads without processes."""
     found = run(tmp_path, label, "ddp", "fsdp")
