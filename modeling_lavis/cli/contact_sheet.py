@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contact sheet of images with their captions and matches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import PIL.Image
@@ -10,7 +10,9 @@ from PIL import ImageDraw, ImageFont
 from modeling_lavis.models.image_conversion import parse_background, to_rgb
 
 _IMAGE_HEIGHT, _CELL_WIDTH, _MARGIN, _FONT_SIZE, _MAX_LINES = 128, 260, 16, 14, 2
-_BACKGROUND, _TEXT, _LABEL, _CORRECT, _WRONG = "white", "#222222", "#777777", "#1a7f37", "#b3261e"
+_BACKGROUND, TEXT, _LABEL, CORRECT, WRONG = "white", "#222222", "#777777", "#1a7f37", "#b3261e"
+
+Cell = tuple[PIL.Image.Image, Sequence[tuple[str, str, str]]]
 
 
 def draw(rows: Sequence[Mapping[str, Any]], columns: int = 4) -> PIL.Image.Image:
@@ -29,28 +31,51 @@ def draw(rows: Sequence[Mapping[str, Any]], columns: int = 4) -> PIL.Image.Image
     Raises:
         ValueError: If there are no rows.
     """
-    if not rows:
+    return draw_cells((_cell(row) for row in rows), len(rows), columns)
+
+
+def _cell(row: Mapping[str, Any]) -> Cell:
+    with PIL.Image.open(row["file"]) as opened:
+        image = to_rgb(opened, parse_background(_BACKGROUND)).copy()  # an RGB image is returned as it is, unread
+    texts = (
+        ("name", row["name"], TEXT),
+        ("caption", row["caption"], CORRECT if row["caption_is_name"] else WRONG),
+        (f"match {row['score']:.2f}", row["best_match"], CORRECT if row["best_match"] == row["name"] else WRONG),
+    )
+    return image, texts
+
+
+def draw_cells(cells: Iterable[Cell], count: int, columns: int = 4) -> PIL.Image.Image:
+    """
+    Draw images with texts below.
+
+    Args:
+        cells (`Iterable[Cell]`): an RGB image, which may be changed, and three texts with a label and a color, each.
+        count (`int`): number of cells.
+        columns (`int`, *optional*, defaults to 4): maximum number of images per row.
+
+    Returns:
+        `PIL.Image.Image`: The contact sheet.
+
+    Raises:
+        ValueError: If there are no cells.
+    """
+    if not count:
         raise ValueError("A contact sheet needs at least one image.")
     font = _font()
     line_height = _FONT_SIZE + 5
     height = _IMAGE_HEIGHT + 3 * _MAX_LINES * line_height + 2 * _MARGIN
-    columns = min(columns, len(rows))
-    size = (columns * (_CELL_WIDTH + _MARGIN) + _MARGIN, -(-len(rows) // columns) * height + _MARGIN)
+    columns = min(columns, count)
+    size = (columns * (_CELL_WIDTH + _MARGIN) + _MARGIN, -(-count // columns) * height + _MARGIN)
     sheet = PIL.Image.new("RGB", size, _BACKGROUND)
     canvas = ImageDraw.Draw(sheet)
-    for number, row in enumerate(rows):
+    for number, (image, texts) in enumerate(cells):
         left = _MARGIN + number % columns * (_CELL_WIDTH + _MARGIN)
         top = _MARGIN + number // columns * height
-        with PIL.Image.open(row["file"]) as opened:
-            image = to_rgb(opened, parse_background(_BACKGROUND)).copy()  # an RGB image is returned as it is, unread
         image.thumbnail((_CELL_WIDTH, _IMAGE_HEIGHT))
         sheet.paste(image, (left + (_CELL_WIDTH - image.width) // 2, top))
         top += _IMAGE_HEIGHT + 6
-        for label, text, color in (
-            ("name", row["name"], _TEXT),
-            ("caption", row["caption"], _CORRECT if row["caption_is_name"] else _WRONG),
-            (f"match {row['score']:.2f}", row["best_match"], _CORRECT if row["best_match"] == row["name"] else _WRONG),
-        ):
+        for label, text, color in texts:
             indent = canvas.textlength(f"{label}: ", font=font)
             canvas.text((left, top), f"{label}: ", font=font, fill=_LABEL)
             for line in wrap(text, _CELL_WIDTH - indent, lambda part: canvas.textlength(part, font=font)):

@@ -73,7 +73,7 @@ def given_job_options(args: argparse.Namespace) -> dict[str, Any]:
         UsageError: one is given without `--output`, or has another form.
     """
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
-    if given and args.output is None:
+    if given and args.output is None and getattr(args, "scores", None) is None:
         raise UsageError(f"{flags(given)} cannot be used without --output.")
     options = {_OPTIONS[name]: value for name, value in given.items()}
     if "columns" in options:

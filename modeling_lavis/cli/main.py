@@ -10,6 +10,7 @@ import modeling_lavis
 from modeling_lavis.cli import (
     answer,
     attach_code,
+    capfilt,
     caption,
     convert,
     demo,
@@ -45,7 +46,7 @@ def build_parser(verb: str | None = None, arguments: Sequence[str] = ()) -> argp
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {modeling_lavis.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for module in (caption, answer, match, embed, merge_shards, evaluate):
+    for module in (caption, answer, match, embed, capfilt, merge_shards, evaluate):
         module.add_parser(verbs)
     if verb == "convert":
         from modeling_lavis.hub.command import names_checkpoints

@@ -127,6 +127,11 @@ def add_model_options(parser: argparse.ArgumentParser, default: str | None = "th
         required=default is None,
         help="folder or Hub repository" + (f" ({default})" if default else ""),
     )
+    add_device_options(parser)
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for device and dtype, the background of images, the batch size and the output format."""
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ... (an accelerator if available)")
     parser.add_argument(
         "--dtype",

@@ -206,10 +206,35 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
     if output is None and (unused := [name for name in _OF_OUTPUTS if getattr(job, name) != _DEFAULTS[name]]):
         raise ValueError(f"{', '.join(unused)} cannot be used without an output.")
     pipe = open_pipeline(verb, model, job)
-    task, given, maker = prepare(verb, pipe, given, job)
+    return run_prepared(data, output, pipe, *prepare(verb, pipe, given, job), job)
+
+
+def run_prepared(
+    data: Any,
+    output: Any,
+    pipe: Any,
+    task: Task,
+    given: Mapping[str, Any],
+    maker: ItemMaker,
+    job: JobOptions,
+    others: Sequence[Path] = (),
+) -> Any:
+    """
+    Run a job whose pipeline is open.
+
+    Args:
+        data, output: see [`caption`].
+        pipe: the pipeline, or what has its `steps`, `device` and `processor`.
+        task (`Task`), given (`Mapping[str, Any]`), maker (`ItemMaker`): what [`prepare`] returns.
+        job (`JobOptions`): options of the job.
+        others (`Sequence[Path]`, *optional*): further files that are no inputs.
+
+    Returns:
+        [`Summary`], or without `output` an iterator of records.
+    """
     worker = make_worker(pipe, task, given, job)
     if output is None:
-        return _records(data, maker, worker, job)
+        return _records(data, maker, task, worker, job)
     sink = make_sink(Path(output), task, data, job)
     folder = sink.folder
     if job.restart:
@@ -222,7 +247,7 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
             folder / "job.json"
         ).exists():  # a list without a job is that of a command that was killed while it began
             (folder / "files.jsonl").unlink(missing_ok=True)
-        source = _open_source(data, maker, folder / "files.jsonl", job)
+        source = open_checked_source(data, maker, task, folder / "files.jsonl", job, others)
     except BaseException:
         journal.close()
         raise
@@ -231,7 +256,7 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
         worker=worker,
         sink=sink,
         journal=journal,
-        identity=identity(verb, pipe, given, data, sink, job),
+        identity=identity(task.verb, pipe, given, data, sink, job),
         block_size=job.rows_per_block,
         shard=job.part,
         progress=job.progress,
@@ -270,7 +295,7 @@ def prepare(
     return task, given, ItemMaker(modality, texts, dict(job.columns), root)
 
 
-def make_worker(pipe: LavisPipeline, task: Task, given: Mapping[str, Any], job: JobOptions) -> Worker:
+def make_worker(pipe: Any, task: Task, given: Mapping[str, Any], job: JobOptions) -> Worker:
     """What computes blocks."""
     workers = job.num_workers or min(os.cpu_count() or 1, 8)
     return Worker(pipe, task, given, batch_size=job.batch_size, num_workers=workers, seed=job.seed, draft=job.draft)
@@ -298,9 +323,7 @@ def make_sink(output: Path, task: Task, data: Any, job: JobOptions) -> Sink:
     return FORMATS[kind](output, job_folder(output, task.verb, FORMATS[kind]), **options)
 
 
-def identity(
-    verb: str, pipe: LavisPipeline, given: Mapping[str, Any], data: Any, sink: Sink, job: JobOptions
-) -> dict[str, Any]:
+def identity(verb: str, pipe: Any, given: Mapping[str, Any], data: Any, sink: Sink, job: JobOptions) -> dict[str, Any]:
     """What identifies a job besides its source."""
     entries = [data] if isinstance(data, (str, os.PathLike)) else data
     is_named = isinstance(entries, (list, tuple)) and all(isinstance(entry, (str, os.PathLike)) for entry in entries)
@@ -329,21 +352,29 @@ def _is_json(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float, bool))
 
 
-def _open_source(data: Any, maker: ItemMaker, list_path: Path, job: JobOptions) -> Source:
-    source = open_source(data, maker, list_path)
+def open_checked_source(
+    data: Any, maker: ItemMaker, task: Task, list_path: Path, job: JobOptions, others: Sequence[Path] = ()
+) -> Source:
+    """
+    The source of a user's data, as [`open_source`] gives it.
+
+    Raises:
+        ValueError: options or texts of the task are about columns, and the data are files without any.
+    """
+    source = open_source(data, maker, list_path, others)
     unused = [name for name in ("columns", "media_root", "keep") if getattr(job, name)]
     if isinstance(source, FileList) and unused:
         raise ValueError(
             f"{', '.join(unused)} cannot be used here: the inputs are {maker.modality} files, not records with columns."
         )
-    if needed := [name for name in maker.texts if name != "prompt" and isinstance(source, FileList)]:
+    if needed := [name for name in maker.texts if name not in task.optional and isinstance(source, FileList)]:
         raise ValueError(f"There is no {needed[0]}. Give it, or records with a column for it instead of files.")
     return source
 
 
-def _records(data: Any, maker: ItemMaker, worker: Worker, job: JobOptions) -> Iterator[dict[str, Any]]:
+def _records(data: Any, maker: ItemMaker, task: Task, worker: Worker, job: JobOptions) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        source = _open_source(data, maker, Path(folder) / "files.jsonl", job)
+        source = open_checked_source(data, maker, task, Path(folder) / "files.jsonl", job)
         for _, results in worker.stream(source.blocks(job.rows_per_block, shard=job.part)):
             for result in results:
                 if result.record is None:
@@ -361,6 +392,8 @@ __all__ = [
     "caption",
     "embed",
     "match",
+    "open_checked_source",
     "output_identity",
     "run",
+    "run_prepared",
 ]

@@ -15,12 +15,14 @@ def model_identity(pipe: Any) -> dict[str, Any]:
     What identifies the model of a pipeline, wherever its files are.
 
     Args:
-        pipe (`LavisPipeline`): the pipeline.
+        pipe (`LavisPipeline`): the pipeline, or what has several as `parts`, by name.
 
     Returns:
         `dict[str, Any]`: class, dtype, kind of device, and digests of weights (from some numbers of each tensor),
-        processor and generation settings.
+        processor and generation settings; of each part, if there are several.
     """
+    if parts := getattr(pipe, "parts", None):
+        return {name: model_identity(part) for name, part in parts.items()}
     model = pipe.model
     digest = sha256()
     for name, values in sorted(model.state_dict().items()):

@@ -25,7 +25,7 @@ from modeling_lavis.jobs.runner import SUMMARY, Summary, job_folder, restart_job
 from modeling_lavis.jobs.shards import WebDataset, shards_in
 from modeling_lavis.jobs.sinks import RECORDS, Sink
 from modeling_lavis.jobs.sources import Source
-from modeling_lavis.jobs.tasks import TASKS
+from modeling_lavis.jobs.tasks import task_of_job
 
 _OWN_FOLDERS = ("txt", "webdataset")  # forms that a merged folder has by default, if the parts have it
 
@@ -61,7 +61,7 @@ def merge_shards(
             cannot be read or written.
     """
     target = Path(output)
-    found = _check([_open_part(Path(part)) for part in parts])
+    found = _check([open_part(Path(part)) for part in parts])
     if any(part.output.absolute() == target.absolute() for part in found):
         raise JobError(f"{target} is one of the parts. Choose another output.")
     job = found[0].job
@@ -93,8 +93,8 @@ def merge_shards(
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A finished part: its output, the folder of its job, what identifies it, and which part it is."""
+class Part:
+    """A finished job: its output, the folder of its job, what identifies it, and which part of another it is."""
 
     output: Path
     folder: Path
@@ -157,7 +157,8 @@ def _count_lines(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-def _open_part(output: Path) -> _Part:
+def open_part(output: Path) -> Part:
+    """The job that wrote an output; [`JobError`] if there is none."""
     if output.is_dir():
         folders = sorted(path.parent for path in output.glob(".*.job/job.json"))
         if len(folders) > 1:
@@ -171,10 +172,10 @@ def _open_part(output: Path) -> _Part:
         shard = Shard.parse(job["shard"])
     except (ValueError, TypeError, KeyError) as error:
         raise JobError(f"{folders[0] / 'job.json'} is broken ({error}). Run the part again with --restart.") from error
-    return _Part(output, folders[0], job, shard)
+    return Part(output, folders[0], job, shard)
 
 
-def _check(parts: Sequence[_Part]) -> list[_Part]:
+def _check(parts: Sequence[Part]) -> list[Part]:
     """The parts in order; [`JobError`] if they are not all parts of one job, complete and finished."""
     if not parts:
         raise JobError("There are no parts. Give the outputs of all of them.")
@@ -193,11 +194,12 @@ def _check(parts: Sequence[_Part]) -> list[_Part]:
     if missing := [str(Shard(index, count)) for index in range(count) if index not in present]:
         raise JobError(f"There are {len(parts)} of {count} parts; missing: {', '.join(missing)}.")
     for part in ordered:
-        _check_content(part)
+        check_part(part)
     return ordered
 
 
-def _check_content(part: _Part) -> None:
+def check_part(part: Part) -> None:
+    """Raise [`JobError`] unless a job is finished and its output has all rows that its journal has."""
     if not (part.folder / SUMMARY).exists():
         raise JobError(f"The part {part} is not finished. Repeat the command that it was begun with.")
     if part.form == "metadata":
@@ -224,7 +226,7 @@ def _check_content(part: _Part) -> None:
 
 
 def _sink(output: Path, job: Mapping[str, Any], output_format: str | None, samples_per_shard: int | None) -> Sink:
-    task = TASKS[job["verb"]]
+    task = task_of_job(job["verb"])
     if output_format is None and job["output_format"] in _OWN_FOLDERS and not output.suffix:
         output_format = job["output_format"]
     size = samples_per_shard or job.get("samples_per_shard", JobOptions.samples_per_shard)
@@ -259,7 +261,7 @@ class _MergedShards(WebDataset):
 class _Parts(Source):
     """The parts of a job as a source of its blocks, with records in place of what the model takes."""
 
-    def __init__(self, parts: Sequence[_Part], with_samples: bool) -> None:
+    def __init__(self, parts: Sequence[Part], with_samples: bool) -> None:
         self.parts, self.with_samples = parts, with_samples
 
     def describe(self) -> dict[str, Any]:
@@ -280,7 +282,7 @@ class _Parts(Source):
             if position >= start:
                 yield Block(position, items)
 
-    def _items(self, part: _Part) -> tuple[Iterator[Item], Iterator[Item]]:
+    def _items(self, part: Part) -> tuple[Iterator[Item], Iterator[Item]]:
         samples: Iterable[dict[str, bytes] | None] = part.samples() if self.with_samples else itertools.repeat(None)
         results = (_item(record, members) for record, members in zip(part.records(), samples))
         failures = (Item(entry["file"], error=str(entry["error"])) for entry in part.failures())
@@ -308,4 +310,4 @@ class _Passing:
             )
 
 
-__all__ = ["merge_shards"]
+__all__ = ["Part", "check_part", "merge_shards", "open_part"]

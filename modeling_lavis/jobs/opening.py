@@ -19,7 +19,7 @@ from modeling_lavis.jobs.sources import FileList, ParquetFiles, RecordFiles, Row
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
-def open_source(data: Any, maker: ItemMaker, list_path: Path) -> Source:
+def open_source(data: Any, maker: ItemMaker, list_path: Path, outputs: Sequence[Path] = ()) -> Source:
     """
     The source of a user's data.
 
@@ -29,6 +29,8 @@ def open_source(data: Any, maker: ItemMaker, list_path: Path) -> Source:
         maker (`ItemMaker`): makes items of records.
         list_path (`Path`): where a list of files is, or is to be written; one that exists is used as it is, so that a
             job goes on with the files that it began with.
+        outputs (`Sequence[Path]`, *optional*): files of the job that are no inputs, besides the output that `list_path`
+            tells of.
 
     Raises:
         FileNotFoundError: a file does not exist. ValueError: the inputs are of several kinds. TypeError: they are none.
@@ -36,7 +38,7 @@ def open_source(data: Any, maker: ItemMaker, list_path: Path) -> Source:
     if isinstance(data, (str, os.PathLike)):
         data = [data]
     if isinstance(data, (list, tuple)) and data and all(isinstance(entry, (str, os.PathLike)) for entry in data):
-        return _from_arguments([os.fspath(entry) for entry in data], maker, list_path)
+        return _from_arguments([os.fspath(entry) for entry in data], maker, list_path, outputs)
     trusted = replace(maker, trusted=True)
     if is_available("datasets") and type(data).__module__.partition(".")[0] == "datasets":
         return _from_dataset(data, trusted)
@@ -50,16 +52,16 @@ def open_source(data: Any, maker: ItemMaker, list_path: Path) -> Source:
     )
 
 
-def _from_arguments(arguments: Sequence[str], maker: ItemMaker, list_path: Path) -> Source:
+def _from_arguments(arguments: Sequence[str], maker: ItemMaker, list_path: Path, outputs: Sequence[Path]) -> Source:
     if list_path.exists():  # also if the folder has metadata by now, which this job wrote
         _check_folder(arguments, list_path)
         return FileList(list_path, maker.modality)
     folder = list_path.parent
-    own = folder.with_suffix("") if folder.suffix == ".job" else None  # output of the job, if it is a file
+    own = [folder.with_suffix("")] if folder.suffix == ".job" else []  # output of the job, if it is a file
     files: list[SourceFile] = []
     others: list[str] = []
     for argument in arguments:
-        found = record_files(argument, maker.modality, without=own)
+        found = record_files(argument, maker.modality, without=[*own, *outputs])
         files += found
         if not found:
             others.append(argument)
@@ -90,14 +92,15 @@ def _check_folder(arguments: Sequence[str], list_path: Path) -> None:
         )
 
 
-def record_files(argument: str, modality: str, without: Path | None = None) -> list[SourceFile]:
+def record_files(argument: str, modality: str, without: Sequence[Path] = ()) -> list[SourceFile]:
     """
     The files with records that an argument names: a file, a glob, or a folder with `metadata.*`, shards or tables.
 
     Args:
         argument (`str`): the argument.
         modality (`str`): `"image"` or `"video"`.
-        without (`Path`, *optional*): a file that is left out where a folder or a glob has it: the job's own output.
+        without (`Sequence[Path]`, *optional*): files that are left out where a folder or a glob has them: the job's own
+            outputs.
 
     Returns:
         `list[SourceFile]`: the files; none if the argument names images or videos.
@@ -113,20 +116,20 @@ def record_files(argument: str, modality: str, without: Path | None = None) -> l
         paths = [argument]
     else:
         found = sorted(glob.glob(argument, recursive=True)) if glob.has_magic(argument) else []
-        paths = [path for path in found if not _is_same(path, without)]
+        paths = [path for path in found if not _is_one_of(path, without)]
     kinds = [kind_of(path) for path in paths]
     return [SourceFile(path, kind) for path, kind in zip(paths, kinds) if kind] if all(kinds) else []
 
 
-def _is_same(path: str, other: Path | None) -> bool:
-    return other is not None and os.path.abspath(path) == os.path.abspath(other)
+def _is_one_of(path: str, others: Sequence[Path]) -> bool:
+    return any(os.path.abspath(path) == os.path.abspath(other) for other in others)
 
 
-def _in_folder(folder: str, modality: str, without: Path | None) -> list[SourceFile]:
+def _in_folder(folder: str, modality: str, without: Sequence[Path]) -> list[SourceFile]:
     names = sorted(
         name
         for name in os.listdir(folder)
-        if not name.startswith(".") and not _is_same(os.path.join(folder, name), without)
+        if not name.startswith(".") and not _is_one_of(os.path.join(folder, name), without)
     )
     metadata = [name for name in names if name in _METADATA]
     if len(metadata) > 1:

@@ -22,6 +22,7 @@ class Task:
             record.
         text (`str`, *optional*): column of the record that stands for it in a text file.
         constants (`Mapping[str, Any]`, *optional*): columns that are equal in all records.
+        optional (`tuple[str, ...]`, *optional*): those of `texts` that inputs need not have.
     """
 
     verb: str
@@ -30,6 +31,7 @@ class Task:
     make_record: Callable[[Any, Mapping[str, Any]], Record] = field(repr=False)
     text: str | None = None
     constants: Mapping[str, Any] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
 
     def record(self, result: Any, row: Mapping[str, Any]) -> Record:
         """The columns that a job writes for an item, as JSON has them: without infinite numbers."""
@@ -39,7 +41,11 @@ class Task:
     def length(self, row: Mapping[str, Any]) -> int:
         """Characters of the texts of a row, by which batches are made."""
         texts = [row[name] for name in self.texts if row.get(name) is not None]
-        return sum(len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts)
+        # values of other types are failures of their rows alone, which the pipeline finds
+        return sum(
+            sum(len(str(part)) for part in text) if isinstance(text, (list, tuple)) else len(str(text))
+            for text in texts
+        )
 
 
 def _finite_values(record: Mapping[str, Any]) -> Record:
@@ -87,7 +93,7 @@ def _embed(result: Any, row: Mapping[str, Any]) -> Record:
 TASKS: Mapping[str, Task] = {
     task.verb: task
     for task in (
-        Task("caption", {"image": "image-captioning"}, ("prompt",), _caption, text="caption"),
+        Task("caption", {"image": "image-captioning"}, ("prompt",), _caption, text="caption", optional=("prompt",)),
         Task(
             "answer",
             {"image": "image-question-answering", "video": "video-question-answering"},
@@ -106,4 +112,13 @@ TASKS: Mapping[str, Task] = {
 }
 """Tasks by verb."""
 
-__all__ = ["TASKS", "Record", "Task"]
+CAPFILT_SCORES = Task("capfilt-scores", {}, ("text",), lambda result, row: dict(result), optional=("text",))
+"""Web texts and captions of images, with the scores of a filter; see `modeling_lavis.jobs.filtering`."""
+
+
+def task_of_job(verb: str) -> Task:
+    """The task of a job by the verb that it was begun with."""
+    return CAPFILT_SCORES if verb == CAPFILT_SCORES.verb else TASKS[verb]
+
+
+__all__ = ["CAPFILT_SCORES", "TASKS", "Record", "Task", "task_of_job"]

@@ -85,7 +85,7 @@ class Worker:
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.timings = Timings()
         self._prepare_row, self._run_rows = pipe.steps(**(options or {}))
-        self._draft_size = _draft_size(pipe) if draft else None
+        self._draft_size = draft_size(pipe) if draft else None
         self._succeeded = self._failed = 0
 
     def expect_results(self) -> None:
@@ -252,7 +252,7 @@ def _shape(row: Any) -> Any:
     return None if pixel_values is None else tuple(pixel_values.shape[1:])
 
 
-def _draft_size(pipe: Any) -> int | None:
+def draft_size(pipe: Any) -> int | None:
     """
     Smallest side to which JPEG files may be reduced before they are resized: twice the side of the model's images, so
     that the bicubic filter still averages over all pixels that it keeps. `None` if images are not resized.
@@ -274,4 +274,4 @@ def _seeded(seed: int, position: Position, number: int, device: torch.device) ->
         yield
 
 
-__all__ = ["Timings", "Worker", "is_out_of_memory", "read_ahead"]
+__all__ = ["Timings", "Worker", "draft_size", "is_out_of_memory", "read_ahead"]

@@ -23,7 +23,16 @@ def prepare(folder: Path) -> dict[str, Any]:
 
 
 def commands(words: list[str]) -> list[str]:
+    from modeling_lavis.embedded import embedded_model_path
+
+    words = [embedded_model_path() if word in ("my-captioner", "my-matcher") else word for word in words]
     return words if "merge-shards" in words else [*words, "--device", "cpu"]
+
+
+def check_filtered(names: dict[str, Any]) -> None:
+    statistics = json.loads(Path("clean", ".capfilt.job", "statistics.json").read_text())
+    assert statistics["images"] == {"both": 0, "web": 0, "synthetic": 2, "none": 0}
+    assert statistics["texts"]["web"]["texts"] == 2 and Path("examples.png").exists() and Path("strict").is_dir()
 
 
 def check_text_files(names: dict[str, Any]) -> None:
@@ -37,4 +46,8 @@ def check_parts(names: dict[str, Any]) -> None:
     assert Path("captions-of-all.jsonl").read_text().splitlines() == [*parts[0], *parts[1]]
 
 
-CHECKS = {"Caption a folder for diffusion training": check_text_files, "Many machines": check_parts}
+CHECKS = {
+    "Caption a folder for diffusion training": check_text_files,
+    "Clean a web-crawled set": check_filtered,
+    "Many machines": check_parts,
+}
