@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Jobs from Python: captions, answers, matches and features of whole collections."""
 
+import functools
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -207,9 +208,34 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
         raise ValueError(f"{', '.join(unused)} cannot be used without an output.")
     pipe = open_pipeline(verb, model, job)
     task, given, maker = prepare(verb, pipe, given, job)
-    worker = make_worker(pipe, task, given, job)
     if output is None:
-        return _records(data, maker, worker, job)
+        return _records(data, maker, make_worker(pipe, task, given, job), job)
+    return run_task(task, pipe, given, data, output, job, functools.partial(_open_source, data, maker, job=job))
+
+
+def run_task(
+    task: Task,
+    pipe: Any,
+    given: Mapping[str, Any],
+    data: Any,
+    output: str | os.PathLike,
+    job: JobOptions,
+    make_source: Callable[[Path], Source],
+) -> Summary:
+    """
+    Run the job of a task that writes an output.
+
+    Args:
+        task (`Task`): the task.
+        pipe (`LavisPipeline`): its pipeline.
+        given (`Mapping[str, Any]`): options of the pipeline's call.
+        data: what the user gave, which identifies the job.
+        output (`str` or `os.PathLike`): the file or folder to write.
+        job ([`JobOptions`]): options.
+        make_source (`Callable`): function from the path of the list of files to the source of the data. The list is
+            there if the job has begun before.
+    """
+    worker = make_worker(pipe, task, given, job)
     sink = make_sink(Path(output), task, data, job)
     folder = sink.folder
     if job.restart:
@@ -222,7 +248,7 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
             folder / "job.json"
         ).exists():  # a list without a job is that of a command that was killed while it began
             (folder / "files.jsonl").unlink(missing_ok=True)
-        source = _open_source(data, maker, folder / "files.jsonl", job)
+        source = make_source(folder / "files.jsonl")
     except BaseException:
         journal.close()
         raise
@@ -231,11 +257,11 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
         worker=worker,
         sink=sink,
         journal=journal,
-        identity=identity(verb, pipe, given, data, sink, job),
+        identity=identity(task.verb, pipe, given, data, sink, job),
         block_size=job.rows_per_block,
         shard=job.part,
         progress=job.progress,
-        unit=f"{maker.modality}s",
+        unit=f"{input_modality(pipe.model)}s",
     )
 
 
@@ -363,4 +389,5 @@ __all__ = [
     "match",
     "output_identity",
     "run",
+    "run_task",
 ]
