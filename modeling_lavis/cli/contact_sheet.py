@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contact sheet of images with their captions and matches."""
+"""Contact sheets of images with texts below them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import PIL.Image
 from PIL import ImageDraw, ImageFont
@@ -11,6 +11,19 @@ from modeling_lavis.models.image_conversion import parse_background, to_rgb
 
 _IMAGE_HEIGHT, _CELL_WIDTH, _MARGIN, _FONT_SIZE, _MAX_LINES = 128, 260, 16, 14, 2
 _BACKGROUND, _TEXT, _LABEL, _CORRECT, _WRONG = "white", "#222222", "#777777", "#1a7f37", "#b3261e"
+
+
+class Cell(NamedTuple):
+    """
+    An image of a contact sheet.
+
+    Args:
+        image (`PIL.Image.Image`, *optional*): the image; nothing is drawn for one that cannot be read.
+        lines (`Sequence[tuple[str, str, str]]`): label, text and color of what is below it.
+    """
+
+    image: PIL.Image.Image | None
+    lines: Sequence[tuple[str, str, str]]
 
 
 def draw(rows: Sequence[Mapping[str, Any]], columns: int = 4) -> PIL.Image.Image:
@@ -29,28 +42,52 @@ def draw(rows: Sequence[Mapping[str, Any]], columns: int = 4) -> PIL.Image.Image
     Raises:
         ValueError: If there are no rows.
     """
-    if not rows:
+    cells = []
+    for row in rows:
+        with PIL.Image.open(row["file"]) as opened:
+            image = to_rgb(opened, parse_background(_BACKGROUND)).copy()  # an RGB image is returned as it is, unread
+        match_color = _CORRECT if row["best_match"] == row["name"] else _WRONG
+        lines = (
+            ("name", row["name"], _TEXT),
+            ("caption", row["caption"], _CORRECT if row["caption_is_name"] else _WRONG),
+            (f"match {row['score']:.2f}", row["best_match"], match_color),
+        )
+        cells.append(Cell(image, lines))
+    return draw_cells(cells, columns)
+
+
+def draw_cells(cells: Sequence[Cell], columns: int = 4) -> PIL.Image.Image:
+    """
+    Draw a contact sheet.
+
+    Args:
+        cells (`Sequence[Cell]`): images with what is written below them.
+        columns (`int`, *optional*, defaults to 4): maximum number of images per row.
+
+    Returns:
+        `PIL.Image.Image`: The contact sheet.
+
+    Raises:
+        ValueError: If there are no cells.
+    """
+    if not cells:
         raise ValueError("A contact sheet needs at least one image.")
     font = _font()
     line_height = _FONT_SIZE + 5
-    height = _IMAGE_HEIGHT + 3 * _MAX_LINES * line_height + 2 * _MARGIN
-    columns = min(columns, len(rows))
-    size = (columns * (_CELL_WIDTH + _MARGIN) + _MARGIN, -(-len(rows) // columns) * height + _MARGIN)
+    height = _IMAGE_HEIGHT + max(len(cell.lines) for cell in cells) * _MAX_LINES * line_height + 2 * _MARGIN
+    columns = min(columns, len(cells))
+    size = (columns * (_CELL_WIDTH + _MARGIN) + _MARGIN, -(-len(cells) // columns) * height + _MARGIN)
     sheet = PIL.Image.new("RGB", size, _BACKGROUND)
     canvas = ImageDraw.Draw(sheet)
-    for number, row in enumerate(rows):
+    for number, cell in enumerate(cells):
         left = _MARGIN + number % columns * (_CELL_WIDTH + _MARGIN)
         top = _MARGIN + number // columns * height
-        with PIL.Image.open(row["file"]) as opened:
-            image = to_rgb(opened, parse_background(_BACKGROUND)).copy()  # an RGB image is returned as it is, unread
-        image.thumbnail((_CELL_WIDTH, _IMAGE_HEIGHT))
-        sheet.paste(image, (left + (_CELL_WIDTH - image.width) // 2, top))
+        if cell.image is not None:
+            image = to_rgb(cell.image, parse_background(_BACKGROUND)).copy()
+            image.thumbnail((_CELL_WIDTH, _IMAGE_HEIGHT))
+            sheet.paste(image, (left + (_CELL_WIDTH - image.width) // 2, top))
         top += _IMAGE_HEIGHT + 6
-        for label, text, color in (
-            ("name", row["name"], _TEXT),
-            ("caption", row["caption"], _CORRECT if row["caption_is_name"] else _WRONG),
-            (f"match {row['score']:.2f}", row["best_match"], _CORRECT if row["best_match"] == row["name"] else _WRONG),
-        ):
+        for label, text, color in cell.lines:
             indent = canvas.textlength(f"{label}: ", font=font)
             canvas.text((left, top), f"{label}: ", font=font, fill=_LABEL)
             for line in wrap(text, _CELL_WIDTH - indent, lambda part: canvas.textlength(part, font=font)):

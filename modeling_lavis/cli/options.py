@@ -111,7 +111,9 @@ def add_inputs(parser: argparse.ArgumentParser, needed: bool = True) -> None:
     parser.add_argument("inputs", metavar="INPUT", nargs="+" if needed else "*", help=INPUTS)
 
 
-def add_model_options(parser: argparse.ArgumentParser, default: str | None = "the embedded model") -> None:
+def add_model_options(
+    parser: argparse.ArgumentParser, default: str | None = "the embedded model", batches: bool = True
+) -> None:
     """
     Add the options for the model, its device and dtype, the background of images, the batch size and the output
     format.
@@ -120,6 +122,7 @@ def add_model_options(parser: argparse.ArgumentParser, default: str | None = "th
         parser (`argparse.ArgumentParser`): parser of a verb.
         default (`str`, *optional*, defaults to `"the embedded model"`): description of the default model. `None` makes
             `--model` mandatory.
+        batches (`bool`, *optional*, defaults to `True`): whether there is a `--batch-size`.
     """
     parser.add_argument(
         "--model",
@@ -140,9 +143,12 @@ def add_model_options(parser: argparse.ArgumentParser, default: str | None = "th
         metavar="COLOR",
         help="color behind transparent images, such as white or '#ffffff', or drop (that of the model's processor)",
     )
-    parser.add_argument(
-        "--batch-size", metavar="N", type=positive_int, default=8, help="inputs per batch (%(default)s)"
-    )
+    if batches:
+        parser.add_argument(
+            "--batch-size", metavar="N", type=positive_int, default=8, help="inputs per batch (%(default)s)"
+        )
+    else:
+        parser.set_defaults(batch_size=1)
     parser.add_argument("--json", action="store_true", help="print JSON lines on stdout, and nothing else")
 
 

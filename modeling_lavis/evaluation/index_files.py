@@ -26,6 +26,7 @@ from modeling_lavis.files import read_json, whole_file
 from modeling_lavis.import_utils import require
 
 HEAD = "index.json"
+FAILURES = "failures.jsonl"
 FORMAT = "modeling-lavis index"
 VERSION = 1
 _NAMES = {"rows": "parquet", "vectors": "npy", "faiss": "faiss", "states": "npy"}
@@ -115,12 +116,21 @@ class IndexFiles:
 
     @cached_property
     def faiss(self) -> Any:
-        """The FAISS index; `None` for exact search."""
+        """The FAISS index, as far as possible mapped into memory; `None` for exact search."""
+        return self.read_faiss(mapped=True)
+
+    def read_faiss(self, mapped: bool) -> Any:
+        """
+        Read the FAISS index.
+
+        Args:
+            mapped (`bool`): map it into memory, so that nothing can be added to it.
+        """
         path = self.path("faiss")
         if path is None:
             return None
         faiss: Any = require("faiss", extra="retrieval", purpose="this index")
-        return faiss.read_index(str(path))
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
 
 
 def write_index_files(
@@ -149,6 +159,7 @@ def write_index_files(
         OSError: the disk is full, or the folder has other files.
     """
     folder = Path(folder)
+    check_index_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     numbers = [int(match[1]) for name in os.listdir(folder) if (match := _FILE.fullmatch(name))]
     number = max(numbers, default=0) + 1
@@ -185,10 +196,29 @@ def write_index_files(
                 (folder / name).unlink(missing_ok=True)
         raise
     for name in os.listdir(folder):
-        if _FILE.fullmatch(name) and name not in written.values():
+        is_other = _FILE.fullmatch(name) and name not in written.values()
+        if is_other or name.startswith(f".{HEAD}.partial-"):
             with contextlib.suppress(OSError):  # Windows keeps files that another process has mapped
                 (folder / name).unlink()
     return IndexFiles.open(folder)
+
+
+def check_index_folder(folder: Path) -> None:
+    """
+    Check that an index can be written to a folder, without creating anything.
+
+    Raises:
+        FileExistsError: it is a file, or a folder with something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is not a folder. Give the path of a folder for the index.")
+    if not folder.exists() or (folder / HEAD).exists():
+        return
+    others = [name for name in os.listdir(folder) if not name.startswith(".") and not _FILE.fullmatch(name)]
+    if foreign := sorted(name for name in others if name != FAILURES):
+        raise FileExistsError(
+            f"{folder} is no index and is not empty: it has {foreign[0]}. Give another folder for the index."
+        )
 
 
 def write_array(path: Path, blocks: Iterable[np.ndarray], shape: Sequence[int], dtype: Any = np.float32) -> None:
@@ -226,4 +256,4 @@ def _parquet() -> Any:
     return require("pyarrow.parquet", extra="train", purpose="the rows of an index")
 
 
-__all__ = ["HEAD", "IndexFiles", "write_array", "write_index_files"]
+__all__ = ["FAILURES", "HEAD", "IndexFiles", "check_index_folder", "write_array", "write_index_files"]

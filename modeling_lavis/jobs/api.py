@@ -210,7 +210,7 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
     task, given, maker = prepare(verb, pipe, given, job)
     if output is None:
         return _records(data, maker, make_worker(pipe, task, given, job), job)
-    return run_task(task, pipe, given, data, output, job, functools.partial(_open_source, data, maker, job=job))
+    return run_task(task, pipe, given, data, output, job, functools.partial(open_job_source, data, maker, job=job))
 
 
 def run_task(
@@ -355,7 +355,8 @@ def _is_json(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float, bool))
 
 
-def _open_source(data: Any, maker: ItemMaker, list_path: Path, job: JobOptions) -> Source:
+def open_job_source(data: Any, maker: ItemMaker, list_path: Path, job: JobOptions) -> Source:
+    """The source of a job's data; `ValueError` for options that need records with columns where there are files."""
     source = open_source(data, maker, list_path)
     unused = [name for name in ("columns", "media_root", "keep") if getattr(job, name)]
     if isinstance(source, FileList) and unused:
@@ -369,7 +370,7 @@ def _open_source(data: Any, maker: ItemMaker, list_path: Path, job: JobOptions) 
 
 def _records(data: Any, maker: ItemMaker, worker: Worker, job: JobOptions) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        source = _open_source(data, maker, Path(folder) / "files.jsonl", job)
+        source = open_job_source(data, maker, Path(folder) / "files.jsonl", job)
         for _, results in worker.stream(source.blocks(job.rows_per_block, shard=job.part)):
             for result in results:
                 if result.record is None:
@@ -387,6 +388,7 @@ __all__ = [
     "caption",
     "embed",
     "match",
+    "open_job_source",
     "output_identity",
     "run",
     "run_task",

@@ -17,20 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from modeling_lavis.evaluation.index_files import HEAD, IndexFiles, write_index_files
+from modeling_lavis.data.media_files import URLS
+from modeling_lavis.evaluation.index_files import FAILURES, HEAD, IndexFiles, check_index_folder, write_index_files
 from modeling_lavis.evaluation.index_rows import file_record, file_state, records_table
 from modeling_lavis.evaluation.vector_search import build_faiss, choose_index
 from modeling_lavis.files import whole_file
-from modeling_lavis.jobs.api import JobOptions, run_task
+from modeling_lavis.jobs.api import JobOptions, open_job_source, run_task
 from modeling_lavis.jobs.columns import ItemMaker
 from modeling_lavis.jobs.identity import model_identity
-from modeling_lavis.jobs.opening import open_source
 from modeling_lavis.jobs.sources import FileList, Source
 from modeling_lavis.jobs.tasks import Task
 from modeling_lavis.pipelines.loading import load
 from modeling_lavis.pipelines.retrieval import ImageTextRetrievalPipeline
 
-FAILURES = "failures.jsonl"
 TASKS = {"image": "image-text-retrieval", "video": "video-text-retrieval"}
 _FEATURES = ".features.jsonl"
 _BLOCK = 4096  # vectors of an earlier index that are copied at a time
@@ -124,8 +123,7 @@ def build_index(
     folder = Path(output)
     if index is not None:
         choose_index(0, (1,), index)  # raises
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is not a folder. Give the path of a folder for the index.")
+    check_index_folder(folder)
     pipe = load(TASKS, model, job.device, job.dtype) if isinstance(model, (str, os.PathLike)) else model
     if not isinstance(pipe, ImageTextRetrievalPipeline):
         raise TypeError(f"The model is {type(model).__name__}; expected a folder, a Hub id or a retrieval pipeline.")
@@ -140,23 +138,37 @@ def build_index(
         "index": index or (known.head.get("index", "auto") if known else "auto"),
         "memory": memory if memory is not None or known is None else known.head.get("memory"),
     }
-    maker = ItemMaker(pipe.modality, (), dict(job.columns), None if job.media_root is None else str(job.media_root))
+    if unknown := set(job.columns) - {pipe.modality, "start", "end"}:
+        raise ValueError(f"columns has {sorted(unknown)[0]}; an index reads the columns {pipe.modality}, start, end.")
+    root = None if job.media_root is None else os.path.abspath(job.media_root)
+    maker = ItemMaker(pipe.modality, (), dict(job.columns), root)
     while True:
         known = IndexFiles.open(folder) if (folder / HEAD).exists() else None
         folder.mkdir(parents=True, exist_ok=True)
-        features = folder / _FEATURES
+        features, done = folder / _FEATURES, folder / f"{_FEATURES}.done"
+        _clean(features, done)  # what a process that was killed after it had merged its job may have left
         task = Task("index", TASKS, (), functools.partial(_vector_record, pipe.modality))
-        make_source = functools.partial(_changed_files, data, maker, known=known)
+        make_source = functools.partial(_changed_files, data, maker, job=job, known=known)
         made = run_task(task, _Encoder(pipe), {}, data, features, job, make_source)
         journal = Path(made.failures)
         with whole_file(folder / FAILURES) as partial:
             partial.write_bytes(journal.read_bytes() if journal.exists() else b"")
         summary = _merge(folder, known, features, head)
+        os.replace(journal.parent, done)  # from here on the job counts as merged
+        _clean(features, done)
+        if made.was_finished:  # an earlier run, since which the collection may have changed
+            continue
+        failures = str(folder / FAILURES)
+        if summary is None:
+            raise ValueError(f"The collection has nothing that can be read; see {failures}.")
+        return IndexSummary(**{**summary, "failed": made.failed, "failures": failures, "seconds": made.seconds})
+
+
+def _clean(features: Path, done: Path) -> None:
+    """Remove the output and the journal of a job whose vectors are in the index."""
+    if done.exists():
         features.unlink(missing_ok=True)
-        shutil.rmtree(journal.parent)
-        if not made.was_finished:  # otherwise it was an earlier run, since which the collection may have changed
-            failures = str(folder / FAILURES)
-            return IndexSummary(**{**summary, "failed": made.failed, "failures": failures, "seconds": made.seconds})
+        shutil.rmtree(done)
 
 
 def remove_from_index(output: str | os.PathLike, files: Sequence[str] = (), *, missing: bool = False) -> IndexSummary:
@@ -216,10 +228,12 @@ def _vector_record(modality: str, result: Any, row: Mapping[str, Any]) -> dict[s
     return {**state, "shape": list(values.shape), "vector": base64.b64encode(values.tobytes()).decode("ascii")}
 
 
-def _changed_files(data: Any, maker: ItemMaker, list_path: Path, *, known: IndexFiles | None) -> Source:
+def _changed_files(
+    data: Any, maker: ItemMaker, list_path: Path, *, job: JobOptions, known: IndexFiles | None
+) -> Source:
     """The source of a collection; of files only those that the index does not have as they are."""
     is_begun = list_path.exists()
-    source = open_source(data, maker, list_path)
+    source = open_job_source(data, maker, list_path, job)
     if is_begun or not isinstance(source, FileList):
         return source
     had = {}
@@ -246,21 +260,29 @@ def _changed_files(data: Any, maker: ItemMaker, list_path: Path, *, known: Index
     return FileList(list_path, maker.modality)
 
 
-def _merge(folder: Path, known: IndexFiles | None, features: Path, head: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the items that the index had and those of a job, which replace earlier ones of the same name."""
+def _merge(folder: Path, known: IndexFiles | None, features: Path, head: Mapping[str, Any]) -> dict[str, Any] | None:
+    """
+    Write the items that the index had and those of a job, which replace earlier ones of the same key.
+
+    Returns:
+        `dict[str, Any]`: fields of the summary; `None` if there is nothing to index.
+    """
     records: dict[tuple[Any, ...], dict[str, Any]] = {}
     places: dict[tuple[Any, ...], int] = {}
     shape = None
+    key_of = _Keys()
     for place, entry in _entries(features):
-        key = _key(entry)
+        key = key_of(entry)
         records[key] = {name: entry.get(name) for name in ("file", "path", "bytes", "modified_ns", "start", "end")}
         places[key], shape = place, tuple(entry["shape"])
     earlier = [] if known is None else known.rows.to_pylist()
-    kept = [row for row, record in enumerate(earlier) if _key(record) not in records]
+    key_of = _Keys()
+    kept = [row for row, record in enumerate(earlier) if key_of(record) not in records]
     if shape is None and not kept:
-        raise ValueError(f"The collection has nothing that can be read; see {folder / FAILURES}.")
+        return None
     missing = sum(earlier[row]["path"] is not None and file_state(earlier[row]["path"]) is None for row in kept)
-    if shape is None and known is not None and known.head.get("index") == head["index"]:
+    is_same = known is not None and all(known.head.get(name) == head[name] for name in ("index", "memory"))
+    if shape is None and known is not None and is_same:
         search = known.head.get("search", "exact")
         return {"output": str(folder), "items": len(kept), "missing": missing, "search": search}
     new = _Vectors(features, list(places.values()))
@@ -269,8 +291,20 @@ def _merge(folder: Path, known: IndexFiles | None, features: Path, head: Mapping
     return {**summary, "added": len(records), "missing": missing}
 
 
-def _key(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    return record.get("path") or record["file"], record.get("start"), record.get("end")
+class _Keys:
+    """
+    Keys of items, given in order. Images in files of records have no path, and their names need not be unique: those of
+    one name are counted.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def __call__(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
+        name, number = record["file"], 0
+        if record.get("path") is None and not name.startswith(URLS):
+            number = self._counts[name] = self._counts.get(name, 0) + 1
+        return record.get("path") or name, record.get("start"), record.get("end"), number
 
 
 def _entries(features: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -320,10 +354,15 @@ def _write(
     count = len(kept) + len(new)
     kind = head.get("index", "auto")
     factory = choose_index(count, shape, kind, head.get("memory"))
-    extends = known is not None and len(kept) == len(known.vectors) and known.faiss is not None
-    if extends and known is not None and (kind != "auto" or factory is not None):
-        if known.head.get("index") == kind and "IVF" in known.head.get("search", ""):
-            factory = known.head["search"]  # the number of cells would change with every addition
+    search = "" if known is None else known.head.get("search", "")
+    extends = (
+        known is not None
+        and known.path("faiss") is not None
+        and known.head.get("index") == kind
+        and len(kept) == len(known.vectors)
+    )
+    if extends and factory is not None and kind in ("auto", "ivf-pq") and {factory[:3], search[:3]} == {"IVF"}:
+        factory = search  # the number of cells would change with every addition
 
     def blocks() -> Iterator[np.ndarray]:
         if known is not None:
@@ -332,8 +371,8 @@ def _write(
         yield from new
 
     def faiss(vectors: np.ndarray) -> Any:
-        is_same = extends and known is not None and known.head.get("search") == factory
-        return build_faiss(vectors, str(factory), known.faiss if is_same and known is not None else None)
+        same = known if extends and search == factory else None
+        return build_faiss(vectors, str(factory), None if same is None else same.read_faiss(mapped=False))
 
     entries = {
         name: value for name, value in head.items() if name in ("kind", "model", "model_name", "index", "memory")
@@ -344,4 +383,4 @@ def _write(
     return {"output": str(folder), "items": count, "search": written.head["search"]}
 
 
-__all__ = ["FAILURES", "TASKS", "IndexSummary", "build_index", "remove_from_index"]
+__all__ = ["TASKS", "IndexSummary", "build_index", "remove_from_index"]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Queries to an index: candidates by cosine similarity, the best of them ranked again by the matching head."""
 
+import logging
 import os
 from typing import Any
 
@@ -10,9 +11,10 @@ from torch import Tensor
 from modeling_lavis.jobs.identity import model_identity
 from modeling_lavis.pipelines.loading import load
 from modeling_lavis.pipelines.retrieval import ImageTextRetrievalPipeline, RetrievalIndex
+from modeling_lavis.search.building import TASKS
 from modeling_lavis.search.index import SearchIndex
 
-_TASKS = {"image": "image-text-retrieval", "video": "video-text-retrieval"}
+_LOGGER = logging.getLogger(__name__)
 
 
 class Searcher:
@@ -46,7 +48,7 @@ class Searcher:
         if model is None:
             raise ValueError(f"{self.index.folder} does not say where its model is. Give the model.")
         is_name = isinstance(model, (str, os.PathLike))
-        self.pipe: ImageTextRetrievalPipeline = load(_TASKS, model, device, dtype) if is_name else model
+        self.pipe: ImageTextRetrievalPipeline = load(TASKS, model, device, dtype) if is_name else model
         if (had := head.get("model")) is not None:
             found = model_identity(self.pipe)
             if different := [name for name, value in had.items() if found.get(name) != value]:
@@ -106,6 +108,10 @@ class Searcher:
             times = {name: record[name] for name in ("start", "end") if record[name] is not None}
             scores = {"score": similarity, "similarity": similarity, "state": state}
             results.append({"row": row, "file": record["file"], **times, **scores})
+        for state, what in (("missing", "does not exist any more"), ("changed", "has changed since it was indexed")):
+            if names := [result["file"] for result in results if result["state"] == state]:
+                others = f", and {len(names) - 1} others" if len(names) > 1 else ""
+                _LOGGER.warning("%s %s%s; bring the index up to date.", names[0], what, others)
         if rerank and text is not None:
             results = self._rerank(text, results)
         return results[:top_k]

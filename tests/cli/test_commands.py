@@ -158,6 +158,8 @@ class TestEveryCommand:
 #: commands that no table of arguments names
 OTHER_COMMANDS = (
     "merge-shards",
+    "index",
+    "search",
     "evaluate",
     "convert",
     "zoo",

@@ -15,6 +15,7 @@ from modeling_lavis.embedded import embedded_images, embedded_model_path
 from modeling_lavis.pipelines.loading import load
 from modeling_lavis.pipelines.retrieval import RetrievalIndex
 from modeling_lavis.search import Searcher, SearchIndex, build_index, near_duplicates, remove_from_index
+from tests.data.data_files import write_shard
 
 pytestmark = pytest.mark.slow
 
@@ -161,3 +162,66 @@ def test_images_in_memory_are_not_saved(retriever: Any, tmp_path: Path) -> None:
     index = retriever.index(images=[PIL.Image.new("RGB", (8, 8))])
     with pytest.raises(ValueError, match="expected paths or URLs"):
         index.save(tmp_path / "saved")
+
+
+def test_another_kind_of_search(pictures: Path, retriever: Any, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    build_index(pictures, retriever, tmp_path / "index")
+    made = build_index(pictures, retriever, tmp_path / "index", index="flat")
+    assert (made.search, made.added) == ("Flat", 0)
+    shutil.copy(pictures / "0.png", pictures / "new.png")
+    made = build_index(pictures, retriever, tmp_path / "index")  # it stays, and is extended
+    assert (made.search, made.items, made.added) == ("Flat", 7, 1)
+    searcher = Searcher(tmp_path / "index", retriever)
+    for exact in (True, False):
+        found = searcher(medium=str(pictures / "new.png"), top_k=2, exact=exact)
+        assert {Path(entry["file"]).stem for entry in found} == {"0", "new"}
+    assert remove_from_index(tmp_path / "index", [str(pictures / "0.png")]).search == "Flat"
+    found = searcher(medium=str(pictures / "new.png"), top_k=2)
+    assert {Path(entry["file"]).stem for entry in found} == {"0", "new"}, "who has it open searches on"
+    assert Searcher(tmp_path / "index", retriever)(medium=str(pictures / "0.png"), top_k=1)[0]["row"] == 5
+    assert build_index(pictures, retriever, tmp_path / "index", index="exact").search == "exact"
+    assert not list((tmp_path / "index").glob("*.faiss"))
+
+
+def test_records_of_one_name_are_different_items(pictures: Path, retriever: Any, tmp_path: Path) -> None:
+    rows = [PIL.Image.open(pictures / f"{number}.png") for number in range(3)]
+    made = build_index(rows, retriever, tmp_path / "index")
+    assert made.items == 3
+    index = SearchIndex(tmp_path / "index")
+    assert index.record(2)["path"] is None and index.state(2) == "unknown"
+    found = Searcher(index, retriever)(embedded_images()[1].caption, top_k=3)
+    assert found[0]["row"] == 1 and found[0]["score"] == found[0]["similarity"]  # there is no file to read again
+    folders = []
+    for name in ("one", "two"):
+        folders.append(tmp_path / name / "0.tar")
+        folders[-1].parent.mkdir()
+        write_shard(folders[-1], {"0": {"png": (pictures / f"{len(folders)}.png").read_bytes()}})
+    data = [str(folder) for folder in folders]
+    assert build_index(data, retriever, tmp_path / "shards").items == 2
+    assert build_index(data, retriever, tmp_path / "shards").items == 2
+    vectors = SearchIndex(tmp_path / "shards").files.vectors
+    np.testing.assert_allclose(vectors, index.files.vectors[1:], atol=1e-5)
+
+
+def test_what_cannot_be_indexed(pictures: Path, retriever: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError, match="is no index and is not empty"):
+        build_index(pictures, retriever, pictures)
+    for _ in range(2):  # the second time it is read again
+        with pytest.raises(ValueError, match="nothing that can be read"):
+            build_index(pictures / "broken.png", retriever, tmp_path / "index")
+    shutil.copy(pictures / "0.png", pictures / "broken.png")
+    assert build_index(pictures / "broken.png", retriever, tmp_path / "index").items == 1
+    with pytest.raises(ValueError, match="keep cannot be used for an index"):
+        build_index(pictures, retriever, tmp_path / "index", keep=["x"])
+    with pytest.raises(ValueError, match="columns has question"):
+        build_index(pictures, retriever, tmp_path / "index", columns={"question": "q"})
+
+
+def test_a_job_that_was_merged_is_not_in_the_way(pictures: Path, retriever: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    build_index(pictures, retriever, folder)
+    (folder / ".features.jsonl.done").mkdir()  # a process was killed right here
+    (folder / ".features.jsonl").write_text("{")
+    assert build_index(pictures, retriever, folder).added == 0
+    assert [path.name for path in folder.glob(".*")] == []
