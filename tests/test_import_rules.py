@@ -16,7 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"evaluation", "data", "models", "embedded"},
     "pipelines": {"models", "evaluation"},
     "jobs": {"pipelines", "evaluation", "data", "models"},
-    "interpretability": {"models"},
+    "interpretability": {"models", "evaluation", "data", "pipelines"},
     "hub": {"models", "data", "evaluation"},
     "embedded": set(),
     "cli": {"training", "evaluation", "data", "models", "pipelines", "jobs", "interpretability", "hub", "embedded"},
