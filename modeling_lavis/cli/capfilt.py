@@ -2,7 +2,6 @@
 """`modeling-lavis capfilt`: caption images, and keep the texts that match them."""
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{flags(selection)} cannot be used without --output.")
     sheet = selection.pop("examples", None)
     if sheet is not None:
-        check_output_file(sheet, (".png",))
+        check_output_file(sheet, (".png",), "--examples")
     options = {**generation_options(args), **given_options(args, ("num_return_sequences", "prompt"))}
     captioner = open_pipeline("image-captioning", argparse.Namespace(**{**vars(args), "model": args.captioner}))
     check_generation(captioner, {name: value for name, value in options.items() if name != "prompt"})
@@ -99,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
             decoding=args.decoding,
             examples=0 if sheet is None else _EXAMPLES,
             batch_size=args.batch_size,
-            progress=sys.stderr,
+            progress=True,
             **selection,
             **options,
             **job,

@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -212,7 +211,7 @@ def task_options(args: argparse.Namespace, known: Mapping[str, Any]) -> dict[str
     shared: dict[str, Any] = {
         "batch_size": args.batch_size,
         "num_workers": args.num_workers,
-        "progress": sys.stderr.isatty(),
+        "progress": True,
     }
     if "return_predictions" in known:
         shared |= {"return_predictions": True, "on_bad_row": args.on_bad_row}

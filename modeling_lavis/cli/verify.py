@@ -100,7 +100,7 @@ def _check(args: argparse.Namespace) -> None:
         return
     if args.image is None or args.recording is not None or args.data is not None:
         raise UsageError("--record needs --image, and neither --recording nor --data.")
-    check_output_file(args.record, (".json",))
+    check_output_file(args.record, (".json",), "--record")
 
 
 def _record(args: argparse.Namespace, options: dict[str, Any]) -> int:

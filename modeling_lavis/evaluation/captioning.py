@@ -11,6 +11,7 @@ from modeling_lavis.data.collators import Row, RowCollator
 from modeling_lavis.evaluation.generating import best_sequences, with_newline
 from modeling_lavis.evaluation.prediction import Running, column_of, is_stream, predict, unwrapped
 from modeling_lavis.evaluation.results import EvaluationResult, result_id
+from modeling_lavis.progress import Shown
 
 
 class _CaptioningInputs(RowCollator):
@@ -44,7 +45,7 @@ def evaluate_captioning(
     java_metrics: bool = False,
     batch_size: int = 32,
     num_workers: int = 0,
-    progress: bool = False,
+    progress: Shown = None,
     on_bad_row: str = "raise",
     columns: Mapping[str, str] | None = None,
     image_root: str | os.PathLike | None = None,
@@ -68,7 +69,8 @@ def evaluate_captioning(
         java_metrics (`bool`, *optional*, defaults to `False`): also METEOR and SPICE, which need Java.
         batch_size (`int`, *optional*, defaults to 32): images per batch and process.
         num_workers (`int`, *optional*, defaults to 0): processes that load images.
-        progress (`bool`, *optional*, defaults to `False`): whether to show a progress bar.
+        progress (`bool` or `TextIO`, *optional*): whether or where progress is shown, see
+            `modeling_lavis.progress.Progress`; by default on a terminal.
         on_bad_row (`str`, *optional*, defaults to `"raise"`): `"raise"`, or `"skip"` to leave out rows whose image
             cannot be read.
         columns (`Mapping[str, str]`, *optional*): names of the columns by field name, where they differ.

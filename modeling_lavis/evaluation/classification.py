@@ -17,6 +17,7 @@ from modeling_lavis.data.collators import (
 from modeling_lavis.data.video_collators import VideoQuestionAnsweringCollator
 from modeling_lavis.evaluation.prediction import Running, predict, unwrapped
 from modeling_lavis.evaluation.results import EvaluationResult, result_id
+from modeling_lavis.progress import Shown
 
 
 def evaluate_classification(
@@ -28,7 +29,7 @@ def evaluate_classification(
     default_text: str = "",
     batch_size: int = 32,
     num_workers: int = 0,
-    progress: bool = False,
+    progress: Shown = None,
     on_bad_row: str = "raise",
     columns: Mapping[str, str] | None = None,
     image_root: str | os.PathLike | None = None,
@@ -72,7 +73,7 @@ def evaluate_image_pairs(
     label2id: Mapping[str, int] | None = None,
     batch_size: int = 32,
     num_workers: int = 0,
-    progress: bool = False,
+    progress: Shown = None,
     on_bad_row: str = "raise",
     columns: Mapping[str, str] | None = None,
     image_root: str | os.PathLike | None = None,
@@ -106,7 +107,7 @@ def evaluate_video_question_answering(
     label2id: Mapping[str, int] | None = None,
     batch_size: int = 8,
     num_workers: int = 0,
-    progress: bool = False,
+    progress: Shown = None,
     on_bad_row: str = "raise",
     columns: Mapping[str, str] | None = None,
     image_root: str | os.PathLike | None = None,

@@ -16,6 +16,7 @@ from modeling_lavis.evaluation.engine import MEMORY_BUDGET, RetrievalEngine
 from modeling_lavis.evaluation.metrics import recall_at_k
 from modeling_lavis.evaluation.retrieval import TEXT_BATCH_SIZE, RankedCandidates
 from modeling_lavis.models.image_conversion import open_image
+from modeling_lavis.progress import Shown
 
 _IMAGE_COLUMNS = ("image", "video")
 #: bounds of a video in seconds, which its processor takes
@@ -246,7 +247,7 @@ def evaluate_retrieval(
     disk_budget: int = 0,
     work_dir: str | os.PathLike[str] | None = None,
     num_workers: int = 0,
-    progress: bool | None = None,
+    progress: Shown = None,
 ) -> dict[str, float]:
     """
     Recall of text retrieval and image (or video) retrieval on captioned images.

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from modeling_lavis.jobs.columns import ItemMaker
 from modeling_lavis.jobs.identity import model_identity
@@ -21,6 +21,7 @@ from modeling_lavis.jobs.tasks import TASKS, Task
 from modeling_lavis.jobs.work import Worker
 from modeling_lavis.pipelines.base import LavisPipeline
 from modeling_lavis.pipelines.loading import input_modality, load
+from modeling_lavis.progress import Shown
 
 FORMATS: Mapping[str, type[Sink]] = {
     "jsonl": JsonLines,
@@ -59,7 +60,8 @@ class JobOptions:
         shard (`str`, *optional*): `"i/n"` for the i-th of n parts of the data, each of which is a job of its own.
         samples_per_shard (`int`, *optional*, defaults to 10,000): samples per shard of WebDataset output.
         restart (`bool`, *optional*, defaults to `False`): remove what an earlier run wrote, and begin again.
-        progress (`TextIO`, *optional*): where progress is written, such as `sys.stderr`.
+        progress (`bool` or `TextIO`, *optional*): whether or where progress is shown, see
+            `modeling_lavis.progress.Progress`; by default on a terminal.
     """
 
     output_format: str | None = None
@@ -76,7 +78,7 @@ class JobOptions:
     shard: str | None = None
     samples_per_shard: int = 10_000
     restart: bool = False
-    progress: TextIO | None = None
+    progress: Shown = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "block_size", "num_workers", "samples_per_shard"):

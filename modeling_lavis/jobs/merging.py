@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from modeling_lavis.data.records import kind_of, shard_samples
 from modeling_lavis.files import whole_file
@@ -26,6 +26,7 @@ from modeling_lavis.jobs.shards import WebDataset, shards_in
 from modeling_lavis.jobs.sinks import RECORDS, Sink
 from modeling_lavis.jobs.sources import Source
 from modeling_lavis.jobs.tasks import task_of_job
+from modeling_lavis.progress import Shown
 
 _OWN_FOLDERS = ("txt", "webdataset")  # forms that a merged folder has by default, if the parts have it
 
@@ -37,7 +38,7 @@ def merge_shards(
     output_format: str | None = None,
     samples_per_shard: int | None = None,
     restart: bool = False,
-    progress: TextIO | None = None,
+    progress: Shown = None,
 ) -> Summary:
     """
     Merge the outputs of all parts of a job: the rows and failures of one job over everything, in its order.
@@ -51,7 +52,7 @@ def merge_shards(
             of the parts.
         samples_per_shard (`int`, *optional*): samples per shard of WebDataset output; by default that of the parts.
         restart (`bool`, *optional*, defaults to `False`): remove what an earlier call wrote, and begin again.
-        progress (`TextIO`, *optional*): where progress is written.
+        progress (`bool` or `TextIO`, *optional*): see `modeling_lavis.progress.Progress`.
 
     Returns:
         [`Summary`]: what was merged.
