@@ -16,10 +16,22 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"evaluation", "data", "models", "embedded"},
     "pipelines": {"models", "evaluation"},
     "jobs": {"pipelines", "evaluation", "data", "models"},
+    "search": {"jobs", "pipelines", "evaluation", "data", "models"},
     "interpretability": {"models"},
     "hub": {"models", "data", "evaluation"},
     "embedded": set(),
-    "cli": {"training", "evaluation", "data", "models", "pipelines", "jobs", "interpretability", "hub", "embedded"},
+    "cli": {
+        "training",
+        "evaluation",
+        "data",
+        "models",
+        "pipelines",
+        "jobs",
+        "search",
+        "interpretability",
+        "hub",
+        "embedded",
+    },
 }
 
 
