@@ -19,6 +19,7 @@ from modeling_lavis.cli.options import (
     positive_int,
 )
 from modeling_lavis.cli.output import Results, UsageError, atomic_file, check_output_file, one_line
+from modeling_lavis.cli.plots import add_plot_option, check_plot, match_figure, save_plot
 
 _SELECTION = ("texts", "min_score", "min_similarity", "score_quantile", "similarity_quantile", "examples")
 _EXAMPLES = 12  # above and below the thresholds
@@ -58,6 +59,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     group.add_argument("--similarity-quantile", metavar="Q", type=float, help="share of texts to drop by cosine")
     group.add_argument("--scores", metavar="FILE", help="file of all scores, .jsonl (OUTPUT.scores.jsonl)")
     group.add_argument("--examples", metavar="FILE", type=Path, help="draw texts next to the thresholds, .png")
+    add_plot_option(group, "how the scores of web and synthetic texts are distributed, with the thresholds")
     add_job_options(parser)
     parser.set_defaults(run=run)
     return parser
@@ -74,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
     sheet = selection.pop("examples", None)
     if sheet is not None:
         check_output_file(sheet, (".png",), "--examples")
+    check_plot(args.plot)
     options = {**generation_options(args), **given_options(args, ("num_return_sequences", "prompt"))}
     captioner = open_pipeline("image-captioning", argparse.Namespace(**{**vars(args), "model": args.captioner}))
     check_generation(captioner, {name: value for name, value in options.items() if name != "prompt"})
@@ -110,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
         record["examples"] = str(sheet) if summary.examples else None
         if summary.examples:
             _draw(summary.examples, sheet)
+    if args.plot is not None:
+        save_plot(args.plot, _score_figure(summary))
     results = Results(args.json)
     results.add(record, _text(summary))
     return int(summary.failed > 0)
@@ -137,6 +142,23 @@ def _text(summary: Any) -> str:
     for source, known in statistics.texts.items():
         lines.append(f"{source} texts: {known['kept']} of {known['texts']} kept")
     return "\n".join(lines)
+
+
+def _score_figure(summary: Any) -> Any:
+    """Histograms of the scores of all texts, with the thresholds of the selection, if there was one."""
+    from modeling_lavis.jobs.merging import open_part
+    from modeling_lavis.jobs.selection import SOURCES
+
+    values: dict[str, dict[str, list[float]]] = {}
+    for record in open_part(Path(summary.scoring.output)).records():
+        for source in SOURCES:
+            for entry in record[source]:
+                for name in ("score", "similarity"):
+                    if entry[name] is not None:
+                        values.setdefault(name, {}).setdefault(f"{source} texts", []).append(entry[name])
+    thresholds = None if summary.statistics is None else summary.statistics.thresholds
+    marks = {} if thresholds is None else {"score": thresholds.score, "similarity": thresholds.similarity}
+    return match_figure(values, marks)
 
 
 def _draw(examples: Sequence[dict[str, Any]], path: Path) -> None:

@@ -116,7 +116,8 @@ def evaluate_captioning(
             entry["references"] = [text for position in of_image[image_id] for text in _texts(captions[position])]
     predictions = [{"image_id": entry["image_id"], "caption": entry["caption"]} for entry in images.values()]
     metrics = _metrics(list(images.values()), java_metrics, processor.clean)
-    return EvaluationResult(metrics, predictions, found.skipped) if return_predictions else metrics
+    references = [entry["references"] for entry in images.values()] if metrics else []
+    return EvaluationResult(metrics, predictions, found.skipped, references) if return_predictions else metrics
 
 
 def _metrics(

@@ -170,7 +170,8 @@ def _evaluate(
     def record(row: Row, position: int) -> dict[str, Any]:
         target = row.get(target_name)
         index = None if target is None else to_index(target, label2id)
-        return {id_field: result_id(row, id_name, position), "target": index}
+        reference = id2label.get(index, str(target))  # an answer that the model does not know has no index
+        return {id_field: result_id(row, id_name, position), "target": index, "reference": reference}
 
     def step(batch: dict[str, Any]) -> list[dict[str, Any]]:
         scores, indices = model(**batch, **(options or {})).logits.float().softmax(dim=-1).max(dim=-1)
@@ -198,7 +199,8 @@ def _evaluate(
         predictions = [{id_field: entry[id_field], "answer": name} for entry, name in named]
     else:
         predictions = [{id_field: entry[id_field], "label": name, "score": entry["score"]} for entry, name in named]
-    return EvaluationResult(metrics, predictions, found.skipped)
+    references = [] if without else [entry["reference"] for entry in entries]
+    return EvaluationResult(metrics, predictions, found.skipped, references)
 
 
 def _labels(model: Any, given: Mapping[str, int] | None, default: Mapping[str, int]) -> dict[str, int]:

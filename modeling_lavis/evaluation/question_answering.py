@@ -126,7 +126,8 @@ def evaluate_question_answering(
     questions = list(found.rows.values())
     predictions = [{"question_id": entry["question_id"], "answer": entry["answer"]} for entry in questions]
     metrics = _metrics(questions, metric)
-    return EvaluationResult(metrics, predictions, found.skipped) if return_predictions else metrics
+    references = [entry["references"] for entry in questions] if metrics else []
+    return EvaluationResult(metrics, predictions, found.skipped, references) if return_predictions else metrics
 
 
 def _check_options(

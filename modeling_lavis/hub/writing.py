@@ -145,6 +145,7 @@ def write_shards(
             is written.
         dtype_of (`Callable`): function that returns the dtype in which a key is stored.
         max_shard_size (`str`): maximum size of a file, for example `"5GB"`.
+        progress (`bool` or `TextIO`, *optional*): see `modeling_lavis.progress.Progress`.
 
     Returns:
         [`WrittenWeights`]: Names of the weight files, and keys of weights that are not finite.

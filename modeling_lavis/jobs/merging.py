@@ -123,6 +123,8 @@ class Part:
     @property
     def records_path(self) -> Path:
         """The file with the records: the output, or the log of them for an output of another form."""
+        if self.form == "metadata":
+            return self.output / "metadata.jsonl"
         return self.output if self.form in ("jsonl", "parquet") else self.folder / RECORDS
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -158,10 +160,10 @@ def _count_lines(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-def open_part(output: Path) -> Part:
-    """The job that wrote an output; [`JobError`] if there is none."""
+def open_part(output: Path, verb: str = "*") -> Part:
+    """The job that wrote an output, of several in a folder that of a verb; [`JobError`] if there is none."""
     if output.is_dir():
-        folders = sorted(path.parent for path in output.glob(".*.job/job.json"))
+        folders = sorted(path.parent for path in output.glob(f".{verb}.job/job.json"))
         if len(folders) > 1:
             raise JobError(f"{output} has the outputs of several jobs: {', '.join(path.name for path in folders)}.")
     else:
