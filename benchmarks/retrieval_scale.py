@@ -191,9 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of a process")
     parser.add_argument("--memory-budget", type=int, default=4 * 2**30, help="bytes of hidden states in memory")
-    parser.add_argument(
-        "--plot", type=plot_file, metavar="FILE", help="draw measured and computed sizes, .png or .svg"
-    )
+    parser.add_argument("--plot", type=plot_file, metavar="FILE", help="draw measured and computed sizes, .png or .svg")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

@@ -2,8 +2,9 @@
 """Progress of long work, for people: a bar on a terminal or in a notebook, lines in a log.
 
 Everything that takes long has an argument `progress` with the same values, see [`Progress`]. Bars that are shown by
-default are hidden by `transformers.utils.logging.disable_progress_bar()` and huggingface_hub's `disable_progress_bars()`;
-those that a call asks for, as all commands do, by the environment variable `HF_HUB_DISABLE_PROGRESS_BARS=1`.
+default are hidden by `transformers.utils.logging.disable_progress_bar()` and huggingface_hub's
+`disable_progress_bars()`; those that a call asks for, as all commands do, by the environment variable
+`HF_HUB_DISABLE_PROGRESS_BARS=1`.
 """
 
 import sys

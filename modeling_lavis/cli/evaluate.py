@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_lavis.cli.answer import read_answers
+from modeling_lavis.cli.examples import save_examples
 from modeling_lavis.cli.options import (
     GENERATION_OPTIONS,
     add_generation_options,
@@ -96,10 +97,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     output = parser.add_argument_group("predictions")
     output.add_argument("--output", metavar="FILE", type=Path, help="write the predictions, .json")
     output.add_argument("--output-format", choices=_FORMATS, help="form of the predictions (list)")
+    output.add_argument(
+        "--examples", metavar="FILE", type=Path, help="draw the images of the worst predictions with these, .png"
+    )
     add_plot_option(
         output,
-        "recall over k with the scores of right and wrong pairs (retrieval), CIDEr of the captions, accuracy by type of "
-        "question, or a confusion matrix (classes and answers)",
+        "recall over k with the scores of right and wrong pairs (retrieval), CIDEr of the captions, accuracy by type "
+        "of question, or a confusion matrix (classes and answers)",
     )
     captions = parser.add_argument_group("captions and answers")
     add_generation_options(captions)  # type: ignore[arg-type]
@@ -146,6 +150,10 @@ def run(args: argparse.Namespace) -> int:
     elif args.output_format is not None:
         raise UsageError("--output-format is for --output; give the file, too.")
     check_plot(args.plot)
+    if args.examples is not None:
+        check_output_file(args.examples, (".png",), "--examples")
+        if args.streaming:
+            raise UsageError("--examples looks at rows again, which --streaming cannot. Leave out one of them.")
     with process_group(args) as is_first:
         return _run(args, Results(args.json), is_first)
 
@@ -182,6 +190,8 @@ def _run(args: argparse.Namespace, results: Results, is_first: bool) -> int:
         save_plot(args.plot, evaluation_figure(found, _labels(options.get("label2id") or pipe.model.config.label2id)))
     if args.output is not None:
         found.save_predictions(args.output, args.output_format or "list")
+    if args.examples is not None:
+        save_examples(args.examples, rows, found)
     record = {"task": args.task, "metrics": metrics, "skipped": len(skipped)}
     results.add(record, _table(metrics) if metrics else "no metrics: the data have nothing to compare with")
     return 0
@@ -213,10 +223,10 @@ def task_options(args: argparse.Namespace, known: Mapping[str, Any]) -> dict[str
     if args.label2id is not None:
         unknown += [] if "label2id" in known else ["label2id"]
         options["label2id"] = _read_labels(args.label2id)
-    for name, value, default in (("on_bad_row", args.on_bad_row, "raise"), ("output", args.output, None)):
-        parameter = "return_predictions" if name == "output" else name
-        if value != default and parameter not in known:
-            unknown.append(name)
+    if args.on_bad_row != "raise" and "on_bad_row" not in known:
+        unknown.append("on_bad_row")
+    if "return_predictions" not in known:
+        unknown += given_options(args, ("output", "examples"))
     if unknown:
         raise UsageError(f"{flags(unknown)} cannot be used with the task {args.task}.")
     shared: dict[str, Any] = {

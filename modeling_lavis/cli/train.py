@@ -65,7 +65,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     own.add_argument("--set", metavar="FIELD=VALUE", nargs="+", help="other values of the recipe, by dotted name")
     own.add_argument("--resume", action="store_true", help="continue from the last checkpoint in --output, if any")
-    add_plot_option(own, "losses, metrics and learning rate over the steps; curves.png in --output has them in any case")
+    add_plot_option(
+        own, "losses, metrics and learning rate over the steps; curves.png in --output has them in any case"
+    )
     own.add_argument("--json", action="store_true", help="print the metrics as JSON")
     parser.set_defaults(run=run, trainer_flags=[action.dest for action in flags._actions])
     return parser

@@ -108,16 +108,20 @@ def evaluate_captioning(
     running = Running(batch_size, num_workers, progress, on_bad_row)
     found = predict(model, rows, collate, record, step, running, selection)
     images: dict[Any, dict[str, Any]] = {}
-    for entry in found.rows.values():
-        images.setdefault(entry["image_id"], {**entry, "references": []})["references"] += entry["references"]
+    for position, entry in found.rows.items():
+        known = images.setdefault(entry["image_id"], {**entry, "references": [], "position": position})
+        known["references"] += entry["references"]
     if of_image:
         captions = column_of(rows, caption_name)
         for image_id, entry in images.items():
             entry["references"] = [text for position in of_image[image_id] for text in _texts(captions[position])]
     predictions = [{"image_id": entry["image_id"], "caption": entry["caption"]} for entry in images.values()]
     metrics = _metrics(list(images.values()), java_metrics, processor.clean)
+    if not return_predictions:
+        return metrics
     references = [entry["references"] for entry in images.values()] if metrics else []
-    return EvaluationResult(metrics, predictions, found.skipped, references) if return_predictions else metrics
+    positions = [entry["position"] for entry in images.values()]
+    return EvaluationResult(metrics, predictions, found.skipped, references, positions)
 
 
 def _metrics(

@@ -200,7 +200,7 @@ def _evaluate(
     else:
         predictions = [{id_field: entry[id_field], "label": name, "score": entry["score"]} for entry, name in named]
     references = [] if without else [entry["reference"] for entry in entries]
-    return EvaluationResult(metrics, predictions, found.skipped, references)
+    return EvaluationResult(metrics, predictions, found.skipped, references, list(found.rows))
 
 
 def _labels(model: Any, given: Mapping[str, int] | None, default: Mapping[str, int]) -> dict[str, int]:

@@ -126,8 +126,10 @@ def evaluate_question_answering(
     questions = list(found.rows.values())
     predictions = [{"question_id": entry["question_id"], "answer": entry["answer"]} for entry in questions]
     metrics = _metrics(questions, metric)
+    if not return_predictions:
+        return metrics
     references = [entry["references"] for entry in questions] if metrics else []
-    return EvaluationResult(metrics, predictions, found.skipped, references) if return_predictions else metrics
+    return EvaluationResult(metrics, predictions, found.skipped, references, list(found.rows))
 
 
 def _check_options(

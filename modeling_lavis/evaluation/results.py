@@ -26,12 +26,14 @@ class EvaluationResult:
         skipped (`dict[int, str]`, *optional*): position of each row that was left out, and the reason.
         references (`list[Any]`, *optional*): what each prediction was compared with, in the same order: the captions of
             an image, the answers to a question, or the name of a class; empty if there is nothing.
+        positions (`list[int]`, *optional*): position of the row of each prediction, of several rows the first.
     """
 
     metrics: dict[str, float]
     predictions: list[dict[str, Any]]
     skipped: dict[int, str] = field(default_factory=dict)
     references: list[Any] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
 
     def save_predictions(self, path: str | os.PathLike, format: str = "list") -> None:
         """

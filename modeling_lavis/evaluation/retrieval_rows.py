@@ -313,9 +313,7 @@ def evaluate_retrieval(
     if not return_rankings:
         return metrics
     modality, reranked = collection.modality, result.num_pairs > 0
-    return RetrievalRankings(
-        metrics, result.image_to_text, result.text_to_image, collection.owners, modality, reranked
-    )
+    return RetrievalRankings(metrics, result.image_to_text, result.text_to_image, collection.owners, modality, reranked)
 
 
 __all__ = ["CaptionedImages", "evaluate_retrieval", "recall_of_candidates", "retrieval_metrics"]

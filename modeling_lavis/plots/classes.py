@@ -37,7 +37,7 @@ def confusion_figure(
     """
     names, counts = confusion_counts(targets, predictions, labels=labels, max_classes=max_classes)
     size = len(names)
-    figure = new_figure(2.0 + 0.38 * size)
+    figure = new_figure(2.0 + 0.38 * size, width=3.4 + 0.5 * size)
     axes = figure.subplots()
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)

@@ -70,15 +70,16 @@ def in_style(draw: Drawing) -> Drawing:
     return styled  # type: ignore[return-value]
 
 
-def new_figure(height: float) -> Any:
+def new_figure(height: float, width: float = _WIDTH) -> Any:
     """
-    An empty figure of the width of a page.
+    An empty figure.
 
     Args:
         height (`float`): height in inches.
+        width (`float`, *optional*): width in inches, by default and at most that of a page.
     """
     module: Any = require("matplotlib.figure", extra="plot", purpose="plots")
-    return module.Figure(figsize=(_WIDTH, height), layout="constrained")
+    return module.Figure(figsize=(min(width, _WIDTH), height), layout="constrained")
 
 
 @in_style

@@ -22,8 +22,8 @@ def histogram_figure(
     Draw how the values of groups are distributed, for example matching scores of right and wrong pairs.
 
     Args:
-        quantities (`Mapping[str, Mapping[str, Sequence[float]]]`): by the name of a quantity, the label of its axis, the
-            values of each group by its name. A single group may have an empty name.
+        quantities (`Mapping[str, Mapping[str, Sequence[float]]]`): by the name of a quantity, which is the label of its
+            axis, the values of each group by its name.
         marks (`Mapping[str, tuple[str, float]]`, *optional*): by the name of a quantity, name and place of a vertical
             line, such as a threshold.
         ranges (`Mapping[str, tuple[float, float]]`, *optional*): by the name of a quantity, the range of its axis; that

@@ -50,10 +50,10 @@ def retrieval_figure(
     left.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
     left.minorticks_off()
     left.set(xlabel="k", ylabel="recall at k, %", ylim=(0, 103), xlim=(0.9, most * 1.1))
-    left.legend(loc="lower right")
     draw_histograms(right, score, scores)
     right.set_ylabel("share of the pairs, %")
-    right.legend(loc="upper center", bbox_to_anchor=(0.5, 1.25))
+    for axes in (left, right):
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 
 

@@ -45,7 +45,10 @@ def differences_figure(rows: Sequence[tuple[str, float | None, bool]]) -> Any:
         if difference is None:
             axes.annotate(f"   text {'equal' if agrees else 'differs'}", (0, place), va="center", fontsize=8)
         elif abs(difference) > _LIMIT:
-            axes.annotate(f"   {difference:+.3g}", (_LIMIT if difference > 0 else -_LIMIT, place), va="center", fontsize=8)
+            axes.annotate(
+                f"   {difference:+.3g}", (_LIMIT if difference > 0 else -_LIMIT, place), va="center", fontsize=8
+            )
+    axes.set_xticks(range(-int(_LIMIT), int(_LIMIT) + 1))
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)

@@ -66,7 +66,7 @@ def texts(axes: Any) -> list[str]:
     [
         (["evaluate", "captioning", "--model", "none", "--data", "none"], "plot.pdf", "--plot is"),
         (["evaluate", "retrieval", "--model", "none", "--data", "none"], "missing/plot.png", "not a writable folder"),
-        (["match", "--model", "none", "--text", "a dog"], "plot.jpg", "ends in .png, .svg"),
+        (["match", "x.png", "--model", "none", "--text", "a dog"], "plot.jpg", "ends in .png, .svg"),
         (["capfilt", "--captioner", "none", "--filter", "none", "--scores", "a.jsonl", "x.jsonl"], ".", "--plot is"),
         (["verify", "none", "--image", "none.png"], "plot", "--plot is"),
         (["train", "small-captioning", "--train-data", "none", "--output", "none"], "plot.gif", "--plot is"),
@@ -79,9 +79,7 @@ def test_files_are_checked_first(
     assert message in capfd.readouterr().err
 
 
-def test_without_matplotlib(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("modeling_lavis.import_utils.is_available", lambda name: name != "matplotlib")
     assert main(["verify", "none", "--image", "x.png", "--plot", str(tmp_path / "plot.png")]) == 2
     assert "modeling-lavis[plot]" in capfd.readouterr().err
@@ -151,9 +149,7 @@ class TestEvaluation:
         targets = ["yes", "no", "maybe", "yes", "no"]
         rows = [{"image": image(n), "sentence": "a dog", "label": name} for n, name in enumerate(targets)]
         options = ["--label2id", labels, "--output", output]
-        metrics = self.evaluate(
-            run, pipe, tmp_path, "classification", "ForImageAndTextClassification", rows, *options
-        )
+        metrics = self.evaluate(run, pipe, tmp_path, "classification", "ForImageAndTextClassification", rows, *options)
         predicted = [entry["label"] for entry in json.loads(output.read_text())]
         axes = figures[0].axes[0]
         self.check_confusion(axes, Counter(zip(targets, predicted, strict=True)))

@@ -1,6 +1,5 @@
 """The worker: batches, failures, memory."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any

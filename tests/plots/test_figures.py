@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from modeling_lavis.plots import (  # noqa: E402
+from modeling_lavis.plots import (
     bars_figure,
     check_plot_file,
     confusion_figure,
@@ -20,8 +20,8 @@ from modeling_lavis.plots import (  # noqa: E402
     retrieval_figure,
     save_figure,
 )
-from modeling_lavis.plots.retrieval import recall_over_k  # noqa: E402
-from modeling_lavis.training.curves import curves_figure, draw_curves  # noqa: E402
+from modeling_lavis.plots.retrieval import recall_over_k
+from modeling_lavis.training.curves import curves_figure, draw_curves
 
 pytestmark = pytest.mark.slow
 
@@ -172,17 +172,19 @@ def test_differences_in_units_of_the_tolerance() -> None:
 
 
 def test_suffix_decides_the_form(tmp_path: Path) -> None:
-    figure = bars_figure({"type": {"yes/no": 80.5}}, "accuracy, %")
-    save_figure(figure, tmp_path / "bars.PNG")
+    def save(name: str) -> None:
+        save_figure(bars_figure({"type": {"yes/no": 80.5}}, "accuracy, %"), tmp_path / name)
+
+    save("bars.PNG")
     with PIL.Image.open(tmp_path / "bars.PNG") as picture:
         assert picture.format == "PNG" and picture.width == 770
-    save_figure(figure, tmp_path / "bars.svg")
+    save("bars.svg")
     svg = (tmp_path / "bars.svg").read_text()
     found = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
     assert {"yes/no", "80.5", "accuracy, %", "type"} <= set(found)  # text, not outlines of letters
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for name in before:
-        save_figure(bars_figure({"type": {"yes/no": 80.5}}, "accuracy, %"), tmp_path / name)
+        save(name)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before  # equal, and nothing else
 
 
