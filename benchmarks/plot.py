@@ -37,10 +37,10 @@ def comparison_figure(summary: Mapping[str, Any]) -> Any:
     names = [f"{row['peer']}, {row['dtype']}" for row in peers]
     figure = new_figure(1.1 + 0.5 * len(peers))
     left, right = figure.subplots(1, 2, sharey=True)
-    bars = left.barh(names, [row["median_seconds"] for row in peers], color=COLORS[5])
+    left.barh(names, [row["median_seconds"] for row in peers], color=COLORS[5])
     for place, row in enumerate(peers):
         left.plot(row["seconds"], [place] * len(row["seconds"]), "o", color=COLORS[0], markersize=4)
-    left.bar_label(bars, fmt="{:.3g}", padding=6, fontsize=9)
+        left.annotate(f"  {row['median_seconds']:.3g}", (max(row["seconds"]), place), va="center", fontsize=9)
     if summary["floor_seconds"] is not None:
         left.axvline(summary["floor_seconds"], color=BAD, linestyle="--", linewidth=1.5)
         left.annotate(

@@ -164,7 +164,12 @@ def scale_figure(measured: list[dict[str, Any]], computed: list[dict[str, Any]])
         axis.plot([row["images"] for row in computed], [value(row) for row in computed], COLORS[0], label="computed")
         points = [row["images"] for row in measured], [value(row) for row in measured]
         axis.plot(*points, "o", color=COLORS[1], label="measured")
-        axis.set(xscale="log", yscale="log", xlabel=f"images ({TEXTS_PER_IMAGE} texts each)", ylabel=name)
+        axis.set(
+            xscale="log",
+            yscale="log" if name == "seconds" else "linear",
+            xlabel=f"images ({TEXTS_PER_IMAGE} texts each)",
+            ylabel=name,
+        )
         axis.grid(True, which="both")
         axis.legend()
     return figure

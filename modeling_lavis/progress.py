@@ -9,7 +9,7 @@ default are hidden by `transformers.utils.logging.disable_progress_bar()` and hu
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TextIO, TypeVar
 
 Shown = bool | TextIO | None
@@ -131,7 +131,7 @@ def with_progress(entries: Iterable[T], total: int | None = None, **options: Any
         total (`int`, *optional*): their number; by default their length, if they have one.
         options: of [`Progress`].
     """
-    if total is None and hasattr(entries, "__len__"):
+    if total is None and isinstance(entries, Sized):
         total = len(entries)
     with Progress(total, **options) as progress:
         for entry in entries:

@@ -6,7 +6,7 @@ import os
 import tempfile
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -140,7 +140,7 @@ def check_data(
     unknown = 0
     # answers outside the classes are part of video question answering
     labels = None if task == "video-qa" else label2id
-    total = min(len(rows), max_rows or len(rows)) if hasattr(rows, "__len__") else max_rows
+    total = min(len(rows), max_rows or len(rows)) if isinstance(rows, Sized) else max_rows
     with ThreadPoolExecutor(threads) as pool, Progress(total, "checking", "rows", shown=progress) as shown:
         chosen = _choose(rows, max_rows)
         while chunk := list(islice(chosen, 16 * threads)):

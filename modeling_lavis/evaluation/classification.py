@@ -170,7 +170,8 @@ def _evaluate(
     def record(row: Row, position: int) -> dict[str, Any]:
         target = row.get(target_name)
         index = None if target is None else to_index(target, label2id)
-        reference = id2label.get(index, str(target))  # an answer that the model does not know has no index
+        # an answer that the model does not know has no index
+        reference = str(target) if index is None else id2label.get(index, str(target))
         return {id_field: result_id(row, id_name, position), "target": index, "reference": reference}
 
     def step(batch: dict[str, Any]) -> list[dict[str, Any]]:

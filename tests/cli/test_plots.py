@@ -295,3 +295,93 @@ def test_curves_of_train(tmp_path: Path, figures: list[Any]) -> None:
     known = [(entry["step"], entry["loss"]) for entry in log if "loss" in entry]
     assert drawn["loss"] == tuple(map(list, zip(*known, strict=True))) and len(known) == 2
     assert plot.exists() and (tmp_path / "run" / "curves.png").exists()
+
+
+# ---- contact sheets of the worst predictions ----
+
+
+@pytest.fixture
+def cells(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
+    """The cells of the sheets that commands draw."""
+    from modeling_lavis.cli import contact_sheet
+
+    found: list[list[Any]] = []
+    draw = contact_sheet.draw_cells
+
+    def draw_cells(given: list[Any], columns: int = 4) -> PIL.Image.Image:
+        found.append(given)
+        return draw(given, columns)
+
+    monkeypatch.setattr(contact_sheet, "draw_cells", draw_cells)
+    return found
+
+
+def lines_of(cell: Any) -> dict[str, str]:
+    return {label: text for label, text, _ in cell.lines}
+
+
+def is_image(cell: Any, expected: PIL.Image.Image) -> bool:
+    return bool(np.array_equal(np.asarray(cell.image), np.asarray(expected)))
+
+
+@pytest.mark.slow
+class TestExamples:
+    def evaluate(self, run: Run, pipe: Any, folder: Path, task: str, head: str, rows: Any, *options: object) -> None:
+        model = pipe(PIPELINES[task], head).model.name_or_path
+        sheet = folder / "worst.png"
+        result = run("evaluate", task, "--data", write(rows, folder), "--examples", sheet, *options, model=model)
+        assert result.status == 0, result.err
+        with PIL.Image.open(sheet) as drawn:
+            assert drawn.width > 500
+
+    def test_captions_with_the_lowest_scores(self, run: Run, pipe: Any, tmp_path: Path, cells: list[Any]) -> None:
+        output = tmp_path / "captions.json"
+        task = (run, pipe, tmp_path, "captioning", "ForConditionalGeneration")
+        self.evaluate(*task, caption_rows(), "--max-new-tokens", 5, "--output", output)
+        captions = {entry["image_id"]: entry["caption"] for entry in json.loads(output.read_text())}
+        assert len(cells[0]) == 5
+        scores = [float(lines_of(cell)["CIDEr"]) for cell in cells[0]]
+        assert scores == sorted(scores)
+        for cell in cells[0]:
+            (image_id,) = [n for n in captions if is_image(cell, image(n))]
+            own = lines_of(cell)
+            assert own["caption"] == captions[image_id]
+            assert image_id != 4 or own["right"] == "a dog; the dog"
+
+    def test_wrong_answers_come_first(self, run: Run, pipe: Any, tmp_path: Path, cells: list[Any]) -> None:
+        self.evaluate(run, pipe, tmp_path, "vqa", "ForQuestionAnswering", question_rows(), "--answers", "yes,no")
+        assert len(cells[0]) == 5
+        is_right = [lines_of(cell)["answer"] in lines_of(cell)["right"].split("; ") for cell in cells[0]]
+        assert is_right == sorted(is_right)
+        for cell in cells[0]:
+            (row,) = [row for row in question_rows() if row["question"] == lines_of(cell)["question"]]
+            assert is_image(cell, row["image"]) and set(lines_of(cell)["right"].split("; ")) == set(row["answer"])
+
+    def test_pairs_of_images_and_sure_mistakes(self, run: Run, pipe: Any, tmp_path: Path, cells: list[Any]) -> None:
+        rows = [
+            {"images": [image(n), image(n + 1)], "sentence": f"a dog {n}", "label": label}
+            for n, label in enumerate(("True", "False") * 8)
+        ]
+        self.evaluate(run, pipe, tmp_path, "nlvr", "ForImagesAndTextClassification", rows)
+        assert len(cells[0]) == 12 and cells[0][0].image.size == (80, 40)
+        signed = []
+        for cell in cells[0]:
+            (_, sentence, _), (label, predicted, _), (_, right, _) = cell.lines
+            row = rows[int(sentence.rpartition(" ")[2])]
+            assert right == row["label"] and is_image(
+                SimpleNamespace(image=cell.image.crop((0, 0, 40, 40))), row["images"][0]
+            )
+            signed.append(float(label.rpartition(" ")[2]) * (1 if predicted == right else -1))
+        assert signed == sorted(signed)
+
+    @pytest.mark.parametrize(
+        ("task", "options", "message"),
+        [
+            ("captioning", ["--examples", "x.svg"], "--examples is x.svg; expected a file name that ends in .png"),
+            ("captioning", ["--examples", "x.png", "--streaming"], "which --streaming cannot"),
+            ("retrieval", ["--examples", "x.png"], "--examples cannot be used with the task retrieval"),
+        ],
+    )
+    def test_errors(self, run: Run, task: str, options: list[str], message: str) -> None:
+        result = run("evaluate", task, "--data", "none", *options, model="none")
+        assert result.status == 2 and message in result.err
