@@ -113,10 +113,10 @@ def run(args: argparse.Namespace) -> int:
         record["examples"] = str(sheet) if summary.examples else None
         if summary.examples:
             _draw(summary.examples, sheet)
-    if args.plot is not None:
-        save_plot(args.plot, _score_figure(summary))
     results = Results(args.json)
     results.add(record, _text(summary))
+    if args.plot is not None:
+        save_plot(args.plot, _score_figure(summary))
     return int(summary.failed > 0)
 
 

@@ -186,14 +186,14 @@ def _run(args: argparse.Namespace, results: Results, is_first: bool) -> int:
     if not is_first:
         return 0
     metrics, skipped = (found, {}) if isinstance(found, Mapping) else (found.metrics, getattr(found, "skipped", {}))
-    if args.plot is not None:
-        save_plot(args.plot, evaluation_figure(found, _labels(options.get("label2id") or pipe.model.config.label2id)))
     if args.output is not None:
         found.save_predictions(args.output, args.output_format or "list")
-    if args.examples is not None:
-        save_examples(args.examples, rows, found)
     record = {"task": args.task, "metrics": metrics, "skipped": len(skipped)}
     results.add(record, _table(metrics) if metrics else "no metrics: the data have nothing to compare with")
+    if args.plot is not None:
+        save_plot(args.plot, evaluation_figure(found, _labels(options.get("label2id") or pipe.model.config.label2id)))
+    if args.examples is not None:
+        save_examples(args.examples, rows, found)
     return 0
 
 

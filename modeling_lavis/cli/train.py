@@ -110,12 +110,12 @@ def run(args: argparse.Namespace) -> int:
         **{name: given[name] for name in args.trainer_flags if name in given},
     )
     if result.trainer.is_world_process_zero():
-        if args.plot is not None:
-            save_plot(args.plot, curves_figure(result.trainer.state.log_history))
         lines = [f"{name}: {value:.4f}" for name, value in result.metrics.items()]
         text = "\n".join([*lines, f"saved in {args.output}"])
         record = {"output": str(result.output_dir), "metrics": result.metrics}
         sys.stdout.write((json.dumps(record) if args.json else text) + "\n")
+        if args.plot is not None:
+            save_plot(args.plot, curves_figure(result.trainer.state.log_history))
     return 0
 
 
