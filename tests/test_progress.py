@@ -1,6 +1,7 @@
 """Progress of long work: a bar on a terminal, lines in a log, nothing where it is disabled."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,3 +83,56 @@ def test_entries_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_durations() -> None:
     found = [duration(seconds) for seconds in (0.4, 59, 61, 7200, 90061)]
     assert found == ["0 s", "59 s", "1 min 1 s", "2 h 0 min", "1 d 1 h"]
+
+
+# ---- what takes long passes its argument on ----
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    from modeling_lavis.embedded import embedded_images
+
+    return [{"image": str(entry.path), "caption": entry.caption} for entry in embedded_images()]
+
+
+@pytest.mark.slow
+def test_evaluation_index_jobs_and_checks(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    from modeling_lavis import check_data, evaluate, jobs
+    from modeling_lavis.embedded import embedded_model_path
+    from modeling_lavis.pipelines.loading import load
+
+    captioner = load("image-captioning", embedded_model_path(), device="cpu")
+    retriever = load("image-text-retrieval", embedded_model_path(), device="cpu")
+    model, processor = captioner.model, captioner.processor
+    shown = {}
+    for name in ("captions", "retrieval", "index", "job", "check"):
+        stream = shown[name] = Terminal()
+        if name == "captions":
+            evaluate("captioning", model, processor, rows, generation_options={"max_new_tokens": 3}, progress=stream)
+        elif name == "retrieval":
+            evaluate("retrieval", retriever.model, processor, rows, k=10, progress=stream)
+        elif name == "index":
+            retriever.index(images=[row["image"] for row in rows], progress=stream)
+        elif name == "job":
+            jobs.caption([row["image"] for row in rows], captioner, tmp_path / "captions.jsonl", progress=stream)
+        else:
+            check_data(rows, "captioning", progress=stream)
+    bars = {name: stream.getvalue() for name, stream in shown.items()}
+    assert all("12/12" in bar for bar in bars.values())
+    units = {"captions": "rows", "index": "images", "job": "images", "check": "rows"}
+    assert all(f" {unit}/s" in bars[name] for name, unit in units.items())
+    assert [unit for unit in ("texts", "images", "pairs") if f" {unit}/s" in bars["retrieval"]] == [
+        "texts",
+        "images",
+        "pairs",
+    ]
+
+
+@pytest.mark.slow
+def test_conversion(goldens: Path, tmp_path: Path) -> None:
+    from modeling_lavis.hub.convert import convert
+
+    source, stream = goldens / "blip_caption", Terminal()
+    options = {"config": source / "config.json", "tokenizer": goldens / "tokenizer", "with_code": False}
+    convert("blip_caption", source / "checkpoint.pth", tmp_path / "converted", progress=stream, **options)
+    assert stream.getvalue().startswith("\rweights:   0%") and "weights: 100%" in stream.getvalue()
