@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from modeling_lavis.jobs.columns import ItemMaker
 from modeling_lavis.jobs.identity import model_identity
@@ -22,6 +22,7 @@ from modeling_lavis.jobs.tasks import TASKS, Task
 from modeling_lavis.jobs.work import Worker
 from modeling_lavis.pipelines.base import LavisPipeline
 from modeling_lavis.pipelines.loading import input_modality, load
+from modeling_lavis.progress import Shown
 
 FORMATS: Mapping[str, type[Sink]] = {
     "jsonl": JsonLines,
@@ -60,7 +61,8 @@ class JobOptions:
         shard (`str`, *optional*): `"i/n"` for the i-th of n parts of the data, each of which is a job of its own.
         samples_per_shard (`int`, *optional*, defaults to 10,000): samples per shard of WebDataset output.
         restart (`bool`, *optional*, defaults to `False`): remove what an earlier run wrote, and begin again.
-        progress (`TextIO`, *optional*): where progress is written, such as `sys.stderr`.
+        progress (`bool` or `TextIO`, *optional*): whether or where progress is shown, see
+            `modeling_lavis.progress.Progress`; by default on a terminal.
     """
 
     output_format: str | None = None
@@ -77,7 +79,7 @@ class JobOptions:
     shard: str | None = None
     samples_per_shard: int = 10_000
     restart: bool = False
-    progress: TextIO | None = None
+    progress: Shown = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "block_size", "num_workers", "samples_per_shard"):
@@ -211,7 +213,7 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
     if output is None:
         return _records(data, maker, task, make_worker(pipe, task, given, job), job)
     make_source = functools.partial(open_job_source, data, maker, job=job, optional=task.optional)
-    return run_task(task, pipe, given, data, output, job, make_source)
+    return run_task(task, pipe, given, data, output, job, make_source, f"{maker.modality}s")
 
 
 def run_task(
@@ -222,6 +224,7 @@ def run_task(
     output: str | os.PathLike,
     job: JobOptions,
     make_source: Callable[[Path], Source],
+    unit: str = "images",
 ) -> Summary:
     """
     Run the job of a task that writes an output.
@@ -235,6 +238,7 @@ def run_task(
         job ([`JobOptions`]): options.
         make_source (`Callable`): function from the path of the list of files to the source of the data. The list is
             there if the job has begun before.
+        unit (`str`, *optional*, defaults to `"images"`): what the inputs are called in the progress.
     """
     worker = make_worker(pipe, task, given, job)
     sink = make_sink(Path(output), task, data, job)
@@ -262,7 +266,7 @@ def run_task(
         block_size=job.rows_per_block,
         shard=job.part,
         progress=job.progress,
-        unit=f"{input_modality(pipe.model)}s",
+        unit=unit,
     )
 
 

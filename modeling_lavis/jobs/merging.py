@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from modeling_lavis.data.records import kind_of, shard_samples
 from modeling_lavis.files import whole_file
@@ -26,6 +26,7 @@ from modeling_lavis.jobs.shards import WebDataset, shards_in
 from modeling_lavis.jobs.sinks import RECORDS, Sink
 from modeling_lavis.jobs.sources import Source
 from modeling_lavis.jobs.tasks import task_of_job
+from modeling_lavis.progress import Shown
 
 _OWN_FOLDERS = ("txt", "webdataset")  # forms that a merged folder has by default, if the parts have it
 
@@ -37,7 +38,7 @@ def merge_shards(
     output_format: str | None = None,
     samples_per_shard: int | None = None,
     restart: bool = False,
-    progress: TextIO | None = None,
+    progress: Shown = None,
 ) -> Summary:
     """
     Merge the outputs of all parts of a job: the rows and failures of one job over everything, in its order.
@@ -51,7 +52,7 @@ def merge_shards(
             of the parts.
         samples_per_shard (`int`, *optional*): samples per shard of WebDataset output; by default that of the parts.
         restart (`bool`, *optional*, defaults to `False`): remove what an earlier call wrote, and begin again.
-        progress (`TextIO`, *optional*): where progress is written.
+        progress (`bool` or `TextIO`, *optional*): see `modeling_lavis.progress.Progress`.
 
     Returns:
         [`Summary`]: what was merged.
@@ -122,6 +123,8 @@ class Part:
     @property
     def records_path(self) -> Path:
         """The file with the records: the output, or the log of them for an output of another form."""
+        if self.form == "metadata":
+            return self.output / "metadata.jsonl"
         return self.output if self.form in ("jsonl", "parquet") else self.folder / RECORDS
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -157,10 +160,10 @@ def _count_lines(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-def open_part(output: Path) -> Part:
-    """The job that wrote an output; [`JobError`] if there is none."""
+def open_part(output: Path, verb: str = "*") -> Part:
+    """The job that wrote an output, of several in a folder that of a verb; [`JobError`] if there is none."""
     if output.is_dir():
-        folders = sorted(path.parent for path in output.glob(".*.job/job.json"))
+        folders = sorted(path.parent for path in output.glob(f".{verb}.job/job.json"))
         if len(folders) > 1:
             raise JobError(f"{output} has the outputs of several jobs: {', '.join(path.name for path in folders)}.")
     else:
