@@ -211,7 +211,7 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
     if output is None:
         return _records(data, maker, task, make_worker(pipe, task, given, job), job)
     make_source = functools.partial(open_job_source, data, maker, job=job, optional=task.optional)
-    return run_task(task, pipe, given, data, output, job, make_source)
+    return run_task(task, pipe, given, data, output, job, make_source, f"{maker.modality}s")
 
 
 def run_task(
@@ -222,6 +222,7 @@ def run_task(
     output: str | os.PathLike,
     job: JobOptions,
     make_source: Callable[[Path], Source],
+    unit: str = "images",
 ) -> Summary:
     """
     Run the job of a task that writes an output.
@@ -235,6 +236,7 @@ def run_task(
         job ([`JobOptions`]): options.
         make_source (`Callable`): function from the path of the list of files to the source of the data. The list is
             there if the job has begun before.
+        unit (`str`, *optional*, defaults to `"images"`): what the inputs are called in the progress.
     """
     worker = make_worker(pipe, task, given, job)
     sink = make_sink(Path(output), task, data, job)
@@ -262,7 +264,7 @@ def run_task(
         block_size=job.rows_per_block,
         shard=job.part,
         progress=job.progress,
-        unit=f"{input_modality(pipe.model)}s",
+        unit=unit,
     )
 
 
