@@ -3,10 +3,10 @@
 
     python -m benchmarks.caption_filter DATA --split val
 
-DATA is what `modeling_lavis.load_data` reads as captions. Each image is scored with its own caption, with that of
-another image, drawn at random, and with the one of the others that shares most words with its own. A caption is kept if
-its score is at least a threshold. Recall is the share of the own captions that are kept; precision is the share of
-own captions among those kept, of the own ones and one kind of wrong ones.
+DATA is what `modeling_lavis.load_data` reads as captions. Each image is scored with its own caption, with ten of other
+images, drawn at random, and with the one of the others that shares most words with its own. A caption is kept if its
+score is at least a threshold. Recall is the share of the own captions that are kept. Precision is the share of own
+captions among those kept, for one own and one wrong caption per image: a random one, or the similar one.
 """
 
 import argparse
@@ -17,16 +17,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from modeling_lavis.files import whole_file
 
 THRESHOLDS = {"score": (0.1, 0.5, 0.9), "similarity": (0.5, 0.7, 0.8)}
-_NAMES = {"score": "probability", "similarity": "cosine"}
 _KINDS = ("own", "random", "similar")
+_NAMES = {"score": "probability", "similarity": "cosine"}
+_RANDOM = 10  # captions drawn at random for each image
 
 
-def wrong_captions(captions: Sequence[str], seed: int = 0) -> list[tuple[str, str]]:
+def wrong_captions(captions: Sequence[str], seed: int = 0) -> list[tuple[list[str], str]]:
     """
-    For each caption, one of another text drawn at random, and the one of another text with most of its words.
+    For each caption, some of other texts drawn at random, and the one of another text with most of its words.
 
     Args:
         captions (`Sequence[str]`): the captions.
@@ -45,36 +48,38 @@ def wrong_captions(captions: Sequence[str], seed: int = 0) -> list[tuple[str, st
         others = [text for text in texts if text != caption]
         # of those with as many common words the one with the fewest others
         similar = max(others, key=lambda text: (len(words[text] & words[caption]), -len(words[text])))
-        found.append((draws.choice(others), similar))
+        found.append((draws.choices(others, k=_RANDOM), similar))
     return found
 
 
-def scores(rows: Sequence[Mapping[str, Any]], model: str, batch_size: int) -> list[dict[str, dict[str, float]]]:
-    """Scores of the own, the random and the similar caption of each row, by kind."""
+def caption_scores(rows: Sequence[Mapping[str, Any]], model: str, batch_size: int) -> dict[str, dict[str, list[float]]]:
+    """
+    Scores of captions by kind: `"own"`, `"random"` and `"similar"`, each with a list of `"score"` and `"similarity"`.
+    """
     from modeling_lavis import jobs
 
     wrong = wrong_captions([row["caption"] for row in rows])
-    data = [{"image": row["image"], "text": [row["caption"], *others]} for row, others in zip(rows, wrong, strict=True)]
-    found = jobs.match(data, model, batch_size=batch_size)
-    return [dict(zip(_KINDS, record["matches"], strict=True)) for record in found]
+    data = [
+        {"image": row["image"], "text": [row["caption"], similar, *others]}
+        for row, (others, similar) in zip(rows, wrong, strict=True)
+    ]
+    found: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in THRESHOLDS} for kind in _KINDS}
+    for record in jobs.match(data, model, batch_size=batch_size):
+        for kind, match in zip(("own", "similar", *["random"] * _RANDOM), record["matches"], strict=True):
+            for name in THRESHOLDS:
+                found[kind][name].append(match[name])
+    return found
 
 
-def table(scored: Sequence[Mapping[str, Mapping[str, float]]]) -> list[dict[str, Any]]:
+def table(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> list[dict[str, Any]]:
     """Recall and both precisions at each threshold."""
     rows = []
     for name, thresholds in THRESHOLDS.items():
         for least in thresholds:
-            kept = {kind: sum(row[kind][name] >= least for row in scored) for kind in _KINDS}
-            rows.append(
-                {
-                    "kept": f"{_NAMES[name]} at least {least}",
-                    "recall": kept["own"] / len(scored),
-                    **{
-                        f"precision, {kind}": kept["own"] / max(kept["own"] + kept[kind], 1)
-                        for kind in ("random", "similar")
-                    },
-                }
-            )
+            kept = {kind: float(np.mean(np.array(scores[kind][name]) >= least)) for kind in _KINDS}
+            precision = {kind: kept["own"] / ((kept["own"] + kept[kind]) or 1) for kind in _KINDS[1:]}
+            row = {"kept": f"{_NAMES[name]} at least {least}", "recall": kept["own"]}
+            rows.append({**row, **{f"precision, {kind}": value for kind, value in precision.items()}})
     return rows
 
 
@@ -92,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     data = load_data(options.data, "captioning", split=options.split)
     rows = [{"image": row["image"], "caption": _first(row["caption"])} for row in data]
-    found = table(scores(rows, options.model or embedded_model_path(), options.batch_size))
+    found = table(caption_scores(rows, options.model or embedded_model_path(), options.batch_size))
     print(f"{len(rows)} images\n\n{as_markdown(found)}")
     if options.json is not None:
         with whole_file(options.json) as partial:
