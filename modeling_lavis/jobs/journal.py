@@ -35,7 +35,7 @@ JOB, FILES = "job.json", "files.jsonl"
 _JOURNAL = "journal.jsonl"
 _STATE = (_JOURNAL, FILES, "summary.json", "texts.jsonl")  # what a job that goes on reads, besides its output
 _REMOVING = "is_being_removed"
-_VERSION = 1
+_VERSION = 2
 _SYNC_SECONDS = 1.0
 
 

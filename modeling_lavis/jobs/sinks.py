@@ -305,6 +305,10 @@ class Metadata(_BesideFiles):
             raise ValueError(
                 f"{result.item.name} is not in {self.output}, whose metadata.jsonl names files in it only."
             )
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:  # readers of JSON refuse the whole file for it
+            raise ValueError(f"{name!r} is not valid Unicode, which metadata.jsonl needs. Rename the file.") from error
         record = super().record(result)
         record.pop("file", None)
         record.pop("file_name", None)

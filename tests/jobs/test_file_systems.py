@@ -157,9 +157,7 @@ def test_names_of_255_bytes(tmp_path: Path, kind: str) -> None:
     names = ["n" * 251 + ".png", "雪" * 83 + "n.png", "n" * 250 + ".jpeg"]
     for name in names:
         os.link(path, tmp_path / "part0" / name)
-    output = tmp_path / "part0" if kind == "metadata" else tmp_path / (f"out.{kind}" if "." in f"{kind}" else "out")
-    if kind in ("jsonl", "parquet"):
-        output = tmp_path / f"out.{kind}"
+    output = tmp_path / {"jsonl": "out.jsonl", "parquet": "out.parquet", "metadata": "part0"}.get(kind, "out")
     summary = run_stub(tmp_path / "part0", output, kind)
     assert (summary.inputs, summary.failed) == (4, 0)
 
@@ -171,3 +169,16 @@ def test_a_file_that_is_named_in_several_ways_counts_once(tmp_path: Path, monkey
     assert run_stub(data, tmp_path / "out.jsonl").inputs == 2
     os.symlink("in", "link")  # another name, and not compared with what it leads to
     assert run_stub(["in", "link"], tmp_path / "links.jsonl").inputs == 4
+
+
+def test_names_that_are_not_unicode_have_no_place_in_metadata(tmp_path: Path) -> None:
+    """One of them would make the whole file unreadable for `datasets`."""
+    datasets = pytest.importorskip("datasets")
+    (path,) = save_pictures(tmp_path / "in", 1)
+    os.link(path, os.path.join(path.parent, os.fsdecode(b"latin-\xe9.png")))
+    assert run_stub(tmp_path / "in", tmp_path / "in", "metadata").written == 1
+    (failure,) = lines(tmp_path / "in" / ".caption.job" / "failures.jsonl")
+    assert "not valid Unicode" in failure["error"]
+    options = {"split": "train", "cache_dir": str(tmp_path / "cache")}
+    loaded = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "in"), **options)
+    assert len(loaded.filter(lambda row: row["caption"] is not None)) == 1
