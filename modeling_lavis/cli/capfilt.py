@@ -2,6 +2,7 @@
 """`modeling-lavis capfilt`: caption images, and keep the texts that match them."""
 
 import argparse
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
             **options,
             **job,
         )
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     record = summary.as_dict()
     if sheet is not None:
@@ -175,9 +176,10 @@ def _cells(examples: Sequence[dict[str, Any]]) -> Iterator[Any]:
     from modeling_lavis.models.image_conversion import open_image, parse_background, to_rgb
 
     for example in examples:
-        with opened_row(example["item"]) as row:
+        image = None
+        with contextlib.suppress(OSError, ValueError), opened_row(example["item"]) as row:  # it may be gone by now
             image = to_rgb(open_image(row["image"]), parse_background("white")).copy()
-        image.thumbnail((512, 512))  # before the next one is in memory
+            image.thumbnail((512, 512))  # before the next one is in memory
         word, color = ("kept", CORRECT) if example["kept"] else ("dropped", WRONG)
         scores = [
             f"{name} {'?' if example[key] is None else format(example[key], '.3f')}"

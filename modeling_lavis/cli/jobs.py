@@ -107,7 +107,7 @@ def run_job(args: argparse.Namespace, verb: str, pipe: Any, call: Mapping[str, A
         summary = run(
             verb, list(args.inputs), pipe, args.output, call, batch_size=args.batch_size, progress=True, **options
         )
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     return print_summary(summary, args.json)
 

@@ -3,6 +3,7 @@
 
 import functools
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,8 +13,8 @@ from typing import Any
 from modeling_lavis.jobs.columns import ItemMaker
 from modeling_lavis.jobs.identity import model_identity
 from modeling_lavis.jobs.items import WHOLE, Shard
-from modeling_lavis.jobs.journal import JobError, Journal
-from modeling_lavis.jobs.opening import open_source
+from modeling_lavis.jobs.journal import FILES, JOB, JobError, Journal
+from modeling_lavis.jobs.opening import missing_arguments, open_source
 from modeling_lavis.jobs.runner import Summary, job_folder, restart_job, run_job
 from modeling_lavis.jobs.shards import WebDataset
 from modeling_lavis.jobs.sinks import JsonLines, Metadata, Parquet, Sink, TextFiles, with_kept
@@ -212,7 +213,8 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
     task, given, maker = prepare(verb, pipe, given, job)
     if output is None:
         return _records(data, maker, task, make_worker(pipe, task, given, job), job)
-    make_source = functools.partial(open_job_source, data, maker, job=job, optional=task.optional)
+    own = own_files(output, job)
+    make_source = functools.partial(open_job_source, data, maker, job=job, optional=task.optional, own=own)
     return run_task(task, pipe, given, data, output, job, make_source, f"{maker.modality}s")
 
 
@@ -242,20 +244,18 @@ def run_task(
     """
     worker = make_worker(pipe, task, given, job)
     sink = make_sink(Path(output), task, data, job)
-    folder = sink.folder
     if job.restart:
-        restart_job(sink, FORMATS)
-    if not (folder / "job.json").exists():
+        restart_job(sink, FORMATS, functools.partial(check_inputs, data, make_source))
+    is_new = not (sink.folder / JOB).exists()
+    if is_new:
         sink.check()  # before anything is written
-    journal = Journal(folder)
+    journal = Journal(sink.folder)
     try:
-        if not (
-            folder / "job.json"
-        ).exists():  # a list without a job is that of a command that was killed while it began
-            (folder / "files.jsonl").unlink(missing_ok=True)
-        source = make_source(folder / "files.jsonl")
+        source = make_source(sink.folder / FILES)
     except BaseException:
         journal.close()
+        if is_new:
+            shutil.rmtree(sink.folder, ignore_errors=True)
         raise
     return run_job(
         source=source,
@@ -268,6 +268,25 @@ def run_task(
         progress=job.progress,
         unit=unit,
     )
+
+
+def check_inputs(data: Any, make_source: Callable[[Path], Source]) -> None:
+    """
+    Check that the inputs of a job are there, before the output of an earlier one is removed.
+
+    Args:
+        data: what the user gave.
+        make_source (`Callable`): see [`run_task`].
+
+    Raises:
+        FileNotFoundError: a path, a glob or a list names nothing. ValueError, OSError: the inputs cannot be used.
+    """
+    if missing := missing_arguments(data):
+        raise FileNotFoundError(f"{missing[0]} does not exist. Nothing was removed; give inputs that are there.")
+    with tempfile.TemporaryDirectory() as scratch:
+        source = make_source(Path(scratch) / FILES)
+        if isinstance(source, FileList) and (error := source.only_error()):
+            raise FileNotFoundError(f"{error} Nothing was removed; give inputs that are there.")
 
 
 def open_pipeline(verb: str, model: Any, job: JobOptions) -> LavisPipeline:
@@ -358,26 +377,32 @@ def _is_json(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float, bool))
 
 
+def own_files(output: str | os.PathLike, job: JobOptions) -> list[Path]:
+    """Files that a job writes where its inputs may be, and which are none of them."""
+    path = Path(output)
+    return [path, path / "metadata.jsonl"] if job.output_format == "metadata" else [path]
+
+
 def open_job_source(
     data: Any,
     maker: ItemMaker,
     list_path: Path,
     job: JobOptions,
     optional: Collection[str] = (),
-    others: Sequence[Path] = (),
+    own: Sequence[Path] = (),
 ) -> Source:
     """
     The source of a job's data, as [`open_source`] gives it.
 
     Args:
-        data, maker, list_path, others: see [`open_source`].
+        data, maker, list_path, own: see [`open_source`].
         job ([`JobOptions`]): options of the job.
         optional (`Collection[str]`, *optional*): texts of `maker` that files without columns may lack.
 
     Raises:
         ValueError: options or texts of the task are about columns, and the data are files without any.
     """
-    source = open_source(data, maker, list_path, others)
+    source = open_source(data, maker, list_path, own)
     unused = [name for name in ("columns", "media_root", "keep") if getattr(job, name)]
     if isinstance(source, FileList) and unused:
         raise ValueError(
@@ -406,10 +431,12 @@ __all__ = [
     "Summary",
     "answer",
     "caption",
+    "check_inputs",
     "embed",
     "match",
     "open_job_source",
     "output_identity",
+    "own_files",
     "run",
     "run_task",
 ]

@@ -20,7 +20,7 @@ from modeling_lavis.files import whole_file
 from modeling_lavis.import_utils import require
 from modeling_lavis.jobs.api import FORMATS, JobOptions, make_sink, output_identity
 from modeling_lavis.jobs.items import START, WHOLE, Block, Item, Position, Result, Shard
-from modeling_lavis.jobs.journal import JobError, Journal, differences
+from modeling_lavis.jobs.journal import FILES, JOB, JobError, Journal, differences
 from modeling_lavis.jobs.runner import SUMMARY, Summary, job_folder, restart_job, run_job
 from modeling_lavis.jobs.shards import WebDataset, shards_in
 from modeling_lavis.jobs.sinks import RECORDS, Sink
@@ -69,13 +69,13 @@ def merge_shards(
     sink = _sink(target, job, output_format, samples_per_shard)
     if restart:
         restart_job(sink, FORMATS)
-    if not (sink.folder / "job.json").exists():
+    if not (sink.folder / JOB).exists():
         sink.check()  # before anything is written
     journal = Journal(sink.folder)
     try:
-        if (found[0].folder / "files.jsonl").exists():
-            with whole_file(sink.folder / "files.jsonl") as partial:
-                shutil.copyfile(found[0].folder / "files.jsonl", partial)
+        if (found[0].folder / FILES).exists():
+            with whole_file(sink.folder / FILES) as partial:
+                shutil.copyfile(found[0].folder / FILES, partial)
         source = _Parts(found, with_samples=isinstance(sink, WebDataset))
     except BaseException:
         journal.close()
@@ -167,11 +167,11 @@ def open_part(output: Path, verb: str = "*") -> Part:
         if len(folders) > 1:
             raise JobError(f"{output} has the outputs of several jobs: {', '.join(path.name for path in folders)}.")
     else:
-        folders = [path.parent for path in (output.with_name(f"{output.name}.job") / "job.json",) if path.exists()]
+        folders = [path.parent for path in (output.with_name(f"{output.name}.job") / JOB,) if path.exists()]
     if not folders:
         raise JobError(f"{output} is not the output of a job: there is no folder of a job beside or in it.")
     try:
-        job = json.loads((folders[0] / "job.json").read_text(encoding="utf-8"))
+        job = json.loads((folders[0] / JOB).read_text(encoding="utf-8"))
         shard = Shard.parse(job["shard"])
     except (ValueError, TypeError, KeyError) as error:
         raise JobError(f"{folders[0] / 'job.json'} is broken ({error}). Run the part again with --restart.") from error
@@ -270,7 +270,7 @@ class _Parts(Source):
     def describe(self) -> dict[str, Any]:
         return dict(self.parts[0].job["input"])
 
-    def count(self) -> int:
+    def count(self, size: int, shard: Shard = WHOLE) -> int:
         return sum(rows for part in self.parts for _, rows, _ in part.entries())
 
     def blocks(self, size: int, start: Position = START, shard: Shard = WHOLE) -> Iterator[Block]:
