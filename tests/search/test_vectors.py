@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_lavis.evaluation.index_files import IndexFiles, write_index_files
+from modeling_lavis.evaluation.faiss_indexes import build_faiss, choose_index
+from modeling_lavis.evaluation.index_files import IndexFiles
 from modeling_lavis.evaluation.index_rows import records_table
-from modeling_lavis.evaluation.vector_search import build_faiss, choose_index, search_vectors
+from modeling_lavis.evaluation.index_writing import Blocks, write_index_files
+from modeling_lavis.evaluation.vector_search import search_vectors
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +31,7 @@ def brute(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
 
 def write(folder: Path, vectors: np.ndarray, **options: Any) -> IndexFiles:
     rows = records_table([{"file": f"{number}.png"} for number in range(len(vectors))])
-    return write_index_files(folder, {"kind": "image"}, rows, [vectors], vectors.shape, **options)
+    return write_index_files(folder, {"kind": "image"}, rows, Blocks(vectors.shape, [vectors]), **options)
 
 
 @pytest.mark.parametrize("shape", [(3000, 16), (700, 4, 16)])
@@ -84,7 +86,7 @@ def test_an_index_that_is_interrupted_stays_as_it_was(tmp_path: Path) -> None:
     write(tmp_path, unit(5, 4))
     before = sorted(os.listdir(tmp_path))
     with pytest.raises(ValueError, match="There are 5 vectors; expected 6"):
-        write_index_files(tmp_path, {}, records_table([]), [unit(5, 4)], (6, 4))
+        write_index_files(tmp_path, {}, records_table([]), Blocks((6, 4), [unit(5, 4)]))
     assert sorted(os.listdir(tmp_path)) == before
     (tmp_path / "vectors-7.npy").write_bytes(b"what a killed process left")
     mapped = IndexFiles.open(tmp_path)
@@ -114,6 +116,7 @@ def test_damaged_heads_are_refused(tmp_path: Path) -> None:
         ({"format": "other"}, "is not the head"),
         ({"version": 2}, "has version 2"),
         ({"count": 4}, "expected 4 of each"),
+        ({"files": {}}, "names no file of rows and vectors"),
         ({"files": {"vectors": {"name": "../x.npy", "bytes": 1}}}, "does not have"),
     ):
         (tmp_path / "index.json").write_text(json.dumps({**head, **change}))
