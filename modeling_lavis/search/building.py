@@ -23,15 +23,13 @@ from modeling_lavis.evaluation.index_writing import FAILURES, check_index_folder
 from modeling_lavis.files import whole_file
 from modeling_lavis.jobs.api import JobOptions, open_job_source, run_task
 from modeling_lavis.jobs.columns import ItemMaker
-from modeling_lavis.jobs.identity import model_identity
 from modeling_lavis.jobs.sources import FileList, Source
 from modeling_lavis.pipelines.loading import load
 from modeling_lavis.pipelines.retrieval import ImageTextRetrievalPipeline
-from modeling_lavis.search.features import TASKS, FeatureFiles, ItemEncoder, read_features
+from modeling_lavis.search.features import TASKS, FeatureFiles, ItemEncoder, features_identity, read_features
 from modeling_lavis.search.merging import merged_parts, write_version
 
 _JOB = ".update-"
-_COMPARED = ("class", "weights", "processor")  # what has to be equal of the models of two updates
 _NOT_FOR_INDEXES = ("output_format", "samples_per_shard", "keep", "shard", "seed")
 
 
@@ -173,7 +171,7 @@ class _Update:
     ) -> None:
         self.folder, self.pipe, self.maker, self.job = folder, pipe, maker, job
         self.known = open_for_change(folder)
-        identity = {name: value for name, value in model_identity(pipe).items() if name in _COMPARED}
+        identity = features_identity(pipe)
         had: Mapping[str, Any] = {"index": "auto", "disk_budget": 0}
         if self.known is not None:
             had = self.known.head
@@ -286,7 +284,7 @@ def _check_model(known: IndexFiles, identity: Mapping[str, Any]) -> None:
     had = known.head.get("model")
     if had is None:
         raise ValueError(f"{known.folder} does not say which model its features are from. Give another folder.")
-    if different := [name for name in _COMPARED if had.get(name) != identity[name]]:
+    if different := [name for name, value in identity.items() if had.get(name) != value]:
         raise ValueError(
             f"The index {known.folder} is of another model: its {', '.join(different)} differ. Give that model, or"
             " another folder."

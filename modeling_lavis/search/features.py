@@ -23,6 +23,7 @@ from modeling_lavis.evaluation.index_files import StoredStates
 from modeling_lavis.evaluation.index_rows import file_record, file_state, local_path, records_table
 from modeling_lavis.files import read_json, whole_file
 from modeling_lavis.import_utils import require
+from modeling_lavis.jobs.identity import model_identity
 from modeling_lavis.jobs.items import Result
 from modeling_lavis.jobs.sinks import RECORDS, Sink
 from modeling_lavis.jobs.tasks import Task
@@ -33,6 +34,15 @@ TASKS = {"image": "image-text-retrieval", "video": "video-text-retrieval"}
 _VECTORS, _STATES, _SHAPES = "vectors.f32", "states.f32", "features.json"
 _NO_STATES = np.empty((0, 0), np.float32)
 _READ_RECORDS = 4096  # lines that are in memory at a time
+
+
+def features_identity(pipe: Any) -> dict[str, Any]:
+    """
+    What has to be equal of the models of all features of an index and of its queries: class, weights (in float32 or
+    bfloat16) and processor.
+    """
+    identity = model_identity(pipe, any_precision=True)
+    return {name: identity[name] for name in ("class", "weights", "processor")}
 
 
 @dataclass(frozen=True)
@@ -189,4 +199,4 @@ def read_features(folder: Path) -> Features | None:
     return Features(arrow.concat_tables(tables), vectors, states)
 
 
-__all__ = ["TASKS", "FeatureFiles", "Features", "ItemEncoder", "read_features"]
+__all__ = ["TASKS", "FeatureFiles", "Features", "ItemEncoder", "features_identity", "read_features"]

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from modeling_lavis.data.media_files import URLS
 from modeling_lavis.evaluation.retrieval import IMAGE_CHUNK_SIZE
-from modeling_lavis.jobs.identity import model_identity
 from modeling_lavis.pipelines.inputs import Failure
 from modeling_lavis.pipelines.loading import load
 from modeling_lavis.pipelines.retrieval import ImageTextRetrievalPipeline, RetrievalIndex
-from modeling_lavis.search.features import TASKS
+from modeling_lavis.search.features import TASKS, features_identity
 from modeling_lavis.search.index import SearchIndex
 
 _LOGGER = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ class Searcher:
         is_name = isinstance(model, (str, os.PathLike))
         self.pipe: ImageTextRetrievalPipeline = load(TASKS, model, device, dtype) if is_name else model
         if (had := head.get("model")) is not None:
-            found = model_identity(self.pipe)
+            found = features_identity(self.pipe)
             if different := [name for name, value in had.items() if found.get(name) != value]:
                 raise ValueError(
                     f"The index {self.index.folder} is of another model: its {', '.join(different)} differ. Give the"

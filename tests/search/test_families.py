@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from modeling_lavis.cli.contact_sheet import item_image
 from modeling_lavis.cli.main import main
@@ -91,3 +92,19 @@ def test_several_features_per_image(tmp_path: Path, goldens: Path, photos: dict[
     threshold = float(np.sort(similarities[np.triu_indices(len(files), 1)])[-1]) - 1e-4
     first, second = np.argwhere(np.triu(similarities > threshold, 1))[0].tolist()
     assert near_duplicates(index, threshold) == [[first, second]]
+
+
+@pytest.mark.parametrize("name", ["albef_retrieval", "blip_retrieval", "blip2_image_text_matching"])
+def test_hidden_states_in_half_precision(tmp_path: Path, goldens: Path, photos: dict[str, Path], name: str) -> None:
+    """They are stored in float32; scores are those of states that are computed again, and a CPU can use a GPU's."""
+    model = convert_recorded(goldens, name, tmp_path / "model")
+    files = [str(path) for path in list(photos.values())[:3]]
+    half = load("image-text-retrieval", model, device="cpu", dtype="bfloat16")
+    build_index(files, half, tmp_path / "stored", disk_budget=10**9, batch_size=1)
+    build_index(files, half, tmp_path / "without", batch_size=1)
+    found, wanted = (Searcher(tmp_path / folder, half)("a dog", top_k=3) for folder in ("stored", "without"))
+    assert half.model.dtype == torch.bfloat16
+    equal(found, [{**entry, "image": entry["file"]} for entry in wanted], "image")
+    single = Searcher(tmp_path / "stored", model, device="cpu", dtype="float32")
+    assert single.pipe.model.dtype == torch.float32
+    assert sorted(entry["row"] for entry in single("a dog", top_k=3)) == [0, 1, 2]
