@@ -10,8 +10,9 @@ import numpy as np
 from modeling_lavis.evaluation.index_files import IndexFiles
 from modeling_lavis.evaluation.index_rows import file_state, iterate_rows
 from modeling_lavis.evaluation.index_writing import index_lock
-from modeling_lavis.search.building import IndexSummary, open_for_change
 from modeling_lavis.search.merging import Part, write_version
+from modeling_lavis.search.summary import IndexSummary
+from modeling_lavis.search.updates import open_for_change
 
 
 def remove_from_index(output: str | os.PathLike, files: Sequence[str] = (), *, missing: bool = False) -> IndexSummary:

@@ -297,9 +297,9 @@ def test_records_are_not_computed_twice_after_an_interruption(tmp_path: Path) ->
     calls: list[int] = []
 
     def dying(data: Path, index: Path) -> None:
-        import modeling_lavis.search.building as building
+        import modeling_lavis.search.updates as updates
 
-        building.write_version = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+        updates.write_version = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
         build(data, index)
 
     assert status_of(child_of(lambda: dying(records, tmp_path / "index"))) is None
