@@ -16,7 +16,7 @@ from modeling_lavis.search.features import TASKS
 from modeling_lavis.search.summary import IndexSummary
 from modeling_lavis.search.updates import Update
 
-_NOT_FOR_INDEXES = ("output_format", "samples_per_shard", "keep", "shard", "seed")
+_NOT_FOR_INDEXES = ("output_format", "samples_per_shard", "keep", "shard", "seed", "engine", "engine_options")
 
 
 def build_index(
