@@ -15,8 +15,6 @@ from modeling_lavis.evaluation.index_rows import records_table
 from modeling_lavis.evaluation.index_writing import Blocks, write_index_files
 from modeling_lavis.evaluation.vector_search import search_vectors
 
-pytestmark = pytest.mark.slow
-
 
 def unit(*shape: int, seed: int = 0) -> np.ndarray:
     values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
@@ -44,6 +42,7 @@ def test_exact_search(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -
         search_vectors(vectors, torch.zeros(1, 8), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "recall"), [("flat", 1.0), ("hnsw", 0.95), ("ivf-pq", 0.7)])
 @pytest.mark.parametrize("shape", [(4000, 16), (1000, 4, 16)])
 def test_faiss(kind: str, recall: float, shape: tuple[int, ...]) -> None:
@@ -68,6 +67,7 @@ def test_the_choice_of_an_index() -> None:
         choose_index(10, (256,), "lsh")
 
 
+@pytest.mark.slow
 def test_extending_an_index_equals_building_it() -> None:
     faiss = pytest.importorskip("faiss")
     vectors = unit(3000, 16)
