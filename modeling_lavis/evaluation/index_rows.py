@@ -63,9 +63,10 @@ def file_record(name: str, medium: Any, times: Mapping[str, Any], state: tuple[i
 
 def local_path(medium: Any) -> str | None:
     """Absolute path of an image or a video that is a file on this machine; `None` for everything else."""
-    if not isinstance(medium, (str, os.PathLike)) or os.fspath(medium).startswith(URLS):
+    name = os.fspath(medium) if isinstance(medium, (str, os.PathLike)) else ""
+    if not name or name.startswith(URLS):
         return None
-    return os.path.abspath(medium)
+    return os.path.abspath(name)
 
 
 def file_state(path: str | None) -> tuple[int, int] | None:

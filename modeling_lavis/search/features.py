@@ -81,7 +81,7 @@ class ItemEncoder:
         def prepare(entry: Mapping[str, Any]) -> Any:
             medium = entry[self.modality]
             # before it is read, so that a file that changes meanwhile counts as changed; opened images have a name
-            state = file_state(local_path(getattr(medium, "filename", medium) or None))
+            state = file_state(local_path(getattr(medium, "filename", medium)))
             prepared = prepare_item(entry)
             return prepared if isinstance(prepared, Failure) else {**prepared, "file_state": state}
 

@@ -41,7 +41,9 @@ class StubRetriever(ImageTextRetrievalPipeline):
 
     def _prepare_pixels(self, row: Mapping[str, Any]) -> Any:
         try:
-            image = open_image(row["image"]).convert("RGB").resize((SIDE, SIDE))
+            medium = row["image"]
+            image = PIL.Image.fromarray(medium) if isinstance(medium, np.ndarray) else open_image(medium)
+            image = image.convert("RGB").resize((SIDE, SIDE))
         except OSError as error:
             return Failure(str(error))
         return {"pixel_values": torch.from_numpy(np.asarray(image, np.float32))[None]}

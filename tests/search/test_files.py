@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from modeling_lavis.search import SearchIndex, build_index, near_duplicates, remove_from_index
@@ -163,3 +164,11 @@ def test_read_only_folders(read_only: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=str(read_only)):
         remove_from_index(read_only / "index", missing=True)
     assert build(read_only / "data", tmp_path / "here").items == 3
+
+
+def test_images_in_memory(tmp_path: Path) -> None:
+    images = [np.full((4, 4, 3), number, np.uint8) for number in (0, 100, 200)]
+    made = build([images[0], {"image": PIL.Image.fromarray(images[1])}, images[2]], tmp_path / "index")
+    index = SearchIndex(tmp_path / "index")
+    assert made.failed == 0 and names_of(index) == ["row 0", "row 1", "row 2"]
+    assert index.record(0)["path"] is index.record(0)["bytes"] is None and index.state(1) == "unknown"
