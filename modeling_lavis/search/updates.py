@@ -82,7 +82,9 @@ class Update:
         encoder = ItemEncoder(self.pipe, keep_states=states_bytes > 0)
         sink = FeatureFiles(self.folder, self.job_folder, states_bytes)
         source = functools.partial(self._source, data)
-        made = run_task(encoder.task(), encoder, {}, data, self.folder, self.job, source, sink=sink)
+        made = run_task(
+            encoder.task(), encoder, {}, data, self.folder, self.job, source, f"{self.pipe.modality}s", sink
+        )
         with whole_file(self.folder / FAILURES) as partial:
             listed = Path(made.failures)
             partial.write_bytes(listed.read_bytes() if listed.exists() else b"")
