@@ -45,6 +45,18 @@ def positive_int(text: str) -> int:
     return number
 
 
+def natural(text: str) -> int:
+    """
+    Argument type of counts that may be 0.
+
+    Raises:
+        argparse.ArgumentTypeError: If `text` is not an integer from 0.
+    """
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0")
+    return int(text)
+
+
 def positive_float(text: str) -> float:
     """
     Argument type of factors.
@@ -350,6 +362,8 @@ def silence_libraries() -> None:
     Silence transformers' messages about loading, the retries of huggingface_hub, and PIL's warnings about images that
     it can read.
     """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import enable_progress_bars
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
@@ -357,6 +371,8 @@ def silence_libraries() -> None:
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     hub_logging.set_verbosity_error()
+    if not constants.HF_HUB_DISABLE_PROGRESS_BARS:
+        enable_progress_bars()  # those of downloads, which transformers disables together with its own
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 

@@ -111,12 +111,12 @@ def _gradcam(run: Converted, images: torch.Tensor) -> None:
     ledger.compare("gradcam.output", explanation.logits)
     for number, text in enumerate(golden.inputs["text_input"][:pairs]):
         found = _explain(run, images[number], text, golden.config["gradcam_block"])
-        maps = explanation.maps[number]
-        ledger.check(f"explain {number}: mean of all tokens", _same_map(found.overall[0], maps[1]))
+        of_tokens = explanation.maps[number]
+        ledger.check(f"explain {number}: mean of all tokens", _same_map(found.overall[0], of_tokens[1]))
         words = run.processor.tokenizer(text).word_ids()
         for word in range(len(found.words)):
             # the map of a token comes one place later, after the mean of all
-            own = maps[[place + 1 for place, other in enumerate(words) if other == word]].mean(dim=0)
+            own = of_tokens[[place + 1 for place, other in enumerate(words) if other == word]].mean(dim=0)
             ledger.check(f"explain {number}: map of {found.words[word]!r}", _same_map(found.grids[word, 0], own))
 
 
