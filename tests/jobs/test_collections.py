@@ -160,17 +160,6 @@ def test_files_that_come_later_belong_to_another_job(tmp_path: Path) -> None:
     assert run_stub(tmp_path / "in", tmp_path / "out.jsonl").inputs == 3
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
-def test_read_only_folder(tmp_path: Path) -> None:
-    save_pictures(tmp_path / "in", 4)
-    for folder in (tmp_path / "in" / "part0", tmp_path / "in" / "part1", tmp_path / "in"):
-        folder.chmod(0o555)
-    assert run_stub(tmp_path / "in", tmp_path / "out.jsonl").written == 4
-    assert run_stub(tmp_path / "in", tmp_path / "texts", "txt").written == 4
-    with pytest.raises((OSError, ValueError)):
-        run_stub(tmp_path / "in", tmp_path / "in", "txt")
-
-
 def test_urls_and_data_uris(tmp_path: Path) -> None:
     import base64
     import functools
