@@ -59,7 +59,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     group.add_argument("--similarity-quantile", metavar="Q", type=float, help="share of texts to drop by cosine")
     group.add_argument("--scores", metavar="FILE", help="file of all scores, .jsonl (OUTPUT.scores.jsonl)")
     group.add_argument("--examples", metavar="FILE", type=Path, help="draw texts next to the thresholds, .png")
-    add_job_options(parser)
+    add_job_options(parser, engine=False)
     parser.set_defaults(run=run)
     return parser
 

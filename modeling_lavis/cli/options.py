@@ -238,11 +238,13 @@ def open_pipeline(task: str | Mapping[str, str], args: argparse.Namespace) -> An
     from modeling_lavis.hub.offline import parts_elsewhere, repository_access
     from modeling_lavis.pipelines.loading import load
 
-    if args.device is not None:
+    # with an engine, workers open the model on their devices, and here it is opened to check options with it
+    device = args.device if getattr(args, "engine", None) is None else "cpu"
+    if device is not None:
         try:
-            torch.empty(1, device=args.device)
+            torch.empty(1, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise UsageError(f"--device is {args.device}, which cannot be used: {first_line(error)}") from error
+            raise UsageError(f"--device is {device}, which cannot be used: {first_line(error)}") from error
     dtype = args.dtype if args.dtype == "auto" else getattr(torch, args.dtype)
     model = args.model if args.model is not None else embedded_model()
     if not model:
@@ -252,7 +254,7 @@ def open_pipeline(task: str | Mapping[str, str], args: argparse.Namespace) -> An
     needed = [model, *(parts_elsewhere(model) if os.path.isdir(model) else ())]
     try:
         with repository_access(needed):
-            pipe = load(task, model, device=args.device, dtype=dtype, batch_size=args.batch_size)
+            pipe = load(task, model, device=device, dtype=dtype, batch_size=args.batch_size)
     except Exception as error:  # the readers of configurations, weights and tokenizers raise errors of many types
         raise UsageError(f"The model {model} cannot be used: {first_line(error)}") from error
     if args.background is not None:

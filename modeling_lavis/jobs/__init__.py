@@ -8,6 +8,7 @@
 * `sinks`, `shards`: forms of output.
 * `filtering`, `caption_filter`, `selection`: captions and a filter that removes texts that do not match.
 * `merging`: the outputs of the parts of a job as one.
+* `ray_engine`: blocks that the workers of a cluster compute.
 * `journal`, `runner`, `identity`, `progress`: each item exactly once, whatever happens.
 """
 

@@ -7,7 +7,7 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -17,7 +17,7 @@ from modeling_lavis.jobs.items import WHOLE, Block, Position, Result, Shard
 from modeling_lavis.jobs.journal import JobError, Journal
 from modeling_lavis.jobs.progress import Progress
 from modeling_lavis.jobs.sinks import Sink
-from modeling_lavis.jobs.sources import Source
+from modeling_lavis.jobs.sources import Blocks, Source
 
 SUMMARY = "summary.json"
 
@@ -25,7 +25,7 @@ SUMMARY = "summary.json"
 class BlockStream(Protocol):
     """What computes blocks: a [`Worker`], or something that has others do it, with results in the order of blocks."""
 
-    def stream(self, blocks: Iterable[Block]) -> Iterator[tuple[Block, list[Result]]]:
+    def stream(self, blocks: Blocks) -> Iterator[tuple[Block, list[Result]]]:
         """Yield each block with one result per item."""
 
 
@@ -164,7 +164,7 @@ def _compute(
 ) -> None:
     """Compute and write the blocks that the journal does not have."""
     writer = _Writer(sink, journal, shown)
-    results = worker.stream(source.blocks(block_size, journal.next, shard))
+    results = worker.stream(Blocks(source, block_size, journal.next, shard))
     try:
         sink.open(journal.sizes, journal.note)
         writer.start()

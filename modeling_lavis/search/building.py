@@ -34,7 +34,7 @@ TASKS = {"image": "image-text-retrieval", "video": "video-text-retrieval"}
 _FEATURES = ".features.jsonl"
 _BLOCK = 4096  # vectors of an earlier index that are copied at a time
 _COMPARED = ("class", "weights", "processor")  # what has to be equal of the models of two updates
-_NOT_FOR_INDEXES = ("output_format", "samples_per_shard", "keep", "shard", "seed")
+_NOT_FOR_INDEXES = ("output_format", "samples_per_shard", "keep", "shard", "seed", "engine")
 
 
 @dataclass(frozen=True)
