@@ -3,11 +3,11 @@
 
     python -m benchmarks.cluster_scale --images 1500 --workers 1 2 4
 
-Captions of JPEG files by the embedded model, one thread per worker. What is measured once: seconds per image to list
-it, to open it, of the model, to bring a result from a worker to the process that writes, to write it, and to merge
-parts; and the seconds until a worker has begun. From these follow the times for any number of workers, with Ray and as
-parts (`--shard`) that are merged. Both are run with a few workers on this machine and compared; on fewer processors
-than workers, what all do together is divided by the number of processors.
+Captions of JPEG files by the embedded model, one thread per worker. What is measured once: processor seconds per image
+to list it, to open it, of the model, to bring a result from a worker to the process that writes, to write it, and to
+merge parts; and the seconds until a worker has begun. From these follow the times for any number of workers, with Ray
+and as parts (`--shard`) that are merged. Both are run with a few workers on this machine and compared; on fewer
+processors than workers, what all do together is divided by the number of processors.
 """
 
 import argparse
@@ -36,17 +36,18 @@ _DAY = 86400
 
 
 def save_photos(folder: Path, count: int) -> None:
-    """Write JPEG files of 640 x 480 pixels; sixteen different ones, linked under further names."""
+    """Write JPEG files of 640 x 480 pixels; as many different ones as the embedded images, linked under more names."""
     from modeling_lavis.embedded import embedded_images
 
+    images = embedded_images()
     folder.mkdir()
     noise = np.random.RandomState(0)
     for index in range(count):
         path = folder / f"{index:06d}.jpg"
-        if index >= 16:
-            os.link(folder / f"{index % 16:06d}.jpg", path)
+        if index >= len(images):
+            os.link(folder / f"{index % len(images):06d}.jpg", path)
             continue
-        with PIL.Image.open(embedded_images()[index].path) as opened:
+        with PIL.Image.open(images[index].path) as opened:
             photo = opened.convert("RGB").resize((640, 480), PIL.Image.Resampling.BICUBIC)
         grain = noise.randint(-6, 7, (480, 640, 1), dtype=np.int16)
         pixels = np.clip(np.asarray(photo, dtype=np.int16) + grain, 0, 255).astype(np.uint8)
@@ -79,7 +80,7 @@ class KnownResults:
 
 def measure_stages(folder: Path, names: int) -> dict[str, float]:
     """
-    Seconds per image of each stage, in this process with one thread.
+    Processor seconds per image of each stage, in this process with one thread of the model.
 
     Args:
         folder (`Path`): folder of the photos.
@@ -147,16 +148,16 @@ def measure_stages(folder: Path, names: int) -> dict[str, float]:
 
 
 class _timed:
-    """Context manager that notes the seconds per image of a stage."""
+    """Context manager that notes the processor seconds per image of a stage."""
 
     def __init__(self, found: dict[str, float], stage: str, images: int) -> None:
         self._found, self._stage, self._images = found, stage, images
 
     def __enter__(self) -> None:
-        self._started = time.perf_counter()
+        self._started = time.process_time()
 
     def __exit__(self, *error: object) -> None:
-        self._found[self._stage] = (time.perf_counter() - self._started) / self._images
+        self._found[self._stage] = (time.process_time() - self._started) / self._images
 
 
 def seconds_with_ray(stages: Mapping[str, float], images: int, workers: int, cores: int | None = None) -> float:

@@ -314,12 +314,12 @@ def _ray_workers(
         open_model,
         task,
         given,
-        _worker_options(job),
-        RayOptions.of(job.engine_options),
-        job.num_workers,
-        None if job.device is None else str(job.device),
-        job.keep,
-        [name for name in (_names(data) or [])[:_CHECKED_PATHS] if os.path.exists(name)],
+        options=_worker_options(job),
+        settings=RayOptions.of(job.engine_options),
+        threads=job.num_workers,
+        device=None if job.device is None else str(job.device),
+        keep=job.keep,
+        paths=[name for name in (_names(data) or [])[:_CHECKED_PATHS] if os.path.exists(name)],
     )
 
 

@@ -7,6 +7,7 @@ block that it had; if the process that writes dies, the next one goes on by the 
 """
 
 import contextlib
+import logging
 import os
 import pickle
 import socket
@@ -24,7 +25,7 @@ from modeling_lavis.jobs.work import Timings, Worker
 
 _MOST_THREADS = 8  # processors of a replica, if it is not said how many
 _MOST_RUNS = 1000  # parts of the data that are read apart
-_READER_CPUS = 0.01  # replicas may take all processors, and readers have to run beside them
+_READER_CPUS = 0  # replicas may take all processors, and readers have to run beside them
 _ATTEMPTS = 5  # to compute a block; one that kills its process each time ends the job
 
 
@@ -177,7 +178,7 @@ class _Replica:
             self._attempts.end.remote(tuple(block.position))
             return answer
         except Exception as error:
-            return _packed(error)
+            return _packed(_sendable(error))
 
     def _answer(self, block: Block) -> _Answer:
         problem = None
@@ -185,7 +186,7 @@ class _Replica:
         try:
             results = worker(block)
         except Exception as error:  # perhaps the model works with the blocks before this one
-            problem, worker = error, self._worker()
+            problem, worker = _sendable(error), self._worker()
             worker.expect_results()
             results = worker(block)
         if not self._setup.options.get("keep_downloads"):
@@ -212,19 +213,22 @@ def _read(table: Any, blocks: Any, setup: _Setup) -> Iterator[Any]:
             for block in replace(whole, shard=pickle.loads(content)):
                 yield _packed(block)
     except Exception as error:
-        yield _packed(error)
+        yield _packed(_sendable(error))
 
 
 def _packed(value: Any) -> Any:
     """A value as a table of one row, as `ray.data` passes it on."""
     arrow: Any = require("pyarrow", extra="ray")
+    return arrow.table({"content": arrow.array([pickle.dumps(value)], arrow.large_binary())})
+
+
+def _sendable(error: Exception) -> Exception:
+    """An error, or one that says the same if it cannot be pickled."""
     try:
-        content = pickle.dumps(value)
+        pickle.loads(pickle.dumps(error))
+        return error
     except Exception:
-        if not isinstance(value, Exception):
-            raise
-        content = pickle.dumps(RuntimeError(f"{type(value).__name__}: {value}"))
-    return arrow.table({"content": arrow.array([content], arrow.large_binary())})
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _count_attempts(ray: Any) -> tuple[str, Any]:
@@ -316,6 +320,8 @@ class RayWorkers:
             return dict(self._ray.get(describe.remote(self.open_pipe)))
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
+        except self._ray.exceptions.RayError as error:
+            raise _failure(error) from error
 
     def expect_results(self) -> None:
         """As that of [`Worker`]."""
@@ -351,7 +357,7 @@ class RayWorkers:
                 self._add(answer.timings)
                 yield answer.block, answer.results
         except self._ray.exceptions.RayError as error:
-            raise RuntimeError(f"Ray gave up: {str(error).strip().splitlines()[-1]}") from error
+            raise _failure(error) from error
 
     def _add(self, timings: Timings) -> None:
         self.timings.model += timings.model
@@ -400,8 +406,15 @@ class RayWorkers:
         )
 
 
+def _failure(error: Exception) -> RuntimeError:
+    """What Ray could not do, whose messages end with the reason."""
+    lines = str(error).strip().splitlines()
+    return RuntimeError(f"Ray gave up: {lines[-1].strip() if lines else type(error).__name__}")
+
+
 def _connect(ray: Any, settings: RayOptions, threads: int | None) -> None:
-    """Connect to a cluster, or start one on this machine."""
+    """Connect to a cluster, or start one on this machine. Ray reports errors alone, beside the job's own progress."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     if settings.address is not None:
         ray.init(address=settings.address, log_to_driver=False, logging_level="ERROR")
         return

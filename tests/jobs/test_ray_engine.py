@@ -207,7 +207,7 @@ def test_a_killed_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     first.kill()
     first.wait()
     assert not Path("ray.jsonl").exists()
-    done = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 1, done.stderr
     summary = json.loads(done.stdout)
     assert (summary["inputs"], summary["written"], summary["failed"]) == (601, 600, 1)
