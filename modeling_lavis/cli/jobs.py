@@ -4,7 +4,6 @@
 import argparse
 import functools
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -137,9 +136,9 @@ def run_job(args: argparse.Namespace, verb: str, pipe: Any, call: Mapping[str, A
         options |= {"device": args.device, "open_model": _opener(verb, args)}
     try:
         summary = run(
-            verb, list(args.inputs), pipe, args.output, call, batch_size=args.batch_size, progress=sys.stderr, **options
+            verb, list(args.inputs), pipe, args.output, call, batch_size=args.batch_size, progress=True, **options
         )
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     return print_summary(summary, args.json)
 
@@ -156,7 +155,7 @@ def _opener(verb: str, args: argparse.Namespace) -> Any:
 
 def print_summary(summary: Any, as_json: bool) -> int:
     """Print the summary of a job, and return the exit status: 1 if an input failed."""
-    from modeling_lavis.jobs.progress import duration
+    from modeling_lavis.progress import duration
 
     results = Results(as_json)
     text = f"{one_line(summary.output)}: {summary.written} of {summary.inputs} inputs"
