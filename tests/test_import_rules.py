@@ -14,12 +14,13 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"models"},
     "evaluation": {"models", "data"},
     "training": {"evaluation", "data", "models", "embedded"},
-    "pipelines": {"models", "evaluation"},
+    "pipelines": {"models", "evaluation", "export"},
     "jobs": {"pipelines", "evaluation", "data", "models"},
     "interpretability": {"models"},
+    "export": {"models", "data", "evaluation", "hub"},
     "hub": {"models", "data", "evaluation"},
     "embedded": set(),
-    "cli": {"training", "evaluation", "data", "models", "pipelines", "jobs", "interpretability", "hub", "embedded"},
+    "cli": {"training", "evaluation", "data", "models", "pipelines", "jobs", "interpretability", "export", "hub", "embedded"},
 }
 
 
