@@ -229,8 +229,8 @@ if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
         """Import a public class on first access and keep it as a module attribute."""
-        if name == "jobs":
-            return importlib.import_module("modeling_lavis.jobs")
+        if name in ("jobs", "search"):
+            return importlib.import_module(f"modeling_lavis.{name}")
         if name not in _HOME_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(_HOME_OF[name]), name)
@@ -239,7 +239,7 @@ if not TYPE_CHECKING:  # a type checker would accept any name
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "jobs"})
+    return sorted({*globals(), *__all__, "jobs", "search"})
 
 
 registration.install()

@@ -16,11 +16,24 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"evaluation", "data", "models", "embedded"},
     "pipelines": {"models", "evaluation", "export"},
     "jobs": {"pipelines", "evaluation", "data", "models"},
+    "search": {"jobs", "pipelines", "evaluation", "data", "models"},
     "interpretability": {"models"},
     "export": {"models", "data", "evaluation", "hub"},
     "hub": {"models", "data", "evaluation"},
     "embedded": set(),
-    "cli": {"training", "evaluation", "data", "models", "pipelines", "jobs", "interpretability", "export", "hub", "embedded"},
+    "cli": {
+        "training",
+        "evaluation",
+        "data",
+        "models",
+        "pipelines",
+        "jobs",
+        "search",
+        "interpretability",
+        "export",
+        "hub",
+        "embedded",
+    },
 }
 
 

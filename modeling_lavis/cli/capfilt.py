@@ -143,25 +143,24 @@ def _text(summary: Any) -> str:
 def _draw(examples: Sequence[dict[str, Any]], path: Path) -> None:
     from modeling_lavis.cli.contact_sheet import draw_cells
 
-    sheet = draw_cells(_cells(examples), len(examples))
+    sheet = draw_cells(list(_cells(examples)))
     with atomic_file(path) as file:
         sheet.save(file, format="PNG")
 
 
 def _cells(examples: Sequence[dict[str, Any]]) -> Iterator[Any]:
-    from modeling_lavis.cli.contact_sheet import CORRECT, TEXT, WRONG
+    from modeling_lavis.cli.contact_sheet import CORRECT, TEXT, WRONG, Cell
     from modeling_lavis.jobs.media import opened_row
     from modeling_lavis.models.image_conversion import open_image, parse_background, to_rgb
 
     for example in examples:
         with opened_row(example["item"]) as row:
             image = to_rgb(open_image(row["image"]), parse_background("white")).copy()
+        image.thumbnail((512, 512))  # before the next one is in memory
         word, color = ("kept", CORRECT) if example["kept"] else ("dropped", WRONG)
         scores = [
             f"{name} {'?' if example[key] is None else format(example[key], '.3f')}"
             for name, key in (("match", "score"), ("cosine", "similarity"))
         ]
-        yield (
-            image,
-            ((word, example["text"], color), ("scores", ", ".join(scores), TEXT), ("from", example["source"], TEXT)),
-        )
+        lines = ((word, example["text"], color), ("scores", ", ".join(scores), TEXT), ("from", example["source"], TEXT))
+        yield Cell(image, lines)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contact sheet of images with their captions and matches."""
+"""Contact sheets of images with texts below them."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import PIL.Image
 from PIL import ImageDraw, ImageFont
@@ -12,7 +12,18 @@ from modeling_lavis.models.image_conversion import parse_background, to_rgb
 _IMAGE_HEIGHT, _CELL_WIDTH, _MARGIN, _FONT_SIZE, _MAX_LINES = 128, 260, 16, 14, 2
 _BACKGROUND, TEXT, _LABEL, CORRECT, WRONG = "white", "#222222", "#777777", "#1a7f37", "#b3261e"
 
-Cell = tuple[PIL.Image.Image, Sequence[tuple[str, str, str]]]
+
+class Cell(NamedTuple):
+    """
+    An image of a contact sheet.
+
+    Args:
+        image (`PIL.Image.Image`, *optional*): the image; nothing is drawn for one that cannot be read.
+        lines (`Sequence[tuple[str, str, str]]`): label, text and color of what is below it.
+    """
+
+    image: PIL.Image.Image | None
+    lines: Sequence[tuple[str, str, str]]
 
 
 def draw(rows: Sequence[Mapping[str, Any]], columns: int = 4) -> PIL.Image.Image:
@@ -31,27 +42,26 @@ def draw(rows: Sequence[Mapping[str, Any]], columns: int = 4) -> PIL.Image.Image
     Raises:
         ValueError: If there are no rows.
     """
-    return draw_cells((_cell(row) for row in rows), len(rows), columns)
+    cells = []
+    for row in rows:
+        with PIL.Image.open(row["file"]) as opened:
+            image = to_rgb(opened, parse_background(_BACKGROUND)).copy()  # an RGB image is returned as it is, unread
+        match_color = CORRECT if row["best_match"] == row["name"] else WRONG
+        lines = (
+            ("name", row["name"], TEXT),
+            ("caption", row["caption"], CORRECT if row["caption_is_name"] else WRONG),
+            (f"match {row['score']:.2f}", row["best_match"], match_color),
+        )
+        cells.append(Cell(image, lines))
+    return draw_cells(cells, columns)
 
 
-def _cell(row: Mapping[str, Any]) -> Cell:
-    with PIL.Image.open(row["file"]) as opened:
-        image = to_rgb(opened, parse_background(_BACKGROUND)).copy()  # an RGB image is returned as it is, unread
-    texts = (
-        ("name", row["name"], TEXT),
-        ("caption", row["caption"], CORRECT if row["caption_is_name"] else WRONG),
-        (f"match {row['score']:.2f}", row["best_match"], CORRECT if row["best_match"] == row["name"] else WRONG),
-    )
-    return image, texts
-
-
-def draw_cells(cells: Iterable[Cell], count: int, columns: int = 4) -> PIL.Image.Image:
+def draw_cells(cells: Sequence[Cell], columns: int = 4) -> PIL.Image.Image:
     """
-    Draw images with texts below.
+    Draw a contact sheet.
 
     Args:
-        cells (`Iterable[Cell]`): an RGB image, which may be changed, and three texts with a label and a color, each.
-        count (`int`): number of cells.
+        cells (`Sequence[Cell]`): images with what is written below them.
         columns (`int`, *optional*, defaults to 4): maximum number of images per row.
 
     Returns:
@@ -60,22 +70,24 @@ def draw_cells(cells: Iterable[Cell], count: int, columns: int = 4) -> PIL.Image
     Raises:
         ValueError: If there are no cells.
     """
-    if not count:
+    if not cells:
         raise ValueError("A contact sheet needs at least one image.")
     font = _font()
     line_height = _FONT_SIZE + 5
-    height = _IMAGE_HEIGHT + 3 * _MAX_LINES * line_height + 2 * _MARGIN
-    columns = min(columns, count)
-    size = (columns * (_CELL_WIDTH + _MARGIN) + _MARGIN, -(-count // columns) * height + _MARGIN)
+    height = _IMAGE_HEIGHT + max(len(cell.lines) for cell in cells) * _MAX_LINES * line_height + 2 * _MARGIN
+    columns = min(columns, len(cells))
+    size = (columns * (_CELL_WIDTH + _MARGIN) + _MARGIN, -(-len(cells) // columns) * height + _MARGIN)
     sheet = PIL.Image.new("RGB", size, _BACKGROUND)
     canvas = ImageDraw.Draw(sheet)
-    for number, (image, texts) in enumerate(cells):
+    for number, cell in enumerate(cells):
         left = _MARGIN + number % columns * (_CELL_WIDTH + _MARGIN)
         top = _MARGIN + number // columns * height
-        image.thumbnail((_CELL_WIDTH, _IMAGE_HEIGHT))
-        sheet.paste(image, (left + (_CELL_WIDTH - image.width) // 2, top))
+        if cell.image is not None:
+            image = to_rgb(cell.image, parse_background(_BACKGROUND)).copy()
+            image.thumbnail((_CELL_WIDTH, _IMAGE_HEIGHT))
+            sheet.paste(image, (left + (_CELL_WIDTH - image.width) // 2, top))
         top += _IMAGE_HEIGHT + 6
-        for label, text, color in texts:
+        for label, text, color in cell.lines:
             indent = canvas.textlength(f"{label}: ", font=font)
             canvas.text((left, top), f"{label}: ", font=font, fill=_LABEL)
             for line in wrap(text, _CELL_WIDTH - indent, lambda part: canvas.textlength(part, font=font)):

@@ -46,20 +46,25 @@ def add_job_options(parser: argparse.ArgumentParser, output: bool = True) -> Non
         help="JSON Lines, Parquet, metadata.jsonl in the folder of the images, a .txt beside each image, or WebDataset "
         "shards (by the suffix of the output: .jsonl or .parquet)",
     )
+    add_reading_options(group)
+    group.add_argument("--keep", metavar="COLUMN", nargs="+", help="further columns of the data to write")
+    group.add_argument("--seed", metavar="N", type=int, help="random numbers of sampling (0)")
+    group.add_argument("--shard", metavar="I/N", help="work on the I-th of N parts of the data")
+    group.add_argument("--samples-per-shard", metavar="N", type=positive_int, help="samples of a full shard (10000)")
+
+
+def add_reading_options(group: Any) -> None:
+    """Add the options of all jobs, whatever they write, to a group of arguments."""
     group.add_argument("--columns", metavar="NAME=COLUMN", nargs="+", help="columns of the data with other names")
     group.add_argument("--media-root", metavar="DIR", help="folder of relative paths (that of the file with them)")
-    group.add_argument("--keep", metavar="COLUMN", nargs="+", help="further columns of the data to write")
     group.add_argument("--block-size", metavar="N", type=positive_int, help="inputs that are written together (64)")
     group.add_argument("--workers", metavar="N", type=positive_int, help="threads that open files (one per processor)")
-    group.add_argument("--seed", metavar="N", type=int, help="random numbers of sampling (0)")
     group.add_argument(
         "--draft",
         action="store_true",
         default=None,
         help="decode large JPEG files at reduced size: faster, and pixels differ a little",
     )
-    group.add_argument("--shard", metavar="I/N", help="work on the I-th of N parts of the data")
-    group.add_argument("--samples-per-shard", metavar="N", type=positive_int, help="samples of a full shard (10000)")
     group.add_argument(
         "--restart", action="store_true", default=None, help="remove what an earlier run wrote, and begin again"
     )
@@ -72,7 +77,7 @@ def given_job_options(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UsageError: one is given without `--output`, or has another form.
     """
-    given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
+    given = {name: value for name in _OPTIONS if (value := getattr(args, name, None)) is not None}
     if given and args.output is None and getattr(args, "scores", None) is None:
         raise UsageError(f"{flags(given)} cannot be used without --output.")
     options = {_OPTIONS[name]: value for name, value in given.items()}

@@ -16,10 +16,12 @@ from modeling_lavis.cli import (
     demo,
     embed,
     evaluate,
+    index,
     match,
     merge_shards,
     publish,
     recipes,
+    search,
     train,
     verify,
     zoo,
@@ -46,7 +48,7 @@ def build_parser(verb: str | None = None, arguments: Sequence[str] = ()) -> argp
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {modeling_lavis.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for module in (caption, answer, match, embed, capfilt, merge_shards, evaluate):
+    for module in (caption, answer, match, embed, capfilt, merge_shards, index, search, evaluate):
         module.add_parser(verbs)
     if verb == "convert":
         from modeling_lavis.hub.command import names_checkpoints

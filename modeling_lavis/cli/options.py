@@ -111,7 +111,9 @@ def add_inputs(parser: argparse.ArgumentParser, needed: bool = True) -> None:
     parser.add_argument("inputs", metavar="INPUT", nargs="+" if needed else "*", help=INPUTS)
 
 
-def add_model_options(parser: argparse.ArgumentParser, default: str | None = "the embedded model") -> None:
+def add_model_options(
+    parser: argparse.ArgumentParser, default: str | None = "the embedded model", batches: bool = True
+) -> None:
     """
     Add the options for the model, its device and dtype, the background of images, the batch size and the output
     format.
@@ -120,6 +122,7 @@ def add_model_options(parser: argparse.ArgumentParser, default: str | None = "th
         parser (`argparse.ArgumentParser`): parser of a verb.
         default (`str`, *optional*, defaults to `"the embedded model"`): description of the default model. `None` makes
             `--model` mandatory.
+        batches (`bool`, *optional*, defaults to `True`): whether there is a `--batch-size`.
     """
     parser.add_argument(
         "--model",
@@ -127,10 +130,10 @@ def add_model_options(parser: argparse.ArgumentParser, default: str | None = "th
         required=default is None,
         help="folder or Hub repository" + (f" ({default})" if default else ""),
     )
-    add_device_options(parser)
+    add_device_options(parser, batches)
 
 
-def add_device_options(parser: argparse.ArgumentParser) -> None:
+def add_device_options(parser: argparse.ArgumentParser, batches: bool = True) -> None:
     """Add the options for device and dtype, the background of images, the batch size and the output format."""
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ... (an accelerator if available)")
     parser.add_argument(
@@ -145,9 +148,12 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         metavar="COLOR",
         help="color behind transparent images, such as white or '#ffffff', or drop (that of the model's processor)",
     )
-    parser.add_argument(
-        "--batch-size", metavar="N", type=positive_int, default=8, help="inputs per batch (%(default)s)"
-    )
+    if batches:
+        parser.add_argument(
+            "--batch-size", metavar="N", type=positive_int, default=8, help="inputs per batch (%(default)s)"
+        )
+    else:
+        parser.set_defaults(batch_size=1)
     parser.add_argument("--json", action="store_true", help="print JSON lines on stdout, and nothing else")
 
 

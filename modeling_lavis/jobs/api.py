@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Jobs from Python: captions, answers, matches and features of whole collections."""
 
+import functools
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -206,35 +207,36 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
     if output is None and (unused := [name for name in _OF_OUTPUTS if getattr(job, name) != _DEFAULTS[name]]):
         raise ValueError(f"{', '.join(unused)} cannot be used without an output.")
     pipe = open_pipeline(verb, model, job)
-    return run_prepared(data, output, pipe, *prepare(verb, pipe, given, job), job)
+    task, given, maker = prepare(verb, pipe, given, job)
+    if output is None:
+        return _records(data, maker, task, make_worker(pipe, task, given, job), job)
+    make_source = functools.partial(open_job_source, data, maker, job=job, optional=task.optional)
+    return run_task(task, pipe, given, data, output, job, make_source)
 
 
-def run_prepared(
-    data: Any,
-    output: Any,
-    pipe: Any,
+def run_task(
     task: Task,
+    pipe: Any,
     given: Mapping[str, Any],
-    maker: ItemMaker,
+    data: Any,
+    output: str | os.PathLike,
     job: JobOptions,
-    others: Sequence[Path] = (),
-) -> Any:
+    make_source: Callable[[Path], Source],
+) -> Summary:
     """
-    Run a job whose pipeline is open.
+    Run the job of a task that writes an output.
 
     Args:
-        data, output: see [`caption`].
-        pipe: the pipeline, or what has its `steps`, `device` and `processor`.
-        task (`Task`), given (`Mapping[str, Any]`), maker (`ItemMaker`): what [`prepare`] returns.
-        job (`JobOptions`): options of the job.
-        others (`Sequence[Path]`, *optional*): further files that are no inputs.
-
-    Returns:
-        [`Summary`], or without `output` an iterator of records.
+        task (`Task`): the task.
+        pipe (`LavisPipeline`): its pipeline.
+        given (`Mapping[str, Any]`): options of the pipeline's call.
+        data: what the user gave, which identifies the job.
+        output (`str` or `os.PathLike`): the file or folder to write.
+        job ([`JobOptions`]): options.
+        make_source (`Callable`): function from the path of the list of files to the source of the data. The list is
+            there if the job has begun before.
     """
     worker = make_worker(pipe, task, given, job)
-    if output is None:
-        return _records(data, maker, task, worker, job)
     sink = make_sink(Path(output), task, data, job)
     folder = sink.folder
     if job.restart:
@@ -247,7 +249,7 @@ def run_prepared(
             folder / "job.json"
         ).exists():  # a list without a job is that of a command that was killed while it began
             (folder / "files.jsonl").unlink(missing_ok=True)
-        source = open_checked_source(data, maker, task, folder / "files.jsonl", job, others)
+        source = make_source(folder / "files.jsonl")
     except BaseException:
         journal.close()
         raise
@@ -260,7 +262,7 @@ def run_prepared(
         block_size=job.rows_per_block,
         shard=job.part,
         progress=job.progress,
-        unit=f"{maker.modality}s",
+        unit=f"{input_modality(pipe.model)}s",
     )
 
 
@@ -352,11 +354,21 @@ def _is_json(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float, bool))
 
 
-def open_checked_source(
-    data: Any, maker: ItemMaker, task: Task, list_path: Path, job: JobOptions, others: Sequence[Path] = ()
+def open_job_source(
+    data: Any,
+    maker: ItemMaker,
+    list_path: Path,
+    job: JobOptions,
+    optional: Collection[str] = (),
+    others: Sequence[Path] = (),
 ) -> Source:
     """
-    The source of a user's data, as [`open_source`] gives it.
+    The source of a job's data, as [`open_source`] gives it.
+
+    Args:
+        data, maker, list_path, others: see [`open_source`].
+        job ([`JobOptions`]): options of the job.
+        optional (`Collection[str]`, *optional*): texts of `maker` that files without columns may lack.
 
     Raises:
         ValueError: options or texts of the task are about columns, and the data are files without any.
@@ -367,14 +379,14 @@ def open_checked_source(
         raise ValueError(
             f"{', '.join(unused)} cannot be used here: the inputs are {maker.modality} files, not records with columns."
         )
-    if needed := [name for name in maker.texts if name not in task.optional and isinstance(source, FileList)]:
+    if needed := [name for name in maker.texts if name not in optional and isinstance(source, FileList)]:
         raise ValueError(f"There is no {needed[0]}. Give it, or records with a column for it instead of files.")
     return source
 
 
 def _records(data: Any, maker: ItemMaker, task: Task, worker: Worker, job: JobOptions) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        source = open_checked_source(data, maker, task, Path(folder) / "files.jsonl", job)
+        source = open_job_source(data, maker, Path(folder) / "files.jsonl", job, task.optional)
         for _, results in worker.stream(source.blocks(job.rows_per_block, shard=job.part)):
             for result in results:
                 if result.record is None:
@@ -392,8 +404,8 @@ __all__ = [
     "caption",
     "embed",
     "match",
-    "open_checked_source",
+    "open_job_source",
     "output_identity",
     "run",
-    "run_prepared",
+    "run_task",
 ]

@@ -6,6 +6,7 @@ the other: all texts are scored, and a selection of them is written as a data se
 so that another selection needs no model.
 """
 
+import functools
 import heapq
 import itertools
 import json
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_lavis.files import whole_file
-from modeling_lavis.jobs.api import FORMATS, JobOptions, make_sink, open_checked_source, output_identity, run_prepared
+from modeling_lavis.jobs.api import FORMATS, JobOptions, make_sink, open_job_source, output_identity, run_task
 from modeling_lavis.jobs.caption_filter import open_caption_filter, web_texts
 from modeling_lavis.jobs.columns import ItemMaker
 from modeling_lavis.jobs.items import Block, Item, Result
@@ -154,12 +155,14 @@ def capfilt(
         restart=job.restart and (scores is None or output is None),
     )
     others = [] if sink is None else [sink.output]
-    scoring = run_prepared(data, path, pipe, CAPFILT_SCORES, given, maker, scoring_job, others)
+    optional = CAPFILT_SCORES.optional
+    make_source = functools.partial(open_job_source, data, maker, job=scoring_job, optional=optional, others=others)
+    scoring = run_task(CAPFILT_SCORES, pipe, given, data, path, scoring_job, make_source)
     if sink is None:
         return CapFiltSummary(scoring)
     part = open_part(path)
     check_part(part)
-    source = open_checked_source(data, maker, CAPFILT_SCORES, part.folder / "files.jsonl", job, others)
+    source = make_source(part.folder / "files.jsonl", job=job)
     thresholds = selection.thresholds(part.records())
     selected = _select(sink, source, part, selection, thresholds, job)
     statistics = Statistics.of(part.records(), selection, thresholds)

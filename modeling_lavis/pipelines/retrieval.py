@@ -9,14 +9,19 @@ P projection dimension, Q query tokens.
 """
 
 import functools
+import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from modeling_lavis.evaluation.index_files import IndexFiles, write_index_files
+from modeling_lavis.evaluation.index_rows import index_rows, item_rows
 from modeling_lavis.evaluation.retrieval import (
     TEXT_BATCH_SIZE,
     encode_texts,
@@ -67,6 +72,44 @@ class RetrievalIndex:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """
+        Save the index in the format of `modeling-lavis index`: Parquet, `.npy` and JSON.
+
+        Args:
+            folder (`str` or `os.PathLike`): the folder; an index that is there is replaced.
+
+        Raises:
+            ValueError: items are neither paths, URLs nor texts, but images or videos in memory.
+            OSError: the folder cannot be written.
+        """
+        rows = index_rows(self.kind, self.items)
+        states = None
+        if self.states is not None:
+            rows = rows.append_column("num_states", [[len(entry) for entry in self.states]])
+            states = [entry.float().numpy() for entry in self.states]
+        features = self.features.float().numpy()
+        write_index_files(folder, {"kind": self.kind}, rows, [features], features.shape, states=states)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> "RetrievalIndex":
+        """
+        Load an index that [`RetrievalIndex.save`] or `modeling-lavis index` has written. Features and hidden states are
+        mapped into memory, not read.
+
+        Args:
+            folder (`str` or `os.PathLike`): the folder.
+
+        Raises:
+            OSError: there is no index, or one of its files is missing or was cut off. ValueError: a file is damaged.
+        """
+        files = IndexFiles.open(folder)
+        states = None
+        if files.states is not None:
+            ends = np.cumsum(files.rows.column("num_states").to_numpy())
+            states = [_mapped(part) for part in np.split(files.states, ends[:-1])]
+        return cls(files.head["kind"], item_rows(files.head["kind"], files.rows), _mapped(files.vectors), states)
 
 
 class _Encoded(NamedTuple):
@@ -214,6 +257,33 @@ class ImageTextRetrievalPipeline(LavisPipeline):
             raise ValueError(f"query_type is {kwargs['query_type']!r}; expected 'text' or {self.modality!r}.")
         return self._run(self._parse_entries(query), index=index, **kwargs)
 
+    def query_features(self, queries: list[Any], query_type: str) -> Tensor:
+        """
+        Features of queries, for a search outside the pipeline.
+
+        Args:
+            queries (`list`): texts, or images or videos as the pipeline takes them.
+            query_type (`str`): `"text"`, or `"image"` or `"video"`.
+
+        Returns:
+            `Tensor` of shape `(B, P)`, or `(B, Q, P)` for images and a Q-Former: normalized features, in float32.
+        """
+        name = "query" if query_type == "text" else self.modality
+        rows = [self._prepare({name: query}, query_type=query_type) for query in queries]
+        with self.device_placement(), torch.no_grad():
+            return self._encode(self._ensure_tensor_on_device(self.collate(rows), device=self.device)).features.cpu()
+
+    def item_steps(self) -> tuple[Callable[[Any], Any], Callable[[list[Any]], list[Tensor]]]:
+        """
+        The two steps of encoding a collection, as [`LavisPipeline.steps`] gives those of a call: the results are the
+        features `(P,)` or `(Q, P)` of images or videos.
+        """
+
+        def run(rows: list[Any]) -> list[Tensor]:
+            return [features for _, features, _ in self._encode_items(rows, keep_states=False)]
+
+        return functools.partial(self._prepare_item, on_error="return"), run
+
     def preprocess(self, row: dict[str, Any]) -> dict[str, Any]:
         if row["query_type"] == "text":
             return {"text": self.get_text(row, "query")}
@@ -342,6 +412,13 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         if index.states is not None:
             tokens["text_embeds"] = pad_sequence([index.states[row] for row in rows], batch_first=True)
         return {name: values.to(self.device) for name, values in tokens.items()}
+
+
+def _mapped(array: np.ndarray) -> Tensor:
+    """A tensor of an array that is mapped into memory and cannot be written to, as none of this module is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
+        return torch.from_numpy(array)
 
 
 def _prepare_text(text: str) -> dict[str, str]:

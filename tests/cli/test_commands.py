@@ -159,6 +159,8 @@ class TestEveryCommand:
 OTHER_COMMANDS = (
     "capfilt",
     "merge-shards",
+    "index",
+    "search",
     "evaluate",
     "convert",
     "zoo",
