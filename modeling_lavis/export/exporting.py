@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoModel, AutoProcessor
 
 import modeling_lavis
+from modeling_lavis.evaluation.work_folder import sampled_digest
 from modeling_lavis.export.formats import FORMATS
 from modeling_lavis.export.graphs import Graph, graphs_of
 from modeling_lavis.export.loading import PARAMETERS_FILE, load_exported
@@ -87,6 +88,7 @@ def export_model(
             graphs=[],
             parameters=_write_parameters(model, folder),
             in_torch=_write_language_model(model, folder),
+            source_weights=sampled_digest(model),
             versions=_versions(format),
         )
         weights = SharedWeights(folder)

@@ -5,9 +5,7 @@ import json
 from hashlib import sha256
 from typing import Any
 
-import torch
-
-_SAMPLES = 64  # numbers of each tensor that are compared
+from modeling_lavis.evaluation.work_folder import sampled_digest
 
 
 def model_identity(pipe: Any) -> dict[str, Any]:
@@ -24,18 +22,11 @@ def model_identity(pipe: Any) -> dict[str, Any]:
     if parts := getattr(pipe, "parts", None):
         return {name: model_identity(part) for name, part in parts.items()}
     model = pipe.model
-    digest = sha256()
-    for name, values in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
-        if values.device.type != "meta" and values.numel():
-            flat = values.detach().reshape(-1)
-            places = torch.linspace(0, flat.numel() - 1, min(_SAMPLES, flat.numel()), dtype=torch.float64).long()
-            digest.update(str(flat[places.to(flat.device)].cpu().float().tolist()).encode())
     return {
         "class": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": pipe.device.type,
-        "weights": digest.hexdigest()[:16],
+        "weights": sampled_digest(model),
         "processor": _digest(pipe.processor.to_dict()),
         "generation": _digest(model.generation_config.to_diff_dict()) if model.can_generate() else None,
     }
