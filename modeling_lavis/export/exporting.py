@@ -151,6 +151,7 @@ def _write_parameters(model: Any, folder: Path) -> list[str]:
     own = {name: value.detach().contiguous() for name, value in model.named_parameters(recurse=False)}
     if own:
         save_file(own, folder / PARAMETERS_FILE)
+        os.chmod(folder / PARAMETERS_FILE, folder.stat().st_mode & 0o666)  # else only the owner can read it
     return list(own)
 
 

@@ -2,6 +2,7 @@
 """The formats of exported graphs: what each writes, and how each is run. All take and return torch tensors by name."""
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -66,14 +67,20 @@ def trace(graph: Graph) -> Any:
 
 
 def _write_torch(graph: Graph, path: Path, weights: SharedWeights) -> None:
-    torch.export.save(trace(graph), path)
+    program = trace(graph)
+    for symbol, sizes in program.range_constraints.items():  # a sum of two sizes would be at least 4
+        program.range_constraints[symbol] = type(sizes)(2, sizes.upper)  # which torch takes for any size from 0
+    torch.export.save(program, path)
 
 
 class TorchSession:
     """A `torch.export` program."""
 
     def __init__(self, path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
-        self.module = torch.export.load(path).module()
+        program = torch.export.load(path)
+        # Guards say that sizes are at least 2, as in all examples; graphs are right for 0 and 1, too.
+        options = {"check_guards": False} if "check_guards" in signature(program.module).parameters else {}
+        self.module = program.module(**options)
         self.inputs, self.outputs = inputs, outputs
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -86,23 +93,19 @@ class TorchSession:
 # ---- ONNX ----
 
 
-def _onnx_program(graph: Graph) -> Any:
-    """The ONNX program of a graph, with the names of its inputs, outputs and open sizes."""
+def _onnx_model(graph: Graph) -> Any:
+    """The `onnx.ModelProto` of a graph, with the names of its inputs, outputs and open sizes."""
     require("onnxscript", extra="onnx", purpose="exporting to ONNX")
-    program = torch.onnx.export(
-        trace(graph),
-        input_names=list(graph.inputs),
-        output_names=list(graph.outputs),
-        dynamo=True,
-        verbose=False,
-        optimize=True,
-    )
-    return program
+    names = {"input_names": list(graph.inputs), "output_names": list(graph.outputs)}
+    model = torch.onnx.export(trace(graph), dynamo=True, verbose=False, optimize=True, **names).model_proto
+    _name_open_sizes(model, graph)
+    for node in model.graph.node:  # the places in the code that it was traced from: most of the size of a file
+        del node.metadata_props[:]
+    return model
 
 
 def _write_onnx(graph: Graph, path: Path, weights: SharedWeights) -> None:
-    model = _onnx_program(graph).model_proto
-    _name_open_sizes(model, graph)
+    model = _onnx_model(graph)
     weights.move(model)
     path.write_bytes(model.SerializeToString())
 
@@ -145,8 +148,7 @@ class OnnxSession:
 
 def _write_openvino(graph: Graph, path: Path, weights: SharedWeights) -> None:
     openvino = require("openvino", extra="openvino", purpose="exporting to OpenVINO")
-    model = _onnx_program(graph).model_proto
-    _name_open_sizes(model, graph)
+    model = _onnx_model(graph)
     with weights.scratch_folder() as folder:  # a message of more than 2 GiB has no bytes
         SharedWeights(folder).move(model)
         source = folder / "graph.onnx"
