@@ -16,6 +16,7 @@ from modeling_lavis.cli import (
     demo,
     embed,
     evaluate,
+    export,
     index,
     match,
     merge_shards,

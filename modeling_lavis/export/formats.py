@@ -49,7 +49,7 @@ def trace(graph: Graph) -> Any:
         ValueError: a size that should stay open was fixed.
     """
     inputs = graph.inputs.values()
-    sizes = tuple({axis: torch.export.Dim.AUTO for axis in given.open_sizes} for given in inputs)
+    sizes = tuple(dict.fromkeys(given.open_sizes, torch.export.Dim.AUTO) for given in inputs)
     with torch.no_grad():
         program = torch.export.export(
             graph.module.eval(), tuple(given.example for given in inputs), dynamic_shapes=(sizes,), strict=False
@@ -96,8 +96,10 @@ class TorchSession:
 def _onnx_model(graph: Graph) -> Any:
     """The `onnx.ModelProto` of a graph, with the names of its inputs, outputs and open sizes."""
     require("onnxscript", extra="onnx", purpose="exporting to ONNX")
-    names = {"input_names": list(graph.inputs), "output_names": list(graph.outputs)}
-    model = torch.onnx.export(trace(graph), dynamo=True, verbose=False, optimize=True, **names).model_proto
+    program: Any = torch.onnx.export(
+        trace(graph), input_names=list(graph.inputs), output_names=list(graph.outputs), dynamo=True, verbose=False
+    )
+    model = program.model_proto
     _name_open_sizes(model, graph)
     for node in model.graph.node:  # the places in the code that it was traced from: most of the size of a file
         del node.metadata_props[:]

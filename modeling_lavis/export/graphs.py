@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The graphs that a head is exported as: one or several for each of its modules, found by the module's class.
 
-Every graph is a thin module around one of the head's own, with tensors as inputs and outputs, examples to trace it with,
-and names for the sizes that stay open. What is between the modules (special tokens, normalization of features,
+Every graph is a thin module around one of the head's own, with tensors as inputs and outputs, examples to trace it
+with, and names for the sizes that stay open. What is between the modules (special tokens, normalization of features,
 generation, ranking) is not exported: [`modeling_lavis.export.load_exported`] uses the head's own code for it.
 
 Shapes: B images, R text rows, N image tokens, T text tokens, P tokens in the cache, Q query tokens, D hidden size, E
@@ -130,7 +130,7 @@ def _vision_graph(name: str, module: LavisViTModel, dynamic_image_size: bool) ->
     rows, columns = (config.image_size, config.image_size)
     if dynamic_image_size:
         rows, columns = rows + config.patch_size, columns + 2 * config.patch_size
-    shape = (_IMAGES, config.num_channels, rows, columns)
+    shape: tuple[int, ...] = (_IMAGES, config.num_channels, rows, columns)
     sizes = {0: "videos" if is_video else "images"}
     if is_video:
         shape = (_IMAGES, _FRAMES + (_FRAMES == config.num_frames), *shape[1:])

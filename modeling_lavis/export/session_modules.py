@@ -107,7 +107,9 @@ class SessionVisionModel(SessionModule):
         ((name, facts),) = graph.file.inputs.items()
         expected = facts["shape"]
         fits = pixel_values.ndim == len(expected) and pixel_values.is_floating_point()
-        if not fits or any(isinstance(size, int) and size != given for size, given in zip(expected, pixel_values.shape)):
+        if not fits or any(
+            isinstance(size, int) and size != given for size, given in zip(expected, pixel_values.shape)
+        ):
             raise ValueError(
                 f"Got {name} of shape {tuple(pixel_values.shape)}, but the model was exported for "
                 f"({', '.join(map(str, expected))}). Make them with the processor; for other image sizes, export with "
@@ -160,7 +162,9 @@ class SessionTextEncoder(SessionModule):
             inputs["encoder_hidden_states"] = encoder_hidden_states
             inputs["encoder_index"] = rows_of_images(encoder_index, len(encoder_hidden_states), texts)
         states = self.run_graph(mode, inputs)["last_hidden_state"]
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states[:, :1] if first_token_only else states)
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=states[:, :1] if first_token_only else states
+        )
 
 
 def rows_of_images(index: Tensor | None, images: int, texts: Tensor) -> Tensor:

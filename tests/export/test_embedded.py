@@ -78,9 +78,7 @@ def test_search(pipes: Callable[[str], tuple[Any, Any]]) -> None:
         assert close([row["score"] for row in found], [row["score"] for row in expected])
 
 
-def test_command(
-    exported_folder: Callable[[str], Path], format_name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command(exported_folder: Callable[[str], Path], format_name: str, capsys: pytest.CaptureFixture[str]) -> None:
     outputs = []
     for model in (embedded_model_path(), exported_folder(format_name)):
         assert main(["caption", *IMAGES[:2], "--model", str(model), "--json", "--num-beams", "2"]) == 0

@@ -21,9 +21,7 @@ def pixels(*shape: int) -> torch.Tensor:
 
 def assert_equal_features(model: Any, exported: Any, images: torch.Tensor) -> None:
     with torch.no_grad():
-        expected, found = (
-            head.encode_images(images, interpolate_pos_encoding=True) for head in (model, exported)
-        )
+        expected, found = (head.encode_images(images, interpolate_pos_encoding=True) for head in (model, exported))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
