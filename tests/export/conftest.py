@@ -1,12 +1,12 @@
-"""The embedded model in all formats, exported once."""
+"""The embedded model in all formats, exported once, by the command."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from modeling_lavis.cli.main import main
 from modeling_lavis.embedded import embedded_model_path
-from modeling_lavis.export import export_model
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +17,9 @@ def exported_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
     def make(format_name: str) -> Path:
         if format_name not in made:
             folder = tmp_path_factory.mktemp("exported") / format_name
-            made[format_name] = export_model(embedded_model_path(), folder, format_name)
+            options = ["--format", format_name, "--output", str(folder)]
+            assert main(["export", embedded_model_path(), *options]) == 0
+            made[format_name] = folder
         return made[format_name]
 
     return make
