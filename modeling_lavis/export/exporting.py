@@ -22,7 +22,6 @@ from modeling_lavis.export.manifest import GraphFile, Manifest
 from modeling_lavis.export.verification import verify
 from modeling_lavis.export.weight_files import SharedWeights
 from modeling_lavis.hub.writing import atomic_folder
-from modeling_lavis.import_utils import require
 from modeling_lavis.models.modeling_base import LavisPreTrainedModel
 
 # where the weights of modules are that stay in torch
@@ -71,8 +70,7 @@ def export_model(
         raise ValueError(f"format is {format!r}; expected one of {', '.join(FORMATS)}.")
     if image_size not in ("fixed", "dynamic"):
         raise ValueError(f"image_size is {image_size!r}; expected 'fixed' or 'dynamic'.")
-    for package in FORMATS[format].requires:
-        require(package, extra="openvino" if format == "openvino" else "onnx", purpose=f"exporting to {format}")
+    FORMATS[format].require_for(running=False)
     on_step = on_step or (lambda step: None)
     model, source = _head(model)
     if processor is None:

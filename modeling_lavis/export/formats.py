@@ -29,13 +29,25 @@ class Format(NamedTuple):
         suffix (`str`): suffix of the files of a graph.
         write (`Callable`): writes a graph to a file, and weights that graphs share to [`SharedWeights`].
         open (`Callable`): opens a file, with the names of inputs and outputs in order.
-        requires (`tuple`): packages that writing needs beside torch.
+        requires (`tuple`): packages that writing needs beside torch; running needs the last of them.
     """
 
     suffix: str
     write: Callable[[Graph, Path, SharedWeights], None]
     open: Callable[[Path, tuple[str, ...], tuple[str, ...]], Session]
     requires: tuple[str, ...]
+
+    def require_for(self, running: bool) -> None:
+        """
+        Check that the packages are installed.
+
+        Raises:
+            ImportError: one is missing; the message names the extra.
+        """
+        purpose = "running" if running else "exporting to"
+        for package in self.requires[-1:] if running else self.requires:
+            extra = "openvino" if "openvino" in self.requires else "onnx"
+            require(package, extra=extra, purpose=f"{purpose} {self.suffix[1:]} files")
 
 
 # ---- torch.export ----
@@ -95,7 +107,6 @@ class TorchSession:
 
 def _onnx_model(graph: Graph) -> Any:
     """The `onnx.ModelProto` of a graph, with the names of its inputs, outputs and open sizes."""
-    require("onnxscript", extra="onnx", purpose="exporting to ONNX")
     program: Any = torch.onnx.export(
         trace(graph), input_names=list(graph.inputs), output_names=list(graph.outputs), dynamo=True, verbose=False
     )
@@ -131,7 +142,8 @@ class OnnxSession:
     """An ONNX file in onnxruntime, on the CPU with torch's number of threads."""
 
     def __init__(self, path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
-        runtime = require("onnxruntime", extra="onnx", purpose="running a model that was exported to ONNX")
+        import onnxruntime as runtime
+
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
@@ -149,7 +161,8 @@ class OnnxSession:
 
 
 def _write_openvino(graph: Graph, path: Path, weights: SharedWeights) -> None:
-    openvino = require("openvino", extra="openvino", purpose="exporting to OpenVINO")
+    import openvino
+
     model = _onnx_model(graph)
     with weights.scratch_folder() as folder:  # a message of more than 2 GiB has no bytes
         SharedWeights(folder).move(model)
@@ -162,7 +175,8 @@ class OpenVinoSession:
     """An OpenVINO model on the CPU in float32, with torch's number of threads."""
 
     def __init__(self, path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
-        openvino = require("openvino", extra="openvino", purpose="running a model that was exported to OpenVINO")
+        import openvino
+
         options = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
 
+from modeling_lavis.export.formats import FORMATS
 from modeling_lavis.export.manifest import Manifest
 from modeling_lavis.export.session_modules import (
     LazyGraph,
@@ -81,6 +82,9 @@ def load_exported(folder: str | os.PathLike[str]) -> Any:
     head: Any = getattr(modeling_lavis, manifest.head, None)
     if not (isinstance(head, type) and issubclass(head, LavisPreTrainedModel)):
         raise ValueError(f"{folder} was exported from {manifest.head}, which this version of modeling_lavis lacks.")
+    if manifest.format not in FORMATS:
+        raise ValueError(f"{folder} has the format {manifest.format!r}; expected one of {', '.join(FORMATS)}.")
+    FORMATS[manifest.format].require_for(running=True)
     config = AutoConfig.from_pretrained(folder)
     exported_class = type(head.__name__, (ExportedHead, head), {"__module__": __name__})
     with torch.device("meta"):

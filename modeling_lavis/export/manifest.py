@@ -59,6 +59,10 @@ class Manifest:
     verified: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
+    def names(self) -> list[str]:
+        """Names of the files and folders of graphs and weights."""
+        return [*(graph.file for graph in self.graphs), *self.in_torch.values()]
+
     def write(self, folder: Path) -> None:
         """Write `export.json` into a folder."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
@@ -80,9 +84,12 @@ class Manifest:
             content = read_json(path)
             graphs = [GraphFile(**graph) for graph in content.pop("graphs")]
             manifest = cls(graphs=graphs, **content)
+            elsewhere = [name for name in manifest.names() if Path(name).name != name]
             missing = [graph.file for graph in graphs if not (Path(folder) / graph.file).is_file()]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} cannot be read: {error}. Export the model again.") from error
+        if elsewhere:
+            raise ValueError(f"{path} names {elsewhere[0]}, which is not in the folder. Export the model again.")
         if missing:
             raise OSError(f"{folder} lacks {', '.join(missing)}, which {MANIFEST} names. Export the model again.")
         return manifest

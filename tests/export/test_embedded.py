@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import pipeline
+from transformers import AutoModel, pipeline
 
 import modeling_lavis  # noqa: F401  (registers the tasks)
 from modeling_lavis.cli.main import main
 from modeling_lavis.embedded import embedded_images, embedded_model_path
+from modeling_lavis.evaluation.work_folder import sampled_digest
 from modeling_lavis.export import load_exported
 from modeling_lavis.export.manifest import Manifest
 from tests.export.folders import files_of, formats
@@ -102,3 +103,5 @@ def test_folder(exported_folder: Callable[[str], Path], format_name: str) -> Non
 def test_no_torch_weights(exported_folder: Callable[[str], Path], format_name: str) -> None:
     model = load_exported(exported_folder(format_name))
     assert [name for name, _ in model.named_parameters()] == ["temp"]
+    # an index that was made with the model can be searched with the exported one
+    assert sampled_digest(model) == sampled_digest(AutoModel.from_pretrained(embedded_model_path()))

@@ -31,6 +31,13 @@ def test_folders_without_an_export(tmp_path: Path) -> None:
     (tmp_path / "export.json").write_text(json.dumps(content))
     with pytest.raises(OSError, match="lacks gone.onnx"):
         Manifest.read(tmp_path)
+    content["graphs"] = [{**graph, "file": "../gone.onnx"}]
+    (tmp_path / "export.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="../gone.onnx, which is not in the folder"):
+        Manifest.read(tmp_path)
+    (tmp_path / "export.json").write_text(json.dumps({**content, "graphs": [], "format": "tflite"}))
+    with pytest.raises(ValueError, match="'tflite'; expected one of torch, onnx, openvino"):
+        load_exported(tmp_path)
 
 
 def test_options() -> None:
