@@ -60,6 +60,7 @@ EXPECTED = {
     "check_data",
     "evaluate",
     "evaluate_retrieval",
+    "explain",
     "export_model",
     "from_pretrained_parts",
     "list_recipes",

@@ -86,7 +86,7 @@ def export_model(
             graphs=[],
             parameters=_write_parameters(model, folder),
             in_torch=_write_language_model(model, folder),
-            source_weights=sampled_digest(model),
+            source_weights={"exact": sampled_digest(model), "any_precision": sampled_digest(model, any_precision=True)},
             versions=_versions(format),
         )
         weights = SharedWeights(folder)

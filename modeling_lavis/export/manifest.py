@@ -44,7 +44,8 @@ class Manifest:
         graphs (`list[GraphFile]`): the files.
         parameters (`list[str]`): parameters of the head itself, such as its temperature, in `parameters.safetensors`.
         in_torch (`dict[str, str]`): modules that are not exported and run in torch, with the folders of their weights.
-        source_weights (`str`): digest of the weights of the model, by which an index of it knows the exported one.
+        source_weights (`dict[str, str]`): digests of the weights of the model, by which an index that was made with it
+            knows the exported one.
         verified (`dict`): how the folder was compared with torch, see [`modeling_lavis.export.verification.verify`].
         versions (`dict[str, str]`): packages that wrote it.
     """
@@ -55,7 +56,7 @@ class Manifest:
     graphs: list[GraphFile]
     parameters: list[str] = field(default_factory=list)
     in_torch: dict[str, str] = field(default_factory=dict)
-    source_weights: str = ""
+    source_weights: dict[str, str] = field(default_factory=dict)
     verified: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
