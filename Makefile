@@ -33,7 +33,7 @@ STAMP_ENGINES := $(ENGINES)/.installed
 LOWEST := $(VENV)/lowest
 STAMP_LOWEST := $(LOWEST)/.installed
 # What depends on versions most: encoders, attention, generation, pipelines, conversion, evaluation and data.
-LOWEST_TESTS ?= tests/release tests/pipelines tests/conversion tests/evaluation tests/data tests/test_public_api.py \
+LOWEST_TESTS ?= tests/release tests/export tests/pipelines tests/conversion tests/evaluation tests/data tests/test_public_api.py \
 	tests/test_readme.py $(addprefix tests/models/test_,$(addsuffix .py,transformers_compat configurations attention \
 	attention_implementations text_bert vision_vit vision_timesformer beam_search generation losses))
 LOWEST_PYTHON ?= $(firstword $(shell for candidate in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; do \
