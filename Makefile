@@ -71,7 +71,7 @@ $(STAMP_ENGINES): $(STAMP_DEV)
 	$(BIN)/python -m venv $(ENGINES)
 	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
 		> "$$($(ENGINES)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth"
-	$(ENGINES)/bin/python -m pip install --quiet 'deepspeed>=0.19' 'ray[train]>=2.50'
+	$(ENGINES)/bin/python -m pip install --quiet 'deepspeed>=0.19' 'ray[train,data]>=2.50'
 	@touch $@
 
 $(STAMP_RELEASE): $(STAMP_DEV)
@@ -99,7 +99,8 @@ test-slow: $(STAMP_DEV)
 
 # In one process after the other: each starts two.
 test-engines: $(STAMP_ENGINES)
-	$(ENGINES)/bin/python -m pytest -m "slow or not slow" tests/training/test_deepspeed.py tests/examples/test_launch_ray.py
+	$(ENGINES)/bin/python -m pytest -m "slow or not slow" tests/training/test_deepspeed.py \
+		tests/examples/test_launch_ray.py tests/jobs/test_ray_engine.py
 
 test-lowest: $(STAMP_LOWEST)
 	$(LOWEST)/bin/python -m pytest $(PYTEST_FLAGS) $(LOWEST_TESTS)
