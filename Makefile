@@ -3,6 +3,7 @@
 #   make demo        environment, base install, then the embedded model on real images
 #   make test        environment, full install, then the fast, offline test suite
 #   make test-slow   the tests that take longer than a few seconds each
+#   make test-browser  the page of `modeling-lavis page` in a headless Chromium (Debian: apt install chromium-driver)
 #   make test-engines  DeepSpeed and Ray, in an environment of their own on top of the other one
 #   make test-lowest  the wheel with only its dependencies, then many of the fast tests, on the lowest versions that are supported
 #   make release-check  build wheel and source distribution, and install them with only their dependencies
@@ -44,7 +45,7 @@ LOWEST_PYTHON ?= $(firstword $(shell for candidate in python3.10 $(HOME)/.pyenv/
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-engines test-lowest release-check parity common check docs docs-serve format clean
+.PHONY: help venv demo test test-slow test-browser test-engines test-lowest release-check parity common check docs docs-serve format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -95,7 +96,11 @@ test: $(STAMP_DEV)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-slow: $(STAMP_DEV)
-	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m slow
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m "slow and not browser"
+
+# In one process: its tests share servers and browsers.
+test-browser: $(STAMP_DEV)
+	$(BIN)/python -m pytest -m browser tests/demo
 
 # In one process after the other: each starts two.
 test-engines: $(STAMP_ENGINES)

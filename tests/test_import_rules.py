@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "interpretability": {"models"},
     "hub": {"models", "data", "evaluation"},
     "embedded": set(),
+    "demo": {"models", "data", "pipelines", "search", "interpretability", "hub", "embedded"},
     "cli": {
         "training",
         "evaluation",
@@ -29,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
         "jobs",
         "search",
         "interpretability",
+        "demo",
         "hub",
         "embedded",
     },

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from modeling_lavis.cli.output import UsageError
@@ -232,11 +232,33 @@ def open_pipeline(task: str | Mapping[str, str], args: argparse.Namespace) -> An
     Raises:
         UsageError: If there is no such model or device, or the model does not support the task.
     """
+    from modeling_lavis.pipelines.loading import load
+
+    def load_pipeline(name: str, device: Any, dtype: Any) -> Any:
+        return load(task, name, device=device, dtype=dtype, batch_size=args.batch_size)
+
+    pipe = open_model(args.model if args.model is not None else embedded_model(), args, load_pipeline)
+    if args.background is not None:
+        set_background(pipe, args.background)
+    return pipe
+
+
+def open_model(model: str, args: argparse.Namespace, load: Callable[[str, Any, Any], Any]) -> Any:
+    """
+    Load a model on the device and in the dtype that the arguments name.
+
+    Args:
+        model (`str`): folder or Hub id.
+        args (`argparse.Namespace`): the arguments of the verb.
+        load (`Callable`): function of the model, the device and the dtype that loads it.
+
+    Raises:
+        UsageError: If there is no such model or device, or `load` raises an error.
+    """
     silence_libraries()
     import torch
 
     from modeling_lavis.hub.offline import parts_elsewhere, repository_access
-    from modeling_lavis.pipelines.loading import load
 
     if args.device is not None:
         try:
@@ -244,7 +266,6 @@ def open_pipeline(task: str | Mapping[str, str], args: argparse.Namespace) -> An
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise UsageError(f"--device is {args.device}, which cannot be used: {first_line(error)}") from error
     dtype = args.dtype if args.dtype == "auto" else getattr(torch, args.dtype)
-    model = args.model if args.model is not None else embedded_model()
     if not model:
         raise UsageError("--model is an empty string. Give a folder or the id of a Hub repository.")
     if os.path.isdir(model):
@@ -252,12 +273,9 @@ def open_pipeline(task: str | Mapping[str, str], args: argparse.Namespace) -> An
     needed = [model, *(parts_elsewhere(model) if os.path.isdir(model) else ())]
     try:
         with repository_access(needed):
-            pipe = load(task, model, device=args.device, dtype=dtype, batch_size=args.batch_size)
+            return load(model, args.device, dtype)
     except Exception as error:  # the readers of configurations, weights and tokenizers raise errors of many types
         raise UsageError(f"The model {model} cannot be used: {first_line(error)}") from error
-    if args.background is not None:
-        set_background(pipe, args.background)
-    return pipe
 
 
 def check_folder(folder: str) -> None:

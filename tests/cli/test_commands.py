@@ -169,6 +169,7 @@ OTHER_COMMANDS = (
     "publish",
     "recipes",
     "train",
+    "page",
     "demo",
 )
 

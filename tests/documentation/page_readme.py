@@ -54,7 +54,9 @@ def prepare(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def commands(words: list[str]) -> list[str]:
+def commands(words: list[str]) -> list[str] | None:
+    if words[0] == "page":  # it ends when it is interrupted; tests/demo has its tests
+        return None
     return with_sizes(words, CONFIGURATIONS) if words[0] == "convert" else words
 
 

@@ -1,0 +1,231 @@
+"""Pages served by processes of their own, and a headless Chromium that looks at them."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+ROOT = Path(__file__).resolve().parents[2]
+#: screenshots of the last run, for people
+SCREENSHOTS = ROOT / "build" / "page-screenshots"
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+WAIT = 60.0  # seconds
+
+
+class Server:
+    """
+    A page that is being served.
+
+    Args:
+        process: its process.
+        folder: where its temporary files are.
+    """
+
+    def __init__(self, process: Any, folder: Path) -> None:
+        self.process, self.folder = process, folder
+        self.lines: list[str] = []
+        self.address = ""
+        self._started = threading.Event()
+        self._readers = [threading.Thread(target=self._read, args=(stream,)) for stream in (process.stdout, process.stderr)]
+        for reader in self._readers:
+            reader.start()
+        if not self._started.wait(WAIT) or not self.address:
+            process.kill()
+            raise AssertionError("The page does not start:\n" + "".join(self.lines))
+
+    def _read(self, stream: Any) -> None:
+        for line in stream:
+            self.lines.append(line)
+            if found := re.search(r"http://[^ ]+", line if "The page is at" in line else ""):
+                self.address = found.group().rstrip("/")
+                self._started.set()
+        self._started.set()
+
+    def stop(self) -> int:
+        """End the process as a service manager does, and return its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(WAIT)
+        for reader in self._readers:
+            reader.join()
+        return status
+
+
+@contextmanager
+def served(folder: Path, *arguments: object) -> Iterator[Server]:
+    """
+    Serve a page until the block ends. Then nothing may be left of it, and it may have asked no other machine.
+
+    Args:
+        folder: an empty folder, for temporary files.
+        arguments: arguments of the command.
+    """
+    command = [sys.executable, "-m", "tests.demo.guarded", "page", "--device", "cpu", *map(str, arguments)]
+    environment = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        server = Server(process, folder)
+        yield server
+        assert process.poll() is None, "".join(server.lines)
+        assert server.stop() == 0
+        assert not [line for line in server.lines if "connection to" in line or "Traceback" in line], server.lines
+        assert list(folder.iterdir()) == []
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Browser:
+    """
+    A headless Chromium whose log and requests are kept.
+
+    Args:
+        dark: whether it prefers dark pages.
+        width, height: size of its window in pixels.
+    """
+
+    def __init__(self, dark: bool = False, width: int = 1200, height: int = 1000) -> None:
+        from selenium import webdriver
+
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(CHROMIUM)
+        for argument in (
+            "--headless=new",
+            "--no-sandbox",  # CI runs as root
+            "--disable-dev-shm-usage",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--no-first-run",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        ):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        self.driver: Any = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+        self.prefer(dark)
+        self.resize(width, height)
+
+    def prefer(self, dark: bool) -> None:
+        """Prefer dark or light pages."""
+        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def resize(self, width: int, height: int = 1000) -> None:
+        """Give the page another size; a window cannot be as narrow as a phone."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    def open(self, address: str) -> None:
+        """Open a page and wait until its tabs are there."""
+        self.driver.get(address)
+        self.wait(lambda: self.find("[role=tab]"))
+
+    def find(self, selector: str) -> list[Any]:
+        """Elements that are displayed, by a CSS selector."""
+        return [element for element in self.driver.find_elements("css selector", selector) if element.is_displayed()]
+
+    def one(self, selector: str) -> Any:
+        """The only displayed element of a selector, as soon as there is one."""
+        self.wait(lambda: self.find(selector), selector)
+        found = self.find(selector)
+        assert len(found) == 1, f"{len(found)} elements for {selector}"
+        return found[0]
+
+    def labelled(self, label: str, kind: str = "input, textarea") -> Any:
+        """The displayed field whose label starts with a text."""
+
+        def matches() -> list[Any]:
+            return [
+                field
+                for field in self.find(kind)
+                if (
+                    self.driver.execute_script(
+                        "const e = arguments[0];"
+                        "return (e.labels && e.labels.length ? e.labels[0].innerText : '') || e.ariaLabel"
+                        " || (e.closest('.block') || e).innerText;",
+                        field,
+                    )
+                    or ""
+                )
+                .strip()
+                .startswith(label)
+            ]
+
+        self.wait(matches, label)
+        return matches()[0]
+
+    def button(self, text: str) -> Any:
+        """The displayed button with a text."""
+
+        def found() -> list[Any]:
+            return [element for element in self.find("button") if element.text.strip() == text]
+
+        self.wait(found, text)
+        return found()[0]
+
+    def tab(self, name: str) -> None:
+        """Go to a tab."""
+
+        def found() -> list[Any]:
+            return [element for element in self.find("[role=tab]") if element.text.strip() == name]
+
+        self.wait(found, name)
+        found()[0].click()
+        self.wait(lambda: found()[0].get_attribute("aria-selected") == "true", name)
+
+    def wait(self, condition: Callable[[], Any], what: str = "") -> Any:
+        """Wait until a condition holds, and return its value."""
+        end = time.monotonic() + WAIT
+        while not (value := condition()):
+            if time.monotonic() > end:
+                self.screenshot("timeout")
+                raise AssertionError(f"Waited {WAIT:.0f} seconds for {what or condition}")
+            time.sleep(0.05)
+        return value
+
+    def upload(self, path: Path) -> None:
+        """Give a file to the displayed field for an image or a video, whose own input is invisible."""
+        script = (
+            "return [...document.querySelectorAll('input[type=file]')]"
+            ".filter(e => e.closest('.block').getClientRects().length)"
+        )
+        fields = self.wait(lambda: self.driver.execute_script(script), "a field for files")
+        fields[0].send_keys(str(path))
+
+    def screenshot(self, name: str) -> None:
+        """Keep a picture of the whole page."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        size = self.driver.execute_script(
+            "const e = document.scrollingElement; return [e.scrollWidth, Math.max(e.scrollHeight, innerHeight)]"
+        )
+        clip = {"x": 0, "y": 0, "width": size[0], "height": min(size[1], 4000), "scale": 1}
+        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
+        import base64
+
+        (SCREENSHOTS / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
+
+    def requested(self) -> set[str]:
+        """Hosts that were asked since the last call."""
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        addresses = [
+            event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"
+        ]
+        return {urlsplit(address).hostname or "" for address in addresses if address.startswith(("http", "ws"))}
+
+    def complaints(self) -> list[str]:
+        """What the browser logged as a warning or an error since the last call."""
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("WARNING", "SEVERE")]
+
+    def close(self) -> None:
+        """End the browser."""
+        self.driver.quit()

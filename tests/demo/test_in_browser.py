@@ -1,0 +1,274 @@
+"""The page in a real browser: every tab, phones, dark pages, the keyboard, and files that are no images."""
+
+import http.client
+import json
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import PIL.Image
+import pytest
+
+from modeling_lavis.embedded import embedded_images, embedded_model_path
+from modeling_lavis.pipelines.loading import load
+from tests.demo.conftest import Folders
+from tests.demo.served import Browser, Server
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+TABS = ["Captions", "Matching", "Search", "Conversion", "About"]
+SINGER = embedded_images()[3]
+
+
+def rows(browser: Browser, place: str) -> list[list[str]]:
+    """The cells of a table of results, once it is there."""
+    browser.wait(lambda: browser.find(f"#{place} tbody tr"), place)
+    return [[cell.text for cell in row.find_elements("css selector", "th, td")] for row in browser.find(f"#{place} tbody tr")]
+
+
+def message(browser: Browser) -> str:
+    """The text of the message on the page, which is closed."""
+    text = browser.wait(lambda: [toast for toast in browser.find(".toast-body") if toast.text], "a message")[0].text
+    for button in browser.find(".toast-close"):
+        button.click()
+    browser.wait(lambda: not browser.find(".toast-body"), "the end of the message")
+    return text
+
+
+def test_starts_with_the_embedded_model(page: Server, browser: Browser) -> None:
+    browser.open(page.address)
+    assert [tab.text for tab in browser.find("[role=tab]")] == TABS
+    assert "knows emoji" in browser.one(".model").text
+    browser.tab("About")
+    text = browser.one(".about").text
+    assert "identify people" in text and "Questions: a model for image-question-answering" in text
+    browser.screenshot("about")
+
+
+def test_captions(page: Server, browser: Browser) -> None:
+    browser.open(page.address)
+    browser.upload(SINGER.path)
+    browser.button("Describe the image").click()
+    expected = load("image-captioning", embedded_model_path(), device="cpu")(
+        str(SINGER.path), num_beams=3, num_return_sequences=3, max_new_tokens=30
+    )
+    found = rows(browser, "captions")
+    assert [row[0] for row in found] == [row["generated_text"] for row in expected]
+    assert found[0][0] == "man singer medium skin tone" and found[0][1].endswith("%")
+    browser.screenshot("captions-beams")
+    browser.labelled("Sampling", "input[type=radio]").click()
+    browser.labelled("Temperature", "input[type=number]")
+    browser.button("Describe the image").click()
+    browser.wait(lambda: rows(browser, "captions") != found, "other captions")
+    assert len(rows(browser, "captions")) == 3
+    browser.screenshot("captions-sampled")
+
+
+def test_examples(page: Server, browser: Browser) -> None:
+    browser.open(page.address)
+    browser.find(".gallery-item")[0].click()
+    browser.wait(lambda: browser.find(".image-frame img"), "the example")
+    browser.button("Describe the image").click()
+    assert "running" in rows(browser, "captions")[0][0]
+
+
+def test_matching(page: Server, browser: Browser) -> None:
+    browser.open(page.address)
+    browser.tab("Matching")
+    browser.upload(SINGER.path)
+    browser.labelled("Texts").send_keys("woman teacher: light skin tone\nman singer: medium skin tone\n<b>dog</b>")
+    browser.button("Match").click()
+    found = rows(browser, "matches-image")
+    assert found[0][0] == "man singer: medium skin tone" and float(found[0][1].rstrip("%")) > 50
+    assert {row[0] for row in found} == {
+        "woman teacher: light skin tone",
+        "man singer: medium skin tone",
+        "<b>dog</b>",
+    }
+    browser.screenshot("matching")
+
+
+def test_search(page: Server, browser: Browser, folders: Folders) -> None:
+    browser.open(page.address)
+    browser.tab("Search")
+    browser.labelled("Text").send_keys("person rowing boat\n")  # Enter searches
+    first = browser.wait(lambda: browser.find("#results-image figcaption"), "results")[0].text
+    assert "emoji_1f6a3_1f3ff.png" in first
+    browser.screenshot("search-examples")
+    field = browser.labelled("Folder")
+    field.clear()
+    field.send_keys(str(folders.own / "pictures") + "\n")
+    browser.button("Search").click()
+    browser.wait(lambda: "person-rowing-boat.png" in browser.find("#results-image figcaption")[0].text, "a folder")
+    names = [caption.text.splitlines()[0] for caption in browser.find("#results-image figcaption")]
+    assert len(names) == 6 and "link.png" not in names
+    assert "12 images." in browser.one("#results-image").text
+    browser.screenshot("search-folder")
+    for given in (folders.outside, folders.own / "pictures" / ".." / ".." / "outside"):
+        field.clear()
+        field.send_keys(f"{given}\n")
+        browser.button("Search").click()
+        assert "outside of the folders that this page may use" in message(browser)
+
+
+def test_conversion(page: Server, browser: Browser, folders: Folders) -> None:
+    browser.open(page.address)
+    browser.tab("Conversion")
+    browser.labelled("Checkpoint").send_keys(str(folders.own / "checkpoint.pth"))
+    output = browser.labelled("Output")
+    output.send_keys(str(folders.outside / "new"))
+    browser.button("Convert").click()
+    assert "outside of the folders" in message(browser)
+    output.clear()
+    output.send_keys(str(folders.own / "converted"))
+    browser.button("More files").click()
+    browser.labelled("Tokenizer").send_keys(str(folders.own / "tokenizer"))
+    browser.labelled("Settings").send_keys(str(folders.own / "config.json"))
+    browser.button("Convert").click()
+    text = browser.one("#report pre").text
+    assert "blip_caption -> LavisBlipForConditionalGeneration" in text and "weights of the checkpoint" in text
+    assert (folders.own / "converted" / "model.safetensors").exists()
+    browser.screenshot("conversion")
+    browser.button("Convert").click()
+    assert str(folders.own / "converted") in message(browser)  # exists, and is not replaced
+
+
+def test_files_that_are_no_images(page: Server, browser: Browser, tmp_path: Path) -> None:
+    browser.open(page.address)
+    content = SINGER.path.read_bytes()
+    huge = PIL.Image.effect_noise((1400, 1400), 100)
+    (tmp_path / "text.png").write_text("this is no image")
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    bomb = bytearray(content)
+    bomb[16:24] = (60_000).to_bytes(4, "big") * 2  # the size in the header
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    huge.save(tmp_path / "huge.png")
+    assert (tmp_path / "huge.png").stat().st_size > 2**20
+    for name in ("text", "cut", "bomb"):
+        browser.open(page.address)
+        browser.upload(tmp_path / f"{name}.png")
+        browser.wait(lambda: browser.find(".image-frame img"), "the upload")
+        browser.button("Describe the image").click()
+        assert f"{name}.png" in message(browser)
+    browser.screenshot("broken-upload")
+    browser.open(page.address)
+    browser.upload(tmp_path / "huge.png")
+    assert "size" in message(browser)
+    browser.button("Describe the image").click()
+    assert "There is no image" in message(browser)
+    # what a broken file did to the page is nothing
+    browser.upload(SINGER.path)
+    browser.button("Describe the image").click()
+    assert rows(browser, "captions")[0][0] == "man singer medium skin tone"
+
+
+def test_phone_and_dark(page: Server, browser: Browser) -> None:
+    for dark in (False, True):
+        browser.prefer(dark)
+        browser.resize(390, 844)
+        browser.open(page.address)
+        shade = browser.driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+        values = [float(part) for part in shade.strip("rgba()").split(",")[:3]]
+        assert (max(values) < 100) == dark, shade
+        for name in TABS:
+            browser.tab(name)
+            width = browser.driver.execute_script("return document.scrollingElement.scrollWidth")
+            assert width <= 390, name
+            browser.screenshot(f"phone-{name.lower()}-{'dark' if dark else 'light'}")
+        browser.resize(1200)
+        browser.tab("Captions")
+        browser.screenshot(f"start-{'dark' if dark else 'light'}")
+
+
+def test_keyboard_alone(page: Server, browser: Browser) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.open(page.address)
+
+    def focused() -> str:
+        return browser.driver.execute_script("return document.activeElement.innerText.trim()")
+
+    def press_until(reached: str, key: str) -> None:
+        for _ in range(60):
+            if focused() == reached:
+                return
+            browser.driver.switch_to.active_element.send_keys(key)
+        raise AssertionError(f"The keyboard does not reach {reached}")
+
+    press_until("Captions", Keys.TAB)
+    press_until("Matching", Keys.ARROW_RIGHT)
+    browser.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    browser.wait(lambda: browser.find("#component-0, [role=tab][aria-selected=true]"))
+    for _ in range(60):
+        browser.driver.switch_to.active_element.send_keys(Keys.TAB)
+        if browser.driver.switch_to.active_element.tag_name == "textarea":
+            break
+    browser.driver.switch_to.active_element.send_keys("a dog")
+    press_until("Match", Keys.TAB)
+    browser.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    assert "There is no image" in message(browser)
+
+
+def test_questions(page_of_others: Server, browser: Browser, photos: dict[str, Path]) -> None:
+    browser.open(page_of_others.address)
+    browser.tab("Questions")
+    browser.upload(photos["coffee"])
+    browser.labelled("Question").send_keys("what is this?")
+    browser.labelled("Answers to rank").send_keys("dog\nthe man\nred house")
+    browser.button("Answer").click()
+    found = rows(browser, "answers-image")
+    assert {row[0] for row in found} == {"dog", "the man", "red house"}
+    assert sum(float(row[1].rstrip("%")) for row in found) == pytest.approx(100, abs=0.2)
+    browser.screenshot("questions-ranked")
+    browser.labelled("Answers to rank").clear()
+    browser.button("Answer").click()
+    browser.wait(lambda: rows(browser, "answers-image") != found, "answers of the model's own")
+    browser.screenshot("questions-open")
+
+
+def test_videos(page_of_others: Server, browser: Browser, tmp_path: Path) -> None:
+    films = page_of_others.films  # type: ignore[attr-defined]
+    browser.open(page_of_others.address)
+    browser.tab("Questions (videos)")
+    browser.upload(films / "0.mp4")
+    browser.labelled("Question").send_keys("what happens?")
+    browser.button("Answer").click()
+    assert {row[0] for row in rows(browser, "answers-video")} == {"run", "jump", "sleep"}
+    browser.screenshot("questions-videos")
+    browser.tab("Matching (videos)")
+    browser.upload(films / "1.mp4")
+    browser.labelled("Texts").send_keys("a dog\nthe man")
+    browser.button("Match").click()
+    assert {row[0] for row in rows(browser, "matches-video")} == {"a dog", "the man"}
+    browser.tab("Search (videos)")
+    browser.labelled("Text").send_keys("a dog\n")
+    browser.wait(lambda: len(browser.find("#results-video figure img")) == 3, "three films")
+    browser.screenshot("search-videos")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes((films / "0.mp4").read_bytes()[:200])
+    browser.open(page_of_others.address)
+    browser.tab("Matching (videos)")
+    browser.upload(broken)
+    browser.labelled("Texts").send_keys("a dog")
+    browser.button("Match").click()
+    assert "broken.mp4" in message(browser)
+
+
+# ---- requests of others ----
+
+
+def ask(server: Server, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and content of a page."""
+    place = urlsplit(server.address)
+    connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=30)
+    connection.request("GET", path, headers=headers)
+    answer = connection.getresponse()
+    return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+
+
+def test_files_and_hosts_that_are_refused(page: Server, folders: Folders) -> None:
+    status, headers, content = ask(page, "/")
+    assert status == 200 and "default-src 'self'" in headers["content-security-policy"]
+    assert b"https://" not in content.replace(b"https://gradio.app", b""), "addresses of others"
+    for path in ("/etc/passwd", folders.outside / "secret.png", folders.own / "config.json", "pyproject.toml"):
+        assert ask(page, f"/gradio_api/file={path}")[0] in (403, 404), path
+    assert ask(page, "/", Host="elsewhere.example")[0] == 400
+    assert json.loads(ask(page, "/gradio_api/info")[2])["named_endpoints"] == {}
