@@ -6,7 +6,9 @@ where results go.
 """
 
 import contextlib
+import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -26,6 +28,7 @@ from modeling_lavis.pipelines.inputs import Failure
 _T = TypeVar("_T")
 # A model that fails for each of its first rows is not used further: the reason is no property of the rows.
 _FAILURES_AT_START = 8
+_DECODER_NICENESS = 5
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 
 
@@ -112,7 +115,7 @@ class Worker:
         """
         ahead = 2 * self.batch_size + self.num_workers  # rows that are ready or being prepared beyond a batch
         planned: deque[_Batch] = deque()
-        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="decoder")
+        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="decoder", initializer=_yield_to_model)
         try:
             rows = 0
             for batch in self._batches(read_ahead(blocks)):
@@ -194,6 +197,15 @@ class Worker:
             middle = (len(rows) + 1) // 2
             return [*self._compute(rows[:middle]), *self._compute(rows[middle:])]
         return [result for row in rows for result in self._compute([row])]
+
+
+def _yield_to_model() -> None:
+    """
+    Lower the priority of the calling thread. Where a decoding thread takes a core from one of the model's threads, the
+    others wait for that one at the end of each operation.
+    """
+    if sys.platform == "linux":  # elsewhere priorities belong to processes
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _DECODER_NICENESS)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +149,17 @@ def test_progress_says_what_is_left() -> None:
 def test_records_are_json(tmp_path: Path) -> None:
     record = TASKS["caption"].record([{"generated_text": "a", "score": float("-inf")}], {})
     assert json.loads(json.dumps(record, allow_nan=False)) == {"caption": "a", "score": None}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities belong to processes, not to threads")
+def test_decoding_threads_leave_the_cores_to_the_model() -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    decoders: list[int] = []
+    worker = worker_of(lambda rows: None)
+    prepare = worker._prepare_row
+    worker._prepare_row = lambda row: (decoders.append(priority()), prepare(row))[1]
+    before = priority()
+    worker(block_of(5))
+    assert len(decoders) == 5 and all(niceness > before for niceness in decoders) and priority() == before
