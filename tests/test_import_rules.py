@@ -17,7 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipelines": {"models", "evaluation"},
     "jobs": {"pipelines", "evaluation", "data", "models"},
     "search": {"jobs", "pipelines", "evaluation", "data", "models"},
-    "interpretability": {"models"},
+    "interpretability": {"models", "evaluation", "pipelines"},
     "hub": {"models", "data", "evaluation"},
     "embedded": set(),
     "demo": {"models", "data", "pipelines", "search", "interpretability", "hub", "embedded"},

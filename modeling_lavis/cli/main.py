@@ -16,6 +16,7 @@ from modeling_lavis.cli import (
     demo,
     embed,
     evaluate,
+    explain,
     index,
     match,
     merge_shards,
@@ -49,7 +50,7 @@ def build_parser(verb: str | None = None, arguments: Sequence[str] = ()) -> argp
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {modeling_lavis.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for module in (caption, answer, match, embed, capfilt, merge_shards, index, search, evaluate):
+    for module in (caption, answer, match, embed, explain, capfilt, merge_shards, index, search, evaluate):
         module.add_parser(verbs)
     if verb == "convert":
         from modeling_lavis.hub.command import names_checkpoints

@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from modeling_lavis.cli.output import UsageError
@@ -232,29 +233,51 @@ def open_pipeline(task: str | Mapping[str, str], args: argparse.Namespace) -> An
     Raises:
         UsageError: If there is no such model or device, or the model does not support the task.
     """
-    from modeling_lavis.pipelines.loading import load
 
-    def load_pipeline(name: str, device: Any, dtype: Any) -> Any:
-        return load(task, name, device=device, dtype=dtype, batch_size=args.batch_size)
+    def load_pipeline(model: str, dtype: Any) -> Any:
+        from modeling_lavis.pipelines.loading import load
 
-    pipe = open_model(args.model if args.model is not None else embedded_model(), args, load_pipeline)
+        return load(task, model, device=args.device, dtype=dtype, batch_size=args.batch_size)
+
+    pipe = _open(args, load_pipeline)
     if args.background is not None:
         set_background(pipe, args.background)
     return pipe
 
 
-def open_model(model: str, args: argparse.Namespace, load: Callable[[str, Any, Any], Any]) -> Any:
+def open_model(args: argparse.Namespace) -> tuple[Any, Any]:
     """
-    Load a model on the device and in the dtype that the arguments name.
+    Load the model that the arguments name, of any head, and its processor.
 
     Args:
-        model (`str`): folder or Hub id.
         args (`argparse.Namespace`): the arguments of the verb.
-        load (`Callable`): function of the model, the device and the dtype that loads it.
 
     Raises:
-        UsageError: If there is no such model or device, or `load` raises an error.
+        UsageError: If there is no such model or device.
     """
+
+    def load_head(name: str, dtype: Any) -> Any:
+        import torch
+
+        from modeling_lavis.pipelines.loading import CheckpointHead, chooses_dtype
+        from modeling_lavis.pipelines.precision import use_fast_dtype
+        from modeling_lavis.pipelines.processors import resolve_processor
+
+        model = CheckpointHead.from_pretrained(name, dtype=dtype)
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = torch.device(args.device or device or "cpu")
+        if chooses_dtype(model):
+            use_fast_dtype(model, device)
+        return SimpleNamespace(model=model.to(device).eval(), processor=resolve_processor(model))
+
+    opened = _open(args, load_head)
+    if args.background is not None:
+        set_background(opened, args.background)
+    return opened.model, opened.processor
+
+
+def _open(args: argparse.Namespace, load: Callable[[str, Any], Any]) -> Any:
+    """What `load` makes of the name of the model and its dtype; `UsageError` if it or the device cannot be used."""
     silence_libraries()
     import torch
 
@@ -266,6 +289,7 @@ def open_model(model: str, args: argparse.Namespace, load: Callable[[str, Any, A
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise UsageError(f"--device is {args.device}, which cannot be used: {first_line(error)}") from error
     dtype = args.dtype if args.dtype == "auto" else getattr(torch, args.dtype)
+    model = args.model if args.model is not None else embedded_model()
     if not model:
         raise UsageError("--model is an empty string. Give a folder or the id of a Hub repository.")
     if os.path.isdir(model):
@@ -273,7 +297,7 @@ def open_model(model: str, args: argparse.Namespace, load: Callable[[str, Any, A
     needed = [model, *(parts_elsewhere(model) if os.path.isdir(model) else ())]
     try:
         with repository_access(needed):
-            return load(model, args.device, dtype)
+            return load(model, dtype)
     except Exception as error:  # the readers of configurations, weights and tokenizers raise errors of many types
         raise UsageError(f"The model {model} cannot be used: {first_line(error)}") from error
 

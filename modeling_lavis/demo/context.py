@@ -19,6 +19,16 @@ MAX_CHARACTERS = 20_000
 _EXPECTED = (OSError, ValueError, TypeError, RuntimeError, ImportError)
 
 
+class UploadedImage(gr.Image):
+    """An image field whose value is the uploaded file as it is; `read_media` reads it, and says what is wrong with it."""
+
+    is_template = True  # for the browser it is gradio's own
+
+    def preprocess(self, payload: Any) -> str | None:
+        """Path of the upload, which gradio has checked to be one."""
+        return None if payload is None else payload.path
+
+
 @dataclass(frozen=True)
 class PageContext:
     """
@@ -101,7 +111,7 @@ def media_input(context: PageContext, modality: str, label: str | None = None, e
     label = label or modality.capitalize()
     if modality == "video":
         return gr.Video(label=label, sources=["upload"], height=260)
-    field = gr.Image(label=label, type="filepath", sources=["upload", "clipboard"], image_mode=None, height=260)
+    field = UploadedImage(label=label, type="filepath", sources=["upload", "clipboard"], height=260)
     if examples and context.examples:
         gr.Examples([[str(path)] for path in context.examples], [field], label="Example images", examples_per_page=6)
     return field

@@ -49,6 +49,16 @@ class SafeHeaders:
         await self.app(scope, receive, send_with_headers)
 
 
+def _forbid_downloads() -> None:
+    """Keep gradio from downloading what a request names by its address, where an upload is expected."""
+    from gradio import processing_utils
+
+    async def refuse(url: str) -> Any:
+        raise PermissionError(f"{url} is an address. Upload the file.")
+
+    processing_utils.async_ssrf_protected_get = refuse
+
+
 def serve(
     models: list[PageModel],
     folders: AllowedFolders,
@@ -83,6 +93,7 @@ def serve(
         from modeling_lavis.demo.context import PageContext
         from modeling_lavis.demo.page import STYLE, build_page, theme
 
+        _forbid_downloads()
         context = PageContext(models, folders, Path(workspace), examples)
         page = build_page(context, f"{max_upload} MiB")
         middleware = [Middleware(SafeHeaders)]
