@@ -57,13 +57,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Serve the page until it is interrupted, and return the exit status."""
     from modeling_lavis.demo.folders import AllowedFolders
-    from modeling_lavis.import_utils import require
+    from modeling_lavis.import_utils import is_available, require
 
     try:
         folders = AllowedFolders(args.allow)
     except NotADirectoryError as error:
         raise UsageError(f"--allow: {error}") from error
-    require("gradio", extra="demo", purpose="the page")  # before models are loaded
+    if not is_available("gradio"):  # said before models are loaded; imported when its folder for files is known
+        require("gradio", extra="demo", purpose="the page")
     models = [open_page_model(name, args) for name in args.model or [embedded_model()]]
 
     from huggingface_hub import constants

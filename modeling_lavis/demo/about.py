@@ -18,7 +18,7 @@ _LIMITS: dict[Kind, str] = {
     "true, and counting, reading and positions are weak.",
     "search": "A search ranks what is there: its first result may be far from what was meant.",
 }
-_OF_ALL = "It must not be used to identify people, or to decide about them. It knows English only."
+_OF_ALL = "The model must not be used to identify people, or to decide about them. It knows English only."
 
 
 def tab_title(kind: Kind, modality: str) -> str:
@@ -48,7 +48,8 @@ def description(entry: PageModel) -> str:
     model = entry.model
     family = _FAMILIES.get(model.config.model_type, model.config.model_type)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    name = "The embedded model" if is_embedded(entry) else entry.name
+    # the path of a folder is nothing for visitors
+    name = "The embedded model" if is_embedded(entry) else Path(entry.name).name if os.path.isdir(entry.name) else entry.name
     return f"{name}: {type(model).__name__} of the family {family}, {millions:,.1f} million parameters."
 
 

@@ -41,7 +41,7 @@ def add_tab(context: PageContext, entry: PageModel) -> None:
             field = media_input(context, "image")
         with gr.Column(min_width=280):
             prompt = gr.Textbox(captioner.processor.prompt or "", label="Beginning of the caption")
-            strategy = gr.Radio([_BEAMS, _SAMPLING], value=_BEAMS, label="Search")
+            strategy = gr.Radio([_BEAMS, _SAMPLING], value=_BEAMS, label="Decoding")
             count = gr.Slider(1, 5, 3, step=1, label="Captions")
             beams = gr.Slider(1, 8, 3, step=1, label="Beams")
             temperature = gr.Slider(0.1, 2.0, 1.0, step=0.1, label="Temperature", visible=False)

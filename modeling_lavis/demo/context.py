@@ -113,7 +113,7 @@ def media_input(context: PageContext, modality: str, label: str | None = None, e
         return gr.Video(label=label, sources=["upload"], height=260)
     field = UploadedImage(label=label, type="filepath", sources=["upload", "clipboard"], height=260)
     if examples and context.examples:
-        gr.Examples([[str(path)] for path in context.examples], [field], label="Example images", examples_per_page=6)
+        gr.Examples([[str(path)] for path in context.examples], [field], label="Example images", examples_per_page=12)
     return field
 
 

@@ -111,8 +111,8 @@ def note(text: str) -> str:
 
 
 def report(text: str) -> str:
-    """Lines that are kept as they are, and scroll where they are wider than the page."""
-    return f'<pre class="report" tabindex="0">{escape(text)}</pre>'
+    """Lines that are kept as they are."""
+    return f'<pre class="report">{escape(text)}</pre>'
 
 
 __all__ = ["Bar", "Figure", "WordMap", "bar_table", "figures", "note", "report", "word_maps"]

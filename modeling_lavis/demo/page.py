@@ -39,8 +39,7 @@ def build_page(context: PageContext, max_upload: str, cleaning: tuple[int, int] 
     tabs = models_by_tab(context.models)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=cleaning) as page:
         gr.Markdown(f"# {TITLE}")
-        for entry in context.models:
-            gr.HTML(note(about.warning(entry) or about.description(entry)), elem_classes="model")
+        gr.HTML("".join(note(about.warning(entry) or about.description(entry)) for entry in context.models), elem_id="models")
         with gr.Tabs():
             for kind, entry in tabs:
                 with gr.Tab(about.tab_title(kind, entry.modality)):
