@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from modeling_lavis.evaluation.engine import RetrievalEngine
     from modeling_lavis.evaluation.retrieval_rows import evaluate_retrieval
     from modeling_lavis.evaluation.tasks import evaluate
+    from modeling_lavis.interpretability.explaining import explain
     from modeling_lavis.models.auto_lavis import (
         AutoModelForImageAndTextClassification,
         AutoModelForImagesAndTextClassification,
@@ -93,6 +94,7 @@ _HOME_OF: dict[str, str] = {
         "evaluation.engine": ("RetrievalEngine",),
         "evaluation.retrieval_rows": ("evaluate_retrieval",),
         "evaluation.tasks": ("evaluate",),
+        "interpretability.explaining": ("explain",),
         "models.auto_lavis": (
             "AutoModelForImageAndTextClassification",
             "AutoModelForImageTextRetrieval",
@@ -207,6 +209,7 @@ __all__ = [
     "check_data",
     "evaluate",
     "evaluate_retrieval",
+    "explain",
     "from_pretrained_parts",
     "list_recipes",
     "load_data",

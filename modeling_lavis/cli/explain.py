@@ -16,17 +16,20 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "explain",
         help="draw where a model looked",
-        description="Draw where a model looked in an image, a pair of images or a video, for each word of a text that it "
-        "reads or writes. JSON: "
-        '{"file": ..., "target": ..., "score": ..., "score_name": ..., "method": ..., "layer": ..., "words": [{"word": '
-        '..., "picture": ..., "x": ..., "y": ...}], "output": ...}, where x and y are the center of the patch with the '
-        "largest value, in pixels.",
+        description="Draw where a model looked in an image, a pair of images or a video, for each word of a text that "
+        'it reads or writes. JSON: {"file": ..., "target": ..., "score": ..., "score_name": ..., "method": ..., '
+        '"layer": ..., "words": [{"word": ..., "picture": ..., "x": ..., "y": ...}], "output": ...}, where x and y are '
+        "the center of the patch with the largest value, in pixels.",
     )
-    parser.add_argument("inputs", metavar="INPUT", nargs="+", help="an image, two images for a model of pairs, or a video")
+    parser.add_argument(
+        "inputs", metavar="INPUT", nargs="+", help="an image, two images for a model of pairs, or a video"
+    )
     parser.add_argument(
         "--text", metavar="TEXT", type=non_empty_text, help="text, question or prompt (without one: a caption)"
     )
-    parser.add_argument("--target", metavar="TARGET", help="what is scored: match, mismatch, a class, an answer, a caption")
+    parser.add_argument(
+        "--target", metavar="TARGET", help="what is scored: match, mismatch, a class, an answer, a caption"
+    )
     parser.add_argument("--method", choices=_METHODS, default="gradcam", help="%(choices)s (%(default)s)")
     parser.add_argument("--layer", metavar="N", type=int, help="layer, from 0 (that of the family's paper)")
     parser.add_argument(
@@ -71,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
     }
     several = len(explanation.pictures) > 1
     lines = [f"{one_line(explanation.target)}: {explanation.score_name} {explanation.score:.3f}"]
-    for word in words:
-        place = f"picture {word['picture']}, " if several else ""
-        lines.append(f"  {one_line(word['word'])}: {place}x {word['x']}, y {word['y']}")
+    for peak in words:
+        place = f"picture {peak['picture']}, " if several else ""
+        lines.append(f"  {one_line(str(peak['word']))}: {place}x {peak['x']}, y {peak['y']}")
     results = Results(args.json)
     results.add(record, "\n".join([*lines, f"Maps: {args.output}"]))
     return results.status

@@ -50,9 +50,10 @@ def explain(
     """
     Explain a score of a model by maps of where it looked, one for each word.
 
-    What is scored follows from the head. Heads for retrieval and pretraining score whether the text matches, classifiers
-    a class, heads for question answering an answer; the words are those of the text. Heads for captions and with a
-    language model score the text that they write, whose words have the maps: each that of its own log-probability.
+    What is scored follows from the head. Heads for retrieval and pretraining score whether the text matches,
+    classifiers a class, heads for question answering an answer; the words are those of the text. Heads for captions and
+    with a language model score the text that they write, whose words have the maps, each that of its own
+    log-probability.
 
     Parameters, their gradients, the attention implementation and the mode (training or evaluation) are left as they
     are.
@@ -64,16 +65,17 @@ def explain(
             list of frames).
         text (`str`, *optional*): the text, question or statement; for heads that write a text their prompt, by default
             that of the processor. A head for pretraining writes a caption if there is none.
-        method (`str`, *optional*, defaults to `"gradcam"`): `"gradcam"`, attention weights times the positive part of the
-            gradient of the score (https://arxiv.org/abs/1610.02391; ALBEF, section 6.3,
+        method (`str`, *optional*, defaults to `"gradcam"`): `"gradcam"`, attention weights times the positive part of
+            the gradient of the score (https://arxiv.org/abs/1610.02391; ALBEF, section 6.3,
             https://arxiv.org/abs/2107.07651); `"rollout"`, attention rolled out over all layers
-            (https://arxiv.org/abs/2005.00928); or `"attention"`, the attention weights of one layer. The last two do not
-            depend on the score.
-        target (`str` or `int`, *optional*): what is scored: `"match"` (the default) or `"mismatch"`; a class, by name or
-            number, by default the most likely one; an answer or a caption, by default the one that the model generates.
-        layer (`int`, *optional*): layer of the text encoder, decoder or Q-Former, counted from 0. By default that of the
-            family's paper: the third fusion layer of ALBEF; the corresponding one of ALPRO; the eighth of 12 layers for
-            BLIP, as in LAVIS; the last layer of the Q-Former with cross-attention. Not for rollout.
+            (https://arxiv.org/abs/2005.00928); or `"attention"`, the attention weights of one layer. The last two do
+            not depend on the score.
+        target (`str` or `int`, *optional*): what is scored: `"match"` (the default) or `"mismatch"`; a class, by name
+            or number, by default the most likely one; an answer or a caption, by default the one that the model
+            generates with three beams.
+        layer (`int`, *optional*): layer of the text encoder, decoder or Q-Former, counted from 0. By default that of
+            the family's paper: the third fusion layer of ALBEF; the corresponding one of ALPRO; the eighth of 12 layers
+            for BLIP, as in LAVIS; the last layer of the Q-Former with cross-attention. Not for rollout.
 
     Returns:
         [`Explanation`].
@@ -147,9 +149,7 @@ def _word_maps(route: Route, record: AttentionRecord, scored: Scored, layer: int
         key = id(derived) if record.keep_graph else 0
         if key not in made:
             made[key] = (
-                route.rolled_out(record)
-                if layer is None
-                else route.attended(record, _relate(derived, record), layer)
+                route.rolled_out(record) if layer is None else route.attended(record, _relate(derived, record), layer)
             )
         sums.append(made[key][:, list(word.tokens)].sum(dim=1))
     counts = torch.tensor([len(word.tokens) for word in scored.words])

@@ -75,7 +75,9 @@ class Explanation:
         """
         grid = self.overall if word is None else self.grids[self._number(word)]
         width, height = self.pictures[picture].size
-        return F.interpolate(grid[None, None, picture], size=(height, width), mode="bilinear", align_corners=False)[0, 0]
+        return F.interpolate(grid[None, None, picture], size=(height, width), mode="bilinear", align_corners=False)[
+            0, 0
+        ]
 
     def _number(self, word: str | int) -> int:
         if isinstance(word, int) and -len(self.words) <= word < len(self.words):

@@ -64,7 +64,11 @@ def gradcam(
             that the attention depends on are frozen, or the patches do not form the grid of the image size.
         RuntimeError: under `torch.inference_mode()`, which has no gradients.
     """
-    route = CrossAttentionRoute(model, model.text_encoder) if hasattr(model, "itm_head") and hasattr(model, "text_encoder") else None
+    route = (
+        CrossAttentionRoute(model, model.text_encoder)
+        if hasattr(model, "itm_head") and hasattr(model, "text_encoder")
+        else None
+    )
     if route is None or not route.layers:
         raise ValueError(
             f"{type(model).__name__} has no matching head whose text tokens cross-attend to image patches; gradcam "

@@ -20,7 +20,16 @@ _LINE = _FONT_SIZE + 6
 _OPACITY = 0.65
 #: From dark to bright, like matplotlib's "inferno": order is visible without color, too.
 _COLORS = np.array(
-    [(0, 0, 4), (40, 11, 84), (101, 21, 110), (159, 42, 99), (212, 72, 66), (245, 125, 21), (250, 193, 39), (252, 255, 164)],
+    [
+        (0, 0, 4),
+        (40, 11, 84),
+        (101, 21, 110),
+        (159, 42, 99),
+        (212, 72, 66),
+        (245, 125, 21),
+        (250, 193, 39),
+        (252, 255, 164),
+    ],
     dtype=np.float32,
 )
 

@@ -26,8 +26,8 @@ class AttentionRecord(dict[Any, Tensor]):
     Attention weights by the module that computed them, those of its last call.
 
     Args:
-        keep_graph (`bool`): keep the weights `(..., h, Q, K)` in the autograd graph. Otherwise their mean over the heads
-            is kept, `(..., Q, K)`, in float32 on the CPU.
+        keep_graph (`bool`): keep the weights `(..., h, Q, K)` in the autograd graph. Otherwise their mean over the
+            heads is kept, `(..., Q, K)`, in float32 on the CPU.
     """
 
     def __init__(self, keep_graph: bool) -> None:
@@ -37,9 +37,10 @@ class AttentionRecord(dict[Any, Tensor]):
     def add(self, key: Any, weights: Tensor | None) -> None:
         """Record weights `(..., h, Q, K)`; `ValueError` if attention returned none."""
         if weights is None:
+            name = type(key).__name__ if isinstance(key, nn.Module) else f"The {key[0]} of the language model"
             raise ValueError(
-                f"{type(key).__name__ if isinstance(key, nn.Module) else key} returned no attention weights, which maps "
-                "are made of; its attention has no eager implementation."
+                f"{name} returned no attention weights, which maps are made of; its attention has no eager "
+                "implementation."
             )
         self[key] = weights if self.keep_graph else weights.detach().float().mean(dim=-3).cpu()
 

@@ -2,11 +2,11 @@
 """How attention leads from the words of a text to the patches of its pictures, in each family.
 
 A route reads recorded attention in two ways: `attended` multiplies what one layer attends to, `rolled_out` is attention
-rollout (https://arxiv.org/abs/2005.00928) over all layers: every layer keeps half of a token's state and mixes the other
-half by its attention, averaged over the heads. Cross-attention mixes in the rolled-out states of the image.
+rollout (https://arxiv.org/abs/2005.00928) over all layers: every layer keeps half of a token's state and mixes the
+other half by its attention, averaged over the heads. Cross-attention mixes in the rolled-out states of the image.
 
-Shapes: M pictures (1, 2 images, or the frames of a video), T text tokens, P patches, N = P + 1 image tokens (class token
-first), F frames, Q query tokens.
+Shapes: M pictures (1, 2 images, or the frames of a video), T text tokens, P patches, N = P + 1 image tokens (class
+token first), F frames, Q query tokens.
 """
 
 import math
@@ -98,7 +98,7 @@ class CrossAttentionRoute(Route):
             wanted = 7 * len(self.blocks) // _DEPTH_OF_BERT
         else:
             wanted = self.layers[0] + 2 * self.step
-        return max(min(wanted, self.layers[-1] - self.step), self.layers[0])
+        return max(min(wanted, self.layers[-1] - 2 * self.step + 1), self.layers[0])
 
     def cross_attention(self, layer: int) -> list[nn.Module]:
         """The modules of a layer, or pair of layers, one for each image."""

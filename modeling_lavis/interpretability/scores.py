@@ -142,7 +142,7 @@ def _matching(model: Any, processor: Any, pixels: Any, text: str | None, target:
     def run(record: AttentionRecord) -> Scored:
         logits = model(**pixels, **tokens, match_head=head).logits[0].float()
         index = _MATCHES.index(target)
-        return Scored(float(logits.softmax(dim=-1)[index]), words, [logits[index]] * len(words))
+        return Scored(float(logits.detach().softmax(dim=-1)[index]), words, [logits[index]] * len(words))
 
     return Task(text_route(model), target, f"probability of a {target}", run)
 
@@ -163,7 +163,7 @@ def _classification(model: Any, processor: Any, pixels: Any, text: str | None, t
 
     def run(record: AttentionRecord) -> Scored:
         logits = model(**pixels, **tokens).logits[0].float()
-        return Scored(float(logits.softmax(dim=-1)[index]), words, [logits[index]] * len(words))
+        return Scored(float(logits.detach().softmax(dim=-1)[index]), words, [logits[index]] * len(words))
 
     return Task(text_route(model), str(labels[index]), "probability of the class", run)
 
@@ -173,14 +173,17 @@ def _answer(model: Any, processor: Any, pixels: Any, text: str | None, target: A
     words = _words_read(processor, tokens, text)
     if target is None:
         mask = {"encoder_attention_mask": tokens["attention_mask"]}
-        ids = best_sequences(model.generate(**pixels, **tokens, **mask, **_GENERATION), 1)
-        target = processor.post_process_answers(ids)[0]
-    answer_ids = processor.answer_candidates([_text_target(target)])["answer_input_ids"].to(model.device)
+        options = {**_GENERATION, "max_new_tokens": model.default_max_new_tokens}
+        found = best_sequences(model.generate(**pixels, **tokens, **mask, **options), 1)
+        target = processor.post_process_answers(found)[0]
+        answer_ids = torch.tensor([_until_end(found[0].tolist(), [model.config.eos_token_id])], device=model.device)
+    else:
+        answer_ids = processor.answer_candidates([_text_target(target)])["answer_input_ids"].to(model.device)
 
     def run(record: AttentionRecord) -> Scored:
         logits = model(**pixels, **tokens, decoder_input_ids=answer_ids).logits[0]
         found = _log_probabilities(logits[:-1], answer_ids[0, 1:])
-        return Scored(float(found.mean()), words, [found.sum()] * len(words))
+        return Scored(float(found.detach().mean()), words, [found.sum()] * len(words))
 
     return Task(text_route(model), target, "mean log-probability of the answer's tokens", run)
 
@@ -210,8 +213,10 @@ def _caption(model: Any, processor: Any, pixels: Any, text: str | None, target: 
             logits = model(**pixels, decoder_input_ids=ids).logits[0]
         return _score_written(_log_probabilities(logits[:-1], ids[0, 1:]), words, first, offset=-1)
 
-    route: Route = QFormerRoute(model, model.config.num_query_tokens, is_generated=True) if has_qformer else (
-        CrossAttentionRoute(model, model.text_decoder.bert)
+    route: Route = (
+        QFormerRoute(model, model.config.num_query_tokens, is_generated=True)
+        if has_qformer
+        else (CrossAttentionRoute(model, model.text_decoder.bert))
     )
     return Task(route, _joined(words), "mean log-probability of the caption's tokens", run)
 
@@ -301,7 +306,7 @@ def _score_written(found: Tensor, words: list[Word], first: int, offset: int) ->
     written = found[max(first - 1, 0) :]
     derived = [written[[token - first for token in word.tokens]].sum() for word in words]
     rows = [Word(word.text, tuple(token + offset for token in word.tokens)) for word in words]
-    return Scored(float(written.mean()), rows, derived)
+    return Scored(float(written.detach().mean()), rows, derived)
 
 
 __all__ = ["Scored", "Task", "find_task", "text_route"]
