@@ -30,6 +30,8 @@ STAMP_RELEASE := $(VENV)/.installed-release
 # Packages that change how others behave, or that few need: not in the environment of the other tests.
 ENGINES := $(VENV)/engines
 STAMP_ENGINES := $(ENGINES)/.installed
+PAGE := $(VENV)/page
+STAMP_PAGE := $(PAGE)/.installed
 # The lowest versions that pyproject.toml allows, on the lowest Python that is found: tests/release/lowest.txt.
 LOWEST := $(VENV)/lowest
 STAMP_LOWEST := $(LOWEST)/.installed
@@ -68,11 +70,23 @@ $(STAMP_DOCS): $(STAMP_BASE)
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
+# Makes the packages of the other environment visible in one of its own, whose packages come first.
+define on-top-of-the-other-environment
+$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
+		> "$$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth"
+endef
+
 $(STAMP_ENGINES): $(STAMP_DEV)
 	$(BIN)/python -m venv $(ENGINES)
-	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
-		> "$$($(ENGINES)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth"
+	$(call on-top-of-the-other-environment,$(ENGINES))
 	$(ENGINES)/bin/python -m pip install --quiet 'deepspeed>=0.19' 'ray[train]>=2.50'
+	@touch $@
+
+# gradio holds Pillow back.
+$(STAMP_PAGE): $(STAMP_DEV)
+	$(BIN)/python -m venv $(PAGE)
+	$(call on-top-of-the-other-environment,$(PAGE))
+	$(PAGE)/bin/python -m pip install --quiet 'gradio>=6.31' 'selenium>=4.30'
 	@touch $@
 
 $(STAMP_RELEASE): $(STAMP_DEV)
@@ -99,8 +113,8 @@ test-slow: $(STAMP_DEV)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m "slow and not browser"
 
 # In one process: its tests share servers and browsers.
-test-browser: $(STAMP_DEV)
-	$(BIN)/python -m pytest -m browser tests/demo
+test-browser: $(STAMP_PAGE)
+	$(PAGE)/bin/python -m pytest -m "slow or not slow" tests/demo
 
 # In one process after the other: each starts two.
 test-engines: $(STAMP_ENGINES)

@@ -15,11 +15,16 @@ STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
 def theme() -> Any:
-    """A theme with the fonts of the system, so that none is loaded."""
-    return gr.themes.Base(
-        primary_hue="blue",
-        font=["system-ui", "sans-serif"],
-        font_mono=["ui-monospace", "monospace"],
+    """A theme with the fonts of the system, so that none is loaded, and with more contrast in small texts."""
+    plain = gr.themes.Base(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    light, dark = "*neutral_600", "*neutral_300"
+    return plain.set(
+        body_text_color_subdued=light,
+        body_text_color_subdued_dark=dark,
+        block_info_text_color=light,
+        block_info_text_color_dark=dark,
+        input_placeholder_color=light,
+        input_placeholder_color_dark=dark,
     )
 
 

@@ -134,7 +134,11 @@ class Browser:
 
     def find(self, selector: str) -> list[Any]:
         """Elements that are displayed, by a CSS selector."""
-        return [element for element in self.driver.find_elements("css selector", selector) if element.is_displayed()]
+        script = (
+            "return [...document.querySelectorAll(arguments[0])]"
+            ".filter(part => part.getClientRects().length && getComputedStyle(part).visibility !== 'hidden')"
+        )
+        return self.driver.execute_script(script, selector)
 
     def one(self, selector: str) -> Any:
         """The only displayed element of a selector, as soon as there is one."""
