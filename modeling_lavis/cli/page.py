@@ -39,8 +39,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--host",
         metavar="ADDRESS",
         default="127.0.0.1",
-        help="address to listen on (%(default)s, which only this machine reaches); with any other one, all who reach it "
-        "can use the models and the folders of --allow",
+        help="address to listen on (%(default)s, which only this machine reaches); with any other one, all who reach "
+        "it can use the models and the folders of --allow",
     )
     parser.add_argument("--port", metavar="N", type=positive_int, help="port (the first free one from 7860 on)")
     parser.add_argument(

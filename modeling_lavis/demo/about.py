@@ -11,8 +11,8 @@ from modeling_lavis.demo.models import TASKS_OF_KINDS, Kind, PageModel
 TITLES: dict[Kind, str] = {"caption": "Captions", "answer": "Questions", "match": "Matching", "search": "Search"}
 _FAMILIES = {"albef": "ALBEF", "alpro": "ALPRO", "lavis_blip": "BLIP", "lavis_blip_2": "BLIP-2"}
 _LIMITS: dict[Kind, str] = {
-    "caption": "A caption is a likely text, not a fact: it may name what is not in the image, and it repeats the biases "
-    "of the texts that the model was trained on.",
+    "caption": "A caption is a likely text, not a fact: it may name what is not in the image, and it repeats the "
+    "biases of the texts that the model was trained on.",
     "answer": "An answer is given to every question, also to one that the image does not answer; it may be wrong.",
     "match": "A probability of a match tells texts apart that are about the image. It does not prove that a text is "
     "true, and counting, reading and positions are weak.",
@@ -49,7 +49,13 @@ def description(entry: PageModel) -> str:
     family = _FAMILIES.get(model.config.model_type, model.config.model_type)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     # the path of a folder is nothing for visitors
-    name = "The embedded model" if is_embedded(entry) else Path(entry.name).name if os.path.isdir(entry.name) else entry.name
+    name = (
+        "The embedded model"
+        if is_embedded(entry)
+        else Path(entry.name).name
+        if os.path.isdir(entry.name)
+        else entry.name
+    )
     return f"{name}: {type(model).__name__} of the family {family}, {millions:,.1f} million parameters."
 
 
@@ -89,9 +95,9 @@ def about(models: list[PageModel], tabs: list[tuple[Kind, PageModel]], max_uploa
     if missing:
         parts.append(f"<h2>Tabs of other models</h2><p>With <code>--model</code>:</p><ul>{''.join(missing)}</ul>")
     parts.append(
-        "<h2>What the page does with what it is sent</h2><p>Everything is computed on the machine that serves the page, "
-        "which asks no other one. Uploads are temporary files, removed within an hour and when the page ends; nothing is "
-        f"recorded. A file may have {escape(max_upload)}.</p>"
+        "<h2>What the page does with what it is sent</h2><p>Everything is computed on the machine that serves the "
+        "page, which asks no other one. Uploads are temporary files, removed within an hour and when the page ends; "
+        f"nothing is recorded. A file may have {escape(max_upload)}.</p>"
     )
     return f'<div class="about">{"".join(parts)}</div>'
 

@@ -58,7 +58,7 @@ def add_tab(context: PageContext, entry: PageModel) -> None:
         show_progress="hidden",
     )
     choices = [strategy, count, beams, temperature, top_p, length]
-    run_on([button.click, prompt.submit], caption, [field, prompt, *choices], [result])
+    run_on([button.click, prompt.submit], caption, [field, prompt, *choices], result)
 
 
 __all__ = ["add_tab", "generation_options"]

@@ -2,13 +2,13 @@
 """What the tabs share: models, folders, and how a button runs a function."""
 
 import functools
-import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modeling_lavis.demo.folders import AllowedFolders
+from modeling_lavis.demo.markup import error_message
 from modeling_lavis.demo.models import PageModel
 from modeling_lavis.import_utils import require
 
@@ -17,16 +17,6 @@ gr: Any = require("gradio", extra="demo", purpose="the page")
 #: longest text that a visitor may send, in characters
 MAX_CHARACTERS = 20_000
 _EXPECTED = (OSError, ValueError, TypeError, RuntimeError, ImportError)
-
-
-class UploadedImage(gr.Image):
-    """An image field whose value is the uploaded file as it is; `read_media` reads it, and says what is wrong with it."""
-
-    is_template = True  # for the browser it is gradio's own
-
-    def preprocess(self, payload: Any) -> str | None:
-        """Path of the upload, which gradio has checked to be one."""
-        return None if payload is None else payload.path
 
 
 @dataclass(frozen=True)
@@ -47,36 +37,33 @@ class PageContext:
     examples: Sequence[Path]
 
 
-def run_on(
-    triggers: Sequence[Any], function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any], **options: Any
-) -> None:
+def run_on(triggers: Sequence[Any], function: Callable[..., str], inputs: Sequence[Any], result: Any) -> None:
     """
     Run a function when a button is pressed or a text is submitted. One function runs at a time, since all share the
-    memory and the device of the models; an error becomes a message on the page.
+    memory and the device of the models.
 
     Args:
         triggers (`Sequence`): gradio's events, such as `button.click`.
-        function (`Callable`): function of the values of the inputs.
-        inputs (`Sequence`), outputs (`Sequence`): components.
-        options: further options of `gradio.on`.
+        function (`Callable`): function of the values of the inputs that returns HTML.
+        inputs (`Sequence`): components.
+        result: component that shows the HTML, or what went wrong.
     """
     gr.on(
         triggers,
         with_messages(function),
         list(inputs),
-        list(outputs),
+        [result],
         concurrency_limit=1,
         concurrency_id="models",
         api_visibility="private",
-        **options,
     )
 
 
-def with_messages(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, with its expected errors as messages of the page."""
+def with_messages(function: Callable[..., str]) -> Callable[..., str]:
+    """The function, with its expected errors as results, so that they are read where a result is expected."""
 
     @functools.wraps(function)
-    def call(*values: Any) -> Any:
+    def call(*values: Any) -> str:
         try:
             for value in values:
                 if isinstance(value, str) and len(value) > MAX_CHARACTERS:
@@ -84,8 +71,7 @@ def with_messages(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*values)
         except _EXPECTED as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            # gradio shows messages as HTML
-            raise gr.Error(html.escape(lines[0]), duration=None, print_exception=False) from error
+            return error_message(lines[0])
 
     return call
 
@@ -111,7 +97,9 @@ def media_input(context: PageContext, modality: str, label: str | None = None, e
     label = label or modality.capitalize()
     if modality == "video":
         return gr.Video(label=label, sources=["upload"], height=260)
-    field = UploadedImage(label=label, type="filepath", sources=["upload", "clipboard"], height=260)
+    field = gr.Image(label=label, type="filepath", sources=["upload", "clipboard"], height=260)
+    # The upload as it is: `read_media` reads it, and says what is wrong with it. (gradio writes files for subclasses.)
+    field.preprocess = lambda payload: None if payload is None else payload.path
     if examples and context.examples:
         gr.Examples([[str(path)] for path in context.examples], [field], label="Example images", examples_per_page=12)
     return field

@@ -75,7 +75,7 @@ def add_tab(context: PageContext) -> None:
         api_visibility="private",
         show_progress="hidden",
     )
-    run_on([button.click], run, [architecture, model_type, checkpoint, output, dtype, *further], [result])
+    run_on([button.click], run, [architecture, model_type, checkpoint, output, dtype, *further], result)
 
 
 __all__ = ["add_tab", "model_types"]

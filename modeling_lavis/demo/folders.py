@@ -55,8 +55,8 @@ class AllowedFolders:
         if not self.contains(text.strip()):
             allowed = ", ".join(map(str, self.folders)) or "none"
             raise PermissionError(
-                f"The {what} {text.strip()} is outside of the folders that this page may use ({allowed}). Start it with "
-                "--allow FOLDER."
+                f"The {what} {text.strip()} is outside of the folders that this page may use ({allowed}). Start it "
+                "with --allow FOLDER."
             )
         return Path(text.strip()).resolve()
 

@@ -110,9 +110,14 @@ def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
+def error_message(text: str) -> str:
+    """What went wrong; screen readers say it at once."""
+    return f'<p class="error" role="alert">{escape(text)}</p>'
+
+
 def report(text: str) -> str:
     """Lines that are kept as they are."""
     return f'<pre class="report">{escape(text)}</pre>'
 
 
-__all__ = ["Bar", "Figure", "WordMap", "bar_table", "figures", "note", "report", "word_maps"]
+__all__ = ["Bar", "Figure", "WordMap", "bar_table", "error_message", "figures", "note", "report", "word_maps"]

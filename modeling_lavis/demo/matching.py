@@ -37,7 +37,7 @@ def add_tab(context: PageContext, entry: PageModel) -> None:
             with_maps = gr.Checkbox(False, label=f"Maps of the words of the best {MAPPED_TEXTS} texts")
             button = gr.Button("Match", variant="primary")
             result = gr.HTML(label="Matches", elem_id=f"matches-{modality}")
-    run_on([button.click], match, [field, texts, with_maps], [result])
+    run_on([button.click], match, [field, texts, with_maps], result)
 
 
 __all__ = ["MAPPED_TEXTS", "MAX_TEXTS", "add_tab"]

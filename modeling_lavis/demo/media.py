@@ -30,7 +30,9 @@ def read_media(path: str | None, modality: str) -> Any:
         ValueError: there is none. OSError: it cannot be read; the message has the name of the file, without its folder.
     """
     if not path:
-        raise ValueError(f"There is no {modality}. Upload one{', or choose an example' if modality == 'image' else ''}.")
+        raise ValueError(
+            f"There is no {modality}. Upload one{', or choose an example' if modality == 'image' else ''}."
+        )
     if not os.path.exists(path):
         raise FileNotFoundError(f"The {modality} is not kept any longer. Upload it again.")
     try:

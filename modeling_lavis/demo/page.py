@@ -16,7 +16,9 @@ STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 def theme() -> Any:
     """A theme with the fonts of the system, so that none is loaded, and with more contrast in small texts."""
-    plain = gr.themes.Base(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    plain = gr.themes.Base(
+        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
     light, dark = "*neutral_600", "*neutral_300"
     return plain.set(
         body_text_color_subdued=light,
@@ -44,7 +46,10 @@ def build_page(context: PageContext, max_upload: str, cleaning: tuple[int, int] 
     tabs = models_by_tab(context.models)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=cleaning) as page:
         gr.Markdown(f"# {TITLE}")
-        gr.HTML("".join(note(about.warning(entry) or about.description(entry)) for entry in context.models), elem_id="models")
+        gr.HTML(
+            "".join(note(about.warning(entry) or about.description(entry)) for entry in context.models),
+            elem_id="models",
+        )
         with gr.Tabs():
             for kind, entry in tabs:
                 with gr.Tab(about.tab_title(kind, entry.modality)):

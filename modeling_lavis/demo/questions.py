@@ -17,9 +17,7 @@ def ranked_table(rows: Sequence[dict[str, Any]]) -> str:
     """Ranked answers with their shares of the probability of all of them."""
     highest = max(row["score"] for row in rows)
     weights = [math.exp(row["score"] - highest) for row in rows]
-    bars = [
-        Bar(row["answer"], weight / sum(weights), (f"{row['score']:.2f}",)) for row, weight in zip(rows, weights)
-    ]
+    bars = [Bar(row["answer"], weight / sum(weights), (f"{row['score']:.2f}",)) for row, weight in zip(rows, weights)]
     return bar_table(("Answer", "Share among these answers", "Log-likelihood"), bars)
 
 
@@ -59,7 +57,7 @@ def add_tab(context: PageContext, entry: PageModel) -> None:
             count = gr.Slider(1, 10, 3, step=1, label="Answers to show")
             button = gr.Button("Answer", variant="primary")
             result = gr.HTML(label="Answers", elem_id=f"answers-{modality}")
-    run_on([button.click, question.submit], answer, [field, question, candidates, count], [result])
+    run_on([button.click, question.submit], answer, [field, question, candidates, count], result)
 
 
 __all__ = ["MAX_ANSWERS", "add_tab", "ranked_table"]

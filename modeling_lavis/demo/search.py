@@ -84,8 +84,9 @@ def add_tab(context: PageContext, entry: PageModel) -> None:
                 folders,
                 value=folders[0] if folders else None,
                 label="Folder",
-                info="One of these, or type the path of a folder inside one." if context.folders else "Start the page "
-                "with --allow FOLDER to search a folder of your own.",
+                info="One of these, or type the path of a folder inside one."
+                if context.folders
+                else "Start the page with --allow FOLDER to search a folder of your own.",
                 allow_custom_value=bool(context.folders),
             )
             text = gr.Textbox(label="Text", placeholder="a dog on a beach")
@@ -95,7 +96,7 @@ def add_tab(context: PageContext, entry: PageModel) -> None:
             rerank = gr.Checkbox(True, label="Rank the best again by the matching head (texts only)")
             button = gr.Button("Search", variant="primary")
             result = gr.HTML(label="Results", elem_id=f"results-{modality}")
-    run_on([button.click, text.submit], search, [folder, text, medium, count, rerank], [result])
+    run_on([button.click, text.submit], search, [folder, text, medium, count, rerank], result)
 
 
 __all__ = ["EXAMPLES", "FolderSearch", "add_tab"]

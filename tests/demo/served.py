@@ -37,7 +37,9 @@ class Server:
         self.lines: list[str] = []
         self.address = ""
         self._started = threading.Event()
-        self._readers = [threading.Thread(target=self._read, args=(stream,)) for stream in (process.stdout, process.stderr)]
+        self._readers = [
+            threading.Thread(target=self._read, args=(stream,)) for stream in (process.stdout, process.stderr)
+        ]
         for reader in self._readers:
             reader.start()
         if not self._started.wait(WAIT) or not self.address:
@@ -186,7 +188,9 @@ class Browser:
             self.one(".overflow-menu > button").click()
             tab = self.wait(lambda: self.driver.execute_script(script, name), name)
         tab.click()
-        chosen = "return [...document.querySelectorAll('[role=tab][aria-selected=true]')].map(tab => tab.textContent.trim())"
+        chosen = (
+            "return [...document.querySelectorAll('[role=tab][aria-selected=true]')].map(tab => tab.textContent.trim())"
+        )
         self.wait(lambda: name in self.driver.execute_script(chosen), name)
 
     def wait(self, condition: Callable[[], Any], what: str = "") -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from modeling_lavis.demo.markup import Bar, Figure, WordMap, bar_table, figures, note, report, word_maps
+from modeling_lavis.demo.markup import Bar, Figure, WordMap, bar_table, error_message, figures, note, report, word_maps
 
 HOSTILE = "<script>alert(1)</script>\"'& onload=x"
 
@@ -57,6 +57,7 @@ def test_figures_and_maps() -> None:
         figures([Figure("data:x", HOSTILE, HOSTILE)]),
         word_maps(HOSTILE, "data:x", [WordMap(HOSTILE, "data:y")]),
         note(HOSTILE),
+        error_message(HOSTILE),
         report(HOSTILE),
     ],
 )

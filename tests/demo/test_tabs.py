@@ -9,7 +9,7 @@ pytest.importorskip("gradio", reason="the page needs gradio: pip install 'modeli
 pytest.importorskip("pyarrow")
 
 from modeling_lavis.demo import captions, questions, search
-from modeling_lavis.demo.context import MAX_CHARACTERS, PageContext, gr, lines_of, with_messages
+from modeling_lavis.demo.context import MAX_CHARACTERS, PageContext, lines_of, with_messages
 from modeling_lavis.demo.folders import AllowedFolders
 from modeling_lavis.demo.models import load_page_model
 from modeling_lavis.embedded import embedded_images, embedded_model_path
@@ -32,13 +32,11 @@ def test_shares_of_ranked_answers() -> None:
 
 
 def test_errors_become_messages() -> None:
-    def fail(text: str) -> None:
+    def fail(text: str) -> str:
         raise OSError("no <b>such</b> file\nsecond line")
 
-    with pytest.raises(gr.Error, match="no &lt;b&gt;such&lt;/b&gt; file$"):
-        with_messages(fail)("x")
-    with pytest.raises(gr.Error, match="20,001 characters"):
-        with_messages(lambda text: text)("x" * (MAX_CHARACTERS + 1))
+    assert "no &lt;b&gt;such&lt;/b&gt; file</p>" in with_messages(fail)("x")
+    assert "20,001 characters" in with_messages(lambda text: text)("x" * (MAX_CHARACTERS + 1))
     with pytest.raises(ZeroDivisionError):  # a mistake in the program
         with_messages(lambda: 1 / 0)()
     assert lines_of(" a\n\nb \na\n") == ["a", "b"] and lines_of(None) == []
