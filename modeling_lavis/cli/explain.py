@@ -8,7 +8,7 @@ from typing import Any
 from modeling_lavis.cli.options import add_model_options, non_empty_text, open_model
 from modeling_lavis.cli.output import Results, UsageError, check_output_file, one_line
 
-_METHODS = ("gradcam", "rollout", "attention")
+_METHODS = ("gradcam", "relevance", "rollout", "attention")
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -28,7 +28,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--text", metavar="TEXT", type=non_empty_text, help="text, question or prompt (without one: a caption)"
     )
     parser.add_argument(
-        "--target", metavar="TARGET", help="what is scored: match, mismatch, a class, an answer, a caption"
+        "--target", metavar="TARGET", help="what is scored: match, mismatch, similarity, a class, an answer, a caption"
     )
     parser.add_argument("--method", choices=_METHODS, default="gradcam", help="%(choices)s (%(default)s)")
     parser.add_argument("--layer", metavar="N", type=int, help="layer, from 0 (that of the family's paper)")

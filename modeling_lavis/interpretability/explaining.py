@@ -4,6 +4,7 @@
 Shapes: K words, M pictures, T text tokens, P patches, H rows and W columns of the patch grid.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from modeling_lavis.interpretability.explanation import Explanation
+from modeling_lavis.interpretability.query_routes import QFormerRoute
 from modeling_lavis.interpretability.recording import (
     AttentionRecord,
     Relate,
@@ -21,7 +23,7 @@ from modeling_lavis.interpretability.recording import (
     grad_cam,
     recorded_attention,
 )
-from modeling_lavis.interpretability.routes import QFormerRoute, Route, patch_grid
+from modeling_lavis.interpretability.routes import Combine, add, average, patch_grid
 from modeling_lavis.interpretability.scores import Scored, find_task
 from modeling_lavis.models.image_conversion import (
     apply_exif_orientation,
@@ -33,8 +35,9 @@ from modeling_lavis.models.image_conversion import (
 )
 from modeling_lavis.pipelines.loading import unwrap_adapters
 
-Method = Literal["gradcam", "rollout", "attention"]
-METHODS: tuple[Method, ...] = ("gradcam", "rollout", "attention")
+Method = Literal["gradcam", "relevance", "rollout", "attention"]
+METHODS: tuple[Method, ...] = ("gradcam", "relevance", "rollout", "attention")
+_OVER_LAYERS = {"relevance": add, "rollout": average}
 
 
 def explain(
@@ -67,15 +70,17 @@ def explain(
             that of the processor. A head for pretraining writes a caption if there is none.
         method (`str`, *optional*, defaults to `"gradcam"`): `"gradcam"`, attention weights times the positive part of
             the gradient of the score (https://arxiv.org/abs/1610.02391; ALBEF, section 6.3,
-            https://arxiv.org/abs/2107.07651); `"rollout"`, attention rolled out over all layers
-            (https://arxiv.org/abs/2005.00928); or `"attention"`, the attention weights of one layer. The last two do
-            not depend on the score.
-        target (`str` or `int`, *optional*): what is scored: `"match"` (the default) or `"mismatch"`; a class, by name
-            or number, by default the most likely one; an answer or a caption, by default the one that the model
-            generates with three beams.
+            https://arxiv.org/abs/2107.07651); `"relevance"`, the same weights of all layers, of the image encoder, too,
+            one after the other (https://arxiv.org/abs/2103.15679, without its normalization); `"rollout"`, attention
+            rolled out over all layers (https://arxiv.org/abs/2005.00928); or `"attention"`, the attention weights of
+            one layer. The last two do not depend on the score.
+        target (`str` or `int`, *optional*): what is scored: `"match"` (the default), `"mismatch"`, or `"similarity"`,
+            the cosine of the features, with one map for the whole text; a class, by name or number, by default the most
+            likely one; an answer or a caption, by default the one that the model generates with three beams.
         layer (`int`, *optional*): layer of the text encoder, decoder or Q-Former, counted from 0. By default that of
             the family's paper: the third fusion layer of ALBEF; the corresponding one of ALPRO; the eighth of 12 layers
-            for BLIP, as in LAVIS; the last layer of the Q-Former with cross-attention. Not for rollout.
+            for BLIP, as in LAVIS; the last layer of the Q-Former with cross-attention; for similarities the last block
+            of the image encoder. Not for relevance and rollout.
 
     Returns:
         [`Explanation`].
@@ -99,10 +104,11 @@ def explain(
         raise ValueError(f"method is {method!r}; expected one of {', '.join(map(repr, METHODS))}.")
     if text is not None and not isinstance(text, str):
         raise ValueError(f"text is {text!r}; expected one string.")
-    if method == "rollout" and layer is not None:
-        raise ValueError(f"layer is {layer}, but rollout uses all layers; leave it out.")
+    over_layers = method in _OVER_LAYERS
+    if over_layers and layer is not None:
+        raise ValueError(f"layer is {layer}, but {method} uses all layers; leave it out.")
     head = unwrap_adapters(model)
-    with_gradient = method == "gradcam"
+    with_gradient = method in ("gradcam", "relevance")
     # tensors that are made in inference mode could not get gradients
     with torch.inference_mode(False), torch.set_grad_enabled(with_gradient), evaluation_mode(head):
         pixels, pictures = _open_pictures(head, processor, image)
@@ -110,15 +116,16 @@ def explain(
         pixels = {name: values.to(head.device).requires_grad_(with_gradient) for name, values in pixels.items()}
         task = find_task(head, processor, pixels, text, target)
         if layer is None:
-            layer = None if method == "rollout" else task.route.default_layer
+            layer = None if over_layers else task.route.default_layer
         elif layer not in task.route.layers:
             raise ValueError(
                 f"Layer {layer} of {type(head).__name__} does not lead to the image; choose one of {task.route.layers}."
             )
-        with recorded_attention(task.route.encoders(layer is None), keep_graph=with_gradient) as record:
+        with recorded_attention(task.route.encoders(over_layers), keep_graph=with_gradient) as record:
             scored = task.run(record)
-            grids, overall = _word_maps(task.route, record, scored, layer)
-            queries = _query_maps(task.route, record, scored, layer)
+            maps = partial(_token_maps, task.route, record, layer, _OVER_LAYERS.get(method))
+            grids, overall = _word_maps(scored, maps, with_gradient)
+            queries = maps(_total(scored), by_query=True) if isinstance(task.route, QFormerRoute) else None
     grid = patch_grid(head, next(iter(pixels.values())), grids.shape[-1])
     shared: dict[str, Any] = {
         "pictures": pictures,
@@ -137,32 +144,39 @@ def explain(
     return Explanation(words, grids.unflatten(-1, grid), overall.unflatten(-1, grid), queries=by_query, **shared)
 
 
-def _relate(score: Tensor, record: AttentionRecord) -> Relate:
-    return partial(grad_cam, score) if record.keep_graph else as_recorded
+def _token_maps(
+    route: Any,
+    record: AttentionRecord,
+    layer: int | None,
+    combine: Combine | None,
+    score: Tensor,
+    by_query: bool = False,
+) -> Tensor:
+    """Maps of text tokens `(M, T, P)`, or of query tokens, by the gradient of a score where the method has one."""
+    relate: Relate = partial(grad_cam, score) if record.keep_graph else as_recorded
+    if combine is None:
+        return (route.by_query if by_query else route.attended)(record, relate, layer)
+    matrices = dict(zip(record, relate(*record.values()), strict=True))
+    return (route.rolled_out_by_query if by_query else route.rolled_out)(matrices, combine)
 
 
-def _word_maps(route: Route, record: AttentionRecord, scored: Scored, layer: int | None) -> tuple[Tensor, Tensor]:
+def _word_maps(scored: Scored, maps: Callable[[Tensor], Tensor], with_gradient: bool) -> tuple[Tensor, Tensor]:
     """Maps of the words `(K, M, P)`, means over their tokens, and the mean over the tokens of all words `(M, P)`."""
-    made: dict[int, Tensor] = {}  # words that share a score share the maps of the tokens
+    made: dict[int, Tensor] = {}  # words that share a score share the maps of the tokens, without gradients all do
     sums = []
     for word, derived in zip(scored.words, scored.derived, strict=True):
-        key = id(derived) if record.keep_graph else 0
+        key = id(derived) if with_gradient else 0
         if key not in made:
-            made[key] = (
-                route.rolled_out(record) if layer is None else route.attended(record, _relate(derived, record), layer)
-            )
+            made[key] = maps(derived)
         sums.append(made[key][:, list(word.tokens)].sum(dim=1))
     counts = torch.tensor([len(word.tokens) for word in scored.words])
     total = torch.stack(sums)
     return total / counts[:, None, None], total.sum(dim=0) / counts.sum()
 
 
-def _query_maps(route: Route, record: AttentionRecord, scored: Scored, layer: int | None) -> Tensor | None:
-    """Maps of the query tokens `(M, Q, P)`, for the score of all words; `None` for models without query tokens."""
-    if not isinstance(route, QFormerRoute):
-        return None
-    score = torch.stack(list({id(derived): derived for derived in scored.derived}.values())).sum()
-    return route.by_query(record, _relate(score, record), layer)
+def _total(scored: Scored) -> Tensor:
+    """The score of all words together."""
+    return torch.stack(list({id(derived): derived for derived in scored.derived}.values())).sum()
 
 
 def _open_pictures(head: Any, processor: Any, image: Any) -> tuple[dict[str, Tensor], list[PIL.Image.Image]]:

@@ -34,9 +34,9 @@ class Explanation:
         pictures (`list[PIL.Image.Image]`): the M pictures: the image, the two images, or the frames that the model saw.
         score (`float`): the score that is explained.
         score_name (`str`): what the score is.
-        target (`str`): what is scored: `"match"`, a class, an answer or a caption.
-        method (`str`): `"gradcam"`, `"rollout"` or `"attention"`.
-        layer (`int`, *optional*): the layer that the maps are made of; `None` for rollout, which uses all.
+        target (`str`): what is scored: `"match"`, a class, an answer or a caption, for instance.
+        method (`str`): `"gradcam"`, `"relevance"`, `"rollout"` or `"attention"`.
+        layer (`int`, *optional*): the layer that the maps are made of; `None` for methods that use all layers.
         queries (`Explanation`, *optional*): for BLIP-2, maps of the query tokens, through which words see the image.
     """
 

@@ -125,15 +125,16 @@ def grad_cam(score: Tensor, *weights: Tensor) -> list[Tensor]:
             "Grad-CAM needs gradients, but all parameters that the attention depends on are frozen; call "
             "requires_grad_() on the pixel values or on the text encoder."
         )
-    needed = [attention for attention in weights if attention.requires_grad]
-    found = torch.autograd.grad(score * _GRADIENT_SCALE, needed, retain_graph=True, allow_unused=True)
-    gradients = iter(found)
+    # A module may return another view of the weights than it computes with, which has no gradient.
+    used = [attention if attention._base is None else attention._base for attention in weights]
+    needed = [attention for attention in used if attention.requires_grad]
+    found = iter(torch.autograd.grad(score * _GRADIENT_SCALE, needed, retain_graph=True, allow_unused=True))
     maps = []
-    for attention in weights:
-        gradient = next(gradients) if attention.requires_grad else None
+    for attention, source in zip(weights, used, strict=True):
+        gradient = next(found) if source.requires_grad else None
         if gradient is None:  # the score does not depend on it
-            gradient = torch.zeros_like(attention)
-        positive = (gradient.float() / _GRADIENT_SCALE).clamp(min=0)
+            gradient = torch.zeros_like(source)
+        positive = (gradient.float() / _GRADIENT_SCALE).clamp(min=0).view_as(attention)
         maps.append((attention.detach().float() * positive).mean(dim=-3).cpu())
     return maps
 

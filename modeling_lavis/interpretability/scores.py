@@ -12,19 +12,16 @@ import torch
 from torch import Tensor
 
 from modeling_lavis.evaluation.generating import best_sequences, with_newline
+from modeling_lavis.interpretability.query_routes import LanguageModelRoute, QFormerRoute, QueryFeatureRoute
 from modeling_lavis.interpretability.recording import AttentionRecord
-from modeling_lavis.interpretability.routes import (
-    CrossAttentionRoute,
-    LanguageModelRoute,
-    QFormerRoute,
-    Route,
-    VideoRoute,
-)
+from modeling_lavis.interpretability.routes import CrossAttentionRoute, ImageRoute, Route
+from modeling_lavis.interpretability.video_routes import VideoFeatureRoute, VideoRoute
 from modeling_lavis.interpretability.words import Word, find_words
 
 #: answers and captions that are not given are generated with these options, as published
 _GENERATION = {"num_beams": 3, "max_new_tokens": 30, "do_sample": False}
 _MATCHES = ("mismatch", "match")
+SIMILARITY = "similarity"
 # Token types of a record, from the names of a language model's outputs.
 _LANGUAGE_ATTENTION = {
     False: {"attentions": "decoder"},
@@ -84,6 +81,8 @@ def find_task(
         ValueError: the head has no score to explain, or text or target do not fit it.
     """
     given = (model, processor, pixels, text, target)
+    if hasattr(model, "vision_proj") and (target == SIMILARITY or not hasattr(model, "itm_head")):
+        return _similarity(*given)
     has_decoder, has_encoder = hasattr(model, "text_decoder"), hasattr(model, "text_encoder")
     if hasattr(model, "itm_head") and (text is not None or not model.can_generate()):
         return _matching(*given)
@@ -96,8 +95,8 @@ def find_task(
     if model.can_generate():
         return _caption(*given)
     raise ValueError(
-        f"{type(model).__name__} has no score to explain; expected a head for retrieval, pretraining, captions, "
-        "answers or classification of the same family."
+        f"{type(model).__name__} has no score to explain; expected a head for features, retrieval, pretraining, "
+        "captions, answers or classification."
     )
 
 
@@ -132,8 +131,8 @@ def _matching(model: Any, processor: Any, pixels: Any, text: str | None, target:
     target = "match" if target is None else target
     if target not in _MATCHES:
         raise ValueError(
-            f"target is {target!r}; {type(model).__name__} scores whether a text matches, expected 'match' or "
-            "'mismatch'."
+            f"target is {target!r}; {type(model).__name__} scores whether a text matches, expected 'match', "
+            "'mismatch' or 'similarity'."
         )
     tokens = _tokenize(model, processor, text)
     words = _words_read(processor, tokens, text)
@@ -145,6 +144,23 @@ def _matching(model: Any, processor: Any, pixels: Any, text: str | None, target:
         return Scored(float(logits.detach().softmax(dim=-1)[index]), words, [logits[index]] * len(words))
 
     return Task(text_route(model), target, f"probability of a {target}", run)
+
+
+def _similarity(model: Any, processor: Any, pixels: Any, text: str | None, target: Any) -> Task:
+    if target not in (None, SIMILARITY):
+        raise ValueError(f"target is {target!r}; {type(model).__name__} has a similarity alone, expected 'similarity'.")
+    tokens = _tokenize(model, processor, text)
+    is_video, has_qformer = "video" in model.input_modalities, hasattr(model, "qformer")
+    image_features = model.get_video_features if is_video else model.get_image_features
+    route: Route = (VideoFeatureRoute if is_video else QueryFeatureRoute if has_qformer else ImageRoute)(model)
+
+    def run(record: AttentionRecord) -> Scored:
+        # the texts first, because the attention of the last pass is kept, and one of BLIP-2's encoders makes both
+        features = model.get_text_features(**tokens).pooler_output
+        cosine = model.compare_features(image_features(**pixels).pooler_output, features)[0, 0].float()
+        return Scored(float(cosine.detach()), [Word(str(text), (0,))], [cosine])
+
+    return Task(route, SIMILARITY, "cosine similarity of the features", run)
 
 
 def _classification(model: Any, processor: Any, pixels: Any, text: str | None, target: Any) -> Task:
@@ -216,7 +232,7 @@ def _caption(model: Any, processor: Any, pixels: Any, text: str | None, target: 
     route: Route = (
         QFormerRoute(model, model.config.num_query_tokens, is_generated=True)
         if has_qformer
-        else (CrossAttentionRoute(model, model.text_decoder.bert))
+        else CrossAttentionRoute(model, model.text_decoder.bert, is_generated=True)
     )
     return Task(route, _joined(words), "mean log-probability of the caption's tokens", run)
 

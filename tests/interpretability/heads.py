@@ -69,6 +69,10 @@ HEADS: dict[str, tuple[Case, Any, str | None, Any]] = {
     "blip-2 retrieval": (lavis_blip_2_cases.RETRIEVAL, "one", TEXT, None),
     "blip-2 captions": (lavis_blip_2_cases.PRETRAINING, "one", None, TEXT),
     "alpro retrieval": (alpro_cases.RETRIEVAL, "video", TEXT, None),
+    "albef features": (albef_cases.FEATURES, "one", TEXT, None),
+    "blip similarity": (lavis_blip_cases.RETRIEVAL, "one", TEXT, "similarity"),
+    "blip-2 features": (lavis_blip_2_cases.FEATURES, "one", TEXT, None),
+    "alpro similarity": (alpro_cases.RETRIEVAL, "video", TEXT, "similarity"),
     "alpro answering": (alpro_cases.ANSWERING, "video", TEXT, 3),
 }
 LANGUAGE_MODELS = ("opt", "t5")

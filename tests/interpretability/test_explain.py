@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-import modeling_lavis
 from modeling_lavis import explain
 from modeling_lavis.interpretability import gradcam
 from tests.interpretability.heads import HEIGHT, NAMES, TEXT, WIDTH, Head, make_head
@@ -21,7 +20,7 @@ from tests.models.alpro_cases import FRAMES
 from tests.models.lavis_blip_2_cases import QUERIES
 from tests.models.lavis_blip_cases import PATCH, SIZE
 
-METHODS = ("gradcam", "rollout", "attention")
+METHODS = ("gradcam", "relevance", "rollout", "attention")
 SIDE = SIZE // PATCH
 Make = Callable[[str], Head]
 
@@ -50,7 +49,8 @@ def inputs_of(head: Head) -> dict[str, Tensor]:
 def test_every_head(head: Make, name: str, method: str) -> None:
     case = head(name)
     found = explain(case.model, case.processor, **case.arguments, method=method)
-    assert found.words == case.words.split()
+    is_similarity = "similarity" in name or "features" in name
+    assert found.words == ([TEXT] if is_similarity else case.words.split())
     pictures = FRAMES if name.startswith("alpro") else 2 if "nlvr" in name else 1
     assert found.grids.shape == (len(found.words), pictures, SIDE, SIDE)
     assert found.overall.shape == (pictures, SIDE, SIDE)
@@ -59,7 +59,7 @@ def test_every_head(head: Make, name: str, method: str) -> None:
     size = (SIZE, SIZE) if name.startswith("alpro") else (WIDTH, HEIGHT)
     for number, picture in enumerate(found.pictures):
         assert picture.size == size and found.map(0, number).shape == size[::-1]
-    assert found.method == method and (found.layer is None) == (method == "rollout")
+    assert found.method == method and (found.layer is None) == (method in ("relevance", "rollout"))
     has_queries = name.startswith("blip-2") or name in ("opt", "t5")
     assert (found.queries is not None) == has_queries
     if found.queries is not None:
@@ -156,9 +156,9 @@ def test_classes_by_name_and_number(head: Make) -> None:
         ("blip retrieval", {"text": None}, "reads a text beside the picture; pass text="),
         ("blip retrieval", {"text": "!"}, "has no words after cleaning"),
         ("blip retrieval", {"text": ["a"]}, "expected one string"),
-        ("blip retrieval", {"target": "dog"}, "expected 'match' or 'mismatch'"),
-        ("blip retrieval", {"method": "gradient"}, "expected one of 'gradcam', 'rollout', 'attention'"),
-        ("blip retrieval", {"method": "rollout", "layer": 1}, "rollout uses all layers"),
+        ("blip retrieval", {"target": "dog"}, "expected 'match', 'mismatch' or 'similarity'"),
+        ("blip retrieval", {"method": "gradient"}, "expected one of 'gradcam', 'relevance'"),
+        ("blip retrieval", {"method": "relevance", "layer": 1}, "relevance uses all layers"),
         ("blip retrieval", {"layer": 7}, r"Layer 7 .* choose one of \[0, 1, 2, 3\]"),
         ("albef retrieval", {"layer": 0}, r"Layer 0 .* choose one of \[1, 2, 3\]"),
         ("blip captioning", {"target": 3}, "expected the text whose probability"),
@@ -171,11 +171,22 @@ def test_errors(head: Make, name: str, options: dict[str, Any], message: str) ->
         explain(case.model, case.processor, **{**case.arguments, **options})
 
 
-def test_feature_extractors_have_no_score(head: Make) -> None:
+def test_heads_without_a_score(head: Make) -> None:
     case = head("blip retrieval")
-    model = modeling_lavis.LavisBlipModel(case.model.config)
-    with pytest.raises(ValueError, match="LavisBlipModel has no score to explain"):
-        explain(model, case.processor, case.picture, TEXT)
+    with pytest.raises(ValueError, match="LavisViTModel has no score to explain"):
+        explain(case.model.vision_model, case.processor, case.picture, TEXT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["albef features", "blip similarity", "blip-2 features"])
+def test_similarity(head: Make, name: str) -> None:
+    case = head(name)
+    inputs = inputs_of(case)
+    with torch.no_grad():
+        images = case.model.get_image_features(inputs.pop("pixel_values")).pooler_output
+        cosines = case.model.compare_features(images, case.model.get_text_features(**inputs).pooler_output)
+    found = explain(case.model, case.processor, **case.arguments)
+    assert found.score == pytest.approx(cosines.item(), abs=1e-5) and found.target == "similarity"
 
 
 def test_inference_mode_and_no_grad(head: Make) -> None:
@@ -364,6 +375,7 @@ def test_frames_share_the_map_of_their_position(head: Make, method: str) -> None
     joint = (attention * weight.clamp(min=0)).detach().mean(dim=1)[0, 1 : length - 1, length + 1 :]
     assert_maps_equal(found.overall.sum(dim=0).flatten(), joint.mean(dim=0))
     torch.testing.assert_close(found.shares.sum(dim=1), torch.ones(len(found.words)))
+    assert (found.shares.std(dim=1) > 1e-4).all()  # frames differ
 
 
 @pytest.mark.slow

@@ -12,8 +12,10 @@ from modeling_lavis import explain, lora_target_modules
 from modeling_lavis.embedded import embedded_images, embedded_model_path
 from tests.interpretability.heads import Head, make_head
 
-METHODS = ("gradcam", "rollout", "attention")
-methods = pytest.mark.parametrize("method", METHODS)
+METHODS = ("gradcam", "relevance", "rollout", "attention")
+#: with and without gradients, of one layer and of all
+BOTH = ("gradcam", "rollout")
+methods = pytest.mark.parametrize("method", BOTH)
 heads = pytest.mark.parametrize(
     "name", ["albef retrieval", "blip captioning", "blip-2 retrieval", "alpro retrieval", "opt"]
 )
@@ -42,7 +44,7 @@ def assert_equal(actual: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.slow
-@methods
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision(dtype: torch.dtype, method: str) -> None:
     """A trained model, because those of random weights amplify rounding."""
