@@ -12,6 +12,7 @@
 #   make check       formatting, lint and types
 #   make docs        the documentation with the API reference, in build/docs; warnings are errors
 #   make docs-serve  the same on a local port
+#   make docs-pictures  the pictures of the documentation anew; needs what test-browser needs
 #   make venv        environment with the full install, and nothing else
 
 VENV ?= .venv
@@ -47,7 +48,7 @@ LOWEST_PYTHON ?= $(firstword $(shell for candidate in python3.10 $(HOME)/.pyenv/
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-browser test-engines test-lowest release-check parity common check docs docs-serve format clean
+.PHONY: help venv demo test test-slow test-browser test-engines test-lowest release-check parity common check docs docs-serve docs-pictures format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -148,6 +149,9 @@ docs: $(STAMP_DOCS)
 
 docs-serve: docs
 	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+docs-pictures: $(STAMP_PAGE)
+	$(PAGE)/bin/python -m docs.tools.pictures
 
 format: $(STAMP_DEV)
 	$(BIN)/ruff format .

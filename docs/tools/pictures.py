@@ -21,7 +21,7 @@ from modeling_lavis.embedded import embedded_images
 TOP = Path(__file__).resolve().parents[2]
 FOLDER = TOP / "docs" / "images"
 #: largest size of a picture, in bytes
-MAX_BYTES = 60_000
+MAX_BYTES = 90_000
 _MAX_WIDTH, _COLORS = 900, 96
 
 
@@ -44,7 +44,7 @@ def search_sheet(path: Path) -> None:
     with tempfile.TemporaryDirectory() as work:
         index = str(Path(work) / "index")
         command("index", folder, "--output", index)(path)
-        command("search", index, "a person on the water", "--top-k", "4", "--sheet", "OUTPUT")(path)
+        command("search", index, "a man surfing", "--top-k", "3", "--sheet", "OUTPUT")(path)
 
 
 def page(path: Path) -> None:
@@ -68,11 +68,11 @@ def page(path: Path) -> None:
     path.write_bytes((SCREENSHOTS / "documentation.png").read_bytes())
 
 
-_SINGER = str(embedded_images()[3].path)
+_PEOPLE = embedded_images()[7]
 #: pictures by the names of their files
 PICTURES: dict[str, Callable[[Path], None]] = {
     "demo.png": command("demo", "--output", "OUTPUT"),
-    "maps.png": command("explain", _SINGER, "--text", "man singer: medium skin tone", "--output", "OUTPUT"),
+    "maps.png": command("explain", str(_PEOPLE.path), "--text", _PEOPLE.caption, "--output", "OUTPUT"),
     "search.png": search_sheet,
     "page.png": page,
 }

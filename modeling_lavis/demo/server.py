@@ -51,10 +51,10 @@ class SafeHeaders:
 
 def _forbid_downloads() -> None:
     """Keep gradio from downloading what a request names by its address, where an upload is expected."""
-    from gradio import processing_utils
+    from gradio import Error, processing_utils
 
     async def refuse(url: str) -> Any:
-        raise PermissionError(f"{url} is an address. Upload the file.")
+        raise Error(f"{url} is an address. Upload the file.", print_exception=False)
 
     processing_utils.async_ssrf_protected_get = refuse
 
