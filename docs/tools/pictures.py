@@ -21,8 +21,8 @@ from modeling_lavis.embedded import embedded_images
 TOP = Path(__file__).resolve().parents[2]
 FOLDER = TOP / "docs" / "images"
 #: largest size of a picture, in bytes
-MAX_BYTES = 90_000
-_MAX_WIDTH, _COLORS = 900, 96
+MAX_BYTES = 100_000
+_MAX_WIDTH, _COLORS = 900, 192
 
 
 def command(*words: str) -> Callable[[Path], None]:
