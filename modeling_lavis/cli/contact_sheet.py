@@ -10,7 +10,8 @@ from PIL import ImageDraw, ImageFont
 from modeling_lavis.models.image_conversion import parse_background, to_rgb
 
 _IMAGE_HEIGHT, _CELL_WIDTH, _MARGIN, _FONT_SIZE, _MAX_LINES = 128, 260, 16, 14, 2
-_BACKGROUND, TEXT, _LABEL, CORRECT, WRONG = "white", "#222222", "#777777", "#1a7f37", "#b3261e"
+_BACKGROUND, TEXT, _LABEL = "white", "#222222", "#777777"
+CORRECT, WRONG = "#0072B2", "#B34700"  # blue and orange, which the color-blind can tell apart
 
 
 class Cell(NamedTuple):
@@ -33,7 +34,7 @@ def draw(rows: Sequence[Mapping[str, Any]], columns: int = 4) -> PIL.Image.Image
     Args:
         rows (`Sequence[Mapping[str, Any]]`): one mapping per image with `file`, `name`, `caption`, `caption_is_name`,
             `best_match` and `score` (probability of the best match). A caption or match that is the name is drawn in
-            green, any other in red.
+            blue, any other in orange.
         columns (`int`, *optional*, defaults to 4): maximum number of images per row.
 
     Returns:

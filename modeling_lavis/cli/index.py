@@ -2,7 +2,6 @@
 """`modeling-lavis index`: an index of a collection on disk, for `search`."""
 
 import argparse
-import sys
 from typing import Any
 
 from modeling_lavis.cli.jobs import JOB_INPUTS, add_reading_options, given_job_options
@@ -61,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
                 index=args.index,
                 memory=None if args.memory is None else int(args.memory * 2**30),
                 batch_size=args.batch_size,
-                progress=sys.stderr,
+                progress=True,
                 **options,
             )
         except ValueError as error:

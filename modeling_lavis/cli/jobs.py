@@ -2,7 +2,6 @@
 """`--output` of the verbs that work on collections: a job that can be interrupted and goes on."""
 
 import argparse
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,16 +105,16 @@ def run_job(args: argparse.Namespace, verb: str, pipe: Any, call: Mapping[str, A
     options = given_job_options(args)
     try:
         summary = run(
-            verb, list(args.inputs), pipe, args.output, call, batch_size=args.batch_size, progress=sys.stderr, **options
+            verb, list(args.inputs), pipe, args.output, call, batch_size=args.batch_size, progress=True, **options
         )
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     return print_summary(summary, args.json)
 
 
 def print_summary(summary: Any, as_json: bool) -> int:
     """Print the summary of a job, and return the exit status: 1 if an input failed."""
-    from modeling_lavis.jobs.progress import duration
+    from modeling_lavis.progress import duration
 
     results = Results(as_json)
     text = f"{one_line(summary.output)}: {summary.written} of {summary.inputs} inputs"

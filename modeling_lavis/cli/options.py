@@ -350,6 +350,8 @@ def silence_libraries() -> None:
     Silence transformers' messages about loading, the retries of huggingface_hub, and PIL's warnings about images that
     it can read.
     """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import enable_progress_bars
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
@@ -357,6 +359,8 @@ def silence_libraries() -> None:
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     hub_logging.set_verbosity_error()
+    if not constants.HF_HUB_DISABLE_PROGRESS_BARS:
+        enable_progress_bars()  # those of downloads, which transformers disables together with its own
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 

@@ -3,17 +3,18 @@
 
 import functools
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from modeling_lavis.jobs.columns import ItemMaker
 from modeling_lavis.jobs.identity import model_identity
 from modeling_lavis.jobs.items import WHOLE, Shard
-from modeling_lavis.jobs.journal import JobError, Journal
-from modeling_lavis.jobs.opening import open_source
+from modeling_lavis.jobs.journal import FILES, JOB, JobError, Journal
+from modeling_lavis.jobs.opening import missing_arguments, open_source
 from modeling_lavis.jobs.runner import Summary, job_folder, restart_job, run_job
 from modeling_lavis.jobs.shards import WebDataset
 from modeling_lavis.jobs.sinks import JsonLines, Metadata, Parquet, Sink, TextFiles, with_kept
@@ -22,6 +23,7 @@ from modeling_lavis.jobs.tasks import TASKS, Task
 from modeling_lavis.jobs.work import Worker
 from modeling_lavis.pipelines.base import LavisPipeline
 from modeling_lavis.pipelines.loading import input_modality, load
+from modeling_lavis.progress import Shown
 
 FORMATS: Mapping[str, type[Sink]] = {
     "jsonl": JsonLines,
@@ -60,7 +62,8 @@ class JobOptions:
         shard (`str`, *optional*): `"i/n"` for the i-th of n parts of the data, each of which is a job of its own.
         samples_per_shard (`int`, *optional*, defaults to 10,000): samples per shard of WebDataset output.
         restart (`bool`, *optional*, defaults to `False`): remove what an earlier run wrote, and begin again.
-        progress (`TextIO`, *optional*): where progress is written, such as `sys.stderr`.
+        progress (`bool` or `TextIO`, *optional*): whether or where progress is shown, see
+            `modeling_lavis.progress.Progress`; by default on a terminal.
     """
 
     output_format: str | None = None
@@ -77,7 +80,7 @@ class JobOptions:
     shard: str | None = None
     samples_per_shard: int = 10_000
     restart: bool = False
-    progress: TextIO | None = None
+    progress: Shown = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "block_size", "num_workers", "samples_per_shard"):
@@ -210,8 +213,9 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
     task, given, maker = prepare(verb, pipe, given, job)
     if output is None:
         return _records(data, maker, task, make_worker(pipe, task, given, job), job)
-    make_source = functools.partial(open_job_source, data, maker, job=job, optional=task.optional)
-    return run_task(task, pipe, given, data, output, job, make_source)
+    own = own_files(output, job)
+    make_source = functools.partial(open_job_source, data, maker, job=job, optional=task.optional, own=own)
+    return run_task(task, pipe, given, data, output, job, make_source, f"{maker.modality}s")
 
 
 def run_task(
@@ -222,6 +226,7 @@ def run_task(
     output: str | os.PathLike,
     job: JobOptions,
     make_source: Callable[[Path], Source],
+    unit: str = "images",
 ) -> Summary:
     """
     Run the job of a task that writes an output.
@@ -235,23 +240,22 @@ def run_task(
         job ([`JobOptions`]): options.
         make_source (`Callable`): function from the path of the list of files to the source of the data. The list is
             there if the job has begun before.
+        unit (`str`, *optional*, defaults to `"images"`): what the inputs are called in the progress.
     """
     worker = make_worker(pipe, task, given, job)
     sink = make_sink(Path(output), task, data, job)
-    folder = sink.folder
     if job.restart:
-        restart_job(sink, FORMATS)
-    if not (folder / "job.json").exists():
+        restart_job(sink, FORMATS, functools.partial(check_inputs, data, make_source))
+    is_new = not (sink.folder / JOB).exists()
+    if is_new:
         sink.check()  # before anything is written
-    journal = Journal(folder)
+    journal = Journal(sink.folder)
     try:
-        if not (
-            folder / "job.json"
-        ).exists():  # a list without a job is that of a command that was killed while it began
-            (folder / "files.jsonl").unlink(missing_ok=True)
-        source = make_source(folder / "files.jsonl")
+        source = make_source(sink.folder / FILES)
     except BaseException:
         journal.close()
+        if is_new:
+            shutil.rmtree(sink.folder, ignore_errors=True)
         raise
     return run_job(
         source=source,
@@ -262,8 +266,27 @@ def run_task(
         block_size=job.rows_per_block,
         shard=job.part,
         progress=job.progress,
-        unit=f"{input_modality(pipe.model)}s",
+        unit=unit,
     )
+
+
+def check_inputs(data: Any, make_source: Callable[[Path], Source]) -> None:
+    """
+    Check that the inputs of a job are there, before the output of an earlier one is removed.
+
+    Args:
+        data: what the user gave.
+        make_source (`Callable`): see [`run_task`].
+
+    Raises:
+        FileNotFoundError: a path, a glob or a list names nothing. ValueError, OSError: the inputs cannot be used.
+    """
+    if missing := missing_arguments(data):
+        raise FileNotFoundError(f"{missing[0]} does not exist. Nothing was removed; give inputs that are there.")
+    with tempfile.TemporaryDirectory() as scratch:
+        source = make_source(Path(scratch) / FILES)
+        if isinstance(source, FileList) and (error := source.only_error()):
+            raise FileNotFoundError(f"{error} Nothing was removed; give inputs that are there.")
 
 
 def open_pipeline(verb: str, model: Any, job: JobOptions) -> LavisPipeline:
@@ -354,26 +377,32 @@ def _is_json(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float, bool))
 
 
+def own_files(output: str | os.PathLike, job: JobOptions) -> list[Path]:
+    """Files that a job writes where its inputs may be, and which are none of them."""
+    path = Path(output)
+    return [path, path / "metadata.jsonl"] if job.output_format == "metadata" else [path]
+
+
 def open_job_source(
     data: Any,
     maker: ItemMaker,
     list_path: Path,
     job: JobOptions,
     optional: Collection[str] = (),
-    others: Sequence[Path] = (),
+    own: Sequence[Path] = (),
 ) -> Source:
     """
     The source of a job's data, as [`open_source`] gives it.
 
     Args:
-        data, maker, list_path, others: see [`open_source`].
+        data, maker, list_path, own: see [`open_source`].
         job ([`JobOptions`]): options of the job.
         optional (`Collection[str]`, *optional*): texts of `maker` that files without columns may lack.
 
     Raises:
         ValueError: options or texts of the task are about columns, and the data are files without any.
     """
-    source = open_source(data, maker, list_path, others)
+    source = open_source(data, maker, list_path, own)
     unused = [name for name in ("columns", "media_root", "keep") if getattr(job, name)]
     if isinstance(source, FileList) and unused:
         raise ValueError(
@@ -402,10 +431,12 @@ __all__ = [
     "Summary",
     "answer",
     "caption",
+    "check_inputs",
     "embed",
     "match",
     "open_job_source",
     "output_identity",
+    "own_files",
     "run",
     "run_task",
 ]

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What identifies a model, so that a job does not go on with another one."""
+"""What identifies a model and rows in memory, so that a job does not go on with others."""
 
 import json
+import os
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import torch
 
 _SAMPLES = 64  # numbers of each tensor that are compared
@@ -46,4 +50,29 @@ def _digest(value: Any) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
-__all__ = ["model_identity"]
+def rows_digest(rows: Iterable[Any]) -> str:
+    """Digest of images or rows in memory. Images that are not loaded yet are identified by the names of their files."""
+    digest = sha256()
+    for row in rows:
+        digest.update(json.dumps(row, default=_identified, skipkeys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def _identified(value: Any) -> Any:
+    """What stands for a value that JSON does not have."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, PIL.Image.Image):
+        name = getattr(value, "filename", "")
+        return [value.mode, value.size, str(name) if name else sha256(value.tobytes()).hexdigest()]
+    if isinstance(value, (bytes, bytearray)):
+        return sha256(value).hexdigest()
+    if isinstance(value, (np.ndarray, np.generic, torch.Tensor)):
+        array = value.detach().cpu().float().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        return [array.shape, str(array.dtype), sha256(array.tobytes()).hexdigest()]
+    return type(value).__name__
+
+
+__all__ = ["model_identity", "rows_digest"]

@@ -164,7 +164,7 @@ class Worker:
         found: dict[int, Any] = {}
         with _seeded(self.seed, batch.block.position, batch.number, self.pipe.device):
             for places in groups.values():
-                found.update(zip(places, self._compute([prepared[place] for place in places])))
+                found.update(zip(places, self._compute([prepared[place] for place in places]), strict=True))
         for place, index in enumerate(batch.indices):
             item, result = batch.block.items[index], found.get(place, prepared[place])
             if isinstance(result, Failure):

@@ -32,6 +32,7 @@ from modeling_lavis.evaluation.retrieval import (
 from modeling_lavis.pipelines.base import LavisPipeline, is_positive, stack_pixel_values
 from modeling_lavis.pipelines.inputs import Failure, run_batches
 from modeling_lavis.pipelines.loading import unwrap_adapters
+from modeling_lavis.progress import Shown, with_progress
 
 Kind = Literal["image", "video", "text"]
 _TIME_RANGE = ("start", "end")
@@ -159,6 +160,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         num_workers: int | None = None,
         keep_states: bool = True,
         on_error: str = "raise",
+        progress: Shown = None,
     ) -> RetrievalIndex:
         """
         Encode a collection of images or of texts once, for many queries.
@@ -173,11 +175,13 @@ class ImageTextRetrievalPipeline(LavisPipeline):
                 features are kept, about 1 kB per item.
             on_error (`str`, *optional*, defaults to `"raise"`): with `"return"`, images that cannot be loaded are left
                 out and listed in `failures`.
+            progress (`bool` or `TextIO`, *optional*): whether or where progress is shown, see
+                `modeling_lavis.progress.Progress`; by default on a terminal.
 
         Returns:
             [`RetrievalIndex`].
         """
-        return self._make_index(images, texts, batch_size, num_workers, keep_states, on_error)
+        return self._make_index(images, texts, batch_size, num_workers, keep_states, on_error, progress)
 
     def _make_index(
         self,
@@ -187,6 +191,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         num_workers: int | None = None,
         keep_states: bool = True,
         on_error: str = "raise",
+        progress: Shown = None,
     ) -> RetrievalIndex:
         if (images is None) == (texts is None):
             raise ValueError(f"An index needs either {self.modality}s= or texts=.")
@@ -204,7 +209,9 @@ class ImageTextRetrievalPipeline(LavisPipeline):
             batch_size, num_workers = self._loader_options(batch_size, num_workers)
         items, features, states, failures = [], [], [], []
         encode = functools.partial(self._encode_items, keep_states=keep_states)
-        for result in run_batches(entries, prepare, encode, batch_size, num_workers):
+        results = run_batches(entries, prepare, encode, batch_size, num_workers)
+        total = len(entries) if hasattr(entries, "__len__") else None
+        for result in with_progress(results, total, unit=f"{kind}s", shown=progress):
             if isinstance(result, Failure):
                 failures.append((result.item, result.message))
                 continue

@@ -149,7 +149,7 @@ def build_index(
         _clean(features, done)  # what a process that was killed after it had merged its job may have left
         task = Task("index", TASKS, (), functools.partial(_vector_record, pipe.modality))
         make_source = functools.partial(_changed_files, data, maker, job=job, known=known)
-        made = run_task(task, _Encoder(pipe), {}, data, features, job, make_source)
+        made = run_task(task, _Encoder(pipe), {}, data, features, job, make_source, f"{pipe.modality}s")
         journal = Path(made.failures)
         with whole_file(folder / FAILURES) as partial:
             partial.write_bytes(journal.read_bytes() if journal.exists() else b"")

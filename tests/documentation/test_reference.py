@@ -51,6 +51,7 @@ def test_nothing_has_two_entries() -> None:
         ("modeling_lavis.evaluation.retrieval_rows", set()),
         ("modeling_lavis.interpretability", set()),
         ("modeling_lavis.jobs", set()),
+        ("modeling_lavis.plots", set()),
         ("modeling_lavis.search", set()),
         ("modeling_lavis.models.outputs", {"IGNORE_INDEX", "as_video_fields", "recorded_fields", "vision_fields"}),
         ("modeling_lavis.training", set()),
