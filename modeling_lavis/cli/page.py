@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import Any
 
-from modeling_lavis.cli.options import DTYPES, _open, embedded_model, non_empty_text, positive_int
+from modeling_lavis.cli.options import DTYPES, embedded_model, non_empty_text, open_with, positive_int
 from modeling_lavis.cli.output import UsageError, warn
 
 
@@ -95,7 +95,7 @@ def open_page_model(name: str, args: argparse.Namespace) -> Any:
     from modeling_lavis.demo.models import load_page_model
 
     one = argparse.Namespace(**{**vars(args), "model": name})
-    return _open(one, lambda model, dtype: load_page_model(model, args.device, dtype))
+    return open_with(one, lambda model, dtype: load_page_model(model, args.device, dtype))
 
 
 def _interrupt(number: int, frame: Any) -> None:

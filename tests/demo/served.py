@@ -215,11 +215,13 @@ class Browser:
     def screenshot(self, name: str) -> None:
         """Keep a picture of the whole page."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        size = self.driver.execute_script(
-            "const e = document.scrollingElement; return [e.scrollWidth, Math.max(e.scrollHeight, innerHeight)]"
+        width, whole, height = self.driver.execute_script(
+            "const page = document.scrollingElement; return [page.scrollWidth, page.scrollHeight, innerHeight]"
         )
-        clip = {"x": 0, "y": 0, "width": size[0], "height": min(size[1], 4000), "scale": 1}
-        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
+        clip = {"x": 0, "y": 0, "width": width, "height": min(max(whole, height), 4000), "scale": 1}
+        shot = self.driver.execute_cdp_cmd(
+            "Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": clip["height"] > height}
+        )
         (SCREENSHOTS / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
 
     def requested(self) -> set[str]:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import zlib
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -170,7 +171,8 @@ def test_files_that_are_no_images(page: Server, browser: Browser, tmp_path: Path
     (tmp_path / "text.png").write_text("this is no image")
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
     bomb = bytearray(content)
-    bomb[16:24] = (60_000).to_bytes(4, "big") * 2  # the size in the header
+    bomb[16:24] = (60_000).to_bytes(4, "big") * 2  # the size in the header, and its checksum
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
     (tmp_path / "bomb.png").write_bytes(bomb)
     huge.save(tmp_path / "huge.png")
     assert (tmp_path / "huge.png").stat().st_size > 2**20
