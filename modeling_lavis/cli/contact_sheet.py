@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contact sheets of images with texts below them."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import PIL.Image
 from PIL import ImageDraw, ImageFont
 
-from modeling_lavis.models.image_conversion import parse_background, to_rgb
+from modeling_lavis.models.image_conversion import check_regular_file, open_image, parse_background, to_rgb
+from modeling_lavis.models.video_decoding import read_frames
 
 _IMAGE_HEIGHT, _CELL_WIDTH, _MARGIN, _FONT_SIZE, _MAX_LINES = 128, 260, 16, 14, 2
 _BACKGROUND, TEXT, _LABEL = "white", "#222222", "#777777"
@@ -95,6 +97,36 @@ def draw_cells(cells: Sequence[Cell], columns: int = 4) -> PIL.Image.Image:
                 canvas.text((left + indent, top), line, font=font, fill=color)
                 top += line_height
     return sheet
+
+
+def item_image(item: Any, kind: str) -> PIL.Image.Image:
+    """
+    The image of an item of a collection, or the middle frame of a video.
+
+    Args:
+        item: a path or a URL, or a row of a video with `start` and `end` in seconds.
+        kind (`str`): `"image"` or `"video"`.
+
+    Raises:
+        OSError: it cannot be read. ValueError: the video has no frame in that range.
+    """
+    if kind == "image":
+        return open_image(item)
+    row = item if isinstance(item, Mapping) else {"video": item}
+    source, start, end = row["video"], row.get("start"), row.get("end")
+    if not str(source).startswith(("http://", "https://")):
+        check_regular_file(source, "video")
+
+    def select(length: int, index_at: Callable[[float], int]) -> list[int]:
+        first = 0 if start is None else index_at(start)
+        last = length if end is None else min(index_at(end), length)
+        if last <= first:
+            raise ValueError(f"{source} has no frame between start={start} and end={end} (seconds).")
+        return [(first + last) // 2]
+
+    frames: Any = read_frames(source, select)
+    with contextlib.closing(frames):
+        return PIL.Image.fromarray(next(frames))
 
 
 def wrap(text: str, width: float, measure: Any) -> list[str]:

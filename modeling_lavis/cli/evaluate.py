@@ -21,6 +21,7 @@ from modeling_lavis.cli.options import (
     flags,
     generation_options,
     given_options,
+    natural,
     non_empty_text,
     open_pipeline,
     positive_int,
@@ -129,18 +130,6 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     retrieval.add_argument("--work-dir", metavar="DIR", help="folder in which an interrupted run continues")
     parser.set_defaults(run=run)
     return parser
-
-
-def natural(text: str) -> int:
-    """
-    Argument type of counts that may be 0.
-
-    Raises:
-        argparse.ArgumentTypeError: If `text` is not an integer from 0.
-    """
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

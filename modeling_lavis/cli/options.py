@@ -45,6 +45,18 @@ def positive_int(text: str) -> int:
     return number
 
 
+def natural(text: str) -> int:
+    """
+    Argument type of counts that may be 0.
+
+    Raises:
+        argparse.ArgumentTypeError: If `text` is not an integer from 0.
+    """
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0")
+    return int(text)
+
+
 def positive_float(text: str) -> float:
     """
     Argument type of factors.

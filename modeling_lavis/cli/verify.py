@@ -6,8 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from modeling_lavis.cli.evaluate import natural
-from modeling_lavis.cli.options import DTYPES, first_line, non_empty_text, positive_int, silence_libraries
+from modeling_lavis.cli.options import DTYPES, first_line, natural, non_empty_text, positive_int, silence_libraries
 from modeling_lavis.cli.output import Results, UsageError, check_output_file
 from modeling_lavis.cli.plots import add_plot_option, check_plot, save_plot, verification_figure
 

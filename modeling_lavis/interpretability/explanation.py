@@ -142,7 +142,7 @@ class Explanation:
             raise ValueError(f"Cannot write {os.fspath(path)!r}; expected a file name that ends in .png or .jpg.")
         drawing = self.draw(words)
         with whole_file(path) as partial, partial.open("xb") as file:
-            drawing.save(file, format=image_format)
+            drawing.save(file, format=image_format, optimize=True)
 
     def show(self, words: Sequence[str | int] | None = None) -> None:
         """Show the drawing: in a notebook below the cell, otherwise in the system's image viewer."""

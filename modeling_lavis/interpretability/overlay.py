@@ -65,7 +65,8 @@ def draw_maps(explanation: "Explanation", numbers: Sequence[int]) -> PIL.Image.I
     side = _FRAME if several else _CELL
     cells = [(_strip(explanation, None, side), "")]
     cells += [(_strip(explanation, number, side), explanation.words[number]) for number in numbers]
-    columns = 1 if several else min(_COLUMNS, len(cells))
+    # rows of about the same length
+    columns = 1 if several else -(-len(cells) // -(-len(cells) // _COLUMNS))
     width, height = (max(picture.size[axis] for picture, _ in cells) for axis in (0, 1))
     font = load_font(_FONT_SIZE)
     title = f"{explanation.target}: {explanation.score_name} {explanation.score:.3f}"

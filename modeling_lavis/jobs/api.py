@@ -227,6 +227,7 @@ def run_task(
     job: JobOptions,
     make_source: Callable[[Path], Source],
     unit: str = "images",
+    sink: Sink | None = None,
 ) -> Summary:
     """
     Run the job of a task that writes an output.
@@ -241,9 +242,10 @@ def run_task(
         make_source (`Callable`): function from the path of the list of files to the source of the data. The list is
             there if the job has begun before.
         unit (`str`, *optional*, defaults to `"images"`): what the inputs are called in the progress.
+        sink (`Sink`, *optional*): what writes results; by default that of the output format.
     """
     worker = make_worker(pipe, task, given, job)
-    sink = make_sink(Path(output), task, data, job)
+    sink = sink or make_sink(Path(output), task, data, job)
     if job.restart:
         restart_job(sink, FORMATS, functools.partial(check_inputs, data, make_source))
     is_new = not (sink.folder / JOB).exists()
@@ -367,7 +369,7 @@ def identity(verb: str, pipe: Any, given: Mapping[str, Any], data: Any, sink: Si
 
 def output_identity(sink: Sink, samples_per_shard: int) -> dict[str, Any]:
     """What identifies the form of an output."""
-    kind = next(name for name, form in FORMATS.items() if isinstance(sink, form))
+    kind = next((name for name, form in FORMATS.items() if isinstance(sink, form)), type(sink).__name__)
     return {"output_format": kind, **({"samples_per_shard": samples_per_shard} if kind == "webdataset" else {})}
 
 

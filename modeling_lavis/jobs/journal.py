@@ -23,13 +23,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from modeling_lavis.files import whole_file
+from modeling_lavis.files import lock_file, whole_file
 from modeling_lavis.jobs.items import Position
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes on one job are not noticed there
-    fcntl = None  # type: ignore[assignment]
 
 JOB, FILES = "job.json", "files.jsonl"
 _JOURNAL = "journal.jsonl"
@@ -243,18 +238,12 @@ class Journal:
 
 
 def _lock(path: Path) -> IO[bytes]:
-    file = path.open("ab")
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise JobError(
-                f"Another process works on the job in {path.parent}. Wait until it has ended, or choose another output."
-            ) from error
-        except OSError:  # a file system without locks
-            pass
-    return file
+    try:
+        return lock_file(path)
+    except BlockingIOError as error:
+        raise JobError(
+            f"Another process works on the job in {path.parent}. Wait until it has ended, or choose another output."
+        ) from error
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:

@@ -96,9 +96,11 @@ def save_figure(figure: Any, path: str | os.PathLike) -> None:
     """
     file = check_plot_file(path)
     form = file.suffix.lower().removeprefix(".")
-    metadata = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
+    options: dict[str, Any] = {"metadata": {"Date": None, "Creator": None}}
+    if form == "png":
+        options = {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
     with whole_file(file, prefix="_") as partial:  # an upload to the Hub leaves out names with an underscore
-        figure.savefig(partial, format=form, dpi=_DPI, metadata=metadata)
+        figure.savefig(partial, format=form, dpi=_DPI, **options)
 
 
 __all__ = [

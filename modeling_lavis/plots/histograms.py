@@ -8,7 +8,7 @@ import numpy as np
 
 from modeling_lavis.plots.figure import COLORS, LINES, REFERENCE, in_style, new_figure
 
-_BINS = 40
+_FEWEST_BINS, _MOST_BINS = 10, 40
 
 
 @in_style
@@ -71,7 +71,8 @@ def draw_histograms(
     everything = np.concatenate([*arrays.values(), np.empty(0)])
     if not len(everything):
         raise ValueError(f"There are no values of {label!r} to draw; expected at least one number.")
-    edges = np.histogram_bin_edges(everything, _BINS, limits)
+    bins = min(_FEWEST_BINS + len(everything) // 20, _MOST_BINS)
+    edges = np.histogram_bin_edges(everything, bins, limits)
     for number, (name, values) in enumerate(arrays.items()):
         share = 100 * np.histogram(values, edges)[0] / max(len(values), 1)
         color, line = COLORS[number % len(COLORS)], LINES[number % len(LINES)]

@@ -52,7 +52,9 @@ def differences_figure(rows: Sequence[tuple[str, float | None, bool]]) -> Any:
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
-    axes.set(xlabel="difference from the expected value, in units of what is allowed", xlim=(-_LIMIT - 0.4, _LIMIT + 1))
+    axes.set_xlim(-_LIMIT - 0.4, _LIMIT + 1)
+    # below the names, too, which may leave little room to the panel
+    figure.supxlabel("difference from the expected value, in units of what is allowed", fontsize="medium")
     return figure
 
 

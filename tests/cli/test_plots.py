@@ -69,7 +69,10 @@ def texts(axes: Any) -> list[str]:
         (["match", "x.png", "--model", "none", "--text", "a dog"], "plot.jpg", "ends in .png, .svg"),
         (["capfilt", "--captioner", "none", "--filter", "none", "--scores", "a.jsonl", "x.jsonl"], ".", "--plot is"),
         (["verify", "none", "--image", "none.png"], "plot", "--plot is"),
-        (["train", "small-captioning", "--train-data", "none", "--output", "none"], "plot.gif", "--plot is"),
+        pytest.param(
+            *(["train", "small-captioning", "--train-data", "none", "--output", "none"], "plot.gif", "--plot is"),
+            marks=pytest.mark.slow,  # its parser imports transformers
+        ),
     ],
 )
 def test_files_are_checked_first(
@@ -268,6 +271,7 @@ def test_differences_of_verify(
     assert len(bad) == 1 and bad[0][0] == -3.0 and all(abs(difference) < 1 for difference, _ in good)
 
 
+@pytest.mark.slow
 def test_values_that_were_not_measured_are_left_out() -> None:
     def entry(name: str, expected: Any, found: Any, agrees: bool | None, tolerance: float = 0.5) -> Any:
         return SimpleNamespace(

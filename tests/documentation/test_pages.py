@@ -27,6 +27,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/from-lavis.md": ("accelerate", "av", "datasets"),
     "docs/from-lavis-yaml.md": ("accelerate", "datasets", "timm"),
     "docs/hub.md": (),
+    "docs/interpretability.md": (),
     "docs/pipelines.md": ("av",),
     "docs/processors.md": (),
     "docs/recipes.md": ("timm",),
