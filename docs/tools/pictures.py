@@ -1,13 +1,16 @@
 """
 Make the pictures of the documentation: `python -m docs.tools.pictures` (`make docs-pictures`), or some of them by name.
 
-Each is what a command of the package writes, with few colors, so that the repository stays small. That of the page is a
-screenshot, which needs what `make test-browser` needs.
+Each is what a command or an example of a page writes, made small, so that the repository stays small. That of the page
+in the browser is a screenshot, which needs what `make test-browser` needs.
 """
 
 import argparse
 import contextlib
+import functools
 import io
+import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -47,12 +50,31 @@ def search_sheet(path: Path) -> None:
         command("search", index, "a man surfing", "--top-k", "3", "--sheet", "OUTPUT")(path)
 
 
-def page(path: Path) -> None:
-    """A screenshot of the page."""
+@functools.cache
+def run_examples(page: str) -> tempfile.TemporaryDirectory[str]:
+    """Run the examples of a page of the documentation, and return the folder with what they wrote."""
+    folder = tempfile.TemporaryDirectory()
+    environment = {**os.environ, "PYTHONPATH": str(TOP)}
+    words = [sys.executable, "-m", "tests.documentation.run_page", str(TOP / "docs" / page)]
+    subprocess.run(words, cwd=folder.name, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def example(page: str, name: str) -> Callable[[Path], None]:
+    """A function that copies a file that an example of a page writes."""
+
+    def make(path: Path) -> None:
+        path.write_bytes((Path(run_examples(page).name) / name).read_bytes())
+
+    return make
+
+
+def screenshot(path: Path) -> None:
+    """The page in the browser, with the map of a word."""
     from tests.demo.served import SCREENSHOTS, Browser, served
 
     with tempfile.TemporaryDirectory() as work, served(Path(work)) as server:
-        browser = Browser(width=1000, height=700)
+        browser = Browser(width=1100)
         try:
             browser.open(server.address)
             browser.tab("Matching")
@@ -62,10 +84,14 @@ def page(path: Path) -> None:
             browser.button("Match").click()
             words = browser.wait(lambda: browser.find("#matches-image .word"), "words")
             browser.driver.execute_script("arguments[0].focus()", words[1])
+            end = browser.driver.execute_script(
+                "return document.querySelector('#matches-image .maps').getBoundingClientRect().bottom + scrollY"
+            )
             browser.screenshot("documentation")
         finally:
             browser.close()
-    path.write_bytes((SCREENSHOTS / "documentation.png").read_bytes())
+    with PIL.Image.open(SCREENSHOTS / "documentation.png") as image:
+        image.crop((0, 0, image.width, min(image.height, round(end) + 12))).save(path)
 
 
 _PEOPLE = embedded_images()[7]
@@ -74,13 +100,16 @@ PICTURES: dict[str, Callable[[Path], None]] = {
     "demo.png": command("demo", "--output", "OUTPUT"),
     "maps.png": command("explain", str(_PEOPLE.path), "--text", _PEOPLE.caption, "--output", "OUTPUT"),
     "search.png": search_sheet,
-    "page.png": page,
+    "explain_match.png": example("interpretability.md", "match.png"),
+    "explain_caption.png": example("interpretability.md", "caption.png"),
+    "explain_similarity.png": example("interpretability.md", "similarity.png"),
+    "page.png": screenshot,
 }
 
 
 def shrink(path: Path) -> None:
     """
-    Give a picture few colors and a limited width.
+    Limit the width of a picture, and its colors if it is too large with all of them.
 
     Raises:
         ValueError: it is still too large.
@@ -89,7 +118,9 @@ def shrink(path: Path) -> None:
         image = opened.convert("RGB")
     if image.width > _MAX_WIDTH:
         image = image.resize((_MAX_WIDTH, round(image.height * _MAX_WIDTH / image.width)), PIL.Image.Resampling.LANCZOS)
-    image.quantize(_COLORS, dither=PIL.Image.Dither.NONE).save(path, optimize=True)
+    image.save(path, optimize=True)
+    if path.stat().st_size > MAX_BYTES:
+        image.quantize(_COLORS, dither=PIL.Image.Dither.NONE).save(path, optimize=True)
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes; expected at most {MAX_BYTES:,}.")
 

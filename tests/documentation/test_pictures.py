@@ -11,8 +11,8 @@ import pytest
 from docs.tools.pictures import FOLDER, MAX_BYTES, PICTURES, TOP, shrink
 
 PAGES = [TOP / "README.md", *TOP.glob("docs/**/*.md")]
-#: made from measurements, by `python -m benchmarks` and by `evaluate --plot` on data that are not part of the project
-MEASURED = {"retrieval_scale.png", "evaluation_retrieval.png"}
+#: made from measurements, by `python -m benchmarks`, and by `--plot` on data that are not part of the project
+MEASURED = {"retrieval_scale.png", "evaluation_retrieval.png", "training_curves.png"}
 
 
 def test_pictures_are_small_and_known() -> None:
