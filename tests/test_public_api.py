@@ -60,6 +60,7 @@ EXPECTED = {
     "check_data",
     "evaluate",
     "evaluate_retrieval",
+    "explain",
     "from_pretrained_parts",
     "list_recipes",
     "load_model",

@@ -15,10 +15,12 @@ from transformers import PreTrainedModel
 
 from modeling_lavis import explain
 from modeling_lavis.interpretability import gradcam
-from tests.interpretability.heads import HEIGHT, NAMES, TEXT, WIDTH, Head, make_head
+from tests.interpretability.heads import HEIGHT, NAMES, TEXT, WIDTH, Head, make_head, picture
 from tests.models.alpro_cases import FRAMES
+from tests.models.contract import perturb
 from tests.models.lavis_blip_2_cases import QUERIES
 from tests.models.lavis_blip_cases import PATCH, SIZE
+from tests.models.tiny_tokenizers import KINDS, tiny_model, tiny_processor
 
 METHODS = ("gradcam", "relevance", "rollout", "attention")
 SIDE = SIZE // PATCH
@@ -57,8 +59,8 @@ def test_every_head(head: Make, name: str, method: str) -> None:
     assert torch.isfinite(found.grids).all() and (found.grids >= 0).all()
     assert (found.grids.sum(dim=(1, 2, 3)) > 0).any() and not found.grids.requires_grad
     size = (SIZE, SIZE) if name.startswith("alpro") else (WIDTH, HEIGHT)
-    for number, picture in enumerate(found.pictures):
-        assert picture.size == size and found.map(0, number).shape == size[::-1]
+    for number, shown in enumerate(found.pictures):
+        assert shown.size == size and found.map(0, number).shape == size[::-1]
     assert found.method == method and (found.layer is None) == (method in ("relevance", "rollout"))
     has_queries = name.startswith("blip-2") or name in ("opt", "t5")
     assert (found.queries is not None) == has_queries
@@ -136,6 +138,34 @@ def test_generated_texts(head: Make, name: str) -> None:
     found = explain(case.model, case.processor, case.picture, case.text, method="attention")
     again = explain(case.model.train(), case.processor, case.picture, case.text, target=None)
     assert found.target == again.target and found.score == pytest.approx(again.score, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["relevance", "attention"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_language_models_of_every_kind(kind: str, method: str) -> None:
+    processor = tiny_processor(kind)
+    model = tiny_model(kind, processor).eval()
+    perturb(model)
+    for prompt in (None, "a photo of"):
+        found = explain(model, processor, picture(), prompt, target="two cats", method=method)
+        assert found.words == ["two", "cats"] and (found.grids.amax(dim=(1, 2, 3)) > 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["adds BOS (Llama)", "adds EOS (T5)"])
+def test_query_tokens_in_the_place_of_placeholders(kind: str) -> None:
+    plain, placed = tiny_processor(kind), tiny_processor(kind, num_query_tokens=QUERIES)
+    model = tiny_model(kind, plain).eval()
+    perturb(model)
+    placed.tokenizer.add_tokens(["<image>"], special_tokens=True)
+    model.resize_token_embeddings(len(placed.tokenizer))
+    options = {"text": "a photo of", "target": "two cats"}
+    expected = explain(model, plain, picture(), **options)
+    model.config.image_token_id = placed.image_token_id
+    found = explain(model, placed, picture(), **options)
+    assert found.score == pytest.approx(expected.score, abs=1e-4)
+    assert_maps_equal(found.grids, expected.grids)
 
 
 def test_classes_by_name_and_number(head: Make) -> None:
