@@ -25,8 +25,8 @@ def theme() -> Any:
         body_text_color_subdued_dark=dark,
         block_info_text_color=light,
         block_info_text_color_dark=dark,
-        input_placeholder_color=light,
-        input_placeholder_color_dark=dark,
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
     )
 
 

@@ -1,5 +1,6 @@
 """Two pages, each served once for all tests of it, and a browser."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from modeling_lavis.embedded import embedded_images
-from tests.demo.served import CHROMIUM, DRIVER, Browser, Server, served
+from tests.demo.served import CHROMIUM, DRIVER, SCREENSHOTS, Browser, Server, served
 
 
 class Folders(NamedTuple):
@@ -20,8 +21,6 @@ class Folders(NamedTuple):
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory, goldens: Path) -> Folders:
     """A folder that the page may use, with images, a link that leads out of it and a checkpoint; and another folder."""
-    import shutil
-
     top = tmp_path_factory.mktemp("folders")
     own, outside = top / "own", top / "outside"
     (own / "pictures").mkdir(parents=True)
@@ -77,6 +76,7 @@ def page_of_others(goldens: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="session")
 def _browser() -> Iterator[Browser]:
     _need_browser()
+    shutil.rmtree(SCREENSHOTS, ignore_errors=True)
     browser = Browser()
     yield browser
     browser.close()

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import time
 import zlib
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -39,6 +40,7 @@ def toast(browser: Browser, expected: str) -> None:
     """Wait for a message of gradio's own."""
     texts = "return [...document.querySelectorAll('.toast-body')].map(toast => toast.innerText)"
     browser.wait(lambda: any(expected in text for text in browser.driver.execute_script(texts)), expected)
+    time.sleep(0.5)  # until it is as visible as it gets
 
 
 def test_starts_with_the_embedded_model(page: Server, browser: Browser) -> None:
