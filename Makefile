@@ -37,7 +37,7 @@ STAMP_PAGE := $(PAGE)/.installed
 LOWEST := $(VENV)/lowest
 STAMP_LOWEST := $(LOWEST)/.installed
 # What depends on versions most: encoders, attention, generation, pipelines, conversion, evaluation and data.
-LOWEST_TESTS ?= tests/release tests/pipelines tests/conversion tests/evaluation tests/data tests/test_public_api.py \
+LOWEST_TESTS ?= tests/release tests/export tests/pipelines tests/conversion tests/evaluation tests/data tests/test_public_api.py \
 	tests/test_readme.py $(addprefix tests/models/test_,$(addsuffix .py,transformers_compat configurations attention \
 	attention_implementations text_bert vision_vit vision_timesformer beam_search generation losses))
 LOWEST_PYTHON ?= $(firstword $(shell for candidate in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; do \
@@ -80,7 +80,7 @@ endef
 $(STAMP_ENGINES): $(STAMP_DEV)
 	$(BIN)/python -m venv $(ENGINES)
 	$(call on-top-of-the-other-environment,$(ENGINES))
-	$(ENGINES)/bin/python -m pip install --quiet 'deepspeed>=0.19' 'ray[train]>=2.50'
+	$(ENGINES)/bin/python -m pip install --quiet 'deepspeed>=0.19' 'ray[train,data]>=2.50'
 	@touch $@
 
 # gradio holds Pillow back.
@@ -119,7 +119,8 @@ test-browser: $(STAMP_PAGE)
 
 # In one process after the other: each starts two.
 test-engines: $(STAMP_ENGINES)
-	$(ENGINES)/bin/python -m pytest -m "slow or not slow" tests/training/test_deepspeed.py tests/examples/test_launch_ray.py
+	$(ENGINES)/bin/python -m pytest -m "slow or not slow" tests/training/test_deepspeed.py \
+		tests/examples/test_launch_ray.py tests/jobs/test_ray_engine.py
 
 test-lowest: $(STAMP_LOWEST)
 	$(LOWEST)/bin/python -m pytest $(PYTEST_FLAGS) $(LOWEST_TESTS)

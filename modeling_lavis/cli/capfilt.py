@@ -61,7 +61,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     group.add_argument("--scores", metavar="FILE", help="file of all scores, .jsonl (OUTPUT.scores.jsonl)")
     group.add_argument("--examples", metavar="FILE", type=Path, help="draw texts next to the thresholds, .png")
     add_plot_option(group, "how the scores of web and synthetic texts are distributed, with the thresholds")
-    add_job_options(parser)
+    add_job_options(parser, engine=False)
     parser.set_defaults(run=run)
     return parser
 

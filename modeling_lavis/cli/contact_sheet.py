@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import PIL.Image
-from PIL import ImageDraw, ImageFont
+from PIL import ImageDraw
 
+from modeling_lavis.drawing import load_font
 from modeling_lavis.models.image_conversion import check_regular_file, open_image, parse_background, to_rgb
 from modeling_lavis.models.video_decoding import read_frames
 
@@ -75,7 +76,7 @@ def draw_cells(cells: Sequence[Cell], columns: int = 4) -> PIL.Image.Image:
     """
     if not cells:
         raise ValueError("A contact sheet needs at least one image.")
-    font = _font()
+    font = load_font(_FONT_SIZE)
     line_height = _FONT_SIZE + 5
     height = _IMAGE_HEIGHT + max(len(cell.lines) for cell in cells) * _MAX_LINES * line_height + 2 * _MARGIN
     columns = min(columns, len(cells))
@@ -160,10 +161,3 @@ def _truncate(line: str, width: float, measure: Any) -> str:
     while line and measure(f"{line}...") > width:
         line = line[:-1]
     return f"{line}..."
-
-
-def _font() -> Any:
-    try:
-        return ImageFont.load_default(size=_FONT_SIZE)
-    except (OSError, ImportError):  # Pillow without FreeType has only a bitmap font of one size
-        return ImageFont.load_default()

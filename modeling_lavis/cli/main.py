@@ -17,6 +17,7 @@ from modeling_lavis.cli import (
     embed,
     evaluate,
     explain,
+    export,
     index,
     match,
     merge_shards,
@@ -58,6 +59,7 @@ def build_parser(verb: str | None = None, arguments: Sequence[str] = ()) -> argp
         convert.add_parser(verbs, by_name=names_checkpoints(arguments))
     else:
         verbs.add_parser("convert", help=convert.HELP)
+    export.add_parser(verbs)
     zoo.add_parser(verbs)
     verify.add_parser(verbs)
     attach_code.add_parser(verbs)

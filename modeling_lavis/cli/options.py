@@ -251,6 +251,8 @@ def open_pipeline(task: str | Mapping[str, str], args: argparse.Namespace) -> An
 
         return load(task, model, device=args.device, dtype=dtype, batch_size=args.batch_size)
 
+    if getattr(args, "engine", None) is not None:  # its workers open it on their devices; here it checks options
+        args = argparse.Namespace(**{**vars(args), "device": "cpu"})
     pipe = open_with(args, load_pipeline)
     if args.background is not None:
         set_background(pipe, args.background)

@@ -17,7 +17,7 @@ EXACT_ITEMS = 1_000_000
 #: Names of indexes that can be chosen.
 INDEX_KINDS = ("auto", "exact", "flat", "hnsw", "ivf-pq")
 _LINKS = 32  # of a vector in an HNSW graph, which has twice as many on its lowest level
-_EXAMINED = 256  # candidates that a search in an HNSW graph keeps
+_EXAMINED = 2048  # candidates that a search in an HNSW graph keeps, so that it leaves a cluster of about as many
 _PROBES = 32  # cells of an IVF index that are searched, at least
 _TRAINING_ROWS = 64  # per cell of an IVF index; FAISS asks for 39 at least
 _LEAST_TRAINING_ROWS = 39

@@ -114,10 +114,16 @@ def write_index_files(
         with whole_file(folder / HEAD) as partial:
             partial.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
             _sync(partial)
-    except BaseException:
+    except BaseException as error:
         for name in written.values():
             with contextlib.suppress(OSError):
                 (folder / name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(
+                error.errno,
+                f"The index {folder} cannot be written ({os.strerror(error.errno)}), and stays as it was. When there is"
+                " room for it, repeat the command.",
+            ) from error
         raise
     made_files = IndexFiles.open(folder)
     remove_other_files(folder, made_files.head)

@@ -123,9 +123,9 @@ def explain(
             )
         with recorded_attention(task.route.encoders(over_layers), keep_graph=with_gradient) as record:
             scored = task.run(record)
-            maps = partial(_token_maps, task.route, record, layer, _OVER_LAYERS.get(method))
-            grids, overall = _word_maps(scored, maps, with_gradient)
-            queries = maps(_total(scored), by_query=True) if isinstance(task.route, QFormerRoute) else None
+            token_maps = partial(_token_maps, task.route, record, layer, _OVER_LAYERS.get(method))
+            grids, overall = _word_maps(scored, token_maps, with_gradient)
+            queries = token_maps(_total(scored), by_query=True) if isinstance(task.route, QFormerRoute) else None
     grid = patch_grid(head, next(iter(pixels.values())), grids.shape[-1])
     shared: dict[str, Any] = {
         "pictures": pictures,

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
-from PIL import ImageDraw, ImageFont
+from PIL import ImageDraw
+
+from modeling_lavis.drawing import load_font
 
 if TYPE_CHECKING:
     from modeling_lavis.interpretability.explanation import Explanation
@@ -120,12 +122,4 @@ def _wrap(text: str, width: float, measure: Any) -> list[str]:
     return lines
 
 
-def load_font(size: int) -> Any:
-    """PIL's own font."""
-    try:
-        return ImageFont.load_default(size=size)
-    except (OSError, ImportError):  # Pillow without FreeType has only a bitmap font of one size
-        return ImageFont.load_default()
-
-
-__all__ = ["colorize", "draw_maps", "load_font", "overlay"]
+__all__ = ["colorize", "draw_maps", "overlay"]

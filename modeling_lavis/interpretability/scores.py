@@ -277,7 +277,7 @@ def _language_model(model: Any, processor: Any, pixels: Any, text: str | None, t
             for number, weights in enumerate(output[name] or (None,)):
                 record.add((kind, number), weights)
         logits = output.logits[0, offset : offset + len(written)]
-        found = _log_probabilities(logits, torch.tensor(written, device=logits.device))
+        found = _log_probabilities(logits, torch.tensor(written))
         return _score_written(found, words, 0, offset)
 
     route = LanguageModelRoute(model, positions)
@@ -306,6 +306,7 @@ def _until_end(token_ids: list[int], ends: list[int | None]) -> list[int]:
 
 def _log_probabilities(logits: Tensor, token_ids: Tensor) -> Tensor:
     """Log-probabilities `(T,)` of tokens by logits `(T, V)`."""
+    token_ids = token_ids.to(logits.device)  # a model can be spread over several
     return logits.float().log_softmax(dim=-1).gather(1, token_ids[:, None])[:, 0]
 
 

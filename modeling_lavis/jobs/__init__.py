@@ -14,6 +14,7 @@ A command takes this way: `modeling_lavis.cli.jobs.run_job` calls `api.run`, whi
 * `journal`, `runner`, `identity`, `progress`: each item exactly once, whatever happens.
 * `filtering`, `caption_filter`, `selection`: captions and a filter that removes texts that do not match.
 * `merging`: the outputs of the parts of a job as one.
+* `ray_engine`: blocks that the workers of a cluster compute.
 """
 
 from modeling_lavis.jobs.api import JobError, JobOptions, Summary, answer, caption, embed, match

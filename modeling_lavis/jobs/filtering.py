@@ -133,6 +133,8 @@ def capfilt(
         raise ValueError(f"decoding is {decoding!r}; expected {' or '.join(DECODING)}.")
     selection = Selection(texts, min_score, min_similarity, score_quantile, similarity_quantile)
     job = JobOptions(**{name: options.pop(name) for name in _OPTIONS if name in options})
+    if job.engine is not None:
+        raise ValueError(f"CapFilt does not run on {job.engine}. On several machines, score parts with shard=.")
     given = {**_DECODING[decoding], **{name: value for name, value in options.items() if value is not None}}
     if isinstance(data, Iterator):
         raise ValueError("The data can be read only once, but are read twice. Give files, a list or a data set.")

@@ -24,6 +24,8 @@ _OF_THE_ENGINE = (
     "samples_per_shard",
     "restart",
     "progress",
+    "engine",
+    "engine_options",
 )
 
 

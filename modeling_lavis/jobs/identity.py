@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-_SAMPLES = 64  # numbers of each tensor that are compared
+from modeling_lavis.evaluation.work_folder import sampled_digest
 
 
 def model_identity(pipe: Any, any_precision: bool = False) -> dict[str, Any]:
@@ -30,20 +30,11 @@ def model_identity(pipe: Any, any_precision: bool = False) -> dict[str, Any]:
     if parts := getattr(pipe, "parts", None):
         return {name: model_identity(part, any_precision) for name, part in parts.items()}
     model = pipe.model
-    digest = sha256()
-    for name, values in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(values.shape)} {None if any_precision else values.dtype}".encode())
-        if values.device.type != "meta" and values.numel():
-            flat = values.detach().reshape(-1)
-            places = torch.linspace(0, flat.numel() - 1, min(_SAMPLES, flat.numel()), dtype=torch.float64).long()
-            sample = flat[places.to(flat.device)].cpu()
-            sample = sample.to(torch.bfloat16) if any_precision else sample
-            digest.update(str(sample.float().tolist()).encode())
     return {
         "class": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": pipe.device.type,
-        "weights": digest.hexdigest()[:16],
+        "weights": sampled_digest(model, any_precision),
         "processor": _digest(pipe.processor.to_dict()),
         "generation": _digest(model.generation_config.to_diff_dict()) if model.can_generate() else None,
     }

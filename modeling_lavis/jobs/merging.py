@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,10 +205,6 @@ def check_part(part: Part) -> None:
     """Raise [`JobError`] unless a job is finished and its output has all rows that its journal has."""
     if not (part.folder / SUMMARY).exists():
         raise JobError(f"The part {part} is not finished. Repeat the command that it was begun with.")
-    if part.form == "metadata":
-        raise JobError(
-            f"The part {part} is a metadata.jsonl, which names files of its folder. Write JSON Lines instead."
-        )
     for path in (part.records_path, part.folder / "journal.jsonl", part.folder / "failures.jsonl"):
         if not path.is_file():
             raise FileNotFoundError(f"{path} of the part {part} is missing. Run the part again with --restart.")
@@ -273,7 +269,7 @@ class _Parts(Source):
     def count(self, size: int, shard: Shard = WHOLE) -> int:
         return sum(rows for part in self.parts for _, rows, _ in part.entries())
 
-    def blocks(self, size: int, start: Position = START, shard: Shard = WHOLE) -> Iterator[Block]:
+    def blocks(self, size: int, start: Position = START, shard: Container[int] = WHOLE) -> Iterator[Block]:
         """The blocks in the order of the whole; those before `start` are read, too."""
         readers = [self._items(part) for part in self.parts]
         entries = (zip(part.entries(), itertools.repeat(number)) for number, part in enumerate(self.parts))

@@ -7,7 +7,7 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from modeling_lavis.files import whole_file
 from modeling_lavis.jobs.items import WHOLE, Block, Position, Result, Shard
 from modeling_lavis.jobs.journal import JOB, JobError, Journal
 from modeling_lavis.jobs.sinks import Sink
-from modeling_lavis.jobs.sources import Source
+from modeling_lavis.jobs.sources import Blocks, Source
 from modeling_lavis.progress import Progress, Shown
 
 SUMMARY = "summary.json"
@@ -25,7 +25,7 @@ SUMMARY = "summary.json"
 class BlockStream(Protocol):
     """What computes blocks: a [`Worker`], or something that has others do it, with results in the order of blocks."""
 
-    def stream(self, blocks: Iterable[Block]) -> Iterator[tuple[Block, list[Result]]]:
+    def stream(self, blocks: Blocks) -> Iterator[tuple[Block, list[Result]]]:
         """Yield each block with one result per item."""
 
 
@@ -162,7 +162,7 @@ def _compute(
 ) -> None:
     """Compute and write the blocks that the journal does not have."""
     writer = _Writer(sink, journal, shown)
-    results = worker.stream(source.blocks(block_size, journal.next, shard))
+    results = worker.stream(Blocks(source, block_size, journal.next, shard))
     try:
         sink.open(journal.sizes, journal.note)
         writer.start()

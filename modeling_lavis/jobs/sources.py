@@ -10,7 +10,8 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ class Source:
     Base class of the sources. A subclass reads a collection in units, each of which can be read alone.
     """
 
+    #: whether blocks are found only by reading everything before them
+    is_one_pass = False
+
     def describe(self) -> dict[str, Any]:
         """What identifies the collection, as JSON; a job does not go on with another one."""
         raise NotImplementedError
@@ -49,14 +53,14 @@ class Source:
         """The items of a unit, without the first `skip`."""
         raise NotImplementedError
 
-    def blocks(self, size: int, start: Position = START, shard: Shard = WHOLE) -> Iterator[Block]:
+    def blocks(self, size: int, start: Position = START, shard: Container[int] = WHOLE) -> Iterator[Block]:
         """
         The blocks of the collection.
 
         Args:
             size (`int`): items per block; the last block of a unit may have fewer.
             start (`Position`, *optional*): where to begin.
-            shard (`Shard`, *optional*): the part of the collection to read; all of it by default.
+            shard (`Shard` or `Container[int]`, *optional*): the units to read; all by default.
         """
         for unit in self.units(size):
             if unit < start.unit or unit not in shard:
@@ -70,6 +74,36 @@ class Source:
                 yield Block(Position(unit, number), block)
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """
+    The blocks of a source from some place on. They can be iterated over where the source can be read, also in another
+    process.
+
+    Args:
+        source (`Source`): the source.
+        size (`int`): items per block.
+        start (`Position`, *optional*): where to begin.
+        shard (`Shard` or `Container[int]`, *optional*): the units to read; all by default.
+    """
+
+    source: Source
+    size: int
+    start: Position = START
+    shard: Container[int] = WHOLE
+
+    def __iter__(self) -> Iterator[Block]:
+        return self.source.blocks(self.size, self.start, self.shard)
+
+    def runs(self, most: int) -> "list[Blocks]":
+        """The same in at most `most` parts of neighbouring units that can be read at the same time, in order."""
+        if self.source.is_one_pass:
+            return [self]
+        units = [unit for unit in self.source.units(self.size) if unit >= self.start.unit and unit in self.shard]
+        length = -(-len(units) // most) or 1
+        return [replace(self, shard=frozenset(units[first : first + length])) for first in range(0, len(units), length)]
+
+
 class FileList(Source):
     """
     Files and URLs, as a list that is written once: files that come or go later do not change a job that has begun.
@@ -78,6 +112,8 @@ class FileList(Source):
         path (`Path`): the list, one JSON array `[name, error]` per line; written by [`write_file_list`].
         modality (`str`): `"image"` or `"video"`.
     """
+
+    is_one_pass = True
 
     def __init__(self, path: Path, modality: str) -> None:
         self.path, self.modality = path, modality
@@ -98,7 +134,7 @@ class FileList(Source):
     def units(self, size: int) -> Iterable[int]:
         return range(-(-self._count // size))
 
-    def blocks(self, size: int, start: Position = START, shard: Shard = WHOLE) -> Iterator[Block]:
+    def blocks(self, size: int, start: Position = START, shard: Container[int] = WHOLE) -> Iterator[Block]:
         """As in the base class, in one pass over the list."""
         with self.path.open(encoding="utf-8") as file:
             for unit in self.units(size):
@@ -325,6 +361,8 @@ class Stream(Source):
         maker (`ItemMaker`): makes items of rows.
     """
 
+    is_one_pass = True
+
     def __init__(self, rows: Iterable[Any], maker: ItemMaker) -> None:
         self.rows, self.maker = rows, maker
 
@@ -335,7 +373,7 @@ class Stream(Source):
             self.rows = itertools.chain(first, rows)
         return {"kind": "stream", "first": rows_digest(first), **self.maker.describe()}
 
-    def blocks(self, size: int, start: Position = START, shard: Shard = WHOLE) -> Iterator[Block]:
+    def blocks(self, size: int, start: Position = START, shard: Container[int] = WHOLE) -> Iterator[Block]:
         """As in the base class, in one pass over the stream."""
         rows = iter(self.rows)
         for unit in itertools.count():
@@ -354,4 +392,14 @@ def row_item(maker: ItemMaker, row: Any, place: str) -> Item:
     return maker(row, place)
 
 
-__all__ = ["FileList", "ParquetFiles", "RecordFiles", "Rows", "Source", "Stream", "row_item", "write_file_list"]
+__all__ = [
+    "Blocks",
+    "FileList",
+    "ParquetFiles",
+    "RecordFiles",
+    "Rows",
+    "Source",
+    "Stream",
+    "row_item",
+    "write_file_list",
+]

@@ -21,6 +21,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/blip.md": ("accelerate", "datasets", "peft"),
     "docs/blip2.md": ("accelerate", "peft", "bitsandbytes"),
     "docs/collections.md": ("datasets",),
+    "docs/deploy.md": ("onnx", "onnxscript", "onnxruntime"),
     "docs/data.md": ("datasets", "accelerate", "av"),
     "docs/evaluation.md": ("datasets", "matplotlib"),
     "docs/extending.md": ("accelerate", "datasets", "timm"),

@@ -49,6 +49,7 @@ def test_nothing_has_two_entries() -> None:
         ),
         ("modeling_lavis.evaluation.engine", {"MEMORY_BUDGET"}),
         ("modeling_lavis.evaluation.retrieval_rows", set()),
+        ("modeling_lavis.export", set()),
         ("modeling_lavis.interpretability", set()),
         ("modeling_lavis.jobs", set()),
         ("modeling_lavis.plots", set()),

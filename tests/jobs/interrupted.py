@@ -68,7 +68,12 @@ def die_after(count: int) -> None:
 
 
 def kill_at_random(
-    run: Callable[[Path], Any], compare: Callable[[Path], None], folder: Path, seconds: float, seed: str
+    run: Callable[[Path], Any],
+    compare: Callable[[Path], None],
+    folder: Path,
+    seconds: float,
+    seed: str,
+    prepare: Callable[[Path], Any] = lambda folder: None,
 ) -> int:
     """
     Kill a job at [`KILLS`] random moments, and let it go on each time until it ends.
@@ -79,6 +84,7 @@ def kill_at_random(
         folder (`Path`): where folders for jobs are made.
         seconds (`float`): how long an undisturbed run takes.
         seed (`str`): of the moments.
+        prepare (`Callable`, *optional*): puts inputs into a folder, before anything is killed.
 
     Returns:
         `int`: how many jobs it took.
@@ -88,6 +94,7 @@ def kill_at_random(
         jobs += 1
         own = folder / str(jobs)
         own.mkdir(parents=True)
+        prepare(own)
         while True:
             status = in_child(functools.partial(run, own), draws.uniform(0, seconds))
             if status is not None:

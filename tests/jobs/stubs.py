@@ -95,14 +95,17 @@ def run_stub(
     block_size: int = 8,
     identity: Mapping[str, Any] | None = None,
     maker: ItemMaker | None = None,
+    worker: Any = None,
     **options: Any,
 ) -> Summary:
-    """Run a captioning job with the stub, as `modeling_lavis.jobs.caption` does with a model."""
+    """Run a captioning job as `modeling_lavis.jobs.caption` does, with a stub or a given worker."""
     task = TASKS["caption"]
     folder = job_folder(output, "caption", SINKS[kind])
     journal = Journal(folder)
     source = open_source(data, maker or ItemMaker("image", task.texts), folder / "files.jsonl", [output])
-    worker = Worker(pipe or StubPipeline(), task, batch_size=batch_size, num_workers=2)
+    if worker is None:
+        keep = kind == "webdataset"
+        worker = Worker(pipe or StubPipeline(), task, batch_size=batch_size, num_workers=2, keep_downloads=keep)
     sink_options: dict[str, Any] = {"text": "caption"}
     if kind == "webdataset":
         sink_options["samples_per_shard"] = 7

@@ -315,3 +315,9 @@ class TestCommand:
         assert len(lines(tmp_path / "m.jsonl")[0]["matches"]) == 2
         status, _, err = run("embed", pictures, "--output", tmp_path / "f.npz", "--seed", 1)
         assert status == 2 and "written at once" in err
+
+
+def test_metadata_has_no_parts(pictures: Path, captioner: Any) -> None:
+    with pytest.raises(ValueError, match=r"shard cannot be used with metadata.jsonl.*merge-shards --output-format"):
+        jobs.caption(pictures, captioner, pictures, output_format="metadata", shard="1/2")
+    assert not (pictures / ".caption.job").exists()

@@ -75,7 +75,9 @@ def test_killed_at_random_moments(pictures: Path, tmp_path: Path, kind: str) -> 
     def compare(folder: Path) -> None:
         assert everything(folder) == expected
 
-    jobs = kill_at_random(run, compare, tmp_path / "killed", seconds, kind)
+    jobs = kill_at_random(
+        run, compare, tmp_path / "killed", seconds, kind, lambda folder: data_of(pictures, folder, kind)
+    )
     print(f"{kind}: {jobs} jobs, {seconds:.2f} s each undisturbed")
 
 
