@@ -48,6 +48,7 @@ def description(entry: PageModel) -> str:
     model = entry.model
     family = _FAMILIES.get(model.config.model_type, model.config.model_type)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    size = f", {millions:,.1f} million parameters" if millions else ", an exported graph"
     # the path of a folder is nothing for visitors
     name = (
         "The embedded model"
@@ -56,7 +57,7 @@ def description(entry: PageModel) -> str:
         if os.path.isdir(entry.name)
         else entry.name
     )
-    return f"{name}: {type(model).__name__} of the family {family}, {millions:,.1f} million parameters."
+    return f"{name}: {type(model).__name__} of the family {family}{size}."
 
 
 def warning(entry: PageModel) -> str | None:
