@@ -111,10 +111,12 @@ def measure_stages(folder: Path, names: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         with _timed(found, "list", names):
-            write_file_list(work / "files.jsonl", [f"http://host/{index}.jpg" for index in range(names)], "image")
-            source = FileList(work / "files.jsonl", "image")
-            for _ in source.blocks(_BLOCK):
+            write_file_list(work / "urls.jsonl", [f"http://host/{index}.jpg" for index in range(names)], "image")
+            for _ in FileList(work / "urls.jsonl", "image").blocks(_BLOCK):
                 pass
+        lines = [json.dumps([f"/photos/{index}.jpg", None]) + "\n" for index in range(names)]  # which are not opened
+        (work / "files.jsonl").write_text("".join(lines), encoding="utf-8")
+        source = FileList(work / "files.jsonl", "image")
         identity = {"verb": "caption", "output_format": "jsonl", "inputs": [], "keep": []}
 
         def write(name: str, shard: Shard) -> Path:

@@ -66,27 +66,36 @@ def draw_maps(explanation: "Explanation", numbers: Sequence[int]) -> PIL.Image.I
     several = len(explanation.pictures) > 1
     side = _FRAME if several else _CELL
     cells = [(_strip(explanation, None, side), "")]
-    cells += [(_strip(explanation, number, side), explanation.words[number]) for number in numbers]
+    cells += [(_strip(explanation, number, side), _label(explanation, number)) for number in numbers]
     # rows of about the same length
     columns = 1 if several else -(-len(cells) // -(-len(cells) // _COLUMNS))
     width, height = (max(picture.size[axis] for picture, _ in cells) for axis in (0, 1))
     font = load_font(_FONT_SIZE)
-    title = f"{explanation.target}: {explanation.score_name} {explanation.score:.3f}"
-    canvas_width = columns * (width + _GAP) + _GAP
-    measure = ImageDraw.Draw(PIL.Image.new("RGB", (1, 1)))
-    lines = _wrap(title, canvas_width - 2 * _GAP, lambda part: measure.textlength(part, font=font))
-    top = _GAP + len(lines) * _LINE
-    rows = -(-len(cells) // columns)
-    sheet = PIL.Image.new("RGB", (canvas_width, top + rows * (height + _LINE + _GAP)), _BACKGROUND)
+    ruler = ImageDraw.Draw(PIL.Image.new("RGB", (1, 1)))
+
+    def wrap(text: str, limit: int) -> list[str]:
+        return _wrap(text, limit, lambda part: ruler.textlength(part, font=font))
+
+    sheet_width = columns * (width + _GAP) + _GAP
+    title = wrap(f"{explanation.target}: {explanation.score_name} {explanation.score:.3f}", sheet_width - 2 * _GAP)
+    labels = [wrap(label, width) for _, label in cells]
+    top, step = _GAP + len(title) * _LINE, height + max(map(len, labels)) * _LINE + _GAP
+    sheet = PIL.Image.new("RGB", (sheet_width, top + -(-len(cells) // columns) * step), _BACKGROUND)
     canvas = ImageDraw.Draw(sheet)
-    for place, line in enumerate(lines):
-        canvas.text((_GAP, _GAP // 2 + place * _LINE), line, font=font, fill=_LABEL)
-    for place, (picture, word) in enumerate(cells):
-        left = _GAP + place % columns * (width + _GAP)
-        upper = top + place // columns * (height + _LINE + _GAP)
+    canvas.text((_GAP, _GAP // 2), "\n".join(title), font=font, fill=_LABEL, spacing=_LINE - _FONT_SIZE)
+    for place, ((picture, _), label) in enumerate(zip(cells, labels, strict=True)):
+        left, upper = _GAP + place % columns * (width + _GAP), top + place // columns * step
         sheet.paste(picture, (left, upper))
-        canvas.text((left, upper + height + 2), word, font=font, fill=_TEXT)
+        canvas.text((left, upper + height + 2), "\n".join(label), font=font, fill=_TEXT, spacing=_LINE - _FONT_SIZE)
     return sheet
+
+
+def _label(explanation: "Explanation", number: int) -> str:
+    """A word, and of several pictures the share of each."""
+    word = explanation.words[number]
+    if len(explanation.pictures) == 1:
+        return word
+    return f"{word}: {', '.join(f'{share:.0%}' for share in explanation.shares[number].tolist())}"
 
 
 def _strip(explanation: "Explanation", number: int | None, side: int) -> PIL.Image.Image:

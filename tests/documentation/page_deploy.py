@@ -1,4 +1,5 @@
-"""What the page about deployment needs: the embedded model and one of its images under the names of the page."""
+"""What the page about deployment needs: the embedded model and one of its images under the names of the page. Its
+commands run in tests/export."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +16,3 @@ def prepare(folder: Path) -> dict[str, Any]:
     with Image.open(image.path) as opened:
         opened.convert("RGB").save(folder / "photo.jpg", quality=95)
     return {}
-
-
-def commands(words: list[str]) -> list[str] | None:
-    return None  # tests/export runs them; the page exports by Python

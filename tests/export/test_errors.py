@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel, pipeline
+from transformers import AutoModel
 
 from modeling_lavis import AutoModelForImageTextRetrieval
 from modeling_lavis.embedded import embedded_model_path
@@ -16,6 +16,7 @@ from modeling_lavis.export import exporting as exporting_module
 from modeling_lavis.export.graphs import graphs_of
 from modeling_lavis.export.manifest import Manifest, is_exported
 from modeling_lavis.export.weight_files import WEIGHTS_FILE, SharedWeights
+from modeling_lavis.pipelines.loading import CheckpointHead
 from tests.pipelines.tiny_models import save_model
 
 
@@ -108,6 +109,6 @@ def test_what_an_exported_head_refuses(tmp_path: Path, goldens: Path) -> None:
     with pytest.raises(ValueError, match="has no output_hidden_states"):
         exported(pixel_values=images, input_ids=texts, output_hidden_states=True)
     with pytest.raises(ValueError, match="exported in float32; leave dtype out"):
-        pipeline("image-text-matching", model=str(folder), dtype=torch.bfloat16)
+        CheckpointHead.from_pretrained(folder, dtype=torch.bfloat16)
     with pytest.raises(FileExistsError, match="not empty"):
         export_model(source, folder, "torch")

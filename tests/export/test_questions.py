@@ -1,6 +1,5 @@
 """Open and ranked answers, pairs of images, and questions about videos of exported heads, through the pipelines."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,10 @@ ANSWERS = ["a dog", "two dogs run on a beach", "cat", "yes"]
 pytestmark = [pytest.mark.slow, needs("onnx")]
 
 
-@pytest.fixture
-def results(tmp_path: Path, goldens: Path) -> Callable[..., list[Any]]:
-    """Function that returns what a call of a pipeline returns for a model and for the exported one."""
-
-    def run(task: str, source: Path, *args: Any, **options: Any) -> list[Any]:
-        folder = export_model(source, tmp_path / "exported", "onnx")
-        return [pipeline(task, model=str(model))(*args, **options) for model in (source, folder)]
-
-    return run
+def pipes(task: str, source: Path) -> list[Any]:
+    """The pipelines of a task for a model and for the exported one."""
+    folder = export_model(source, source.with_name("exported"), "onnx")
+    return [pipeline(task, model=str(model)) for model in (source, folder)]
 
 
 def assert_same(found: Any, expected: Any) -> None:
@@ -46,27 +40,24 @@ def assert_same(found: Any, expected: Any) -> None:
         assert found == expected
 
 
-@pytest.mark.parametrize("options", [{}, {"answers": ANSWERS, "top_k": 4}], ids=["open", "ranked"])
-def test_answers(
-    results: Callable[..., list[Any]], tmp_path: Path, goldens: Path, photos: dict[str, Path], options: dict[str, Any]
-) -> None:
+def test_answers(tmp_path: Path, goldens: Path, photos: dict[str, Path]) -> None:
     source = save_model(tmp_path / "model", "ForQuestionAnswering", goldens / "tokenizer")
     rows = [{"image": str(image), "question": text} for image, text in zip(photos.values(), QUESTIONS)]
-    expected, found = results("image-question-answering", source, rows, batch_size=2, **options)
-    assert_same(found, expected)
+    model, exported = pipes("image-question-answering", source)
+    for options in ({}, {"num_beams": 3}, {"answers": ANSWERS, "top_k": 4}):
+        assert_same(exported(rows, batch_size=2, **options), model(rows, batch_size=2, **options))
 
 
-def test_pairs_of_images(
-    results: Callable[..., list[Any]], tmp_path: Path, goldens: Path, photos: dict[str, Path]
-) -> None:
+def test_pairs_of_images(tmp_path: Path, goldens: Path, photos: dict[str, Path]) -> None:
     source = save_model(tmp_path / "model", "ForImagesAndTextClassification", goldens / "tokenizer")
-    images = [str(image) for image in photos.values()][:2]
-    expected, found = results("image-pair-classification", source, [images], text="two dogs")
-    assert_same(found, expected)
+    images = [[str(image) for image in photos.values()][:2]]
+    model, exported = pipes("image-pair-classification", source)
+    assert_same(exported(images, text="two dogs"), model(images, text="two dogs"))
 
 
-def test_videos(results: Callable[..., list[Any]], tmp_path: Path, goldens: Path) -> None:
+def test_videos(tmp_path: Path, goldens: Path) -> None:
     source = save_video_model(tmp_path / "model", "ForVideoQuestionAnswering", goldens / "tokenizer")
     video = torch.randint(0, 256, (5, 40, 48, 3), dtype=torch.uint8).numpy()
-    expected, found = results("video-question-answering", source, video, question="what happens?", top_k=3)
-    assert_same(found, expected)
+    model, exported = pipes("video-question-answering", source)
+    question = "what happens?"
+    assert_same(exported(video, question=question, top_k=3), model(video, question=question, top_k=3))

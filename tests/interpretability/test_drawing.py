@@ -65,6 +65,15 @@ def test_words_and_pictures_are_drawn() -> None:
     assert frames.width > 4 * 80 and frames.height > 3 * 40  # a row of pictures for each word, below the plain ones
 
 
+def test_shares_of_pictures_are_drawn() -> None:
+    found = explanation(pictures=2)
+    before = np.asarray(found.draw(["red"]))
+    found.grids[0, 0, 0, 0] = 2  # as bright as in the other picture, whose drawing stays
+    after = np.asarray(found.draw(["red"]))
+    label = slice(-20, None)  # below the last pictures
+    assert not np.array_equal(before[label], after[label])
+
+
 @pytest.mark.parametrize("name", ["maps.png", "maps.jpg", "MAPS.PNG"])
 def test_save(tmp_path: Path, name: str) -> None:
     found = explanation()

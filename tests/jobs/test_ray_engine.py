@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -13,12 +14,15 @@ from typing import Any
 import pytest
 
 from modeling_lavis import import_utils, jobs
-from modeling_lavis.cli.main import main
+from modeling_lavis.cli.jobs import given_job_options
+from modeling_lavis.cli.main import build_parser, main
+from modeling_lavis.cli.output import UsageError
 from modeling_lavis.embedded import embedded_images, embedded_model_path
 from modeling_lavis.jobs import ray_engine
 from modeling_lavis.jobs.ray_engine import Node, Plan, RayOptions, RayWorkers, plan
 from modeling_lavis.jobs.tasks import TASKS
 from tests.data.data_files import write_shard
+from tests.documentation.examples import find_examples
 from tests.jobs.ray_stubs import FailsFor, Kills, Rows
 from tests.jobs.stubs import StubPipeline, content_of, run_stub, save_pictures
 
@@ -115,6 +119,21 @@ def test_options_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(import_utils, "is_available", lambda module: False)
     with pytest.raises(ImportError, match=r"modeling-lavis\[ray\]"):
         RayWorkers(StubPipeline, TASKS["caption"], {}, OPTIONS, RayOptions()).__enter__()
+
+
+def test_the_command_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = find_examples(ROOT / "docs" / "collections.md")
+    (command,) = (example.code for example in page if example.heading == "Ray" and example.language == "sh")
+    words = shlex.split(command)[1:]
+    options = given_job_options(build_parser(words[0], words[1:]).parse_args(words))
+    assert options["engine"] == "ray" and options["engine_options"] == {"address": "auto"}
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    del words[words.index("--address") : words.index("--address") + 2]
+    options = given_job_options(build_parser(words[0], words[1:]).parse_args([*words, "--replicas", "3"]))
+    assert options["engine_options"] == {"address": "10.0.0.1:6379", "replicas": 3}
+    words = ["caption", "photos", "--output", "x.jsonl", "--replicas", "3"]
+    with pytest.raises(UsageError, match="--replicas cannot be used without --engine"):
+        given_job_options(build_parser(words[0], words[1:]).parse_args(words))
 
 
 @pytest.mark.slow
