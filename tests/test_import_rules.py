@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "export": {"models", "data", "evaluation", "hub"},
     "hub": {"models", "data", "evaluation"},
     "embedded": set(),
+    "demo": {"models", "data", "pipelines", "search", "interpretability", "hub", "embedded"},
     "plots": set(),
     "cli": {
         "training",
@@ -31,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
         "jobs",
         "search",
         "interpretability",
+        "demo",
         "export",
         "plots",
         "hub",

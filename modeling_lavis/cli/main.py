@@ -21,6 +21,7 @@ from modeling_lavis.cli import (
     index,
     match,
     merge_shards,
+    page,
     publish,
     recipes,
     search,
@@ -68,6 +69,7 @@ def build_parser(verb: str | None = None, arguments: Sequence[str] = ()) -> argp
         train.add_parser(verbs)
     else:
         verbs.add_parser("train", help=train.HELP)
+    page.add_parser(verbs)
     demo.add_parser(verbs)
     return parser
 

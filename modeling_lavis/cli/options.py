@@ -253,7 +253,7 @@ def open_pipeline(task: str | Mapping[str, str], args: argparse.Namespace) -> An
 
     if getattr(args, "engine", None) is not None:  # its workers open it on their devices; here it checks options
         args = argparse.Namespace(**{**vars(args), "device": "cpu"})
-    pipe = _open(args, load_pipeline)
+    pipe = open_with(args, load_pipeline)
     if args.background is not None:
         set_background(pipe, args.background)
     return pipe
@@ -284,14 +284,23 @@ def open_model(args: argparse.Namespace) -> tuple[Any, Any]:
             use_fast_dtype(model, device)
         return SimpleNamespace(model=model.to(device).eval(), processor=resolve_processor(model))
 
-    opened = _open(args, load_head)
+    opened = open_with(args, load_head)
     if args.background is not None:
         set_background(opened, args.background)
     return opened.model, opened.processor
 
 
-def _open(args: argparse.Namespace, load: Callable[[str, Any], Any]) -> Any:
-    """What `load` makes of the name of the model and its dtype; `UsageError` if it or the device cannot be used."""
+def open_with(args: argparse.Namespace, load: Callable[[str, Any], Any]) -> Any:
+    """
+    What a function makes of the model that the arguments name.
+
+    Args:
+        args (`argparse.Namespace`): the arguments of the verb.
+        load (`Callable`): function of folder or Hub id, and dtype.
+
+    Raises:
+        UsageError: If there is no such model or device, or `load` raises an error.
+    """
     silence_libraries()
     import torch
 

@@ -170,6 +170,7 @@ OTHER_COMMANDS = (
     "publish",
     "recipes",
     "train",
+    "page",
     "demo",
 )
 
