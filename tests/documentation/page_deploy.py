@@ -1,5 +1,4 @@
-"""What the page about deployment needs: the embedded model and one of its images under the names of the page. Its
-commands run in tests/export."""
+"""What the page about deployment needs: the embedded model and one of its images under the names of the page."""
 
 import shutil
 from pathlib import Path
@@ -16,3 +15,7 @@ def prepare(folder: Path) -> dict[str, Any]:
     with Image.open(image.path) as opened:
         opened.convert("RGB").save(folder / "photo.jpg", quality=95)
     return {}
+
+
+def commands(words: list[str]) -> list[str]:
+    return [*words, "--device", "cpu"] if "caption" in words else words
