@@ -3,6 +3,7 @@
 #   make demo        environment, base install, then the embedded model on real images
 #   make test        environment, full install, then the fast, offline test suite
 #   make test-slow   the tests that take longer than a few seconds each
+#   make test-browser  the page of `modeling-lavis page` in a headless Chromium (Debian: apt install chromium-driver)
 #   make test-engines  DeepSpeed and Ray, in an environment of their own on top of the other one
 #   make test-lowest  the wheel with only its dependencies, then many of the fast tests, on the lowest versions that are supported
 #   make release-check  build wheel and source distribution, and install them with only their dependencies
@@ -11,6 +12,7 @@
 #   make check       formatting, lint and types
 #   make docs        the documentation with the API reference, in build/docs; warnings are errors
 #   make docs-serve  the same on a local port
+#   make docs-pictures  the pictures of the documentation anew; needs what test-browser needs
 #   make venv        environment with the full install, and nothing else
 
 VENV ?= .venv
@@ -29,11 +31,13 @@ STAMP_RELEASE := $(VENV)/.installed-release
 # Packages that change how others behave, or that few need: not in the environment of the other tests.
 ENGINES := $(VENV)/engines
 STAMP_ENGINES := $(ENGINES)/.installed
+PAGE := $(VENV)/page
+STAMP_PAGE := $(PAGE)/.installed
 # The lowest versions that pyproject.toml allows, on the lowest Python that is found: tests/release/lowest.txt.
 LOWEST := $(VENV)/lowest
 STAMP_LOWEST := $(LOWEST)/.installed
 # What depends on versions most: encoders, attention, generation, pipelines, conversion, evaluation and data.
-LOWEST_TESTS ?= tests/release tests/pipelines tests/conversion tests/evaluation tests/data tests/test_public_api.py \
+LOWEST_TESTS ?= tests/release tests/export tests/pipelines tests/conversion tests/evaluation tests/data tests/test_public_api.py \
 	tests/test_readme.py $(addprefix tests/models/test_,$(addsuffix .py,transformers_compat configurations attention \
 	attention_implementations text_bert vision_vit vision_timesformer beam_search generation losses))
 LOWEST_PYTHON ?= $(firstword $(shell for candidate in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; do \
@@ -44,7 +48,7 @@ LOWEST_PYTHON ?= $(firstword $(shell for candidate in python3.10 $(HOME)/.pyenv/
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-engines test-lowest release-check parity common check docs docs-serve format clean
+.PHONY: help venv demo test test-slow test-browser test-engines test-lowest release-check parity common check docs docs-serve docs-pictures format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -67,11 +71,23 @@ $(STAMP_DOCS): $(STAMP_BASE)
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
+# Makes the packages of the other environment visible in one of its own, whose packages come first.
+define on-top-of-the-other-environment
+$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
+		> "$$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth"
+endef
+
 $(STAMP_ENGINES): $(STAMP_DEV)
 	$(BIN)/python -m venv $(ENGINES)
-	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
-		> "$$($(ENGINES)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth"
-	$(ENGINES)/bin/python -m pip install --quiet 'deepspeed>=0.19' 'ray[train]>=2.50'
+	$(call on-top-of-the-other-environment,$(ENGINES))
+	$(ENGINES)/bin/python -m pip install --quiet 'deepspeed>=0.19' 'ray[train,data]>=2.50'
+	@touch $@
+
+# gradio holds Pillow back.
+$(STAMP_PAGE): $(STAMP_DEV)
+	$(BIN)/python -m venv $(PAGE)
+	$(call on-top-of-the-other-environment,$(PAGE))
+	$(PAGE)/bin/python -m pip install --quiet 'gradio>=6.31' 'selenium>=4.30'
 	@touch $@
 
 $(STAMP_RELEASE): $(STAMP_DEV)
@@ -95,11 +111,16 @@ test: $(STAMP_DEV)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-slow: $(STAMP_DEV)
-	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m slow
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m "slow and not browser"
+
+# In one process: its tests share servers and browsers.
+test-browser: $(STAMP_PAGE)
+	$(PAGE)/bin/python -m pytest -m "slow or not slow" tests/demo
 
 # In one process after the other: each starts two.
 test-engines: $(STAMP_ENGINES)
-	$(ENGINES)/bin/python -m pytest -m "slow or not slow" tests/training/test_deepspeed.py tests/examples/test_launch_ray.py
+	$(ENGINES)/bin/python -m pytest -m "slow or not slow" tests/training/test_deepspeed.py \
+		tests/examples/test_launch_ray.py tests/jobs/test_ray_engine.py
 
 test-lowest: $(STAMP_LOWEST)
 	$(LOWEST)/bin/python -m pytest $(PYTEST_FLAGS) $(LOWEST_TESTS)
@@ -129,6 +150,9 @@ docs: $(STAMP_DOCS)
 
 docs-serve: docs
 	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+docs-pictures: $(STAMP_PAGE)
+	$(PAGE)/bin/python -m docs.tools.pictures
 
 format: $(STAMP_DEV)
 	$(BIN)/ruff format .

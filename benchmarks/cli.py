@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
+from benchmarks import plot, report
 from benchmarks.runner import MACHINE
 from benchmarks.workloads import OURS, WORKLOADS
+from modeling_lavis.plots import save_figure
 
 # By default, glibc's allocator keeps freed blocks of up to 32 MB and fragments them, so that the peak memory of equal
 # training steps varies by 10 % between runs, for every peer. It also keeps an arena for each thread, and a loop that is
@@ -45,6 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--size", default="full", help="size of the workload; `tiny` only tests that it runs")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for workloads that support it")
+    parser.add_argument("--plot", type=plot.plot_file, metavar="FILE", help="draw time and memory, .png or .svg")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all measurements to FILE")
     return parser
 
@@ -94,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{peer} failed:\n{error}", file=sys.stderr)
     summary = report.summarize(workload, options.size, options.threads, results, options.device)
     print(report.as_table(summary))
+    if options.plot is not None and results:
+        save_figure(plot.comparison_figure(summary), options.plot)
     if options.json is not None:
         _write_atomically(options.json, summary)
     return 1 if failures else 0

@@ -5,6 +5,7 @@ import gc
 import resource
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,38 @@ def peak_bytes(device: torch.device = _CPU) -> int:
                 return int(line.split()[1]) * 1024
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+class AnonymousPeak:
+    """Context manager that samples the memory of this process that is no page of a file: the kernel cannot drop it."""
+
+    def __init__(self, seconds: float = 0.02) -> None:
+        self.bytes = 0
+        self._seconds = seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._seconds):
+            self.bytes = max(self.bytes, anonymous_bytes())
+
+    def __enter__(self) -> "AnonymousPeak":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.bytes = max(self.bytes, anonymous_bytes())
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process without pages of files; 0 where the system does not say."""
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 class Timing(NamedTuple):

@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import measure, weights
+from benchmarks.plot import plot_file
 from benchmarks.workloads.retrieval import PADDED, Size, count_pairs, count_stages, make_texts, padded
+from modeling_lavis.plots.figure import COLORS, in_style, new_figure, save_figure
 
 TEXTS_PER_IMAGE = 5
 BATCH_SIZE = 32
@@ -150,25 +152,27 @@ def as_table(measured: list[dict[str, Any]], computed: list[dict[str, Any]]) -> 
     return "\n".join(lines)
 
 
-def plot(path: Path, model: str, measured: list[dict[str, Any]], computed: list[dict[str, Any]]) -> None:
-    """Draw time and memory over the number of images, measured and computed, into a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
+@in_style
+def scale_figure(measured: list[dict[str, Any]], computed: list[dict[str, Any]]) -> Any:
+    """Draw time and memory over the number of images, measured and computed."""
+    figure = new_figure(3.4)
     values = {
         "seconds": lambda row: sum(row["seconds"].values()),
         "peak memory, MB": lambda row: row["peak_bytes"] / 1e6,
     }
     for axis, (name, value) in zip(figure.subplots(1, 2), values.items(), strict=True):
-        axis.plot([row["images"] for row in computed], [value(row) for row in computed], "-", label="computed")
-        axis.plot([row["images"] for row in measured], [value(row) for row in measured], "o", label="measured")
-        axis.set(xscale="log", yscale="log", xlabel=f"images ({TEXTS_PER_IMAGE} texts each)", ylabel=name)
-        axis.grid(True, which="both", alpha=0.3)
+        axis.plot([row["images"] for row in computed], [value(row) for row in computed], COLORS[0], label="computed")
+        points = [row["images"] for row in measured], [value(row) for row in measured]
+        axis.plot(*points, "o", color=COLORS[1], label="measured")
+        axis.set(
+            xscale="log",
+            yscale="log" if name == "seconds" else "linear",
+            xlabel=f"images ({TEXTS_PER_IMAGE} texts each)",
+            ylabel=name,
+        )
+        axis.grid(True, which="both")
         axis.legend()
-    figure.suptitle(f"Two-stage retrieval, ALBEF ({model}), {SIZES[model].candidates} candidates in both directions")
-    partial = path.with_name(f"tmp-{path.name}")
-    figure.savefig(partial, dpi=120, format="png")
-    os.replace(partial, path)
+    return figure
 
 
 def measure_in_fresh_process(model: str, images: int, threads: int, budget: int) -> dict[str, Any]:
@@ -192,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of a process")
     parser.add_argument("--memory-budget", type=int, default=4 * 2**30, help="bytes of hidden states in memory")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw measured and computed sizes")
+    parser.add_argument("--plot", type=plot_file, metavar="FILE", help="draw measured and computed sizes, .png or .svg")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -207,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     computed = predict(options.model, measured, every, options.memory_budget)
     print(as_table(measured, computed))
     if options.plot is not None:
-        plot(options.plot, options.model, measured, computed)
+        save_figure(scale_figure(measured, computed), options.plot)
     if options.json is not None:
         partial = options.json.with_name(f"{options.json.name}.tmp")
         partial.write_text(json.dumps({"measured": measured, "computed": computed}, indent=2) + "\n", encoding="utf-8")

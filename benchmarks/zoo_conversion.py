@@ -16,7 +16,6 @@ import multiprocessing
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -33,40 +32,6 @@ from modeling_lavis.hub import writing, zoo
 from modeling_lavis.hub.families import model_class_of
 from modeling_lavis.hub.zoo_conversion import convert_entry
 from modeling_lavis.models import auto_lavis
-
-_STATUS = Path("/proc/self/status")
-
-
-class AnonymousPeak:
-    """Context manager that samples the memory of this process that is no page of a file: the kernel cannot drop it."""
-
-    def __init__(self, seconds: float = 0.02) -> None:
-        self.bytes = 0
-        self._seconds = seconds
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def _watch(self) -> None:
-        while not self._stop.wait(self._seconds):
-            self.bytes = max(self.bytes, anonymous_bytes())
-
-    def __enter__(self) -> "AnonymousPeak":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.bytes = max(self.bytes, anonymous_bytes())
-
-
-def anonymous_bytes() -> int:
-    """Memory of this process without pages of files; 0 where the system does not say."""
-    if _STATUS.exists():
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-    return 0
 
 
 def is_sparse(entry: Any, above: float) -> bool:
@@ -95,7 +60,7 @@ def convert(entry: Any, work: Path, sparse: bool) -> dict[str, Any]:
         writing.save_file = full_size.save_sparsely
     measure.reset_peak()
     start = time.perf_counter()
-    with AnonymousPeak() as anonymous:
+    with measure.AnonymousPeak() as anonymous:
         config = full_size.CONFIGS.get(entry.name)
         report = convert_entry(entry, work / "repository", mirror=work / "mirror", config=config)
     return {

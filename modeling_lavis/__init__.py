@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from modeling_lavis.evaluation.engine import RetrievalEngine
     from modeling_lavis.evaluation.retrieval_rows import evaluate_retrieval
     from modeling_lavis.evaluation.tasks import evaluate
+    from modeling_lavis.export import export_model, load_exported
+    from modeling_lavis.interpretability.explaining import explain
     from modeling_lavis.models.auto_lavis import (
         AutoModelForImageAndTextClassification,
         AutoModelForImagesAndTextClassification,
@@ -93,6 +95,8 @@ _HOME_OF: dict[str, str] = {
         "evaluation.engine": ("RetrievalEngine",),
         "evaluation.retrieval_rows": ("evaluate_retrieval",),
         "evaluation.tasks": ("evaluate",),
+        "export": ("export_model", "load_exported"),
+        "interpretability.explaining": ("explain",),
         "models.auto_lavis": (
             "AutoModelForImageAndTextClassification",
             "AutoModelForImageTextRetrieval",
@@ -207,9 +211,12 @@ __all__ = [
     "check_data",
     "evaluate",
     "evaluate_retrieval",
+    "explain",
+    "export_model",
     "from_pretrained_parts",
     "list_recipes",
     "load_data",
+    "load_exported",
     "load_label2id",
     "load_model",
     "load_model_and_preprocess",

@@ -8,7 +8,12 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes are not noticed there
+    fcntl = None  # type: ignore[assignment]
 
 #: Largest file of settings or of an index, in bytes. Python objects take about ten times the room of their JSON.
 MAX_JSON_BYTES = 2**26
@@ -34,6 +39,26 @@ def whole_file(path: str | os.PathLike, prefix: str = ".") -> Iterator[Path]:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def lock_file(path: str | os.PathLike) -> IO[bytes]:
+    """
+    Open a file, which is created if there is none, and lock it until it is closed or the process ends.
+
+    Raises:
+        BlockingIOError: another process has locked it. On Windows, and on file systems without locks, this is not
+            noticed.
+    """
+    file = open(path, "ab")
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise
+        except OSError:  # a file system without locks
+            pass
+    return file
 
 
 def sha256_of(path: str | os.PathLike) -> str:
@@ -80,4 +105,4 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it nests too deeply") from None
 
 
-__all__ = ["MAX_JSON_BYTES", "parse_json", "read_json", "sha256_of", "whole_file"]
+__all__ = ["MAX_JSON_BYTES", "lock_file", "parse_json", "read_json", "sha256_of", "whole_file"]

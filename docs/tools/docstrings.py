@@ -163,8 +163,13 @@ def _drop_undocumented_overrides(cls: griffe.Class) -> None:
 
 
 def _runtime_value(obj: griffe.Object) -> Any:
-    """The imported object; None for what is defined for type checkers only."""
-    value: Any = importlib.import_module(obj.module.path)
+    """The imported object; None for what is defined for type checkers only, or needs a package that is missing."""
+    try:
+        value: Any = importlib.import_module(obj.module.path)
+    except ImportError as error:  # the page in the browser, which has no entry in the reference
+        if error.name is None or error.name.startswith("modeling_lavis"):
+            raise
+        return None
     try:
         for name in obj.path.removeprefix(obj.module.path + ".").split("."):
             value = inspect.getattr_static(value, name)

@@ -2,7 +2,7 @@
 """`modeling-lavis capfilt`: caption images, and keep the texts that match them."""
 
 import argparse
-import sys
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from modeling_lavis.cli.options import (
     positive_int,
 )
 from modeling_lavis.cli.output import Results, UsageError, atomic_file, check_output_file, one_line
+from modeling_lavis.cli.plots import add_plot_option, check_plot, match_figure, save_plot
 
 _SELECTION = ("texts", "min_score", "min_similarity", "score_quantile", "similarity_quantile", "examples")
 _EXAMPLES = 12  # above and below the thresholds
@@ -59,7 +60,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     group.add_argument("--similarity-quantile", metavar="Q", type=float, help="share of texts to drop by cosine")
     group.add_argument("--scores", metavar="FILE", help="file of all scores, .jsonl (OUTPUT.scores.jsonl)")
     group.add_argument("--examples", metavar="FILE", type=Path, help="draw texts next to the thresholds, .png")
-    add_job_options(parser)
+    add_plot_option(group, "how the scores of web and synthetic texts are distributed, with the thresholds")
+    add_job_options(parser, engine=False)
     parser.set_defaults(run=run)
     return parser
 
@@ -74,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{flags(selection)} cannot be used without --output.")
     sheet = selection.pop("examples", None)
     if sheet is not None:
-        check_output_file(sheet, (".png",))
+        check_output_file(sheet, (".png",), "--examples")
+    check_plot(args.plot)
     options = {**generation_options(args), **given_options(args, ("num_return_sequences", "prompt"))}
     captioner = open_pipeline("image-captioning", argparse.Namespace(**{**vars(args), "model": args.captioner}))
     check_generation(captioner, {name: value for name, value in options.items() if name != "prompt"})
@@ -99,12 +102,12 @@ def run(args: argparse.Namespace) -> int:
             decoding=args.decoding,
             examples=0 if sheet is None else _EXAMPLES,
             batch_size=args.batch_size,
-            progress=sys.stderr,
+            progress=True,
             **selection,
             **options,
             **job,
         )
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     record = summary.as_dict()
     if sheet is not None:
@@ -113,6 +116,8 @@ def run(args: argparse.Namespace) -> int:
             _draw(summary.examples, sheet)
     results = Results(args.json)
     results.add(record, _text(summary))
+    if args.plot is not None:
+        save_plot(args.plot, _score_figure(summary))
     return int(summary.failed > 0)
 
 
@@ -140,6 +145,23 @@ def _text(summary: Any) -> str:
     return "\n".join(lines)
 
 
+def _score_figure(summary: Any) -> Any:
+    """Histograms of the scores of all texts, with the thresholds of the selection, if there was one."""
+    from modeling_lavis.jobs.merging import open_part
+    from modeling_lavis.jobs.selection import SOURCES
+
+    values: dict[str, dict[str, list[float]]] = {}
+    for record in open_part(Path(summary.scoring.output)).records():
+        for source in SOURCES:
+            for entry in record[source]:
+                for name in ("score", "similarity"):
+                    if entry[name] is not None:
+                        values.setdefault(name, {}).setdefault(f"{source} texts", []).append(entry[name])
+    thresholds = None if summary.statistics is None else summary.statistics.thresholds
+    marks = {} if thresholds is None else {"score": thresholds.score, "similarity": thresholds.similarity}
+    return match_figure(values, marks)
+
+
 def _draw(examples: Sequence[dict[str, Any]], path: Path) -> None:
     from modeling_lavis.cli.contact_sheet import draw_cells
 
@@ -154,9 +176,10 @@ def _cells(examples: Sequence[dict[str, Any]]) -> Iterator[Any]:
     from modeling_lavis.models.image_conversion import open_image, parse_background, to_rgb
 
     for example in examples:
-        with opened_row(example["item"]) as row:
+        image = None
+        with contextlib.suppress(OSError, ValueError), opened_row(example["item"]) as row:  # it may be gone by now
             image = to_rgb(open_image(row["image"]), parse_background("white")).copy()
-        image.thumbnail((512, 512))  # before the next one is in memory
+            image.thumbnail((512, 512))  # before the next one is in memory
         word, color = ("kept", CORRECT) if example["kept"] else ("dropped", WRONG)
         scores = [
             f"{name} {'?' if example[key] is None else format(example[key], '.3f')}"

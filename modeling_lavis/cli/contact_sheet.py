@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contact sheets of images with texts below them."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import PIL.Image
-from PIL import ImageDraw, ImageFont
+from PIL import ImageDraw
 
-from modeling_lavis.models.image_conversion import parse_background, to_rgb
+from modeling_lavis.drawing import load_font
+from modeling_lavis.models.image_conversion import check_regular_file, open_image, parse_background, to_rgb
+from modeling_lavis.models.video_decoding import read_frames
 
 _IMAGE_HEIGHT, _CELL_WIDTH, _MARGIN, _FONT_SIZE, _MAX_LINES = 128, 260, 16, 14, 2
-_BACKGROUND, TEXT, _LABEL, CORRECT, WRONG = "white", "#222222", "#777777", "#1a7f37", "#b3261e"
+_BACKGROUND, TEXT, _LABEL = "white", "#222222", "#777777"
+CORRECT, WRONG = "#0072B2", "#B34700"  # blue and orange, which the color-blind can tell apart
 
 
 class Cell(NamedTuple):
@@ -33,7 +37,7 @@ def draw(rows: Sequence[Mapping[str, Any]], columns: int = 4) -> PIL.Image.Image
     Args:
         rows (`Sequence[Mapping[str, Any]]`): one mapping per image with `file`, `name`, `caption`, `caption_is_name`,
             `best_match` and `score` (probability of the best match). A caption or match that is the name is drawn in
-            green, any other in red.
+            blue, any other in orange.
         columns (`int`, *optional*, defaults to 4): maximum number of images per row.
 
     Returns:
@@ -72,7 +76,7 @@ def draw_cells(cells: Sequence[Cell], columns: int = 4) -> PIL.Image.Image:
     """
     if not cells:
         raise ValueError("A contact sheet needs at least one image.")
-    font = _font()
+    font = load_font(_FONT_SIZE)
     line_height = _FONT_SIZE + 5
     height = _IMAGE_HEIGHT + max(len(cell.lines) for cell in cells) * _MAX_LINES * line_height + 2 * _MARGIN
     columns = min(columns, len(cells))
@@ -94,6 +98,36 @@ def draw_cells(cells: Sequence[Cell], columns: int = 4) -> PIL.Image.Image:
                 canvas.text((left + indent, top), line, font=font, fill=color)
                 top += line_height
     return sheet
+
+
+def item_image(item: Any, kind: str) -> PIL.Image.Image:
+    """
+    The image of an item of a collection, or the middle frame of a video.
+
+    Args:
+        item: a path or a URL, or a row of a video with `start` and `end` in seconds.
+        kind (`str`): `"image"` or `"video"`.
+
+    Raises:
+        OSError: it cannot be read. ValueError: the video has no frame in that range.
+    """
+    if kind == "image":
+        return open_image(item)
+    row = item if isinstance(item, Mapping) else {"video": item}
+    source, start, end = row["video"], row.get("start"), row.get("end")
+    if not str(source).startswith(("http://", "https://")):
+        check_regular_file(source, "video")
+
+    def select(length: int, index_at: Callable[[float], int]) -> list[int]:
+        first = 0 if start is None else index_at(start)
+        last = length if end is None else min(index_at(end), length)
+        if last <= first:
+            raise ValueError(f"{source} has no frame between start={start} and end={end} (seconds).")
+        return [(first + last) // 2]
+
+    frames: Any = read_frames(source, select)
+    with contextlib.closing(frames):
+        return PIL.Image.fromarray(next(frames))
 
 
 def wrap(text: str, width: float, measure: Any) -> list[str]:
@@ -127,10 +161,3 @@ def _truncate(line: str, width: float, measure: Any) -> str:
     while line and measure(f"{line}...") > width:
         line = line[:-1]
     return f"{line}..."
-
-
-def _font() -> Any:
-    try:
-        return ImageFont.load_default(size=_FONT_SIZE)
-    except (OSError, ImportError):  # Pillow without FreeType has only a bitmap font of one size
-        return ImageFont.load_default()

@@ -6,12 +6,12 @@ import contextlib
 import inspect
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from modeling_lavis.cli.answer import read_answers
+from modeling_lavis.cli.examples import save_examples
 from modeling_lavis.cli.options import (
     GENERATION_OPTIONS,
     add_generation_options,
@@ -21,11 +21,13 @@ from modeling_lavis.cli.options import (
     flags,
     generation_options,
     given_options,
+    natural,
     non_empty_text,
     open_pipeline,
     positive_int,
 )
 from modeling_lavis.cli.output import Results, UsageError, check_output_file
+from modeling_lavis.cli.plots import add_plot_option, check_plot, evaluation_figure, save_plot
 
 #: Pipeline that loads a model for each task.
 PIPELINES = {
@@ -96,6 +98,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     output = parser.add_argument_group("predictions")
     output.add_argument("--output", metavar="FILE", type=Path, help="write the predictions, .json")
     output.add_argument("--output-format", choices=_FORMATS, help="form of the predictions (list)")
+    output.add_argument(
+        "--examples", metavar="FILE", type=Path, help="draw the images of the worst predictions with these, .png"
+    )
+    add_plot_option(
+        output,
+        "recall over k with the scores of right and wrong pairs (retrieval), CIDEr of the captions, accuracy by type "
+        "of question, or a confusion matrix (classes and answers)",
+    )
     captions = parser.add_argument_group("captions and answers")
     add_generation_options(captions)  # type: ignore[arg-type]
     captions.add_argument("--prompt", metavar="TEXT", help="start of captions, or template of questions with {}")
@@ -122,24 +132,17 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def natural(text: str) -> int:
-    """
-    Argument type of counts that may be 0.
-
-    Raises:
-        argparse.ArgumentTypeError: If `text` is not an integer from 0.
-    """
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0")
-    return int(text)
-
-
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and return the exit status."""
     if args.output is not None:
         check_output_file(args.output, (".json",))
     elif args.output_format is not None:
         raise UsageError("--output-format is for --output; give the file, too.")
+    check_plot(args.plot)
+    if args.examples is not None:
+        check_output_file(args.examples, (".png",), "--examples")
+        if args.streaming:
+            raise UsageError("--examples looks at rows again, which --streaming cannot. Leave out one of them.")
     with process_group(args) as is_first:
         return _run(args, Results(args.json), is_first)
 
@@ -148,7 +151,10 @@ def _run(args: argparse.Namespace, results: Results, is_first: bool) -> int:
     from modeling_lavis.data.loading import load_data
     from modeling_lavis.evaluation.tasks import EVALUATIONS
 
-    options = task_options(args, inspect.signature(EVALUATIONS[args.task]).parameters)
+    known = inspect.signature(EVALUATIONS[args.task]).parameters
+    options = task_options(args, known)
+    if args.plot is not None and "return_rankings" in known:
+        options["return_rankings"] = True
     try:
         rows = load_data(
             args.data,
@@ -168,12 +174,15 @@ def _run(args: argparse.Namespace, results: Results, is_first: bool) -> int:
     found = EVALUATIONS[args.task](pipe.model, pipe.processor, rows, **options)
     if not is_first:
         return 0
-    is_result = "return_predictions" in options
-    metrics, skipped = (found.metrics, found.skipped) if is_result else (found, {})
+    metrics, skipped = (found, {}) if isinstance(found, Mapping) else (found.metrics, getattr(found, "skipped", {}))
     if args.output is not None:
         found.save_predictions(args.output, args.output_format or "list")
     record = {"task": args.task, "metrics": metrics, "skipped": len(skipped)}
     results.add(record, _table(metrics) if metrics else "no metrics: the data have nothing to compare with")
+    if args.plot is not None:
+        save_plot(args.plot, evaluation_figure(found, _labels(options.get("label2id") or pipe.model.config.label2id)))
+    if args.examples is not None:
+        save_examples(args.examples, rows, found)
     return 0
 
 
@@ -203,20 +212,26 @@ def task_options(args: argparse.Namespace, known: Mapping[str, Any]) -> dict[str
     if args.label2id is not None:
         unknown += [] if "label2id" in known else ["label2id"]
         options["label2id"] = _read_labels(args.label2id)
-    for name, value, default in (("on_bad_row", args.on_bad_row, "raise"), ("output", args.output, None)):
-        parameter = "return_predictions" if name == "output" else name
-        if value != default and parameter not in known:
-            unknown.append(name)
+    if args.on_bad_row != "raise" and "on_bad_row" not in known:
+        unknown.append("on_bad_row")
+    if "return_predictions" not in known:
+        unknown += given_options(args, ("output", "examples"))
     if unknown:
         raise UsageError(f"{flags(unknown)} cannot be used with the task {args.task}.")
     shared: dict[str, Any] = {
         "batch_size": args.batch_size,
         "num_workers": args.num_workers,
-        "progress": sys.stderr.isatty(),
+        "progress": True,
     }
     if "return_predictions" in known:
         shared |= {"return_predictions": True, "on_bad_row": args.on_bad_row}
     return {**options, **shared}
+
+
+def _labels(label2id: Mapping[str, int] | None) -> list[str]:
+    """Names of labels in the order of their indices."""
+    known = label2id or {}
+    return sorted(known, key=lambda name: known[name])
 
 
 def _columns(given: list[str]) -> dict[str, str | None]:

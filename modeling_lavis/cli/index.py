@@ -2,11 +2,10 @@
 """`modeling-lavis index`: an index of a collection on disk, for `search`."""
 
 import argparse
-import sys
 from typing import Any
 
 from modeling_lavis.cli.jobs import JOB_INPUTS, add_reading_options, given_job_options
-from modeling_lavis.cli.options import add_inputs, add_model_options, flags, open_pipeline, positive_float
+from modeling_lavis.cli.options import add_inputs, add_model_options, flags, natural, open_pipeline, positive_float
 from modeling_lavis.cli.output import Results, UsageError, one_line, warn
 
 
@@ -31,6 +30,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--memory", metavar="GB", type=positive_float, help="memory for --index auto (half of the machine's)"
     )
+    parser.add_argument(
+        "--disk-budget",
+        metavar="BYTES",
+        type=natural,
+        help="hidden states to store, from which search ranks without reading files (0, or that of the index)",
+    )
     parser.add_argument("--remove", metavar="FILE", nargs="+", default=[], help="remove files from the index")
     parser.add_argument("--remove-missing", action="store_true", help="remove files that do not exist any more")
     add_model_options(parser)
@@ -42,12 +47,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Make or change an index, and return the exit status, which is 1 if an input failed or a file is missing."""
     from modeling_lavis.search import SearchIndex, build_index, remove_from_index
-    from modeling_lavis.search.building import TASKS
+    from modeling_lavis.search.features import TASKS
 
     results = Results(args.json)
     options = given_job_options(args)
     if not args.inputs:
-        given = [name for name in ("index", "memory", "model") if getattr(args, name) is not None]
+        given = [name for name in ("index", "memory", "disk_budget", "model") if getattr(args, name) is not None]
         if given or options:
             raise UsageError(f"{flags([*given, *options])} cannot be used without inputs. Give files or folders.")
     failed = False
@@ -60,13 +65,16 @@ def run(args: argparse.Namespace) -> int:
                 args.output,
                 index=args.index,
                 memory=None if args.memory is None else int(args.memory * 2**30),
+                disk_budget=args.disk_budget,
                 batch_size=args.batch_size,
-                progress=sys.stderr,
+                progress=True,
                 **options,
             )
         except ValueError as error:
             raise UsageError(str(error)) from error
         text = f"{one_line(made.output)}: {made.items} items, {made.added} new or changed, search {made.search}"
+        if made.with_states:
+            text += f", hidden states of {made.with_states}"
         if made.failed:
             text += f", {made.failed} failed ({one_line(made.failures)})"
         results.add(made.as_dict(), text)

@@ -2,11 +2,12 @@
 """`--output` of the verbs that work on collections: a job that can be interrupted and goes on."""
 
 import argparse
-import sys
+import functools
+import os
 from collections.abc import Mapping
 from typing import Any
 
-from modeling_lavis.cli.options import flags, positive_int
+from modeling_lavis.cli.options import flags, open_pipeline, positive_int
 from modeling_lavis.cli.output import Results, UsageError, one_line
 
 FORMATS = ("jsonl", "parquet", "metadata", "txt", "webdataset")
@@ -23,15 +24,19 @@ _OPTIONS = {
     "shard": "shard",
     "samples_per_shard": "samples_per_shard",
     "restart": "restart",
+    "engine": "engine",
+    "replicas": "replicas",
+    "address": "address",
 }
+_OF_ENGINES = ("replicas", "address")
 JOB_INPUTS = (
     " With --output also @FILE (a list of files and URLs, one per line), a folder with metadata.jsonl, .csv or"
     " .parquet, JSON Lines, CSV, Parquet and WebDataset shards."
 )
 
 
-def add_job_options(parser: argparse.ArgumentParser, output: bool = True) -> None:
-    """Add the options of jobs; `output` says whether to add `--output`, too."""
+def add_job_options(parser: argparse.ArgumentParser, output: bool = True, engine: bool = True) -> None:
+    """Add the options of jobs; `output` and `engine` say whether to add `--output` and those of engines, too."""
     group = parser.add_argument_group(
         "collections",
         "With --output the results are written to files. The same command goes on with a job that was interrupted; "
@@ -51,6 +56,19 @@ def add_job_options(parser: argparse.ArgumentParser, output: bool = True) -> Non
     group.add_argument("--seed", metavar="N", type=int, help="random numbers of sampling (0)")
     group.add_argument("--shard", metavar="I/N", help="work on the I-th of N parts of the data")
     group.add_argument("--samples-per-shard", metavar="N", type=positive_int, help="samples of a full shard (10000)")
+    if engine:
+        group.add_argument("--engine", choices=("ray",), help="compute on the workers of a Ray cluster")
+        group.add_argument(
+            "--replicas",
+            metavar="N",
+            type=positive_int,
+            help="models on the cluster (one per GPU, or per group of --workers processors if there are no GPUs)",
+        )
+        group.add_argument(
+            "--address",
+            metavar="HOST:PORT",
+            help="Ray cluster, auto for that of this node ($RAY_ADDRESS; without any, one of this machine alone)",
+        )
 
 
 def add_reading_options(group: Any) -> None:
@@ -86,7 +104,17 @@ def given_job_options(args: argparse.Namespace) -> dict[str, Any]:
         if any(not name or not column for name, _, column in pairs):
             raise UsageError(f"--columns is {' '.join(options['columns'])}; expected NAME=COLUMN.")
         options["columns"] = {name: column for name, _, column in pairs}
+    engine_options = {name: options.pop(name) for name in _OF_ENGINES if name in options}
+    if "engine" in options:
+        options["engine_options"] = {**_default_address(), **engine_options}
+    elif engine_options:
+        raise UsageError(f"{flags(engine_options)} cannot be used without --engine.")
     return options
+
+
+def _default_address() -> dict[str, str]:
+    """The cluster that Ray's own commands name for the jobs that they start."""
+    return {"address": address} if (address := os.environ.get("RAY_ADDRESS")) else {}
 
 
 def run_job(args: argparse.Namespace, verb: str, pipe: Any, call: Mapping[str, Any]) -> int:
@@ -104,18 +132,30 @@ def run_job(args: argparse.Namespace, verb: str, pipe: Any, call: Mapping[str, A
     if not args.inputs:
         raise UsageError("There are no inputs. Give files, folders, globs, URLs or @FILE.")
     options = given_job_options(args)
+    if "engine" in options:
+        options |= {"device": args.device, "open_model": _opener(verb, args)}
     try:
         summary = run(
-            verb, list(args.inputs), pipe, args.output, call, batch_size=args.batch_size, progress=sys.stderr, **options
+            verb, list(args.inputs), pipe, args.output, call, batch_size=args.batch_size, progress=True, **options
         )
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     return print_summary(summary, args.json)
 
 
+def _opener(verb: str, args: argparse.Namespace) -> Any:
+    """What workers of an engine call to open the pipeline as this process does, on their own device."""
+    from modeling_lavis.jobs.tasks import TASKS
+
+    names = ("model", "device", "dtype", "background", "batch_size")
+    pipelines = TASKS[verb].pipelines
+    tasks = pipelines if len(pipelines) > 1 else pipelines["image"]
+    return functools.partial(open_pipeline, tasks, argparse.Namespace(**{name: getattr(args, name) for name in names}))
+
+
 def print_summary(summary: Any, as_json: bool) -> int:
     """Print the summary of a job, and return the exit status: 1 if an input failed."""
-    from modeling_lavis.jobs.progress import duration
+    from modeling_lavis.progress import duration
 
     results = Results(as_json)
     text = f"{one_line(summary.output)}: {summary.written} of {summary.inputs} inputs"

@@ -16,9 +16,12 @@ from modeling_lavis.cli import (
     demo,
     embed,
     evaluate,
+    explain,
+    export,
     index,
     match,
     merge_shards,
+    page,
     publish,
     recipes,
     search,
@@ -48,7 +51,7 @@ def build_parser(verb: str | None = None, arguments: Sequence[str] = ()) -> argp
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {modeling_lavis.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for module in (caption, answer, match, embed, capfilt, merge_shards, index, search, evaluate):
+    for module in (caption, answer, match, embed, explain, capfilt, merge_shards, index, search, evaluate):
         module.add_parser(verbs)
     if verb == "convert":
         from modeling_lavis.hub.command import names_checkpoints
@@ -56,6 +59,7 @@ def build_parser(verb: str | None = None, arguments: Sequence[str] = ()) -> argp
         convert.add_parser(verbs, by_name=names_checkpoints(arguments))
     else:
         verbs.add_parser("convert", help=convert.HELP)
+    export.add_parser(verbs)
     zoo.add_parser(verbs)
     verify.add_parser(verbs)
     attach_code.add_parser(verbs)
@@ -65,6 +69,7 @@ def build_parser(verb: str | None = None, arguments: Sequence[str] = ()) -> argp
         train.add_parser(verbs)
     else:
         verbs.add_parser("train", help=train.HELP)
+    page.add_parser(verbs)
     demo.add_parser(verbs)
     return parser
 

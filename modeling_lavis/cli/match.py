@@ -2,6 +2,7 @@
 """`modeling-lavis match`: score how well texts match images or videos."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from modeling_lavis.cli.jobs import JOB_INPUTS, add_job_options, given_job_options, run_job
@@ -14,6 +15,7 @@ from modeling_lavis.cli.options import (
     open_pipeline,
 )
 from modeling_lavis.cli.output import Results, UsageError, iterate_results, one_line
+from modeling_lavis.cli.plots import MatchScores, add_plot_option, check_plot, save_plot
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -35,6 +37,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="one or several texts; must follow the inputs (with --output: the column text or caption of the data)",
     )
     add_model_options(parser)
+    add_plot_option(parser, "how scores and cosines are distributed, for each of up to four texts")
     add_job_options(parser)
     parser.set_defaults(run=run)
     return parser
@@ -45,11 +48,20 @@ def run(args: argparse.Namespace) -> int:
     given_job_options(args)
     if not args.text and args.output is None:
         raise UsageError("There is no text to match. Give --text.")
+    check_plot(args.plot)
     matcher = open_pipeline({"image": "image-text-matching", "video": "video-text-matching"}, args)
     if args.text:
         check_texts(matcher, "--text", args.text)
+    scores = MatchScores(args.text)
     if args.output is not None:
-        return run_job(args, "match", matcher, {"text": args.text})
+        status = run_job(args, "match", matcher, {"text": args.text})
+        if args.plot is not None:
+            from modeling_lavis.jobs.merging import open_part
+
+            for record in open_part(Path(args.output), "match").records():
+                scores.add(record.get("matches", [record]))
+            save_plot(args.plot, scores.figure())
+        return status
     results = Results(args.json)
     files = find_model_inputs(matcher, args)
     for name, rows in iterate_results(files, lambda names: matcher(names, text=args.text, on_error="return"), results):
@@ -57,4 +69,8 @@ def run(args: argparse.Namespace) -> int:
             f"  match {row['score']:.3f}  cosine {row['similarity']:+.3f}  {one_line(row['text'])}" for row in rows
         ]
         results.add({"file": name, "matches": rows}, "\n".join([one_line(name), *lines]))
+        if args.plot is not None:
+            scores.add(rows)
+    if args.plot is not None:
+        save_plot(args.plot, scores.figure())
     return results.status

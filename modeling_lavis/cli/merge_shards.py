@@ -2,7 +2,6 @@
 """`modeling-lavis merge-shards`: the outputs of `--shard 1/N` to `N/N` as one."""
 
 import argparse
-import sys
 from typing import Any
 
 from modeling_lavis.cli.jobs import FORMATS, print_summary
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             output_format=args.output_format,
             samples_per_shard=args.samples_per_shard,
             restart=args.restart,
-            progress=sys.stderr,
+            progress=True,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -6,7 +6,8 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from modeling_lavis.cli.output import UsageError
@@ -42,6 +43,18 @@ def positive_int(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return number
+
+
+def natural(text: str) -> int:
+    """
+    Argument type of counts that may be 0.
+
+    Raises:
+        argparse.ArgumentTypeError: If `text` is not an integer from 0.
+    """
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0")
+    return int(text)
 
 
 def positive_float(text: str) -> float:
@@ -232,11 +245,66 @@ def open_pipeline(task: str | Mapping[str, str], args: argparse.Namespace) -> An
     Raises:
         UsageError: If there is no such model or device, or the model does not support the task.
     """
+
+    def load_pipeline(model: str, dtype: Any) -> Any:
+        from modeling_lavis.pipelines.loading import load
+
+        return load(task, model, device=args.device, dtype=dtype, batch_size=args.batch_size)
+
+    if getattr(args, "engine", None) is not None:  # its workers open it on their devices; here it checks options
+        args = argparse.Namespace(**{**vars(args), "device": "cpu"})
+    pipe = open_with(args, load_pipeline)
+    if args.background is not None:
+        set_background(pipe, args.background)
+    return pipe
+
+
+def open_model(args: argparse.Namespace) -> tuple[Any, Any]:
+    """
+    Load the model that the arguments name, of any head, and its processor.
+
+    Args:
+        args (`argparse.Namespace`): the arguments of the verb.
+
+    Raises:
+        UsageError: If there is no such model or device.
+    """
+
+    def load_head(name: str, dtype: Any) -> Any:
+        import torch
+
+        from modeling_lavis.pipelines.loading import CheckpointHead, chooses_dtype
+        from modeling_lavis.pipelines.precision import use_fast_dtype
+        from modeling_lavis.pipelines.processors import resolve_processor
+
+        model = CheckpointHead.from_pretrained(name, dtype=dtype)
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = torch.device(args.device or device or "cpu")
+        if chooses_dtype(model):
+            use_fast_dtype(model, device)
+        return SimpleNamespace(model=model.to(device).eval(), processor=resolve_processor(model))
+
+    opened = open_with(args, load_head)
+    if args.background is not None:
+        set_background(opened, args.background)
+    return opened.model, opened.processor
+
+
+def open_with(args: argparse.Namespace, load: Callable[[str, Any], Any]) -> Any:
+    """
+    What a function makes of the model that the arguments name.
+
+    Args:
+        args (`argparse.Namespace`): the arguments of the verb.
+        load (`Callable`): function of folder or Hub id, and dtype.
+
+    Raises:
+        UsageError: If there is no such model or device, or `load` raises an error.
+    """
     silence_libraries()
     import torch
 
     from modeling_lavis.hub.offline import parts_elsewhere, repository_access
-    from modeling_lavis.pipelines.loading import load
 
     if args.device is not None:
         try:
@@ -252,12 +320,9 @@ def open_pipeline(task: str | Mapping[str, str], args: argparse.Namespace) -> An
     needed = [model, *(parts_elsewhere(model) if os.path.isdir(model) else ())]
     try:
         with repository_access(needed):
-            pipe = load(task, model, device=args.device, dtype=dtype, batch_size=args.batch_size)
+            return load(model, dtype)
     except Exception as error:  # the readers of configurations, weights and tokenizers raise errors of many types
         raise UsageError(f"The model {model} cannot be used: {first_line(error)}") from error
-    if args.background is not None:
-        set_background(pipe, args.background)
-    return pipe
 
 
 def check_folder(folder: str) -> None:
@@ -308,6 +373,8 @@ def silence_libraries() -> None:
     Silence transformers' messages about loading, the retries of huggingface_hub, and PIL's warnings about images that
     it can read.
     """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import enable_progress_bars
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
@@ -315,6 +382,8 @@ def silence_libraries() -> None:
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     hub_logging.set_verbosity_error()
+    if not constants.HF_HUB_DISABLE_PROGRESS_BARS:
+        enable_progress_bars()  # those of downloads, which transformers disables together with its own
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 

@@ -14,8 +14,9 @@ from typing import IO, Any
 
 from modeling_lavis.data.media_files import InputFile
 from modeling_lavis.files import whole_file
+from modeling_lavis.progress import with_progress
 
-#: Number of inputs from which on a progress bar is shown.
+#: Number of inputs from which on progress is shown.
 PROGRESS_THRESHOLD = 20
 
 
@@ -130,12 +131,10 @@ def iterate_results(
 
 
 def progress(entries: list[Any]) -> Iterable[Any]:
-    """Iterate over entries, with a progress bar on stderr if there are many and stderr is a terminal."""
-    if len(entries) < PROGRESS_THRESHOLD or not sys.stderr.isatty():
+    """Iterate over entries, and show progress on stderr if there are many."""
+    if len(entries) < PROGRESS_THRESHOLD:
         return entries
-    from tqdm import tqdm
-
-    return tqdm(entries, unit="file", file=sys.stderr)
+    return with_progress(entries, unit="files", shown=True)
 
 
 def _without_progress_bar(stream: IO[str]) -> contextlib.AbstractContextManager[None]:
@@ -147,26 +146,27 @@ def _without_progress_bar(stream: IO[str]) -> contextlib.AbstractContextManager[
     return tqdm.external_write_mode(file=sys.stderr)
 
 
-def check_output_file(path: Path, suffixes: tuple[str, ...]) -> Path:
+def check_output_file(path: Path, suffixes: tuple[str, ...], flag: str = "--output") -> Path:
     """
     Check that a file can be written to `path`, without creating anything.
 
     Args:
-        path (`Path`): value of `--output`.
+        path (`Path`): value of the option.
         suffixes (`tuple[str, ...]`): the allowed suffixes.
+        flag (`str`, *optional*, defaults to `"--output"`): the option.
 
     Raises:
         UsageError: If the suffix is another, `path` is a folder, a FIFO or a device, or its folder is missing or cannot
             be written to.
     """
     if path.suffix.lower() not in suffixes:
-        raise UsageError(f"--output is {path}; expected a file name that ends in {', '.join(suffixes)}.")
+        raise UsageError(f"{flag} is {path}; expected a file name that ends in {', '.join(suffixes)}.")
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         what = "is a folder" if path.is_dir() else f"is in {folder}, which is not a writable folder"
-        raise UsageError(f"--output is {path}, which {what}. Give the path of a file.")
+        raise UsageError(f"{flag} is {path}, which {what}. Give the path of a file.")
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-        raise UsageError(f"--output is {path}, which is a FIFO, a socket or a device. Give the path of a file.")
+        raise UsageError(f"{flag} is {path}, which is a FIFO, a socket or a device. Give the path of a file.")
     return path
 
 

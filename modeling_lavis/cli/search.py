@@ -44,14 +44,16 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--candidates", metavar="N", type=positive_int, help="candidates that are ranked again (64)")
     parser.add_argument("--no-rerank", action="store_true", default=None, help="rank by cosine similarity alone")
     parser.add_argument("--exact", action="store_true", help="compare with all items, also if there is a FAISS index")
-    parser.add_argument("--sheet", metavar="PNG", type=Path, help="draw the results as a contact sheet of images")
+    parser.add_argument(
+        "--sheet", metavar="PNG", type=Path, help="draw the results as a contact sheet of images, or of a frame each"
+    )
     add_model_options(parser, "that of the index", batches=False)
     parser.set_defaults(run=run)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search, print the results, and return the exit status, which is 1 if a file cannot be drawn."""
+    """Search, print the results, and return the exit status, which is 1 if an item cannot be drawn."""
     from modeling_lavis.search import SearchIndex
 
     given = [name for name in ("text", "image", "video") if getattr(args, name) is not None]
@@ -66,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
     if args.sheet is not None:
         check_output_file(args.sheet, (".png",))
     index = SearchIndex(args.index)
-    if args.sheet is not None and index.kind != "image":
-        raise UsageError(f"--sheet draws images; {args.index} has {index.kind}s.")
+    if args.sheet is not None and index.kind == "text":
+        raise UsageError(f"--sheet draws images and videos; {args.index} has texts.")
     results = Results(args.json)
     found = _duplicates(index, args, results) if args.dedupe is not None else _query(index, args, results)
     if args.sheet is not None and not _draw(args.sheet, index, found):
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 def _query(index: Any, args: argparse.Namespace, results: Results) -> list[tuple[int, str, str]]:
     """Print the results of a query; returns row, label and text of each, for the sheet."""
     from modeling_lavis.search import Searcher
-    from modeling_lavis.search.building import TASKS
+    from modeling_lavis.search.features import TASKS
 
     medium = "image" if args.image is not None else "video"
     if getattr(args, medium) is not None and medium != index.kind:
@@ -127,9 +129,8 @@ def _duplicates(index: Any, args: argparse.Namespace, results: Results) -> list[
 
 
 def _draw(path: Path, index: Any, found: list[tuple[int, str, str]]) -> bool:
-    """Write a contact sheet; returns whether all images could be read. Without results nothing is written."""
-    from modeling_lavis.cli.contact_sheet import TEXT, Cell, draw_cells
-    from modeling_lavis.models.image_conversion import open_image
+    """Write a contact sheet; returns whether all items could be read. Without results nothing is written."""
+    from modeling_lavis.cli.contact_sheet import TEXT, Cell, draw_cells, item_image
 
     if not found:
         warn(f"{path} was not written: there are no results.", "warning")
@@ -138,9 +139,9 @@ def _draw(path: Path, index: Any, found: list[tuple[int, str, str]]) -> bool:
     for row, label, name in found:
         image = None
         try:
-            image = open_image(index.item(row))
+            image = item_image(index.item(row), index.kind)
             image.thumbnail((512, 512))  # before the next one is in memory
-        except OSError as error:
+        except (OSError, ValueError) as error:
             is_complete = False
             warn(str(error))
         cells.append(Cell(image, [(label, Path(name).name, TEXT)]))

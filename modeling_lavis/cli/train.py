@@ -6,6 +6,8 @@ import json
 import sys
 from typing import Any
 
+from modeling_lavis.cli.plots import add_plot_option, check_plot, save_plot
+
 HELP = "train a model by a recipe"
 _OWN = (
     "model",
@@ -63,6 +65,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     own.add_argument("--set", metavar="FIELD=VALUE", nargs="+", help="other values of the recipe, by dotted name")
     own.add_argument("--resume", action="store_true", help="continue from the last checkpoint in --output, if any")
+    add_plot_option(
+        own, "losses, metrics and learning rate over the steps; curves.png in --output has them in any case"
+    )
     own.add_argument("--json", action="store_true", help="print the metrics as JSON")
     parser.set_defaults(run=run, trainer_flags=[action.dest for action in flags._actions])
     return parser
@@ -87,7 +92,9 @@ def _trainer_flags() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Train, print the metrics, and return the exit status."""
+    check_plot(args.plot)
     from modeling_lavis.cli.answer import read_answers
+    from modeling_lavis.training.curves import curves_figure
     from modeling_lavis.training.run import train
 
     given = vars(args)
@@ -107,6 +114,8 @@ def run(args: argparse.Namespace) -> int:
         text = "\n".join([*lines, f"saved in {args.output}"])
         record = {"output": str(result.output_dir), "metrics": result.metrics}
         sys.stdout.write((json.dumps(record) if args.json else text) + "\n")
+        if args.plot is not None:
+            save_plot(args.plot, curves_figure(result.trainer.state.log_history))
     return 0
 
 

@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from modeling_lavis.cli.evaluate import natural
-from modeling_lavis.cli.options import DTYPES, first_line, non_empty_text, positive_int, silence_libraries
+from modeling_lavis.cli.options import DTYPES, first_line, natural, non_empty_text, positive_int, silence_libraries
 from modeling_lavis.cli.output import Results, UsageError, check_output_file
+from modeling_lavis.cli.plots import add_plot_option, check_plot, save_plot, verification_figure
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -45,6 +45,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     recordings.add_argument(
         "--record", metavar="FILE", type=Path, help="record the outputs for --image in FILE, .json, instead"
     )
+    add_plot_option(parser, "the differences of all values from what was expected")
     parser.add_argument("--revision", metavar="NAME", help="revision of a Hub repository")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps ... (cpu)")
     parser.add_argument("--dtype", metavar="T", choices=DTYPES, default="auto", help="%(choices)s (as stored)")
@@ -96,11 +97,14 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"{flags} is for --data, which is missing.")
     if args.checkpoint is not None and (args.record is not None or args.recording is not None):
         raise UsageError("--checkpoint is for published values, not for --recording or --record.")
+    check_plot(args.plot)
     if args.record is None:
         return
+    if args.plot is not None:
+        raise UsageError("--plot is for comparisons, not for --record.")
     if args.image is None or args.recording is not None or args.data is not None:
         raise UsageError("--record needs --image, and neither --recording nor --data.")
-    check_output_file(args.record, (".json",))
+    check_output_file(args.record, (".json",), "--record")
 
 
 def _record(args: argparse.Namespace, options: dict[str, Any]) -> int:
@@ -137,6 +141,8 @@ def _verify(args: argparse.Namespace, options: dict[str, Any]) -> int:
     except NothingToVerify as error:
         raise UsageError(first_line(error)) from error
     Results(args.json).add(report.as_dict(), str(report))
+    if args.plot is not None:
+        save_plot(args.plot, verification_figure(report.comparisons))
     if not report.measured:
         return 2
     return 0 if report.agrees else 1

@@ -6,7 +6,7 @@ import os
 import tempfile
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,6 +19,7 @@ from transformers.utils import logging
 from modeling_lavis.data.collators import open_row_image
 from modeling_lavis.data.columns import ORIGIN, PROBLEM, Column, DataError, TaskColumns, task_columns
 from modeling_lavis.data.video_collators import open_row_video
+from modeling_lavis.progress import Progress, Shown
 
 logger = logging.get_logger(__name__)
 
@@ -108,6 +109,7 @@ def check_data(
     targets: bool = True,
     media: bool = True,
     threads: int = 4,
+    progress: Shown = None,
 ) -> DataReport:
     """
     Look for rows that training or evaluation cannot use: all of them, before it starts.
@@ -121,6 +123,8 @@ def check_data(
         media (`bool`, *optional*, defaults to `True`):
             whether to decode every image, and the first frame of every video; each file once.
         threads (`int`, *optional*, defaults to 4): number of files decoded at a time.
+        progress (`bool` or `TextIO`, *optional*): whether or where progress is shown, see
+            `modeling_lavis.progress.Progress`; by default on a terminal.
 
     Returns:
         `DataReport`: the bad rows; `report.raise_if_bad()` raises an error that names them.
@@ -136,7 +140,8 @@ def check_data(
     unknown = 0
     # answers outside the classes are part of video question answering
     labels = None if task == "video-qa" else label2id
-    with ThreadPoolExecutor(threads) as pool:
+    total = min(len(rows), max_rows or len(rows)) if isinstance(rows, Sized) else max_rows
+    with ThreadPoolExecutor(threads) as pool, Progress(total, "checking", "rows", shown=progress) as shown:
         chosen = _choose(rows, max_rows)
         while chunk := list(islice(chosen, 16 * threads)):
             texts = [
@@ -146,6 +151,7 @@ def check_data(
             ]
             unreadable = list(pool.map(known.problem, chunk)) if media else [None] * len(chunk)
             report.num_rows += len(chunk)
+            shown.update(len(chunk))
             found = (text or file for text, file in zip(texts, unreadable))
             report.problems += [problem for problem in found if problem is not None]
             if task == "video-qa" and label2id is not None:
@@ -165,21 +171,14 @@ def _is_unknown(row: Any, label2id: Mapping[str, int]) -> bool:
     return isinstance(answer, str) and answer not in label2id
 
 
-def _choose(rows: Iterable[Any], max_rows: int | None) -> Iterator[tuple[int, Any]]:
-    if max_rows is None or not isinstance(rows, Sequence | _HasLength) or len(rows) <= max_rows:
+def _choose(rows: Any, max_rows: int | None) -> Iterator[tuple[int, Any]]:
+    has_index = hasattr(rows, "__len__") and hasattr(rows, "__getitem__")
+    if max_rows is None or not has_index or len(rows) <= max_rows:
         yield from islice(enumerate(rows), max_rows)
         return
     for number in range(max_rows):
         index = number * len(rows) // max_rows
         yield index, rows[index]
-
-
-class _HasLength:
-    """A map-style data set: it has a length, and rows by index."""
-
-    @classmethod
-    def __subclasshook__(cls, other: type) -> bool:
-        return hasattr(other, "__len__") and hasattr(other, "__getitem__")
 
 
 class _KnownFiles:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modeling_lavis.data.columns import DataError, TaskColumns
+from modeling_lavis.data.media_files import matching_paths
 from modeling_lavis.data.records import SourceFile, first_record, image_suffixes, kind_of, load_json
 from modeling_lavis.data.rows import ColumnNames, missing_columns
 
@@ -63,7 +64,7 @@ def find_source(
         return _in_folder(Path(source), task, split, names, format)
     if os.path.exists(source):
         return [_as_file(source, format)]
-    matches = sorted(glob.glob(source, recursive=True)) if glob.has_magic(source) else []
+    matches = sorted(set(matching_paths(source))) if glob.has_magic(source) else []
     if not matches:
         raise FileNotFoundError(
             f"There is no file or folder {source!r} (from {os.getcwd()}). Check the path. Load a data set of the Hub"

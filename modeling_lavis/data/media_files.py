@@ -3,6 +3,7 @@
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -59,7 +60,7 @@ def _find(argument: str, kind: str) -> Iterator[InputFile]:
     elif os.path.isdir(argument):
         yield from _in_folder(argument, kind)
     elif glob.has_magic(argument):
-        found = sorted(glob.glob(argument, recursive=True))
+        found = sorted(set(matching_paths(argument)))
         if not found:
             yield InputFile(argument, f"No file matches {argument}.")
         for path in found:
@@ -72,6 +73,28 @@ def _find(argument: str, kind: str) -> Iterator[InputFile]:
                 yield from _in_folder(path, kind)
     else:
         yield _special_file(argument, kind)
+
+
+def matching_paths(pattern: str) -> Iterator[str]:
+    """
+    Paths that match a glob. `**` stands for any number of folders, also for none. Links to folders are not followed
+    there, since they may lead in circles; hidden folders are left out.
+    """
+    if os.sep == "\\":
+        pattern = pattern.replace("\\", "/")
+    parts = re.fullmatch(r"(|.*?/)\*\*(?:/(.*))?", pattern, re.DOTALL)
+    if parts is None:
+        yield from glob.iglob(pattern)
+        return
+    head, tail = parts.group(1), parts.group(2)
+    for base in glob.iglob(head) if glob.has_magic(head) else [head]:
+        for parent, folders, files in os.walk(base or "."):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            prefix = os.path.join(parent, "") if base else os.path.join(parent, "")[2:]
+            if tail:
+                yield from matching_paths(glob.escape(prefix) + tail)
+            else:
+                yield from (prefix + name for name in files if not name.startswith("."))
 
 
 def _special_file(path: str, kind: str) -> InputFile:
@@ -102,4 +125,4 @@ def _in_folder(folder: str, kind: str) -> Iterator[InputFile]:
         yield InputFile(folder, f"No {kind} in the folder {folder}; looked for {' '.join(sorted(SUFFIXES[kind]))}.")
 
 
-__all__ = ["INPUTS", "SUFFIXES", "URLS", "InputFile", "find_inputs", "iterate_inputs"]
+__all__ = ["INPUTS", "SUFFIXES", "URLS", "InputFile", "find_inputs", "iterate_inputs", "matching_paths"]

@@ -76,14 +76,35 @@ class SourceFile:
         Raises:
             OSError: the file cannot be read. DataError: its content has another form.
         """
+        for place, record in _raising(self.records_and_errors()):
+            yield f"{self.name}, {place}", record
+
+    def records_and_errors(self) -> Iterator[tuple[str, Record | DataError]]:
+        """
+        Read the file, and go on after lines of JSON or CSV that are no records.
+
+        Yields:
+            `tuple[str, Mapping[str, Any] | DataError]`: the place in the file, such as `row 17`, and the record or what
+            is wrong with it.
+
+        Raises:
+            OSError, DataError: the rest of the file cannot be read.
+        """
         try:
             for place, record in READERS[self.kind](self.path):
-                if not self.prefix or str(record.get("file_name", "")).startswith(self.prefix):
-                    yield f"{self.name}, {place}", record
+                if isinstance(record, DataError) or str(record.get("file_name", "")).startswith(self.prefix):
+                    yield place, record
         except UnicodeDecodeError as error:
             raise DataError(f"{self.path} is not text in UTF-8 ({error}); save it as UTF-8.") from error
         except csv.Error as error:
             raise DataError(f"{self.path} is not CSV: {error}. Save it again, as text in UTF-8.") from error
+
+
+def _raising(found: Iterator[tuple[str, Record | DataError]]) -> Iterator[tuple[str, Record]]:
+    for place, record in found:
+        if isinstance(record, DataError):
+            raise record
+        yield place, record
 
 
 def image_suffixes() -> frozenset[str]:
@@ -95,11 +116,16 @@ def image_suffixes() -> frozenset[str]:
 
 
 def read_json(path: str) -> Iterator[tuple[str, Record]]:
+    """Records of a JSON file; `DataError` at the first that is none."""
+    return _raising(_json_records(path))
+
+
+def _json_records(path: str) -> Iterator[tuple[str, Record | DataError]]:
     """Records of a JSON list, or of JSON Lines under the name `.json`, as NLVR2 has them."""
     with open(path, encoding="utf-8-sig") as file:
         start = file.read(_HEAD).lstrip()[:1]
     if start != "[":
-        yield from read_json_lines(path)
+        yield from _json_lines(path)
         return
     content = load_json(path)
     for index, record in enumerate(content):
@@ -123,49 +149,59 @@ def load_json(path: str) -> Any:
         ) from error
 
 
-def read_json_lines(path: str) -> Iterator[tuple[str, Record]]:
-    """Records of JSON Lines: one object per line."""
+def _json_lines(path: str) -> Iterator[tuple[str, Record | DataError]]:
+    """Records of JSON Lines: one object per line. A line that is none is an error in its place."""
     index = 0
-    with open(path, encoding="utf-8-sig") as file:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = parse_json(line)
-            except ValueError as error:
-                reason = str(error).replace(" in line 1,", ",")
-                raise DataError(
-                    f"{path}, line {number}: not valid JSON ({reason}). Expected a list of"
-                    " objects, or one object per line; give format= for the published files of another form."
-                ) from error
-            yield f"row {index}", _checked(record, path, f"line {number}")
-            index += 1
+            if line.strip():
+                yield f"row {index}", _json_line(line, path, number)
+                index += 1
 
 
-def _checked(record: Any, path: str, place: str) -> Record:
-    if not isinstance(record, Mapping):
-        raise DataError(
-            f"{path}, {place}: got {str(record)[:60]!r}; expected an object with the columns of a row. Lists of answers"
-            " or labels are no rows."
+def _json_line(line: str, path: str, number: int) -> Record | DataError:
+    try:
+        if not line.isascii():
+            line.encode()
+        return _checked(parse_json(line), path, f"line {number}")
+    except UnicodeEncodeError:
+        return DataError(f"{path}, line {number} is not text in UTF-8; save it as UTF-8.")
+    except ValueError as error:
+        reason = str(error).replace(" in line 1,", ",")
+        return DataError(
+            f"{path}, line {number}: not valid JSON ({reason}). Expected a list of"
+            " objects, or one object per line; give format= for the published files of another form."
         )
-    return record
+
+
+def _checked(record: Any, path: str, place: str) -> Record | DataError:
+    if isinstance(record, Mapping):
+        return record
+    return DataError(
+        f"{path}, {place}: got {str(record)[:60]!r}; expected an object with the columns of a row. Lists of answers"
+        " or labels are no rows."
+    )
 
 
 # ---- tables ----
 
 
-def read_csv(path: str) -> Iterator[tuple[str, Record]]:
+def _csv_records(path: str) -> Iterator[tuple[str, Record | DataError]]:
     """Records of a CSV file with a header (`.tsv`: separated by tabs); empty fields are `None`."""
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
         for index, record in enumerate(reader):
             if None in record or None in record.values():
-                raise DataError(
-                    f"{path}, row {index} (line {reader.line_num}): its number of fields is not that of the header"
-                    f" {reader.fieldnames}; quote fields that contain {delimiter!r}."
+                yield (
+                    f"row {index}",
+                    DataError(
+                        f"{path}, row {index} (line {reader.line_num}): its number of fields is not that of the header"
+                        f" {reader.fieldnames}; quote fields that contain {delimiter!r}."
+                    ),
                 )
-            yield f"row {index}", {name: value if value != "" else None for name, value in record.items()}
+            else:
+                yield f"row {index}", {name: value if value != "" else None for name, value in record.items()}
 
 
 def read_parquet(path: str) -> Iterator[tuple[str, Record]]:
@@ -305,15 +341,15 @@ def read_class_folders(path: str) -> Iterator[tuple[str, Record]]:
                 yield name, {"image": name, "label": folder.name}
 
 
-READERS: dict[str, Callable[[str], Iterator[tuple[str, Record]]]] = {
-    "json": read_json,
-    "jsonl": read_json_lines,
-    "csv": read_csv,
+READERS: dict[str, Callable[[str], Iterator[tuple[str, Record | DataError]]]] = {
+    "json": _json_records,
+    "jsonl": _json_lines,
+    "csv": _csv_records,
     "parquet": read_parquet,
     "webdataset": read_shard,
     "classfolders": read_class_folders,
 }
-"""Readers by kind of file."""
+"""Readers by kind of file; they yield an error in the place of a line that is no record."""
 
 _SUFFIXES = {
     ".json": "json",

@@ -11,6 +11,7 @@ from modeling_lavis.data.collators import Row, RowCollator
 from modeling_lavis.evaluation.generating import best_sequences, with_newline
 from modeling_lavis.evaluation.prediction import Running, column_of, is_stream, predict, unwrapped
 from modeling_lavis.evaluation.results import EvaluationResult, result_id
+from modeling_lavis.progress import Shown
 
 
 class _CaptioningInputs(RowCollator):
@@ -44,7 +45,7 @@ def evaluate_captioning(
     java_metrics: bool = False,
     batch_size: int = 32,
     num_workers: int = 0,
-    progress: bool = False,
+    progress: Shown = None,
     on_bad_row: str = "raise",
     columns: Mapping[str, str] | None = None,
     image_root: str | os.PathLike | None = None,
@@ -68,7 +69,8 @@ def evaluate_captioning(
         java_metrics (`bool`, *optional*, defaults to `False`): also METEOR and SPICE, which need Java.
         batch_size (`int`, *optional*, defaults to 32): images per batch and process.
         num_workers (`int`, *optional*, defaults to 0): processes that load images.
-        progress (`bool`, *optional*, defaults to `False`): whether to show a progress bar.
+        progress (`bool` or `TextIO`, *optional*): whether or where progress is shown, see
+            `modeling_lavis.progress.Progress`; by default on a terminal.
         on_bad_row (`str`, *optional*, defaults to `"raise"`): `"raise"`, or `"skip"` to leave out rows whose image
             cannot be read.
         columns (`Mapping[str, str]`, *optional*): names of the columns by field name, where they differ.
@@ -106,15 +108,20 @@ def evaluate_captioning(
     running = Running(batch_size, num_workers, progress, on_bad_row)
     found = predict(model, rows, collate, record, step, running, selection)
     images: dict[Any, dict[str, Any]] = {}
-    for entry in found.rows.values():
-        images.setdefault(entry["image_id"], {**entry, "references": []})["references"] += entry["references"]
+    for position, entry in found.rows.items():
+        known = images.setdefault(entry["image_id"], {**entry, "references": [], "position": position})
+        known["references"] += entry["references"]
     if of_image:
         captions = column_of(rows, caption_name)
         for image_id, entry in images.items():
             entry["references"] = [text for position in of_image[image_id] for text in _texts(captions[position])]
     predictions = [{"image_id": entry["image_id"], "caption": entry["caption"]} for entry in images.values()]
     metrics = _metrics(list(images.values()), java_metrics, processor.clean)
-    return EvaluationResult(metrics, predictions, found.skipped) if return_predictions else metrics
+    if not return_predictions:
+        return metrics
+    references = [entry["references"] for entry in images.values()] if metrics else []
+    positions = [entry["position"] for entry in images.values()]
+    return EvaluationResult(metrics, predictions, found.skipped, references, positions)
 
 
 def _metrics(

@@ -17,6 +17,7 @@ from modeling_lavis.data.collators import (
 from modeling_lavis.data.video_collators import VideoQuestionAnsweringCollator
 from modeling_lavis.evaluation.prediction import Running, predict, unwrapped
 from modeling_lavis.evaluation.results import EvaluationResult, result_id
+from modeling_lavis.progress import Shown
 
 
 def evaluate_classification(
@@ -28,7 +29,7 @@ def evaluate_classification(
     default_text: str = "",
     batch_size: int = 32,
     num_workers: int = 0,
-    progress: bool = False,
+    progress: Shown = None,
     on_bad_row: str = "raise",
     columns: Mapping[str, str] | None = None,
     image_root: str | os.PathLike | None = None,
@@ -72,7 +73,7 @@ def evaluate_image_pairs(
     label2id: Mapping[str, int] | None = None,
     batch_size: int = 32,
     num_workers: int = 0,
-    progress: bool = False,
+    progress: Shown = None,
     on_bad_row: str = "raise",
     columns: Mapping[str, str] | None = None,
     image_root: str | os.PathLike | None = None,
@@ -106,7 +107,7 @@ def evaluate_video_question_answering(
     label2id: Mapping[str, int] | None = None,
     batch_size: int = 8,
     num_workers: int = 0,
-    progress: bool = False,
+    progress: Shown = None,
     on_bad_row: str = "raise",
     columns: Mapping[str, str] | None = None,
     image_root: str | os.PathLike | None = None,
@@ -169,7 +170,9 @@ def _evaluate(
     def record(row: Row, position: int) -> dict[str, Any]:
         target = row.get(target_name)
         index = None if target is None else to_index(target, label2id)
-        return {id_field: result_id(row, id_name, position), "target": index}
+        # an answer that the model does not know has no index
+        reference = str(target) if index is None else id2label.get(index, str(target))
+        return {id_field: result_id(row, id_name, position), "target": index, "reference": reference}
 
     def step(batch: dict[str, Any]) -> list[dict[str, Any]]:
         scores, indices = model(**batch, **(options or {})).logits.float().softmax(dim=-1).max(dim=-1)
@@ -197,7 +200,8 @@ def _evaluate(
         predictions = [{id_field: entry[id_field], "answer": name} for entry, name in named]
     else:
         predictions = [{id_field: entry[id_field], "label": name, "score": entry["score"]} for entry, name in named]
-    return EvaluationResult(metrics, predictions, found.skipped)
+    references = [] if without else [entry["reference"] for entry in entries]
+    return EvaluationResult(metrics, predictions, found.skipped, references, list(found.rows))
 
 
 def _labels(model: Any, given: Mapping[str, int] | None, default: Mapping[str, int]) -> dict[str, int]:

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from modeling_lavis.evaluation.candidates import Candidates, Ranking, exact_candidates, faiss_candidates
 from modeling_lavis.evaluation.encoders import RetrievalEncoder, required
@@ -38,6 +37,7 @@ from modeling_lavis.evaluation.retrieval import (
 from modeling_lavis.evaluation.states import Budget, GroupStates, TextStates, tokens_of
 from modeling_lavis.evaluation.work_folder import WorkFolder, digest, model_digest
 from modeling_lavis.models.distributed import gather, rank, world_size
+from modeling_lavis.progress import Progress, Shown
 
 #: default of the hidden states in memory, in bytes
 MEMORY_BUDGET = 4 * 2**30
@@ -117,7 +117,8 @@ class RetrievalEngine:
         work_dir (`str` or `os.PathLike`, *optional*): folder for finished parts. A run that was interrupted continues
             there; several processes need a folder that all can see.
         num_workers (`int`, *optional*, defaults to 0): processes that load images.
-        progress (`bool`, *optional*): show progress bars; by default if the standard error is a terminal.
+        progress (`bool` or `TextIO`, *optional*): whether or where progress is shown, see
+            `modeling_lavis.progress.Progress`; by default on a terminal.
 
     Raises:
         TypeError: If the model lacks `get_image_features` or `get_text_features`.
@@ -146,7 +147,7 @@ class RetrievalEngine:
         disk_budget: int = 0,
         work_dir: str | os.PathLike[str] | None = None,
         num_workers: int = 0,
-        progress: bool | None = None,
+        progress: Shown = None,
     ) -> None:
         self.encoder = model if isinstance(model, RetrievalEncoder) else RetrievalEncoder(model)
         if k < 1:
@@ -286,13 +287,15 @@ class _Run:
         keeps = self.engine.rerank and self.encoder.fuses_text_states
         own = range(len(batches))[rank() :: world_size()]
         features, states = {}, {}
-        for number in self._bar(own, "texts"):
-            rows = batches[number]
-            encoded = self.encoder.encode_texts(self._text_inputs(rows))
-            features[number] = encoded.features
-            if keeps and encoded.states is not None:
-                width = encoded.states.shape[1]
-                states[number] = tokens_of(encoded.states.cpu(), self.texts["attention_mask"][rows, :width])
+        with self._progress("texts", sum(len(batches[number]) for number in own)) as shown:
+            for number in own:
+                rows = batches[number]
+                encoded = self.encoder.encode_texts(self._text_inputs(rows))
+                features[number] = encoded.features
+                if keeps and encoded.states is not None:
+                    width = encoded.states.shape[1]
+                    states[number] = tokens_of(encoded.states.cpu(), self.texts["attention_mask"][rows, :width])
+                shown.update(len(rows))
         if keeps:
             self._share_text_states(batches, states)
         return self._gather(features, batches)
@@ -334,11 +337,11 @@ class _Run:
                 features[group] = self.work.read(_part("images", group))[0]["features"].to(self.encoder.device)
             else:
                 missing.append(group)
-        with self._counter("images", sum(len(self.groups[group]) for group in self.own_groups)) as bar:
-            bar.update(sum(len(self.groups[group]) for group in features))
+        done = sum(len(self.groups[group]) for group in features)
+        with self._progress("images", sum(len(self.groups[group]) for group in self.own_groups), done) as shown:
             for group, inputs in self._load(missing):
                 features[group] = self._encode_group(group, inputs)
-                bar.update(len(self.groups[group]))
+                shown.update(len(self.groups[group]))
         return self._gather(features, [_positions(group) for group in self.groups])
 
     def _encode_group(self, group: int, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
@@ -425,8 +428,8 @@ class _Run:
         texts["attention_mask"] = self.encoder.attention_mask(texts)
         if self.encoder.fuses_text_states:
             texts["text_embeds"] = self.text_states
-        with self._counter("pairs", sum(len(bounds[group]) for group in self.own_groups)) as bar:
-            bar.update(sum(len(bounds[group]) for group in logits))
+        done = sum(len(bounds[group]) for group in logits)
+        with self._progress("pairs", sum(len(bounds[group]) for group in self.own_groups), done) as shown:
             for group in pending:
                 states = self.states.take(group)
                 if states is None:
@@ -439,7 +442,7 @@ class _Run:
                 if self.work is not None:
                     self.work.write(_part("logits", group), {"logits": logits[group]})
                 self.states.discard(group)
-                bar.update(len(rows))
+                shown.update(len(rows))
         return pairs, self._gather(logits, [_positions(bound) for bound in bounds]).cpu()
 
     def _stored_logits(self, group: int, pairs: int) -> Tensor | None:
@@ -538,17 +541,8 @@ class _Run:
         yield
         self.seconds[name] = time.perf_counter() - start
 
-    def _counter(self, name: str, total: int) -> Any:
-        hidden: bool | None = True
-        if rank() == 0:
-            hidden = None if self.engine.progress is None else not self.engine.progress
-        return tqdm(total=total, desc=name, unit="", disable=hidden)
-
-    def _bar(self, items: Sequence[int], name: str) -> Iterator[int]:
-        with self._counter(name, len(items)) as bar:
-            for item in items:
-                yield item
-                bar.update()
+    def _progress(self, unit: str, total: int, done: int = 0) -> Progress:
+        return Progress(total, unit=unit, done=done, shown=self.engine.progress if rank() == 0 else False)
 
 
 def _part(kind: str, group: int) -> str:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from modeling_lavis.models.distributed import rank, world_size
+from modeling_lavis.progress import Progress, Shown
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,8 @@ class Running:
     Args:
         batch_size (`int`): rows per batch and process.
         num_workers (`int`): processes that load images or videos; 0 loads them in the process of the model.
-        progress (`bool`): whether the first process shows a progress bar.
+        progress (`bool` or `TextIO`, *optional*): whether or where the first process shows progress, see
+            `modeling_lavis.progress.Progress`.
         on_bad_row (`str`): `"raise"`, or `"skip"` for rows that cannot be read.
 
     Raises:
@@ -60,7 +61,7 @@ class Running:
 
     batch_size: int = 32
     num_workers: int = 0
-    progress: bool = False
+    progress: Shown = None
     on_bad_row: str = "raise"
 
     def __post_init__(self) -> None:
@@ -255,10 +256,10 @@ def _gather(found: Predictions, failure: Exception | None) -> Predictions:
     return Predictions(dict(sorted(merged.rows.items())), dict(sorted(merged.skipped.items())))
 
 
-def _progress_bar(rows: Any, selection: Sequence[int] | None, running: Running) -> Any:
+def _progress_bar(rows: Any, selection: Sequence[int] | None, running: Running) -> Progress:
     total = None if is_stream(rows) else len(rows if selection is None else selection)
     own = None if total is None else len(range(rank(), total, world_size()))
-    return tqdm(total=own, unit="row", disable=not running.progress or rank() > 0)
+    return Progress(own, unit="rows", shown=running.progress if rank() == 0 else False)
 
 
 def unwrapped(model: Any) -> Any:

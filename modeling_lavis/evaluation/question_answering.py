@@ -11,6 +11,7 @@ from modeling_lavis.data.collators import Row, RowCollator
 from modeling_lavis.evaluation.generating import best_sequences, with_newline
 from modeling_lavis.evaluation.prediction import Running, move, predict, unwrapped
 from modeling_lavis.evaluation.results import EvaluationResult, result_id
+from modeling_lavis.progress import Shown
 
 #: How answers are compared, see [`evaluate_question_answering`].
 METRICS = ("vqa", "a-okvqa", "gqa", "exact")
@@ -47,7 +48,7 @@ def evaluate_question_answering(
     metric: str | None = None,
     batch_size: int = 32,
     num_workers: int = 0,
-    progress: bool = False,
+    progress: Shown = None,
     on_bad_row: str = "raise",
     columns: Mapping[str, str] | None = None,
     image_root: str | os.PathLike | None = None,
@@ -125,7 +126,10 @@ def evaluate_question_answering(
     questions = list(found.rows.values())
     predictions = [{"question_id": entry["question_id"], "answer": entry["answer"]} for entry in questions]
     metrics = _metrics(questions, metric)
-    return EvaluationResult(metrics, predictions, found.skipped) if return_predictions else metrics
+    if not return_predictions:
+        return metrics
+    references = [entry["references"] for entry in questions] if metrics else []
+    return EvaluationResult(metrics, predictions, found.skipped, references, list(found.rows))
 
 
 def _check_options(

@@ -24,11 +24,16 @@ class EvaluationResult:
             that the official evaluation servers take: `{"image_id": ..., "caption": ...}` for captions,
             `{"question_id": ..., "answer": ...}` for questions, `{"id": ..., "label": ..., "score": ...}` for classes.
         skipped (`dict[int, str]`, *optional*): position of each row that was left out, and the reason.
+        references (`list[Any]`, *optional*): what each prediction was compared with, in the same order: the captions of
+            an image, the answers to a question, or the name of a class; empty if there is nothing.
+        positions (`list[int]`, *optional*): position of the row of each prediction, of several rows the first.
     """
 
     metrics: dict[str, float]
     predictions: list[dict[str, Any]]
     skipped: dict[int, str] = field(default_factory=dict)
+    references: list[Any] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
 
     def save_predictions(self, path: str | os.PathLike, format: str = "list") -> None:
         """

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from modeling_lavis.evaluation.engine import MEMORY_BUDGET, RetrievalEngine
 from modeling_lavis.evaluation.metrics import recall_at_k
+from modeling_lavis.evaluation.rankings import RetrievalRankings
 from modeling_lavis.evaluation.retrieval import TEXT_BATCH_SIZE, RankedCandidates
 from modeling_lavis.models.image_conversion import open_image
+from modeling_lavis.progress import Shown
 
 _IMAGE_COLUMNS = ("image", "video")
 #: bounds of a video in seconds, which its processor takes
@@ -246,8 +248,9 @@ def evaluate_retrieval(
     disk_budget: int = 0,
     work_dir: str | os.PathLike[str] | None = None,
     num_workers: int = 0,
-    progress: bool | None = None,
-) -> dict[str, float]:
+    progress: Shown = None,
+    return_rankings: bool = False,
+) -> Any:
     """
     Recall of text retrieval and image (or video) retrieval on captioned images.
 
@@ -260,10 +263,12 @@ def evaluate_retrieval(
         k, batch_size, text_batch_size, rerank, index, memory_budget, disk_budget, work_dir, num_workers, progress: see
             [`RetrievalEngine`].
         ranks (sequence of `int`, *optional*, defaults to `(1, 5, 10)`): values of K of recall at K.
+        return_rankings (`bool`, *optional*, defaults to `False`): return [`RetrievalRankings`].
 
     Returns:
         `dict[str, float]`: `text_recall@1`, `text_recall@5`, `text_recall@10`, `text_recall_mean`, the same for
         `image_recall`, and `recall_mean`, in percent; the names are the same for videos. See [`retrieval_metrics`].
+        Or [`RetrievalRankings`] with these metrics.
 
     Raises:
         TypeError: If the model cannot retrieve.
@@ -304,7 +309,11 @@ def evaluate_retrieval(
     if k < max(ranks) and k < max(len(collection), len(collection.captions)):
         raise ValueError(f"k is {k}, too few candidates for recall at {max(ranks)}; expected k={max(ranks)} or more.")
     result = engine.run(collection, collection.texts(), collection.identity())
-    return retrieval_metrics(result.image_to_text, result.text_to_image, collection.owners, ranks)
+    metrics = retrieval_metrics(result.image_to_text, result.text_to_image, collection.owners, ranks)
+    if not return_rankings:
+        return metrics
+    modality, reranked = collection.modality, result.num_pairs > 0
+    return RetrievalRankings(metrics, result.image_to_text, result.text_to_image, collection.owners, modality, reranked)
 
 
 __all__ = ["CaptionedImages", "evaluate_retrieval", "recall_of_candidates", "retrieval_metrics"]

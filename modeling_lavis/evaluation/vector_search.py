@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search among vectors that are mapped into memory: exact in blocks, or with FAISS.
+"""Search among vectors that are mapped into memory: exact in blocks, or among what a FAISS index finds.
 
 Shapes: B queries, R vectors per query, I items, Q vectors per item (R or Q is 1), P projection dimension, k results.
 """
 
-import os
 from typing import Any
 
 import numpy as np
@@ -12,101 +11,11 @@ import torch
 from torch import Tensor
 
 from modeling_lavis.evaluation.candidates import Ranking, merge
+from modeling_lavis.evaluation.index_files import mapped_tensor
 from modeling_lavis.evaluation.retrieval import select_candidates
-from modeling_lavis.import_utils import require
 
-#: Up to this number of items, the search is exact by default.
-EXACT_ITEMS = 1_000_000
-#: Names of indexes that can be chosen.
-INDEX_KINDS = ("auto", "exact", "flat", "hnsw", "ivf-pq")
-_BLOCK_BYTES = 2**26  # of vectors that are compared or copied at a time
+_BLOCK_BYTES = 2**26  # of vectors or of similarities that are in memory at a time
 _REFINED = 4  # an approximate index is asked for this many times the results, which are then compared exactly
-_LINKS = 32  # of a vector in an HNSW graph, which has twice as many on its lowest level
-_PROBES = 32  # cells of an IVF index that are searched, at least
-_TRAINING_ROWS = 64  # per cell of an IVF index; FAISS asks for 39 at least
-
-
-def choose_index(count: int, shape: tuple[int, ...], kind: str = "auto", memory: int | None = None) -> str | None:
-    """
-    Description of an index for FAISS's `index_factory`, by size and memory.
-
-    Up to a million items the search is exact; beyond, HNSW if vectors and graph fit in memory, or else IVF-PQ.
-
-    Args:
-        count (`int`): number of items.
-        shape (`tuple[int, ...]`): shape of the vectors of an item, `(P,)` or `(Q, P)`.
-        kind (`str`, *optional*, defaults to `"auto"`): one of `INDEX_KINDS`, or a description, such as
-            `"faiss:IVF1024,Flat"`.
-        memory (`int`, *optional*): bytes that the index may take; by default half of the machine's memory.
-
-    Returns:
-        `str` or `None`: the description, `None` for exact search without FAISS.
-
-    Raises:
-        ValueError: there is no such kind.
-    """
-    if kind.startswith("faiss:") and len(kind) > len("faiss:"):
-        return kind.removeprefix("faiss:")
-    if kind not in INDEX_KINDS:
-        raise ValueError(f"The index is {kind!r}; expected {', '.join(INDEX_KINDS)}, or faiss:DESCRIPTION.")
-    vectors, dimension = count * (shape[0] if len(shape) == 2 else 1), shape[-1]
-    if kind == "auto":
-        if count <= EXACT_ITEMS:
-            return None
-        needed = vectors * (4 * dimension + 4 * 2 * _LINKS)
-        kind = "hnsw" if needed <= (_machine_memory() // 2 if memory is None else memory) else "ivf-pq"
-    if kind == "exact":
-        return None
-    if kind == "ivf-pq":
-        cells = 2 ** max(int(np.log2(max(4 * vectors**0.5, 1))), 0)
-        while cells > 1 and vectors < 39 * cells:
-            cells //= 2
-        parts = next(parts for parts in range(max(dimension // 4, 1), 0, -1) if dimension % parts == 0)
-        return f"IVF{cells},PQ{parts}"
-    return "Flat" if kind == "flat" else f"HNSW{_LINKS}"
-
-
-def _machine_memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows does not say
-        return 2**33
-
-
-def build_faiss(vectors: np.ndarray, factory: str, known: Any = None) -> Any:
-    """
-    Build a FAISS index (https://arxiv.org/abs/2401.08281) of inner products.
-
-    Args:
-        vectors (`np.ndarray` of shape `(I, P)` or `(I, Q, P)`): vectors, which may be mapped into memory.
-        factory (`str`): description of the index.
-        known (*optional*): an index of the first of these vectors, to which the others are added.
-
-    Raises:
-        ValueError: FAISS refuses the description, or there are too few vectors to train the index.
-    """
-    faiss: Any = require("faiss", extra="retrieval", purpose="approximate search")
-    flat = vectors.reshape(-1, vectors.shape[-1])
-    index = known
-    if index is None:
-        try:
-            index = faiss.index_factory(flat.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-            if not index.is_trained:
-                cells = getattr(index, "nlist", 0)
-                rows = min(len(flat), max(_TRAINING_ROWS * cells, 2**16))
-                index.train(np.ascontiguousarray(flat[np.linspace(0, len(flat) - 1, rows).astype(np.int64)]))
-        except RuntimeError as error:
-            raise ValueError(
-                f"FAISS refuses the index {factory!r} for {len(flat)} vectors: {error} Choose exact, flat or hnsw, or"
-                " another description."
-            ) from error
-        if hasattr(index, "nprobe"):
-            index.nprobe = min(max(_PROBES, index.nlist // 16), index.nlist)
-        if hasattr(index, "hnsw"):
-            index.hnsw.efSearch = 128
-    for first in range(index.ntotal, len(flat), _rows(flat)):
-        index.add(np.ascontiguousarray(flat[first : first + _rows(flat)]))
-    return index
 
 
 def search_vectors(vectors: np.ndarray, queries: Tensor, k: int, index: Any = None) -> Ranking:
@@ -148,7 +57,7 @@ def _exact(vectors: np.ndarray, queries: Tensor, k: int) -> Ranking:
     best = Ranking(torch.empty(len(queries), 0, dtype=torch.long), torch.empty(len(queries), 0))
     rows = min(_rows(vectors), max(_BLOCK_BYTES // (4 * max(len(queries) * queries.shape[1], 1)), 1))
     for first in range(0, len(vectors), rows):
-        similarity = compare(queries, torch.from_numpy(np.array(vectors[first : first + rows], np.float32)))
+        similarity = compare(queries, mapped_tensor(vectors[first : first + rows]))
         columns = select_candidates(similarity, k)
         best = merge([best, Ranking(columns + first, similarity.gather(1, columns))], k)
     return best
@@ -182,4 +91,4 @@ def _rows(vectors: np.ndarray) -> int:
     return max(_BLOCK_BYTES // (4 * max(vectors[:1].size, 1)), 1)
 
 
-__all__ = ["EXACT_ITEMS", "INDEX_KINDS", "build_faiss", "choose_index", "compare", "search_vectors"]
+__all__ = ["compare", "search_vectors"]

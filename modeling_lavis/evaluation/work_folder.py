@@ -19,6 +19,7 @@ from modeling_lavis.files import whole_file
 
 _DESCRIPTION = "run.json"
 _FORMAT = 1
+_SAMPLES = 64  # numbers of each tensor in a sampled digest
 
 
 class WorkFolder:
@@ -109,10 +110,36 @@ def digest(*tensors: Tensor) -> str:
 def model_digest(model: Any) -> str:
     """Digest of all weights and buffers of a model, by name."""
     state = hashlib.blake2b(digest_size=16)
+    if (export := getattr(model, "export", None)) is not None:  # it has hardly any weights of its own
+        state.update(f"{export.format} {export.source_weights['exact']}".encode())
     for name, values in model.state_dict().items():
         if isinstance(values, Tensor):
             state.update(f"{name} {digest(values)}".encode())
     return state.hexdigest()
 
 
-__all__ = ["WorkFolder", "digest", "model_digest"]
+def sampled_digest(model: Any, any_precision: bool = False) -> str:
+    """
+    Digest of some numbers of each weight and buffer of a model, which tells models apart in a fraction of the time.
+
+    An exported model has that of the model that it was exported from.
+
+    Args:
+        model (`PreTrainedModel`): the model.
+        any_precision (`bool`, *optional*, defaults to `False`): the same digest in float32 and in bfloat16.
+    """
+    if (export := getattr(model, "export", None)) is not None:
+        return str(export.source_weights["any_precision" if any_precision else "exact"])
+    state = hashlib.sha256()
+    for name, values in sorted(model.state_dict().items()):
+        state.update(f"{name} {tuple(values.shape)} {None if any_precision else values.dtype}".encode())
+        if values.device.type != "meta" and values.numel():
+            flat = values.detach().reshape(-1)
+            places = torch.linspace(0, flat.numel() - 1, min(_SAMPLES, flat.numel()), dtype=torch.float64).long()
+            sample = flat[places.to(flat.device)].cpu()
+            sample = sample.to(torch.bfloat16) if any_precision else sample
+            state.update(str(sample.float().tolist()).encode())
+    return state.hexdigest()[:16]
+
+
+__all__ = ["WorkFolder", "digest", "model_digest", "sampled_digest"]

@@ -144,6 +144,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         "overwrite": args.overwrite,
         "max_shard_size": args.max_shard_size,
         "with_code": not args.without_code,
+        "progress": True,
     }
 
 

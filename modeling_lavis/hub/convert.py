@@ -21,6 +21,7 @@ from modeling_lavis.hub.setting_checks import check_settings
 from modeling_lavis.hub.writing import WrittenWeights, atomic_folder, check_output, write_shards
 from modeling_lavis.models.image_conversion import check_regular_file
 from modeling_lavis.models.modeling_base import names_any
+from modeling_lavis.progress import Shown
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -40,6 +41,7 @@ def convert(
     overwrite: bool = False,
     max_shard_size: str = "5GB",
     with_code: bool = True,
+    progress: Shown = None,
 ) -> ConversionReport:
     """
     Convert a checkpoint of LAVIS or of an original repository to a Hub repository.
@@ -73,6 +75,8 @@ def convert(
         max_shard_size (`str`, *optional*, defaults to `"5GB"`): maximum size of a weight file.
         with_code (`bool`, *optional*, defaults to `True`): whether to copy the code of the model into the repository,
             so that it loads with `trust_remote_code=True` where this package is not installed.
+        progress (`bool` or `TextIO`, *optional*): whether or where progress of the weights is shown, see
+            `modeling_lavis.progress.Progress`; by default on a terminal.
 
     Returns:
         [`~modeling_lavis.hub.report.ConversionReport`]: The report of the conversion.
@@ -136,7 +140,9 @@ def convert(
     )
     with atomic_folder(output, overwrite) as folder:
         frozen = family.architectures[architecture].frozen_dtypes
-        written = _write_weights(folder, plan, weights, model, model_config, stored_dtype, frozen, max_shard_size)
+        written = _write_weights(
+            folder, plan, weights, model, model_config, stored_dtype, frozen, max_shard_size, progress
+        )
         report = replace(report, weight_files=written.files, not_finite=written.not_finite)
         model_config.save_pretrained(folder)
         processor.save_pretrained(folder)
@@ -285,6 +291,7 @@ def _write_weights(
     dtype: torch.dtype | None,
     frozen_dtypes: Mapping[str, torch.dtype],
     max_shard_size: str,
+    progress: Shown,
 ) -> WrittenWeights:
     strict = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
     strict |= set(getattr(model, "_keep_in_fp32_modules", None) or ()) if dtype is torch.float16 else set()
@@ -302,4 +309,4 @@ def _write_weights(
         tensor = plan.tensor(name, weights.tensors, config)
         return tensor.to(frozen_dtypes[module_of(name)]) if module_of(name) in frozen_dtypes else tensor
 
-    return write_shards(folder, plan.targets, value, stored, max_shard_size)
+    return write_shards(folder, plan.targets, value, stored, max_shard_size, progress)

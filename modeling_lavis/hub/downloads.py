@@ -27,9 +27,10 @@ from typing import Any
 
 import torch
 from huggingface_hub import cached_assets_path, constants
-from huggingface_hub.utils import WeakFileLock, tqdm
+from huggingface_hub.utils import WeakFileLock
 
 from modeling_lavis.files import whole_file
+from modeling_lavis.progress import Progress
 
 LIBRARY = "modeling-lavis"
 _BLOCK = 1 << 20
@@ -315,7 +316,7 @@ def _download(url: str, remote: _Remote, cache: _Cache) -> None:
             f"{url} needs {remote.size - received:,} bytes, but {blob.parent} has only {free:,} left. Free disk space, "
             "or set HF_HOME to a larger disk."
         )
-    with tqdm(total=remote.size, initial=received, unit="B", unit_scale=True, desc=cache.name) as bar:
+    with Progress(remote.size, cache.name, "B", received) as bar:
         _receive(url, remote, partial, bar)
     hashes = _hashes(partial, "sha256", "md5")
     if remote.md5 is not None and hashes["md5"] != remote.md5:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from modeling_lavis.models.modeling_base import remove_abandoned, unfinished_folder
+from modeling_lavis.progress import Progress, Shown
 
 WEIGHTS_PATTERN = "model{suffix}.safetensors"
 WEIGHTS_NAME = WEIGHTS_PATTERN.format(suffix="")
@@ -132,6 +133,7 @@ def write_shards(
     value_of: Callable[[str], Tensor],
     dtype_of: Callable[[str], torch.dtype],
     max_shard_size: str,
+    progress: Shown = None,
 ) -> WrittenWeights:
     """
     Write weights as safetensors, in shards with an index if one file is not enough.
@@ -143,6 +145,7 @@ def write_shards(
             is written.
         dtype_of (`Callable`): function that returns the dtype in which a key is stored.
         max_shard_size (`str`): maximum size of a file, for example `"5GB"`.
+        progress (`bool` or `TextIO`, *optional*): see `modeling_lavis.progress.Progress`.
 
     Returns:
         [`WrittenWeights`]: Names of the weight files, and keys of weights that are not finite.
@@ -159,26 +162,28 @@ def write_shards(
             "again."
         )
     not_finite = []
-    for file_name, names in split.filename_to_tensors.items():
-        shard: dict[str, Tensor] = {}
-        used: set[int] = set()
-        for name in names:
-            tensor = value_of(name).to(planned[name].dtype).contiguous()
-            # safetensors rejects tensors that share memory, as the copies in momentum encoders do.
-            if tensor.data_ptr() in used:
-                tensor = tensor.clone()
-            used.add(tensor.data_ptr())
-            if not _is_finite(tensor):
-                not_finite.append(name)
-            shard[name] = tensor
-        try:
-            save_file(shard, folder / file_name, metadata={"format": "pt"})
-        except SafetensorError as error:  # of a full disk, too
-            raise OSError(
-                f"The weights cannot be written to {folder.parent}: {error}. Free disk space and try again."
-            ) from error
-        # safetensors creates files that only their owner can read
-        os.chmod(folder / file_name, folder.stat().st_mode & 0o666)
+    with Progress(need, "weights", "B", shown=progress) as shown:
+        for file_name, names in split.filename_to_tensors.items():
+            shard: dict[str, Tensor] = {}
+            used: set[int] = set()
+            for name in names:
+                tensor = value_of(name).to(planned[name].dtype).contiguous()
+                # safetensors rejects tensors that share memory, as the copies in momentum encoders do.
+                if tensor.data_ptr() in used:
+                    tensor = tensor.clone()
+                used.add(tensor.data_ptr())
+                if not _is_finite(tensor):
+                    not_finite.append(name)
+                shard[name] = tensor
+            try:
+                save_file(shard, folder / file_name, metadata={"format": "pt"})
+            except SafetensorError as error:  # of a full disk, too
+                raise OSError(
+                    f"The weights cannot be written to {folder.parent}: {error}. Free disk space and try again."
+                ) from error
+            # safetensors creates files that only their owner can read
+            os.chmod(folder / file_name, folder.stat().st_mode & 0o666)
+            shown.update(sum(tensor.nbytes for tensor in shard.values()))
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interpretability: Grad-CAM maps of cross-attention."""
+"""Interpretability: where a model looked, by Grad-CAM, attention rollout and attention weights."""
 
+from modeling_lavis.interpretability.explaining import explain
+from modeling_lavis.interpretability.explanation import Explanation
 from modeling_lavis.interpretability.gradcam import GradCamOutput, gradcam
 
-__all__ = ["GradCamOutput", "gradcam"]
+__all__ = ["Explanation", "GradCamOutput", "explain", "gradcam"]

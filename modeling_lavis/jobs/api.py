@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Jobs from Python: captions, answers, matches and features of whole collections."""
 
+import contextlib
 import functools
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from modeling_lavis.jobs.columns import ItemMaker
 from modeling_lavis.jobs.identity import model_identity
 from modeling_lavis.jobs.items import WHOLE, Shard
-from modeling_lavis.jobs.journal import JobError, Journal
-from modeling_lavis.jobs.opening import open_source
-from modeling_lavis.jobs.runner import Summary, job_folder, restart_job, run_job
+from modeling_lavis.jobs.journal import FILES, JOB, JobError, Journal
+from modeling_lavis.jobs.opening import missing_arguments, open_source
+from modeling_lavis.jobs.ray_engine import RayOptions, RayWorkers
+from modeling_lavis.jobs.runner import BlockStream, Summary, job_folder, restart_job, run_job
 from modeling_lavis.jobs.shards import WebDataset
 from modeling_lavis.jobs.sinks import JsonLines, Metadata, Parquet, Sink, TextFiles, with_kept
 from modeling_lavis.jobs.sources import FileList, Source
@@ -22,6 +25,7 @@ from modeling_lavis.jobs.tasks import TASKS, Task
 from modeling_lavis.jobs.work import Worker
 from modeling_lavis.pipelines.base import LavisPipeline
 from modeling_lavis.pipelines.loading import input_modality, load
+from modeling_lavis.progress import Shown
 
 FORMATS: Mapping[str, type[Sink]] = {
     "jsonl": JsonLines,
@@ -33,6 +37,7 @@ FORMATS: Mapping[str, type[Sink]] = {
 """Forms of output by name."""
 
 _SUFFIXES = {".jsonl": "jsonl", ".parquet": "parquet"}
+_CHECKED_PATHS = 100  # inputs that workers on other machines look for before they begin
 _BLOCK = 64  # items per block, if that is a multiple of the batch size
 
 
@@ -60,7 +65,12 @@ class JobOptions:
         shard (`str`, *optional*): `"i/n"` for the i-th of n parts of the data, each of which is a job of its own.
         samples_per_shard (`int`, *optional*, defaults to 10,000): samples per shard of WebDataset output.
         restart (`bool`, *optional*, defaults to `False`): remove what an earlier run wrote, and begin again.
-        progress (`TextIO`, *optional*): where progress is written, such as `sys.stderr`.
+        progress (`bool` or `TextIO`, *optional*): whether or where progress is shown, see
+            `modeling_lavis.progress.Progress`; by default on a terminal.
+        engine (`str`, *optional*): `"ray"` for models on the workers of a Ray cluster; by default one in this process.
+            `num_workers` then are the threads of each.
+        engine_options (`Mapping[str, Any]`, *optional*): options of `modeling_lavis.jobs.ray_engine.RayOptions`,
+            `{"replicas": 8, "address": "auto"}`.
     """
 
     output_format: str | None = None
@@ -77,7 +87,9 @@ class JobOptions:
     shard: str | None = None
     samples_per_shard: int = 10_000
     restart: bool = False
-    progress: TextIO | None = None
+    progress: Shown = None
+    engine: str | None = None
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "block_size", "num_workers", "samples_per_shard"):
@@ -88,6 +100,11 @@ class JobOptions:
             raise ValueError(f"output_format is {self.output_format!r}; expected one of {', '.join(FORMATS)}.")
         if self.shard is not None:
             Shard.parse(self.shard)  # raises
+        if self.engine not in (None, "ray"):
+            raise ValueError(f"engine is {self.engine!r}; expected ray, or none for this process.")
+        if self.engine is None and self.engine_options:
+            raise ValueError(f"engine_options has {', '.join(self.engine_options)}, but there is no engine.")
+        RayOptions.of(self.engine_options)  # raises
 
     @property
     def part(self) -> Shard:
@@ -102,7 +119,7 @@ class JobOptions:
 
 
 _OPTIONS = tuple(JobOptions.__dataclass_fields__)
-_OF_OUTPUTS = ("output_format", "samples_per_shard", "restart", "progress")
+_OF_OUTPUTS = ("output_format", "samples_per_shard", "restart", "progress", "engine")
 _DEFAULTS = {name: JobOptions.__dataclass_fields__[name].default for name in _OF_OUTPUTS}
 
 
@@ -189,7 +206,16 @@ def embed(data: Any, model: Any, output: Any = None, **options: Any) -> Any:
     return run("embed", data, model, output, {}, **options)
 
 
-def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], **options: Any) -> Any:
+def run(
+    verb: str,
+    data: Any,
+    model: Any,
+    output: Any,
+    call: Mapping[str, Any],
+    *,
+    open_model: Callable[[], Any] | None = None,
+    **options: Any,
+) -> Any:
     """
     Run a job; the functions above for a task by its name.
 
@@ -197,6 +223,7 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
         verb (`str`): a key of `modeling_lavis.jobs.tasks.TASKS`.
         data, model, output: see [`caption`].
         call (`Mapping[str, Any]`): options of the pipeline's call; those that are `None` are left out.
+        open_model (`Callable`, *optional*): how workers of an engine open the pipeline; by default `model` by its name.
         options: more of them, and those of [`JobOptions`].
 
     Returns:
@@ -206,12 +233,15 @@ def run(verb: str, data: Any, model: Any, output: Any, call: Mapping[str, Any], 
     given = {name: value for name, value in {**call, **options}.items() if value is not None}
     if output is None and (unused := [name for name in _OF_OUTPUTS if getattr(job, name) != _DEFAULTS[name]]):
         raise ValueError(f"{', '.join(unused)} cannot be used without an output.")
-    pipe = open_pipeline(verb, model, job)
+    if job.engine is not None and open_model is None:
+        open_model = _opener(verb, model, job)
+    pipe = open_pipeline(verb, model, job if job.engine is None else replace(job, device="cpu"))
     task, given, maker = prepare(verb, pipe, given, job)
     if output is None:
         return _records(data, maker, task, make_worker(pipe, task, given, job), job)
-    make_source = functools.partial(open_job_source, data, maker, job=job, optional=task.optional)
-    return run_task(task, pipe, given, data, output, job, make_source)
+    own = own_files(output, job)
+    make_source = functools.partial(open_job_source, data, maker, job=job, optional=task.optional, own=own)
+    return run_task(task, pipe, given, data, output, job, make_source, f"{maker.modality}s", open_model=open_model)
 
 
 def run_task(
@@ -222,6 +252,9 @@ def run_task(
     output: str | os.PathLike,
     job: JobOptions,
     make_source: Callable[[Path], Source],
+    unit: str = "images",
+    sink: Sink | None = None,
+    open_model: Callable[[], Any] | None = None,
 ) -> Summary:
     """
     Run the job of a task that writes an output.
@@ -235,35 +268,86 @@ def run_task(
         job ([`JobOptions`]): options.
         make_source (`Callable`): function from the path of the list of files to the source of the data. The list is
             there if the job has begun before.
+        unit (`str`, *optional*, defaults to `"images"`): what the inputs are called in the progress.
+        sink (`Sink`, *optional*): what writes results; by default that of the output format.
+        open_model (`Callable`, *optional*): function that opens the pipeline on a worker of an engine.
     """
-    worker = make_worker(pipe, task, given, job)
-    sink = make_sink(Path(output), task, data, job)
-    folder = sink.folder
+    worker: BlockStream = make_worker(pipe, task, given, job)
+    sink = sink or make_sink(Path(output), task, data, job)
     if job.restart:
-        restart_job(sink, FORMATS)
-    if not (folder / "job.json").exists():
+        restart_job(sink, FORMATS, functools.partial(check_inputs, data, make_source))
+    is_new = not (sink.folder / JOB).exists()
+    if is_new:
         sink.check()  # before anything is written
-    journal = Journal(folder)
-    try:
-        if not (
-            folder / "job.json"
-        ).exists():  # a list without a job is that of a command that was killed while it began
-            (folder / "files.jsonl").unlink(missing_ok=True)
-        source = make_source(folder / "files.jsonl")
-    except BaseException:
-        journal.close()
-        raise
-    return run_job(
-        source=source,
-        worker=worker,
-        sink=sink,
-        journal=journal,
-        identity=identity(task.verb, pipe, given, data, sink, job),
-        block_size=job.rows_per_block,
-        shard=job.part,
-        progress=job.progress,
-        unit=f"{input_modality(pipe.model)}s",
+    known = identity(task.verb, pipe, given, data, sink, job)
+    with contextlib.ExitStack() as stack:
+        if open_model is not None:
+            worker = stack.enter_context(_ray_workers(open_model, task, given, data, job))
+            known["model"] = worker.identity() or known["model"]
+        journal = Journal(sink.folder)
+        try:
+            source = make_source(sink.folder / FILES)
+        except BaseException:
+            journal.close()
+            if is_new:
+                shutil.rmtree(sink.folder, ignore_errors=True)
+            raise
+        return run_job(
+            source=source,
+            worker=worker,
+            sink=sink,
+            journal=journal,
+            identity=known,
+            block_size=job.rows_per_block,
+            shard=job.part,
+            progress=job.progress,
+            unit=unit,
+        )
+
+
+def _opener(verb: str, model: Any, job: JobOptions) -> Callable[[], LavisPipeline]:
+    """What workers of an engine call to open the pipeline."""
+    if not isinstance(model, (str, os.PathLike)):
+        raise TypeError(
+            f"The model is {type(model).__name__}, which is not sent to workers; give its folder or its Hub id."
+        )
+    return functools.partial(open_pipeline, verb, os.fspath(model), JobOptions(device=job.device, dtype=job.dtype))
+
+
+def _ray_workers(
+    open_model: Callable[[], Any], task: Task, given: Mapping[str, Any], data: Any, job: JobOptions
+) -> RayWorkers:
+    """What has the workers of a Ray cluster compute blocks."""
+    return RayWorkers(
+        open_model,
+        task,
+        given,
+        options=_worker_options(job),
+        settings=RayOptions.of(job.engine_options),
+        threads=job.num_workers,
+        device=None if job.device is None else str(job.device),
+        keep=job.keep,
+        paths=[name for name in (_names(data) or [])[:_CHECKED_PATHS] if os.path.exists(name)],
     )
+
+
+def check_inputs(data: Any, make_source: Callable[[Path], Source]) -> None:
+    """
+    Check that the inputs of a job are there, before the output of an earlier one is removed.
+
+    Args:
+        data: what the user gave.
+        make_source (`Callable`): see [`run_task`].
+
+    Raises:
+        FileNotFoundError: a path, a glob or a list names nothing. ValueError, OSError: the inputs cannot be used.
+    """
+    if missing := missing_arguments(data):
+        raise FileNotFoundError(f"{missing[0]} does not exist. Nothing was removed; give inputs that are there.")
+    with tempfile.TemporaryDirectory() as scratch:
+        source = make_source(Path(scratch) / FILES)
+        if isinstance(source, FileList) and (error := source.only_error()):
+            raise FileNotFoundError(f"{error} Nothing was removed; give inputs that are there.")
 
 
 def open_pipeline(verb: str, model: Any, job: JobOptions) -> LavisPipeline:
@@ -300,7 +384,16 @@ def prepare(
 def make_worker(pipe: Any, task: Task, given: Mapping[str, Any], job: JobOptions) -> Worker:
     """What computes blocks."""
     workers = job.num_workers or min(os.cpu_count() or 1, 8)
-    return Worker(pipe, task, given, batch_size=job.batch_size, num_workers=workers, seed=job.seed, draft=job.draft)
+    return Worker(pipe, task, given, num_workers=workers, **_worker_options(job))
+
+
+def _worker_options(job: JobOptions) -> dict[str, Any]:
+    return {
+        "batch_size": job.batch_size,
+        "seed": job.seed,
+        "draft": job.draft,
+        "keep_downloads": job.output_format == "webdataset",
+    }
 
 
 def make_sink(output: Path, task: Task, data: Any, job: JobOptions) -> Sink:
@@ -313,6 +406,11 @@ def make_sink(output: Path, task: Task, data: Any, job: JobOptions) -> Sink:
         )
     if kind != "webdataset" and job.samples_per_shard != JobOptions.samples_per_shard:
         raise ValueError(f"samples_per_shard is for WebDataset shards; the output is {kind}.")
+    if kind == "metadata" and job.part != WHOLE:
+        raise ValueError(
+            "shard cannot be used with metadata.jsonl, which is one file in the folder of the images. Write parts as"
+            " .jsonl, and merge them to metadata (merge-shards --output-format metadata)."
+        )
     if kind == "txt" and task.text is None:
         raise ValueError(f"There is no text for text files in the results of {task.verb}; choose another format.")
     options: dict[str, Any] = {"keep": job.keep, "text": task.text}
@@ -327,13 +425,12 @@ def make_sink(output: Path, task: Task, data: Any, job: JobOptions) -> Sink:
 
 def identity(verb: str, pipe: Any, given: Mapping[str, Any], data: Any, sink: Sink, job: JobOptions) -> dict[str, Any]:
     """What identifies a job besides its source."""
-    entries = [data] if isinstance(data, (str, os.PathLike)) else data
-    is_named = isinstance(entries, (list, tuple)) and all(isinstance(entry, (str, os.PathLike)) for entry in entries)
+    names = _names(data)
     return {
         "verb": verb,
         "model": model_identity(pipe),
         "options": {name: given[name] if _is_json(given[name]) else repr(given[name]) for name in sorted(given)},
-        "inputs": [os.fspath(entry) for entry in entries] if is_named else type(data).__name__,
+        "inputs": type(data).__name__ if names is None else names,
         **output_identity(sink, job.samples_per_shard),
         "keep": list(job.keep),
         "batch_size": job.batch_size,
@@ -342,9 +439,16 @@ def identity(verb: str, pipe: Any, given: Mapping[str, Any], data: Any, sink: Si
     }
 
 
+def _names(data: Any) -> list[str] | None:
+    """The paths and URLs that data are, `None` for a data set or a stream."""
+    entries = [data] if isinstance(data, (str, os.PathLike)) else data
+    is_named = isinstance(entries, (list, tuple)) and all(isinstance(entry, (str, os.PathLike)) for entry in entries)
+    return [os.fspath(entry) for entry in entries] if is_named else None
+
+
 def output_identity(sink: Sink, samples_per_shard: int) -> dict[str, Any]:
     """What identifies the form of an output."""
-    kind = next(name for name, form in FORMATS.items() if isinstance(sink, form))
+    kind = next((name for name, form in FORMATS.items() if isinstance(sink, form)), type(sink).__name__)
     return {"output_format": kind, **({"samples_per_shard": samples_per_shard} if kind == "webdataset" else {})}
 
 
@@ -354,26 +458,32 @@ def _is_json(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float, bool))
 
 
+def own_files(output: str | os.PathLike, job: JobOptions) -> list[Path]:
+    """Files that a job writes where its inputs may be, and which are none of them."""
+    path = Path(output)
+    return [path, path / "metadata.jsonl"] if job.output_format == "metadata" else [path]
+
+
 def open_job_source(
     data: Any,
     maker: ItemMaker,
     list_path: Path,
     job: JobOptions,
     optional: Collection[str] = (),
-    others: Sequence[Path] = (),
+    own: Sequence[Path] = (),
 ) -> Source:
     """
     The source of a job's data, as [`open_source`] gives it.
 
     Args:
-        data, maker, list_path, others: see [`open_source`].
+        data, maker, list_path, own: see [`open_source`].
         job ([`JobOptions`]): options of the job.
         optional (`Collection[str]`, *optional*): texts of `maker` that files without columns may lack.
 
     Raises:
         ValueError: options or texts of the task are about columns, and the data are files without any.
     """
-    source = open_source(data, maker, list_path, others)
+    source = open_source(data, maker, list_path, own)
     unused = [name for name in ("columns", "media_root", "keep") if getattr(job, name)]
     if isinstance(source, FileList) and unused:
         raise ValueError(
@@ -402,10 +512,12 @@ __all__ = [
     "Summary",
     "answer",
     "caption",
+    "check_inputs",
     "embed",
     "match",
     "open_job_source",
     "output_identity",
+    "own_files",
     "run",
     "run_task",
 ]

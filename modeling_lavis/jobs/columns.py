@@ -62,14 +62,16 @@ class ItemMaker:
             [`Item`]: the item; one with an error if the record has no image that can be opened.
         """
         used = {self._media.name, *self.texts, *_TIMES}
-        names = {self._column(name, record) for name in used}
+        names = {self.column(name, record) for name in used}
         has_media, value = find_value(record, self._media, self.columns)
-        fields = {key: entry for key, entry in record.items() if key not in names and entry is not value}
+        # a path in a column of another name, which `find_value` knows, is no further column
+        names |= {key for key, entry in record.items() if "file_name" in key and has_media and entry is value}
+        fields = {key: entry for key, entry in record.items() if key not in names}
         name = place
         try:
             if not has_media:
                 raise DataError(
-                    f"there is no column {self._column(self.modality, record)!r}; the record has"
+                    f"there is no column {self.column(self.modality, record)!r}; the record has"
                     f" {', '.join(map(repr, record)) or 'nothing'}. Give the name of its column."
                 )
             medium = value if self._is_url(value) else self._paths.medium(value, folder)
@@ -79,13 +81,13 @@ class ItemMaker:
             name = medium
         row = {self.modality: medium}
         for key in (*self.texts, *_TIMES):
-            text = record.get(self._column(key, record))
+            text = record.get(self.column(key, record))
             if text is not None:
                 row[key] = text
         return Item(name, row, fields, members)
 
-    def _column(self, name: str, record: Mapping[str, Any]) -> str:
-        """Name of a column in a record; texts may be called captions."""
+    def column(self, name: str, record: Mapping[str, Any]) -> str:
+        """The name that a column has in a record; texts may be called captions."""
         if name == "text" and name not in record and name not in self.columns:
             return "caption"
         return self.columns.get(name, name)

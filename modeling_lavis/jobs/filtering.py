@@ -11,18 +11,27 @@ import heapq
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from modeling_lavis.files import whole_file
-from modeling_lavis.jobs.api import FORMATS, JobOptions, make_sink, open_job_source, output_identity, run_task
+from modeling_lavis.jobs.api import (
+    FORMATS,
+    JobOptions,
+    check_inputs,
+    make_sink,
+    open_job_source,
+    output_identity,
+    own_files,
+    run_task,
+)
 from modeling_lavis.jobs.caption_filter import open_caption_filter, web_texts
 from modeling_lavis.jobs.columns import ItemMaker
 from modeling_lavis.jobs.items import Block, Item, Result
-from modeling_lavis.jobs.journal import JobError, Journal, differences
+from modeling_lavis.jobs.journal import FILES, JOB, JobError, Journal, differences
 from modeling_lavis.jobs.merging import Part, check_part, open_part
 from modeling_lavis.jobs.runner import Summary, restart_job, run_job
 from modeling_lavis.jobs.selection import Selection, Statistics, Thresholds
@@ -124,6 +133,8 @@ def capfilt(
         raise ValueError(f"decoding is {decoding!r}; expected {' or '.join(DECODING)}.")
     selection = Selection(texts, min_score, min_similarity, score_quantile, similarity_quantile)
     job = JobOptions(**{name: options.pop(name) for name in _OPTIONS if name in options})
+    if job.engine is not None:
+        raise ValueError(f"CapFilt does not run on {job.engine}. On several machines, score parts with shard=.")
     given = {**_DECODING[decoding], **{name: value for name, value in options.items() if value is not None}}
     if isinstance(data, Iterator):
         raise ValueError("The data can be read only once, but are read twice. Give files, a list or a data set.")
@@ -145,8 +156,6 @@ def capfilt(
     pipe = open_caption_filter(captioner, filter_model, job)
     root = None if job.media_root is None else os.path.abspath(job.media_root)
     maker = ItemMaker("image", CAPFILT_SCORES.texts, dict(job.columns), root)
-    if sink is not None:
-        _prepare_output(sink, job)
     scoring_job = replace(
         job,
         output_format="jsonl",
@@ -154,15 +163,17 @@ def capfilt(
         keep=(),
         restart=job.restart and (scores is None or output is None),
     )
-    others = [] if sink is None else [sink.output]
+    own = [path, *(own_files(sink.output, job) if sink is not None else [])]
     optional = CAPFILT_SCORES.optional
-    make_source = functools.partial(open_job_source, data, maker, job=scoring_job, optional=optional, others=others)
+    make_source = functools.partial(open_job_source, data, maker, job=scoring_job, optional=optional, own=own)
+    if sink is not None:
+        _prepare_output(sink, job, functools.partial(check_inputs, data, make_source))
     scoring = run_task(CAPFILT_SCORES, pipe, given, data, path, scoring_job, make_source)
     if sink is None:
         return CapFiltSummary(scoring)
     part = open_part(path)
     check_part(part)
-    source = make_source(part.folder / "files.jsonl", job=job)
+    source = make_source(part.folder / FILES, job=job)
     thresholds = selection.thresholds(part.records())
     selected = _select(sink, source, part, selection, thresholds, job)
     statistics = Statistics.of(part.records(), selection, thresholds)
@@ -183,11 +194,11 @@ def _open_sink(output: Path, data: Any, job: JobOptions) -> Sink:
     return make_sink(output, _SELECTION, data, job)
 
 
-def _prepare_output(sink: Sink, job: JobOptions) -> None:
+def _prepare_output(sink: Sink, job: JobOptions, check: Callable[[], None]) -> None:
     """Before hours of scoring: remove what an earlier run wrote, if that is wanted, and see that there is a place."""
     if job.restart:
-        restart_job(sink, FORMATS)
-    if not (sink.folder / "job.json").exists():
+        restart_job(sink, FORMATS, check)
+    if not (sink.folder / JOB).exists():
         sink.check()
 
 

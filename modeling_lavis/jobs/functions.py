@@ -5,9 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from modeling_lavis.jobs.api import JobOptions, make_worker, open_pipeline, prepare
-from modeling_lavis.jobs.items import Block, Position
+from modeling_lavis.jobs.columns import ItemMaker
+from modeling_lavis.jobs.identity import rows_digest
+from modeling_lavis.jobs.items import Block, Item, Position
+from modeling_lavis.jobs.sinks import with_kept
 from modeling_lavis.jobs.sources import row_item
+from modeling_lavis.jobs.work import Worker
 
 # options of a job whose reading and writing are the engine's
 _OF_THE_ENGINE = (
@@ -18,6 +24,8 @@ _OF_THE_ENGINE = (
     "samples_per_shard",
     "restart",
     "progress",
+    "engine",
+    "engine_options",
 )
 
 
@@ -36,7 +44,8 @@ class RowFunction:
 
     ```
 
-    The model is loaded at the first call. An instance that is pickled is pickled without it.
+    The model is loaded at the first call. An instance that is pickled is pickled without it. Random numbers of sampling
+    depend on `seed` and the first row of a batch.
 
     Args:
         verb (`str`): `"caption"`, `"answer"`, `"match"` or `"embed"`.
@@ -69,7 +78,7 @@ class RowFunction:
 
         Returns:
             `dict[str, list]`: the columns of the records, and `error`, which is empty for rows with results; others
-            have `None` in all other columns.
+            have `None` in all other columns. A column of the batch with one of these names becomes `original_NAME`.
         """
         if self._loaded is None:
             given = {name: value for name, value in self.options.items() if name not in JobOptions.__dataclass_fields__}
@@ -80,14 +89,34 @@ class RowFunction:
         count = len(next(iter(batch.values())))
         rows = [{name: values[index] for name, values in batch.items()} for index in range(count)]
         items = [row_item(maker, row, f"row {index}") for index, row in enumerate(rows)]
-        results = worker(Block(Position(), items))
-        # engines want the same columns of all batches, also of one in which all rows fail
-        self._names.update(dict.fromkeys(name for result in results for name in result.record or {} if name != "file"))
+        results = worker(Block(_place(rows), items))
+        if not self._names:
+            self._names = _names(worker, maker, batch)
+        self._names.update(dict.fromkeys(name for result in results for name in result.record or {}))
         columns: dict[str, Any] = {
-            name: [(result.record or {}).get(name) for result in results] for name in self._names
+            name: [(result.record or {}).get(name) for result in results] for name in self._names if name != "file"
         }
         columns["error"] = [result.error or "" for result in results]
-        return {**batch, **columns} if self.keep_rows else columns
+        return with_kept(columns, batch, [name for name in batch if self.keep_rows or name in columns])
+
+
+def _place(rows: Sequence[Mapping[str, Any]]) -> Position:
+    """
+    A place that depends on the first row of a batch, for the random numbers of sampling: engines do not say which
+    batch it is, and with one place for all, the first rows of all batches would get the same numbers.
+    """
+    return Position(int(rows_digest(rows[:1]), 16))
+
+
+def _names(worker: Worker, maker: ItemMaker, batch: Mapping[str, Any]) -> dict[str, None]:
+    """
+    Columns of the results, also if all rows of the first batch fail: engines want the same ones of all batches. They
+    are those of a gray image or video with the texts that the batch has.
+    """
+    pixels = np.full((4, 32, 32, 3) if maker.modality == "video" else (32, 32, 3), 128, np.uint8)
+    texts = {name: "a" for name in maker.texts if maker.column(name, batch) in batch}
+    (result,) = worker(Block(Position(), [Item("gray", {maker.modality: pixels, **texts})]))
+    return dict.fromkeys(result.record or {})
 
 
 __all__ = ["RowFunction"]

@@ -1,41 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What identifies a model, so that a job does not go on with another one."""
+"""What identifies a model and rows in memory, so that a job does not go on with others."""
 
 import json
+import os
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import torch
 
-_SAMPLES = 64  # numbers of each tensor that are compared
+from modeling_lavis.evaluation.work_folder import sampled_digest
 
 
-def model_identity(pipe: Any) -> dict[str, Any]:
+def model_identity(pipe: Any, any_precision: bool = False) -> dict[str, Any]:
     """
     What identifies the model of a pipeline, wherever its files are.
 
     Args:
         pipe (`LavisPipeline`): the pipeline, or what has several as `parts`, by name.
+        any_precision (`bool`, *optional*, defaults to `False`): give the same digest of the weights in float32 and in
+            bfloat16.
 
     Returns:
         `dict[str, Any]`: class, dtype, kind of device, and digests of weights (from some numbers of each tensor),
         processor and generation settings; of each part, if there are several.
     """
     if parts := getattr(pipe, "parts", None):
-        return {name: model_identity(part) for name, part in parts.items()}
+        return {name: model_identity(part, any_precision) for name, part in parts.items()}
     model = pipe.model
-    digest = sha256()
-    for name, values in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
-        if values.device.type != "meta" and values.numel():
-            flat = values.detach().reshape(-1)
-            places = torch.linspace(0, flat.numel() - 1, min(_SAMPLES, flat.numel()), dtype=torch.float64).long()
-            digest.update(str(flat[places.to(flat.device)].cpu().float().tolist()).encode())
     return {
         "class": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": pipe.device.type,
-        "weights": digest.hexdigest()[:16],
+        "weights": sampled_digest(model, any_precision),
         "processor": _digest(pipe.processor.to_dict()),
         "generation": _digest(model.generation_config.to_diff_dict()) if model.can_generate() else None,
     }
@@ -46,4 +45,29 @@ def _digest(value: Any) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
-__all__ = ["model_identity"]
+def rows_digest(rows: Iterable[Any]) -> str:
+    """Digest of images or rows in memory. Images that are not loaded yet are identified by the names of their files."""
+    digest = sha256()
+    for row in rows:
+        digest.update(json.dumps(row, default=_identified, skipkeys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def _identified(value: Any) -> Any:
+    """What stands for a value that JSON does not have."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, PIL.Image.Image):
+        name = getattr(value, "filename", "")
+        return [value.mode, value.size, str(name) if name else sha256(value.tobytes()).hexdigest()]
+    if isinstance(value, (bytes, bytearray)):
+        return sha256(value).hexdigest()
+    if isinstance(value, (np.ndarray, np.generic, torch.Tensor)):
+        array = value.detach().cpu().float().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        return [array.shape, str(array.dtype), sha256(array.tobytes()).hexdigest()]
+    return type(value).__name__
+
+
+__all__ = ["model_identity", "rows_digest"]

@@ -10,7 +10,9 @@
 | `files.jsonl` | the list of files, if the input was one |
 | `summary.json` | written at the end |
 
-A block is finished when its line stands in the journal. What a process that was killed wrote after that is cut off.
+A block is finished when its line stands in the journal. What a process that was killed wrote after that is removed when
+the job goes on. Without `job.json` no other file of the folder counts: the process was killed while it began a job, or
+while it removed one.
 """
 
 import contextlib
@@ -21,15 +23,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from modeling_lavis.files import whole_file
+from modeling_lavis.files import lock_file, whole_file
 from modeling_lavis.jobs.items import Position
 
-try:
-    import fcntl
-except ImportError:  # Windows: two processes on one job are not noticed there
-    fcntl = None  # type: ignore[assignment]
-
-_VERSION = 1
+JOB, FILES = "job.json", "files.jsonl"
+_JOURNAL = "journal.jsonl"
+_STATE = (_JOURNAL, FILES, "summary.json", "texts.jsonl")  # what a job that goes on reads, besides its output
+_REMOVING = "is_being_removed"
+_VERSION = 2
 _SYNC_SECONDS = 1.0
 
 
@@ -86,6 +87,9 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._lock = _lock(folder / "lock")
+        if not (folder / JOB).exists():
+            for name in _STATE:
+                (folder / name).unlink(missing_ok=True)
         self.next = Position()
         self.rows = self.failed = 0
         self.seconds = 0.0
@@ -93,12 +97,12 @@ class Journal:
         self.note: dict[str, Any] = {}
         self.is_complete = False
         length = self._read()
-        self._file = GrowingFile(folder / "journal.jsonl", length)
+        self._file = GrowingFile(folder / _JOURNAL, length)
         self._synced = time.monotonic()
 
     def _read(self) -> int:
         """Read all lines up to the first that is broken or names bytes that were lost. Returns their length."""
-        path, length = self.folder / "journal.jsonl", 0
+        path, length = self.folder / _JOURNAL, 0
         if not path.exists():
             return 0
         present: dict[str, int] = {}
@@ -139,7 +143,7 @@ class Journal:
         Raises:
             JobError: it is another job; the message names the differences.
         """
-        path = self.folder / "job.json"
+        path = self.folder / JOB
         wanted = json.loads(json.dumps({"version": _VERSION, **identity}))
         if not path.exists():
             with whole_file(path) as partial:
@@ -148,12 +152,31 @@ class Journal:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise JobError(f"{path} is broken ({error}). Start again with another output.") from error
+            raise JobError(
+                f"{path} is broken ({error}). Choose another output, or start over with --restart."
+            ) from error
+        if isinstance(found, Mapping) and found.get(_REMOVING):
+            raise JobError(f"The job in {self.folder} was being removed by --restart. Start over with --restart again.")
         if changes := list(differences(found, wanted)):
             raise JobError(
                 f"The job in {self.folder} was begun differently: {'; '.join(changes)}. Repeat the command that it"
                 " was begun with, choose another output, or start over with --restart (restart=True)."
             )
+
+    def begin_removal(self) -> Any:
+        """
+        Note that the job is going to be removed, so that no other run goes on with what is left of it.
+
+        Returns:
+            What identifies the job, `None` if that cannot be read.
+        """
+        path, found = self.folder / JOB, None
+        with contextlib.suppress(ValueError):
+            found = json.loads(path.read_text(encoding="utf-8"))
+        with whole_file(path) as partial:
+            noted = {**(found if isinstance(found, Mapping) else {}), _REMOVING: True}
+            partial.write_text(json.dumps(noted) + "\n", encoding="utf-8")
+        return found
 
     def add(
         self,
@@ -215,18 +238,12 @@ class Journal:
 
 
 def _lock(path: Path) -> IO[bytes]:
-    file = path.open("ab")
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise JobError(
-                f"Another process works on the job in {path.parent}. Wait until it has ended, or choose another output."
-            ) from error
-        except OSError:  # a file system without locks
-            pass
-    return file
+    try:
+        return lock_file(path)
+    except BlockingIOError as error:
+        raise JobError(
+            f"Another process works on the job in {path.parent}. Wait until it has ended, or choose another output."
+        ) from error
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> Iterator[str]:
@@ -250,4 +267,4 @@ def _short(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-__all__ = ["GrowingFile", "JobError", "Journal", "differences"]
+__all__ = ["FILES", "JOB", "GrowingFile", "JobError", "Journal", "differences"]

@@ -6,6 +6,7 @@ import io
 import os
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import PIL.Image
@@ -74,6 +75,15 @@ def _fetched(medium: Any) -> Any:
     return medium
 
 
+def downloaded(item: Item) -> Item:
+    """An item whose image or video is a URL with its content, others as they are; `OSError` if there is none."""
+    for kind in ("image", "video"):
+        medium = item.row.get(kind)
+        if (content := _fetched(medium)) is not medium:
+            return replace(item, row={**item.row, kind: content})
+    return item
+
+
 def fetch(url: str) -> bytes:
     """
     Download what a URL names, with several attempts if it may be the network.
@@ -117,6 +127,7 @@ def stored_content(item: Item) -> tuple[str, bytes]:
             content, name = file.read(), os.fspath(medium)
     elif isinstance(medium, Mapping) and medium.get("bytes") is not None:
         content, name = medium["bytes"], medium.get("path") or ""
+        name = name.partition("?")[0] if name.startswith(URLS) else name
     elif isinstance(medium, (bytes, bytearray)):
         content, name = bytes(medium), ""
     elif kind == "video":
@@ -141,4 +152,4 @@ def _guessed(content: bytes, kind: str) -> str:
         return "jpg"
 
 
-__all__ = ["fetch", "opened_row", "stored_content"]
+__all__ = ["downloaded", "fetch", "opened_row", "stored_content"]

@@ -10,22 +10,23 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from modeling_lavis.data.records import kind_of, shard_samples
 from modeling_lavis.files import whole_file
 from modeling_lavis.import_utils import require
 from modeling_lavis.jobs.api import FORMATS, JobOptions, make_sink, output_identity
 from modeling_lavis.jobs.items import START, WHOLE, Block, Item, Position, Result, Shard
-from modeling_lavis.jobs.journal import JobError, Journal, differences
+from modeling_lavis.jobs.journal import FILES, JOB, JobError, Journal, differences
 from modeling_lavis.jobs.runner import SUMMARY, Summary, job_folder, restart_job, run_job
 from modeling_lavis.jobs.shards import WebDataset, shards_in
 from modeling_lavis.jobs.sinks import RECORDS, Sink
 from modeling_lavis.jobs.sources import Source
 from modeling_lavis.jobs.tasks import task_of_job
+from modeling_lavis.progress import Shown
 
 _OWN_FOLDERS = ("txt", "webdataset")  # forms that a merged folder has by default, if the parts have it
 
@@ -37,7 +38,7 @@ def merge_shards(
     output_format: str | None = None,
     samples_per_shard: int | None = None,
     restart: bool = False,
-    progress: TextIO | None = None,
+    progress: Shown = None,
 ) -> Summary:
     """
     Merge the outputs of all parts of a job: the rows and failures of one job over everything, in its order.
@@ -51,7 +52,7 @@ def merge_shards(
             of the parts.
         samples_per_shard (`int`, *optional*): samples per shard of WebDataset output; by default that of the parts.
         restart (`bool`, *optional*, defaults to `False`): remove what an earlier call wrote, and begin again.
-        progress (`TextIO`, *optional*): where progress is written.
+        progress (`bool` or `TextIO`, *optional*): see `modeling_lavis.progress.Progress`.
 
     Returns:
         [`Summary`]: what was merged.
@@ -68,13 +69,13 @@ def merge_shards(
     sink = _sink(target, job, output_format, samples_per_shard)
     if restart:
         restart_job(sink, FORMATS)
-    if not (sink.folder / "job.json").exists():
+    if not (sink.folder / JOB).exists():
         sink.check()  # before anything is written
     journal = Journal(sink.folder)
     try:
-        if (found[0].folder / "files.jsonl").exists():
-            with whole_file(sink.folder / "files.jsonl") as partial:
-                shutil.copyfile(found[0].folder / "files.jsonl", partial)
+        if (found[0].folder / FILES).exists():
+            with whole_file(sink.folder / FILES) as partial:
+                shutil.copyfile(found[0].folder / FILES, partial)
         source = _Parts(found, with_samples=isinstance(sink, WebDataset))
     except BaseException:
         journal.close()
@@ -122,6 +123,8 @@ class Part:
     @property
     def records_path(self) -> Path:
         """The file with the records: the output, or the log of them for an output of another form."""
+        if self.form == "metadata":
+            return self.output / "metadata.jsonl"
         return self.output if self.form in ("jsonl", "parquet") else self.folder / RECORDS
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -157,18 +160,18 @@ def _count_lines(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-def open_part(output: Path) -> Part:
-    """The job that wrote an output; [`JobError`] if there is none."""
+def open_part(output: Path, verb: str = "*") -> Part:
+    """The job that wrote an output, of several in a folder that of a verb; [`JobError`] if there is none."""
     if output.is_dir():
-        folders = sorted(path.parent for path in output.glob(".*.job/job.json"))
+        folders = sorted(path.parent for path in output.glob(f".{verb}.job/job.json"))
         if len(folders) > 1:
             raise JobError(f"{output} has the outputs of several jobs: {', '.join(path.name for path in folders)}.")
     else:
-        folders = [path.parent for path in (output.with_name(f"{output.name}.job") / "job.json",) if path.exists()]
+        folders = [path.parent for path in (output.with_name(f"{output.name}.job") / JOB,) if path.exists()]
     if not folders:
         raise JobError(f"{output} is not the output of a job: there is no folder of a job beside or in it.")
     try:
-        job = json.loads((folders[0] / "job.json").read_text(encoding="utf-8"))
+        job = json.loads((folders[0] / JOB).read_text(encoding="utf-8"))
         shard = Shard.parse(job["shard"])
     except (ValueError, TypeError, KeyError) as error:
         raise JobError(f"{folders[0] / 'job.json'} is broken ({error}). Run the part again with --restart.") from error
@@ -202,10 +205,6 @@ def check_part(part: Part) -> None:
     """Raise [`JobError`] unless a job is finished and its output has all rows that its journal has."""
     if not (part.folder / SUMMARY).exists():
         raise JobError(f"The part {part} is not finished. Repeat the command that it was begun with.")
-    if part.form == "metadata":
-        raise JobError(
-            f"The part {part} is a metadata.jsonl, which names files of its folder. Write JSON Lines instead."
-        )
     for path in (part.records_path, part.folder / "journal.jsonl", part.folder / "failures.jsonl"):
         if not path.is_file():
             raise FileNotFoundError(f"{path} of the part {part} is missing. Run the part again with --restart.")
@@ -267,10 +266,10 @@ class _Parts(Source):
     def describe(self) -> dict[str, Any]:
         return dict(self.parts[0].job["input"])
 
-    def count(self) -> int:
+    def count(self, size: int, shard: Shard = WHOLE) -> int:
         return sum(rows for part in self.parts for _, rows, _ in part.entries())
 
-    def blocks(self, size: int, start: Position = START, shard: Shard = WHOLE) -> Iterator[Block]:
+    def blocks(self, size: int, start: Position = START, shard: Container[int] = WHOLE) -> Iterator[Block]:
         """The blocks in the order of the whole; those before `start` are read, too."""
         readers = [self._items(part) for part in self.parts]
         entries = (zip(part.entries(), itertools.repeat(number)) for number, part in enumerate(self.parts))

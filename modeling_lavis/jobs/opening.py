@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from modeling_lavis.data.loading import without_decoding
-from modeling_lavis.data.media_files import SUFFIXES, URLS
+from modeling_lavis.data.media_files import SUFFIXES, URLS, matching_paths
 from modeling_lavis.data.records import SourceFile, kind_of
 from modeling_lavis.import_utils import is_available, require
 from modeling_lavis.jobs.columns import ItemMaker
+from modeling_lavis.jobs.journal import JOB
 from modeling_lavis.jobs.sources import FileList, ParquetFiles, RecordFiles, Rows, Source, Stream, write_file_list
 
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
-def open_source(data: Any, maker: ItemMaker, list_path: Path, outputs: Sequence[Path] = ()) -> Source:
+def open_source(data: Any, maker: ItemMaker, list_path: Path, own: Sequence[Path] = ()) -> Source:
     """
     The source of a user's data.
 
@@ -29,8 +30,8 @@ def open_source(data: Any, maker: ItemMaker, list_path: Path, outputs: Sequence[
         maker (`ItemMaker`): makes items of records.
         list_path (`Path`): where a list of files is, or is to be written; one that exists is used as it is, so that a
             job goes on with the files that it began with.
-        outputs (`Sequence[Path]`, *optional*): files of the job that are no inputs, besides the output that `list_path`
-            tells of.
+        own (`Sequence[Path]`, *optional*): files that the job writes, which are left out where a folder or a glob has
+            them.
 
     Raises:
         FileNotFoundError: a file does not exist. ValueError: the inputs are of several kinds. TypeError: they are none.
@@ -38,7 +39,7 @@ def open_source(data: Any, maker: ItemMaker, list_path: Path, outputs: Sequence[
     if isinstance(data, (str, os.PathLike)):
         data = [data]
     if isinstance(data, (list, tuple)) and data and all(isinstance(entry, (str, os.PathLike)) for entry in data):
-        return _from_arguments([os.fspath(entry) for entry in data], maker, list_path, outputs)
+        return _from_arguments([os.fspath(entry) for entry in data], maker, list_path, own)
     trusted = replace(maker, trusted=True)
     if is_available("datasets") and type(data).__module__.partition(".")[0] == "datasets":
         return _from_dataset(data, trusted)
@@ -52,16 +53,14 @@ def open_source(data: Any, maker: ItemMaker, list_path: Path, outputs: Sequence[
     )
 
 
-def _from_arguments(arguments: Sequence[str], maker: ItemMaker, list_path: Path, outputs: Sequence[Path]) -> Source:
+def _from_arguments(arguments: Sequence[str], maker: ItemMaker, list_path: Path, own: Sequence[Path]) -> Source:
     if list_path.exists():  # also if the folder has metadata by now, which this job wrote
         _check_folder(arguments, list_path)
         return FileList(list_path, maker.modality)
-    folder = list_path.parent
-    own = [folder.with_suffix("")] if folder.suffix == ".job" else []  # output of the job, if it is a file
     files: list[SourceFile] = []
     others: list[str] = []
     for argument in arguments:
-        found = record_files(argument, maker.modality, without=[*own, *outputs])
+        found = record_files(argument, maker.modality, without=own)
         files += found
         if not found:
             others.append(argument)
@@ -71,6 +70,11 @@ def _from_arguments(arguments: Sequence[str], maker: ItemMaker, list_path: Path,
             " two commands."
         )
     if not files:
+        if (list_path.parent / JOB).exists():  # which had no list
+            raise FileNotFoundError(
+                f"The job in {list_path.parent} was begun with records, and {', '.join(arguments[:3])} names none. Give"
+                " the inputs that it was begun with, choose another output, or start over with --restart."
+            )
         write_file_list(list_path, others, maker.modality)
         return FileList(list_path, maker.modality)
     kinds = {file.kind for file in files}
@@ -80,16 +84,37 @@ def _from_arguments(arguments: Sequence[str], maker: ItemMaker, list_path: Path,
 
 
 def _check_folder(arguments: Sequence[str], list_path: Path) -> None:
-    """Raise `FileNotFoundError` if a job goes on in another working folder, where its relative names are nothing."""
+    """
+    Raise `FileNotFoundError` if nothing that a job was begun with is there: it goes on in another working folder, or a
+    disk is not mounted. All of its inputs would be failures.
+    """
     with list_path.open(encoding="utf-8") as file:
         first = next((json.loads(line) for line in file), None)
-    if first is None or first[1] is not None or first[0].startswith(URLS) or os.path.isabs(first[0]):
+    if first is None or first[1] is not None or first[0].startswith(URLS) or os.path.lexists(first[0]):
         return
-    found = (os.path.exists(name.removeprefix("@")) or any(glob.iglob(name, recursive=True)) for name in arguments)
-    if not os.path.lexists(first[0]) and not any(found) and not (list_path.parent / "summary.json").exists():
+    if not any(map(_names_something, arguments)) and not (list_path.parent / "summary.json").exists():
         raise FileNotFoundError(
-            f"{', '.join(arguments[:3])} is not in {os.getcwd()}. Go on with the job in the folder where it was begun."
+            f"None of the inputs is there: {', '.join(arguments[:3])}, seen from {os.getcwd()}. Go on with the job in"
+            " the folder where it was begun, and with the disk of its inputs mounted."
         )
+
+
+def missing_arguments(data: Any) -> list[str]:
+    """Paths, globs and lists of files among a user's data that name nothing."""
+    arguments = [data] if isinstance(data, (str, os.PathLike)) else data
+    if not isinstance(arguments, (list, tuple)):
+        return []
+    names = [os.fspath(entry) for entry in arguments if isinstance(entry, (str, os.PathLike))]
+    return [name for name in names if not _names_something(name)]
+
+
+def _names_something(argument: str) -> bool:
+    """Whether an argument is a URL, or names a file that is there."""
+    if argument.startswith(URLS) or os.path.lexists(argument):
+        return True
+    if argument.startswith("@"):
+        return os.path.lexists(argument[1:])
+    return glob.has_magic(argument) and any(True for _ in matching_paths(argument))
 
 
 def record_files(argument: str, modality: str, without: Sequence[Path] = ()) -> list[SourceFile]:
@@ -115,7 +140,7 @@ def record_files(argument: str, modality: str, without: Sequence[Path] = ()) -> 
     if os.path.isfile(argument):
         paths = [argument]
     else:
-        found = sorted(glob.glob(argument, recursive=True)) if glob.has_magic(argument) else []
+        found = sorted(matching_paths(argument)) if glob.has_magic(argument) else []
         paths = [path for path in found if not _is_one_of(path, without)]
     kinds = [kind_of(path) for path in paths]
     return [SourceFile(path, kind) for path, kind in zip(paths, kinds) if kind] if all(kinds) else []
@@ -166,4 +191,4 @@ def _from_dataset(data: Any, maker: ItemMaker) -> Source:
     return Rows(data, maker) if isinstance(data, datasets.Dataset) else Stream(data, maker)
 
 
-__all__ = ["open_source", "record_files"]
+__all__ = ["missing_arguments", "open_source", "record_files"]

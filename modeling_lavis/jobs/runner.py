@@ -7,17 +7,17 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from modeling_lavis.files import whole_file
 from modeling_lavis.jobs.items import WHOLE, Block, Position, Result, Shard
-from modeling_lavis.jobs.journal import JobError, Journal
-from modeling_lavis.jobs.progress import Progress
+from modeling_lavis.jobs.journal import JOB, JobError, Journal
 from modeling_lavis.jobs.sinks import Sink
-from modeling_lavis.jobs.sources import Source
+from modeling_lavis.jobs.sources import Blocks, Source
+from modeling_lavis.progress import Progress, Shown
 
 SUMMARY = "summary.json"
 
@@ -25,7 +25,7 @@ SUMMARY = "summary.json"
 class BlockStream(Protocol):
     """What computes blocks: a [`Worker`], or something that has others do it, with results in the order of blocks."""
 
-    def stream(self, blocks: Iterable[Block]) -> Iterator[tuple[Block, list[Result]]]:
+    def stream(self, blocks: Blocks) -> Iterator[tuple[Block, list[Result]]]:
         """Yield each block with one result per item."""
 
 
@@ -84,7 +84,7 @@ def run_job(
     identity: Mapping[str, Any],
     block_size: int,
     shard: Shard = WHOLE,
-    progress: TextIO | None = None,
+    progress: Shown = None,
     unit: str = "items",
 ) -> Summary:
     """
@@ -98,7 +98,7 @@ def run_job(
         identity (`Mapping[str, Any]`): what identifies the job.
         block_size (`int`): items per block.
         shard (`Shard`, *optional*): the part of the source.
-        progress (`TextIO`, *optional*): where progress is written.
+        progress (`bool` or `TextIO`, *optional*): see `modeling_lavis.progress.Progress`.
         unit (`str`, *optional*): what items are called there.
 
     Returns:
@@ -109,7 +109,7 @@ def run_job(
             list cannot be read. In any case the same call goes on later.
     """
     try:
-        if not (journal.folder / "job.json").exists():
+        if not (journal.folder / JOB).exists():
             sink.check()
         journal.check({**identity, "input": source.describe(), "block_size": block_size, "shard": str(shard)})
         path = journal.folder / SUMMARY
@@ -118,10 +118,8 @@ def run_job(
             return Summary(**{**json.loads(path.read_text(encoding="utf-8")), "was_finished": True})
         before, started = journal.rows, time.perf_counter()
         if not journal.is_complete:
-            shown = None
-            if progress is not None:
-                total = source.count()
-                shown = Progress(progress, total if shard.count == 1 else None, journal.rows, unit)
+            total = source.count(block_size, shard) if progress is not False else None
+            shown = Progress(total, "", unit, journal.rows, journal.failed, progress)
             if journal.rows > journal.failed and (known := getattr(worker, "expect_results", None)):
                 known()
             _compute(source, worker, sink, journal, block_size, shard, shown)
@@ -160,11 +158,11 @@ def _compute(
     journal: Journal,
     block_size: int,
     shard: Shard,
-    shown: Progress | None,
+    shown: Progress,
 ) -> None:
     """Compute and write the blocks that the journal does not have."""
     writer = _Writer(sink, journal, shown)
-    results = worker.stream(source.blocks(block_size, journal.next, shard))
+    results = worker.stream(Blocks(source, block_size, journal.next, shard))
     try:
         sink.open(journal.sizes, journal.note)
         writer.start()
@@ -176,14 +174,13 @@ def _compute(
         if close := getattr(results, "close", None):
             close()
         sink.close()
-        if shown is not None:
-            shown.close(journal.failed)
+        shown.close()
 
 
 class _Writer(threading.Thread):
     """Writes blocks in the order in which they come, while the next ones are computed."""
 
-    def __init__(self, sink: Sink, journal: Journal, shown: Progress | None) -> None:
+    def __init__(self, sink: Sink, journal: Journal, shown: Progress) -> None:
         super().__init__(name="writer", daemon=True)
         self._sink, self._journal, self._shown = sink, journal, shown
         self._blocks: queue.Queue[tuple[Position, list[Result]] | None] = queue.Queue(2)
@@ -221,9 +218,9 @@ class _Writer(threading.Thread):
                 self._write(*entry)
         except BaseException as error:
             self._error = error
-            # unblocks a producer that waits for a free slot, which then raises the error
-            while not self._blocks.empty():
-                self._blocks.get_nowait()
+            with contextlib.suppress(queue.Empty):  # a producer that waits for a free slot then raises the error
+                while True:
+                    self._blocks.get_nowait()
 
     def _write(self, position: Position, rows: list[Result]) -> None:
         failed = self._sink.write(rows)
@@ -233,32 +230,32 @@ class _Writer(threading.Thread):
         now = time.perf_counter()
         self._journal.add(position, len(rows), failed, now - self._written, sizes, self._sink.note())
         self._written = now
-        if self._shown is not None:
-            self._shown.update(self._journal.rows, self._journal.failed)
+        self._shown.update(len(rows), failed)
 
 
-def restart_job(sink: Sink, forms: Mapping[str, type[Sink]]) -> None:
+def restart_job(sink: Sink, forms: Mapping[str, type[Sink]], check: Callable[[], None] = lambda: None) -> None:
     """
     Remove what an earlier run of a job wrote, if there was one: its output, in the form that it had, and its folder.
 
     Args:
         sink (`Sink`): output of the new run.
         forms (`Mapping[str, type[Sink]]`): forms of output by name.
+        check (`Callable`, *optional*): called before anything is removed; an error of it leaves all as it is.
 
     Raises:
-        JobError: another process works on the job.
+        JobError: another process works on the job. OSError: something cannot be removed.
     """
     if not sink.folder.exists():
         return
-    with Journal(sink.folder).held():
-        path = sink.folder / "job.json"
+    with Journal(sink.folder).held() as journal:
+        check()
+        path = sink.folder / JOB
         if path.exists():
-            found: Any = None
-            with contextlib.suppress(ValueError):
-                found = json.loads(path.read_text(encoding="utf-8"))
+            found = journal.begin_removal()
             form = forms.get(found.get("output_format", "")) if isinstance(found, Mapping) else None
             (sink if form is None else form(sink.output, sink.folder)).discard()
-        shutil.rmtree(sink.folder, ignore_errors=True)
+            path.unlink()
+        shutil.rmtree(sink.folder, ignore_errors=True)  # without job.json nothing that is left of it counts
 
 
 __all__ = ["SUMMARY", "BlockStream", "Summary", "job_folder", "restart_job", "run_job"]

@@ -24,7 +24,7 @@ class WebDataset(Sink):
 
     A sample has the image or video as it was stored, `.txt` with the text (of captions and answers) and `.json` with
     the record and the other columns of the input. Samples of WebDataset shards keep their key and all their files; a
-    `.txt` that they have already becomes `.original.txt`.
+    `.txt` that they have already becomes `.original.txt`, and an `.original.txt` `.original.original.txt`.
 
     Args:
         samples_per_shard (`int`, *optional*, defaults to 10,000): samples of a full shard.
@@ -104,12 +104,15 @@ class WebDataset(Sink):
         if result.item.members is not None:
             files.update(result.item.members)
             if self.text is not None and "txt" in files:
-                files["original.txt"] = files.pop("txt")
+                _rename(files, "txt", "original.txt")
             if "json" in files:
                 stored = json.loads(files["json"])
                 record = {**stored, **record} if isinstance(stored, Mapping) else {"original": stored, **record}
         else:
-            extension, content = stored_content(result.item)
+            try:
+                extension, content = stored_content(result.item)
+            except OSError as error:  # of the input, also if it says the same as one of the output would
+                raise ValueError(str(error)) from error
             files[extension] = content
         if self.text is not None:
             files["txt"] = str(record[self.text]).encode("utf-8", "backslashreplace")
@@ -147,6 +150,13 @@ class WebDataset(Sink):
 def shards_in(folder: Path) -> Iterator[Path]:
     """Shards of an output in a folder; other files are not touched."""
     return (path for path in folder.glob("*.tar") if _SHARD.fullmatch(path.name))
+
+
+def _rename(files: dict[str, bytes], name: str, new_name: str) -> None:
+    """Give a file another name; one that has that name already gets the next one."""
+    if new_name in files:
+        _rename(files, new_name, f"original.{new_name}")
+    files[new_name] = files.pop(name)
 
 
 def _is_content(value: Any) -> bool:

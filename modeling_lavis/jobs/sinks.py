@@ -12,11 +12,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from modeling_lavis.import_utils import require
 from modeling_lavis.jobs.items import Result
 from modeling_lavis.jobs.journal import GrowingFile, JobError
+from modeling_lavis.jobs.tasks import finite
 
 RECORDS = "records.jsonl"
 _TEXTS = "texts.jsonl"  # what text files were written, noted before, so that they can be removed
@@ -26,14 +27,21 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def as_line(value: Mapping[str, Any]) -> bytes:
-    """A record as a line of JSON Lines, in ASCII: names of files that are not valid Unicode survive in it."""
-    return json.dumps(value, default=_plain).encode("ascii") + b"\n"
+    """
+    A record as a line of JSON Lines, in ASCII: names of files that are not valid Unicode survive in it. Numbers that
+    JSON does not have, such as NaN, are `null`.
+    """
+    try:
+        text = json.dumps(value, default=_plain, allow_nan=False)
+    except ValueError:
+        text = json.dumps(finite(value), default=_plain, allow_nan=False)
+    return text.encode("ascii") + b"\n"
 
 
 def _plain(value: Any) -> Any:
     """JSON for values of columns that have none of their own: arrays and numbers of NumPy, times, bytes."""
     if hasattr(value, "tolist"):
-        return value.tolist()
+        return finite(value.tolist())
     if isinstance(value, (bytes, bytearray)):
         raise TypeError("bytes have no form in JSON")
     return str(value)
@@ -41,14 +49,20 @@ def _plain(value: Any) -> Any:
 
 def with_kept(record: Mapping[str, Any], fields: Mapping[str, Any], keep: Iterable[str]) -> dict[str, Any]:
     """
-    A record with columns of the input. One that has the name of a column of the record is called `original_NAME`.
+    A record with columns of the input. One whose name is taken is called `original_NAME`.
 
     Args:
         record (`Mapping[str, Any]`): the record.
         fields (`Mapping[str, Any]`): columns of the input.
         keep (`Iterable[str]`): names of those that are kept.
     """
-    kept = {f"original_{name}" if name in record else name: fields[name] for name in keep if name in fields}
+    kept: dict[str, Any] = {}
+    for column in keep:
+        if column in fields:
+            name = column
+            while name in record or name in kept:
+                name = f"original_{name}"
+            kept[name] = fields[column]
     return {**kept, **record}
 
 
@@ -221,9 +235,14 @@ def _as_text(value: Any) -> str | None:
 
 
 def _single_precision(field: Any, arrow: Any) -> Any:
-    """Features as float32, which they were computed in."""
-    is_features = field.name.endswith("_features") and arrow.types.is_list(field.type)
-    return field.with_type(arrow.list_(arrow.float32())) if is_features else field
+    """Features as float32, which they were computed in; those of several query tokens are lists of lists."""
+
+    def single(kind: Any) -> Any:
+        if arrow.types.is_list(kind):
+            return arrow.list_(single(kind.value_type))
+        return arrow.float32() if arrow.types.is_floating(kind) else kind
+
+    return field.with_type(single(field.type)) if field.name.endswith("_features") else field
 
 
 def _valid_text(value: Any) -> Any:
@@ -286,6 +305,10 @@ class Metadata(_BesideFiles):
             raise ValueError(
                 f"{result.item.name} is not in {self.output}, whose metadata.jsonl names files in it only."
             )
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:  # readers of JSON refuse the whole file for it
+            raise ValueError(f"{name!r} is not valid Unicode, which metadata.jsonl needs. Rename the file.") from error
         record = super().record(result)
         record.pop("file", None)
         record.pop("file_name", None)
@@ -308,18 +331,25 @@ class TextFiles(_BesideFiles):
     def __init__(self, *args: Any, root: Path | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.root = root
-        self._log: IO[bytes] | None = None
 
     def open(self, sizes: Mapping[str, int], note: Mapping[str, Any]) -> None:
         super().open(sizes, note)
-        self._log = (self.folder / _TEXTS).open("ab")
-        self._log.write(b"\n")  # ends a line that a killed process wrote half
+        size = sizes.get(_TEXTS, 0)
+        for path, content in self._logged(size):  # written after the last line of the journal
+            self._partial(path).unlink(missing_ok=True)
+            _unlink_if(path, content)
+        self._open(_TEXTS, size)
 
-    def close(self) -> None:
-        super().close()
-        if self._log is not None:
-            with contextlib.suppress(OSError):
-                self._log.close()
+    def _logged(self, start: int = 0) -> Iterator[tuple[Path, bytes]]:
+        """The text files that the job wrote or was about to write, from a place in the list of them on."""
+        if not (self.folder / _TEXTS).exists():
+            return
+        with (self.folder / _TEXTS).open("rb") as file:
+            file.seek(start)
+            for line in file:
+                with contextlib.suppress(ValueError):  # a line that was written half
+                    entry = json.loads(line)
+                    yield self.output / entry["text"], entry["content"].encode()
 
     def base(self) -> Path:
         return self.output if self.root is None else self.root
@@ -333,21 +363,23 @@ class TextFiles(_BesideFiles):
             raise ValueError(f"{path} has a longer name than files may have.")
         content = self._content(result.record or {})
         if path.exists():
-            # from the same block before an interruption, from an image with another suffix, or from the user
+            # from an image with another suffix, or from the user
             if path.read_bytes() != content:
                 raise ValueError(f"{path} exists already, with another text. Move it away to have it written.")
             return
-        if self._log is not None:
-            entry = {"text": path.relative_to(self.output).as_posix(), "content": content.decode()}
-            self._log.write(as_line(entry))
-            self._log.flush()
+        entry = {"text": path.relative_to(self.output).as_posix(), "content": content.decode()}
+        self.files[_TEXTS].write(as_line(entry))
+        self.files[_TEXTS].flush()
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{os.getpid()}.partial")  # a name that is short enough beside any other
+        partial = self._partial(path)
         try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
+            partial.write_bytes(content)
+            os.replace(partial, path)
         finally:
-            temporary.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
+
+    def _partial(self, path: Path) -> Path:
+        return path.with_name(f"{self.folder.name}.partial")  # hidden, and short enough beside any other name
 
     def _path(self, name: str) -> Path:
         return (self.output / name).with_suffix(".txt")
@@ -357,18 +389,18 @@ class TextFiles(_BesideFiles):
 
     def discard(self) -> None:
         """Remove the text files that the earlier run wrote, if they still have its texts."""
-        if not (self.folder / _TEXTS).exists():
-            return
-        with (self.folder / _TEXTS).open("rb") as file:
-            for line in file:
-                with contextlib.suppress(ValueError, KeyError, OSError):
-                    entry = json.loads(line)
-                    path = self.output / entry["text"]
-                    if path.read_bytes() == entry["content"].encode():
-                        path.unlink()
+        for path, content in self._logged():
+            _unlink_if(path, content)
 
     def finish(self, sizes: Mapping[str, int], note: Mapping[str, Any]) -> None:
         """Nothing is left to do."""
+
+
+def _unlink_if(path: Path, content: bytes) -> None:
+    """Remove a file if it has this content."""
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == content:
+            path.unlink()
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -4,22 +4,25 @@
 Every source gives the same blocks whenever it is read, from any place on.
 """
 
+import contextlib
 import itertools
 import json
 import os
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from modeling_lavis.data.columns import DataError
-from modeling_lavis.data.media_files import InputFile, iterate_inputs
+from modeling_lavis.data.media_files import URLS, InputFile, iterate_inputs
 from modeling_lavis.data.records import SourceFile, image_suffixes, sample_record, shard_samples
 from modeling_lavis.files import whole_file
 from modeling_lavis.import_utils import require
 from modeling_lavis.jobs.columns import ItemMaker, file_item
+from modeling_lavis.jobs.identity import rows_digest
 from modeling_lavis.jobs.items import START, WHOLE, Block, Item, Position, Shard
 
 _READ_ROWS = 64  # rows of a table that are in memory at a time
@@ -31,12 +34,15 @@ class Source:
     Base class of the sources. A subclass reads a collection in units, each of which can be read alone.
     """
 
+    #: whether blocks are found only by reading everything before them
+    is_one_pass = False
+
     def describe(self) -> dict[str, Any]:
         """What identifies the collection, as JSON; a job does not go on with another one."""
         raise NotImplementedError
 
-    def count(self) -> int | None:
-        """Number of items, `None` if it is known only at the end."""
+    def count(self, size: int, shard: Shard = WHOLE) -> int | None:
+        """Number of items of a part in blocks of `size` items, `None` if it is known only at the end."""
         return None
 
     def units(self, size: int) -> Iterable[int]:
@@ -47,14 +53,14 @@ class Source:
         """The items of a unit, without the first `skip`."""
         raise NotImplementedError
 
-    def blocks(self, size: int, start: Position = START, shard: Shard = WHOLE) -> Iterator[Block]:
+    def blocks(self, size: int, start: Position = START, shard: Container[int] = WHOLE) -> Iterator[Block]:
         """
         The blocks of the collection.
 
         Args:
             size (`int`): items per block; the last block of a unit may have fewer.
             start (`Position`, *optional*): where to begin.
-            shard (`Shard`, *optional*): the part of the collection to read; all of it by default.
+            shard (`Shard` or `Container[int]`, *optional*): the units to read; all by default.
         """
         for unit in self.units(size):
             if unit < start.unit or unit not in shard:
@@ -68,6 +74,36 @@ class Source:
                 yield Block(Position(unit, number), block)
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """
+    The blocks of a source from some place on. They can be iterated over where the source can be read, also in another
+    process.
+
+    Args:
+        source (`Source`): the source.
+        size (`int`): items per block.
+        start (`Position`, *optional*): where to begin.
+        shard (`Shard` or `Container[int]`, *optional*): the units to read; all by default.
+    """
+
+    source: Source
+    size: int
+    start: Position = START
+    shard: Container[int] = WHOLE
+
+    def __iter__(self) -> Iterator[Block]:
+        return self.source.blocks(self.size, self.start, self.shard)
+
+    def runs(self, most: int) -> "list[Blocks]":
+        """The same in at most `most` parts of neighbouring units that can be read at the same time, in order."""
+        if self.source.is_one_pass:
+            return [self]
+        units = [unit for unit in self.source.units(self.size) if unit >= self.start.unit and unit in self.shard]
+        length = -(-len(units) // most) or 1
+        return [replace(self, shard=frozenset(units[first : first + length])) for first in range(0, len(units), length)]
+
+
 class FileList(Source):
     """
     Files and URLs, as a list that is written once: files that come or go later do not change a job that has begun.
@@ -76,6 +112,8 @@ class FileList(Source):
         path (`Path`): the list, one JSON array `[name, error]` per line; written by [`write_file_list`].
         modality (`str`): `"image"` or `"video"`.
     """
+
+    is_one_pass = True
 
     def __init__(self, path: Path, modality: str) -> None:
         self.path, self.modality = path, modality
@@ -90,13 +128,13 @@ class FileList(Source):
     def describe(self) -> dict[str, Any]:
         return {"kind": "files", "count": self._count, "sha256": self._digest}
 
-    def count(self) -> int:
-        return self._count
+    def count(self, size: int, shard: Shard = WHOLE) -> int:
+        return _count_of_blocks(self._count, size, shard)
 
     def units(self, size: int) -> Iterable[int]:
         return range(-(-self._count // size))
 
-    def blocks(self, size: int, start: Position = START, shard: Shard = WHOLE) -> Iterator[Block]:
+    def blocks(self, size: int, start: Position = START, shard: Container[int] = WHOLE) -> Iterator[Block]:
         """As in the base class, in one pass over the list."""
         with self.path.open(encoding="utf-8") as file:
             for unit in self.units(size):
@@ -107,6 +145,22 @@ class FileList(Source):
     def _item(self, line: str) -> Item:
         name, error = json.loads(line)
         return file_item(name, self.modality, error)
+
+    def only_error(self) -> str | None:
+        """Why there is nothing to open, if that is so for all entries: the first reason."""
+        first = None
+        with self.path.open(encoding="utf-8") as file:
+            for line in file:
+                _, error = json.loads(line)
+                if error is None:
+                    return None
+                first = first or error
+        return first
+
+
+def _count_of_blocks(total: int, size: int, shard: Shard) -> int:
+    """Number of items of a part, if each block is a unit."""
+    return sum(min(size, total - first) for unit, first in enumerate(range(0, total, size)) if unit in shard)
 
 
 def write_file_list(path: Path, arguments: Iterable[str], modality: str) -> int:
@@ -125,18 +179,24 @@ def write_file_list(path: Path, arguments: Iterable[str], modality: str) -> int:
         OSError: a list cannot be read.
     """
     arguments = list(arguments)
-    # one folder names nothing twice, and the names of a large one need not be remembered
+    # a folder names nothing twice, so the names of a large one need not be remembered
     seen: set[str] | None = None if len(arguments) == 1 and os.path.isdir(arguments[0]) else set()
     left_out = 0
     with whole_file(path) as partial, partial.open("x", encoding="ascii") as file:
         for entry in _listed(arguments, modality):
             if seen is not None:
-                if entry.name in seen:
+                name = _comparable(entry.name)
+                if name in seen:
                     left_out += 1
                     continue
-                seen.add(entry.name)
+                seen.add(name)
             file.write(json.dumps([entry.name, entry.error]) + "\n")
     return left_out
+
+
+def _comparable(name: str) -> str:
+    """What is equal for different spellings of a path. A path with `..` depends on links, and is compared as it is."""
+    return name if name.startswith(URLS) or ".." in name else os.path.abspath(name)
 
 
 def _listed(arguments: Iterable[str], modality: str) -> Iterator[InputFile]:
@@ -173,14 +233,17 @@ class RecordFiles(Source):
         return itertools.islice(self._items(self.files[unit]), skip, None)
 
     def _items(self, file: SourceFile) -> Iterator[Item]:
-        """All items of a file; one that cannot be read further ends with an item that says so."""
+        """All items of a file; where it cannot be read further, the last item says so."""
         try:
             if file.kind == "webdataset":
                 yield from self._samples(file)
             else:
                 folder = os.path.abspath(file.media_folder)
-                for place, record in file.records():
-                    yield self.maker(record, place, folder)
+                for place, record in file.records_and_errors():
+                    if isinstance(record, DataError):
+                        yield Item(f"{file.name}, {place}", error=str(record))
+                    else:
+                        yield self.maker(record, f"{file.name}, {place}", folder)
         except _UNREADABLE as error:
             yield Item(file.path, error=f"The rest of {file.path} cannot be read: {error}")
 
@@ -211,29 +274,28 @@ class ParquetFiles(RecordFiles):
     def __init__(self, files: Sequence[SourceFile], maker: ItemMaker) -> None:
         super().__init__(files, maker)
         parquet: Any = require("pyarrow.parquet", extra="train", purpose="Parquet files")
-        self._groups: list[tuple[int, int, int]] = []  # file, row group, rows before it in the file
-        self._count = 0
+        self._groups: list[tuple[int, int, int, int]] = []  # file, row group, rows before it in the file, its rows
         for index, file in enumerate(self.files):
             try:
                 metadata = parquet.read_metadata(file.path)
             except _UNREADABLE:
-                self._groups.append((index, -1, 0))  # read reports it
+                self._groups.append((index, -1, 0, 1))  # read reports it, as one item
                 continue
             before = 0
             for group in range(metadata.num_row_groups):
-                self._groups.append((index, group, before))
-                before += metadata.row_group(group).num_rows
-            self._count += before
+                rows = metadata.row_group(group).num_rows
+                self._groups.append((index, group, before, rows))
+                before += rows
 
-    def count(self) -> int:
-        return self._count
+    def count(self, size: int, shard: Shard = WHOLE) -> int:
+        return sum(rows for unit, (_, _, _, rows) in enumerate(self._groups) if unit in shard)
 
     def units(self, size: int) -> Iterable[int]:
         return range(len(self._groups))
 
     def read(self, unit: int, size: int, skip: int) -> Iterator[Item]:
         parquet: Any = require("pyarrow.parquet", extra="train", purpose="Parquet files")
-        index, group, before = self._groups[unit]
+        index, group, before, _ = self._groups[unit]
         file = self.files[index]
         folder = os.path.abspath(file.media_folder)
         number = 0
@@ -264,16 +326,17 @@ class Rows(Source):
 
     def describe(self) -> dict[str, Any]:
         fingerprint = getattr(self.rows, "_fingerprint", None)
-        if fingerprint is None:
-            texts = (json.dumps(row, default=lambda value: type(value).__name__) for row in self.rows)
-            digest = sha256()
-            for text in texts:
-                digest.update(text.encode())
-            fingerprint = digest.hexdigest()
+        if fingerprint is None:  # objects that read a row when it is asked for are not read twice
+            fingerprint = rows_digest(self.rows if isinstance(self.rows, (list, tuple)) else self._first())
         return {"kind": "rows", "count": len(self.rows), "fingerprint": fingerprint, **self.maker.describe()}
 
-    def count(self) -> int:
-        return len(self.rows)
+    def count(self, size: int, shard: Shard = WHOLE) -> int:
+        return _count_of_blocks(len(self.rows), size, shard)
+
+    def _first(self) -> list[Any]:
+        with contextlib.suppress(IndexError, *_UNREADABLE):
+            return [self.rows[0]]
+        return []
 
     def units(self, size: int) -> Iterable[int]:
         return range(-(-len(self.rows) // size))
@@ -290,20 +353,27 @@ class Rows(Source):
 
 class Stream(Source):
     """
-    A stream of rows, such as a `datasets.IterableDataset` or a generator. It is read from the beginning to go on.
+    A stream of rows, such as a `datasets.IterableDataset` or a generator. It is read from the beginning to go on, and
+    identified by its first row.
 
     Args:
         rows (`Iterable`): the rows.
         maker (`ItemMaker`): makes items of rows.
     """
 
+    is_one_pass = True
+
     def __init__(self, rows: Iterable[Any], maker: ItemMaker) -> None:
         self.rows, self.maker = rows, maker
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "stream", **self.maker.describe()}
+        rows = iter(self.rows)
+        first = list(itertools.islice(rows, 1))
+        if rows is self.rows:  # it can be read only once
+            self.rows = itertools.chain(first, rows)
+        return {"kind": "stream", "first": rows_digest(first), **self.maker.describe()}
 
-    def blocks(self, size: int, start: Position = START, shard: Shard = WHOLE) -> Iterator[Block]:
+    def blocks(self, size: int, start: Position = START, shard: Container[int] = WHOLE) -> Iterator[Block]:
         """As in the base class, in one pass over the stream."""
         rows = iter(self.rows)
         for unit in itertools.count():
@@ -322,4 +392,14 @@ def row_item(maker: ItemMaker, row: Any, place: str) -> Item:
     return maker(row, place)
 
 
-__all__ = ["FileList", "ParquetFiles", "RecordFiles", "Rows", "Source", "Stream", "row_item", "write_file_list"]
+__all__ = [
+    "Blocks",
+    "FileList",
+    "ParquetFiles",
+    "RecordFiles",
+    "Rows",
+    "Source",
+    "Stream",
+    "row_item",
+    "write_file_list",
+]

@@ -35,8 +35,8 @@ class Task:
 
     def record(self, result: Any, row: Mapping[str, Any]) -> Record:
         """The columns that a job writes for an item, as JSON has them: without infinite numbers."""
-        record = {**self.constants, **self.make_record(result, row)}
-        return _finite_values(record)
+        record: Record = finite({**self.constants, **self.make_record(result, row)})
+        return record
 
     def length(self, row: Mapping[str, Any]) -> int:
         """Characters of the texts of a row, by which batches are made."""
@@ -48,16 +48,13 @@ class Task:
         )
 
 
-def _finite_values(record: Mapping[str, Any]) -> Record:
-    return {name: _finite(value) for name, value in record.items()}
-
-
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value of JSON with `None` in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
-    return _finite_values(value) if isinstance(value, Mapping) else value
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return {name: finite(entry) for name, entry in value.items()} if isinstance(value, Mapping) else value
 
 
 def _best(name: str, results: list[dict[str, Any]], key: str) -> Record:
@@ -121,4 +118,4 @@ def task_of_job(verb: str) -> Task:
     return CAPFILT_SCORES if verb == CAPFILT_SCORES.verb else TASKS[verb]
 
 
-__all__ = ["CAPFILT_SCORES", "TASKS", "Record", "Task", "task_of_job"]
+__all__ = ["CAPFILT_SCORES", "TASKS", "Record", "Task", "finite", "task_of_job"]

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 
 from modeling_lavis.jobs.items import Block, Item, Position, Result
-from modeling_lavis.jobs.media import opened_row
+from modeling_lavis.jobs.media import downloaded, opened_row
 from modeling_lavis.jobs.tasks import Task
 from modeling_lavis.pipelines.inputs import Failure
 
@@ -71,6 +71,8 @@ class Worker:
             sampling.
         draft (`bool`, *optional*, defaults to `False`): decode large JPEG files at reduced size: faster, and pixels
             differ a little from the processor's.
+        keep_downloads (`bool`, *optional*, defaults to `False`): put what was downloaded into the items of a block, for
+            an output that stores it.
     """
 
     def __init__(
@@ -83,12 +85,14 @@ class Worker:
         num_workers: int = 2,
         seed: int = 0,
         draft: bool = False,
+        keep_downloads: bool = False,
     ) -> None:
         self.pipe, self.task = pipe, task
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.timings = Timings()
         self._prepare_row, self._run_rows = pipe.steps(**(options or {}))
         self._draft_size = draft_size(pipe) if draft else None
+        self._keep_downloads = keep_downloads
         self._succeeded = self._failed = 0
 
     def expect_results(self) -> None:
@@ -119,7 +123,7 @@ class Worker:
         try:
             rows = 0
             for batch in self._batches(read_ahead(blocks)):
-                batch.prepared = [pool.submit(self._prepare, batch.block.items[index]) for index in batch.indices]
+                batch.prepared = [pool.submit(self._prepare, batch.block.items, index) for index in batch.indices]
                 planned.append(batch)
                 rows += len(batch.indices)
                 while rows - len(planned[0].indices) >= ahead:
@@ -141,11 +145,14 @@ class Worker:
             for number, part in enumerate(parts):
                 yield _Batch(block, number, part, results, number == len(parts) - 1)
 
-    def _prepare(self, item: Item) -> Any:
+    def _prepare(self, items: list[Item], index: int) -> Any:
         """The prepared row of an item, or a [`Failure`]; runs in a thread."""
+        item = items[index]
         if item.error is not None:
             return Failure(item.error)
         try:
+            if self._keep_downloads:
+                item = items[index] = downloaded(item)
             with opened_row(item, self._draft_size) as row:
                 return self._prepare_row(row)
         except Exception as error:  # decoders raise errors of all types on broken files
@@ -164,7 +171,7 @@ class Worker:
         found: dict[int, Any] = {}
         with _seeded(self.seed, batch.block.position, batch.number, self.pipe.device):
             for places in groups.values():
-                found.update(zip(places, self._compute([prepared[place] for place in places])))
+                found.update(zip(places, self._compute([prepared[place] for place in places]), strict=True))
         for place, index in enumerate(batch.indices):
             item, result = batch.block.items[index], found.get(place, prepared[place])
             if isinstance(result, Failure):

@@ -32,6 +32,7 @@ from .vision_vit import (
     add_residual,
     interpolate_grid_positions,
     interpolate_sequence_positions,
+    sizes_match,
 )
 
 
@@ -247,7 +248,7 @@ class LavisTimesformerModel(LavisViTModel):
         size = (config.image_size, config.image_size)
         positions: Tensor = self.pos_embed
         times: Tensor = self.time_embed
-        if (frames, height, width) != (config.num_frames, *size):
+        if not sizes_match((frames, height, width), (config.num_frames, *size)):
             if not interpolate_pos_encoding:
                 raise ValueError(
                     f"Got clips of {frames} frames of {height} x {width} pixels, but this model was built for "

@@ -5,6 +5,7 @@ Shapes: B images, C channels, H and W pixels, P patches, N = P + 1 tokens (class
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,6 +26,18 @@ from .modeling_base import LavisPreTrainedModel
 from .transformers_compat import capture_outputs
 
 # ---- position embeddings at another resolution ----
+
+
+def sizes_match(sizes: Sequence[int], expected: Sequence[int]) -> bool:
+    """
+    Whether sizes are those of the position embeddings.
+
+    `False` for sizes that an exported graph leaves open, for which equality would become a condition of the graph:
+    it interpolates always, which changes nothing at the size of the weights.
+    """
+    if torch.compiler.is_exporting() and any(isinstance(size, torch.SymInt) for size in sizes):
+        return False
+    return tuple(sizes) == tuple(expected)
 
 
 def interpolate_grid_positions(
@@ -59,7 +72,7 @@ def interpolate_grid_positions(
             f"{positions.shape[1]} position embeddings with {num_prefix_tokens} prefix tokens leave {grid.shape[1]} "
             "patches, which is not a square grid; give the actual number of prefix tokens."
         )
-    if (side, side) == tuple(new_grid):
+    if sizes_match(new_grid, (side, side)):
         return positions
     image = grid.reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
     corners = None if mode == "nearest" else align_corners
@@ -82,7 +95,7 @@ def interpolate_sequence_positions(positions: Tensor, length: int, num_prefix_to
         `Tensor` of shape `(1, num_prefix_tokens + length, D)`; the same tensor if the length fits already.
     """
     prefix, sequence = positions[:, :num_prefix_tokens], positions[:, num_prefix_tokens:]
-    if sequence.shape[1] == length:
+    if sizes_match((length,), sequence.shape[1:2]):
         return positions
     sequence = F.interpolate(sequence.transpose(1, 2), size=length, mode="nearest").transpose(1, 2)
     return torch.cat([prefix, sequence], dim=1)
@@ -306,7 +319,7 @@ class LavisViTModel(LavisPreTrainedModel):
             )
         height, width = pixel_values.shape[-2:]
         positions: Tensor = self.pos_embed
-        if (height, width) != (config.image_size, config.image_size):
+        if not sizes_match((height, width), (config.image_size, config.image_size)):
             if not interpolate_pos_encoding:
                 raise ValueError(
                     f"Got images of {height} x {width} pixels, but this model was built for {config.image_size} x "
@@ -407,4 +420,5 @@ __all__ = [
     "add_residual",
     "interpolate_grid_positions",
     "interpolate_sequence_positions",
+    "sizes_match",
 ]

@@ -45,7 +45,7 @@ class CheckpointHead:
         Load the model of a folder or a Hub repository.
 
         Args:
-            name (`str` or `os.PathLike`): folder or Hub id.
+            name (`str` or `os.PathLike`): folder or Hub id, or the folder of an exported model.
             kwargs: options of `from_pretrained` (`dtype`, `revision`, `device_map`, ...).
 
         Raises:
@@ -55,11 +55,14 @@ class CheckpointHead:
         from transformers import AutoModel, PreTrainedConfig
 
         import modeling_lavis
+        from modeling_lavis.export.manifest import is_exported
         from modeling_lavis.models.modeling_base import HUB_OPTIONS
         from modeling_lavis.models.transformers_compat import with_pinned_revision
 
         if not os.path.exists(name) and not is_repo_id(os.fspath(name)):
             raise OSError(f"There is no folder {os.fspath(name)}, and a Hub id has the form 'owner/name'.")
+        if is_exported(name):
+            return _remember(_load_exported(name, kwargs), _Loading(False, {}))
         kwargs = with_pinned_revision(name, kwargs)  # model and processor are of one state of the repository
         hub_options = {option: kwargs[option] for option in HUB_OPTIONS if kwargs.get(option) is not None}
         config, _ = PreTrainedConfig.get_config_dict(name, **hub_options)
@@ -83,6 +86,16 @@ class CheckpointHead:
         kwargs.pop("code_revision", None)
         model_class = getattr(modeling_lavis, _LAVIS_CLASSES[architecture])
         return _remember(model_class.from_pretrained(name, **kwargs), loading)
+
+
+def _load_exported(folder: str | os.PathLike[str], options: Mapping[str, Any]) -> Any:
+    """The head of a folder that `modeling-lavis export` wrote, whose precision is that of the export."""
+    from modeling_lavis.export.loading import load_exported
+
+    for name in ("dtype", "torch_dtype"):
+        if str(options.get(name) or "auto").removeprefix("torch.") not in ("auto", "float32"):
+            raise ValueError(f"{name} is {options[name]}, but {folder} was exported in float32; leave {name} out.")
+    return load_exported(folder)
 
 
 def _remember(model: Any, loading: _Loading) -> Any:

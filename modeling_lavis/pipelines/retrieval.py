@@ -10,18 +10,18 @@ P projection dimension, Q query tokens.
 
 import functools
 import os
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from modeling_lavis.evaluation.index_files import IndexFiles, write_index_files
+from modeling_lavis.evaluation.index_files import IndexFiles, mapped_tensor
 from modeling_lavis.evaluation.index_rows import index_rows, item_rows
+from modeling_lavis.evaluation.index_writing import Blocks, index_lock, write_index_files
 from modeling_lavis.evaluation.retrieval import (
     TEXT_BATCH_SIZE,
     encode_texts,
@@ -32,6 +32,7 @@ from modeling_lavis.evaluation.retrieval import (
 from modeling_lavis.pipelines.base import LavisPipeline, is_positive, stack_pixel_values
 from modeling_lavis.pipelines.inputs import Failure, run_batches
 from modeling_lavis.pipelines.loading import unwrap_adapters
+from modeling_lavis.progress import Shown, with_progress
 
 Kind = Literal["image", "video", "text"]
 _TIME_RANGE = ("start", "end")
@@ -48,16 +49,16 @@ class RetrievalIndex:
             row of the features. A video with a time range is a row `{"video": ..., "start": ..., "end": ...}`.
         features (`Tensor` of shape `(I, P)`, or `(I, Q, P)` for image features of a Q-Former): projected and
             normalized features.
-        states (`list[Tensor]`, *optional*): hidden states `(N, D)` of each image or, if the model fuses text hidden
-            states, `(T, D)` of each text. Without them the candidates of each query are encoded again for re-ranking,
-            and images are loaded again.
+        states (`Sequence[Tensor]`, *optional*): hidden states `(N, D)` of each image or, if the model fuses text hidden
+            states, `(T, D)` of each text; `None` for an item without. Those without are encoded again for re-ranking
+            when they are candidates of a query, for which images are loaded again.
         failures (`list`): `(item, message)` of the items that could not be loaded, with `on_error="return"`.
     """
 
     kind: Kind
     items: list[Any]
     features: Tensor
-    states: list[Tensor] | None = None
+    states: Sequence[Tensor | None] | None = None
     failures: list[tuple[Any, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -82,15 +83,18 @@ class RetrievalIndex:
 
         Raises:
             ValueError: items are neither paths, URLs nor texts, but images or videos in memory.
-            OSError: the folder cannot be written.
+            OSError: the folder cannot be written, or another process is changing the index.
         """
-        rows = index_rows(self.kind, self.items)
-        states = None
+        rows, features, states = index_rows(self.kind, self.items), self.features.float().numpy(), None
         if self.states is not None:
-            rows = rows.append_column("num_states", [[len(entry) for entry in self.states]])
-            states = [entry.float().numpy() for entry in self.states]
-        features = self.features.float().numpy()
-        write_index_files(folder, {"kind": self.kind}, rows, [features], features.shape, states=states)
+            stored = [entry for entry in self.states if entry is not None]
+            counts = [0 if entry is None else len(entry) for entry in self.states]
+            if stored:
+                rows = rows.append_column("num_states", [counts])
+                states = Blocks((sum(counts), stored[0].shape[-1]), (entry.float().numpy() for entry in stored))
+        folder = Path(folder)
+        with index_lock(folder):
+            write_index_files(folder, {"kind": self.kind}, rows, Blocks(features.shape, [features]), states=states)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "RetrievalIndex":
@@ -105,11 +109,8 @@ class RetrievalIndex:
             OSError: there is no index, or one of its files is missing or was cut off. ValueError: a file is damaged.
         """
         files = IndexFiles.open(folder)
-        states = None
-        if files.states is not None:
-            ends = np.cumsum(files.rows.column("num_states").to_numpy())
-            states = [_mapped(part) for part in np.split(files.states, ends[:-1])]
-        return cls(files.head["kind"], item_rows(files.head["kind"], files.rows), _mapped(files.vectors), states)
+        kind = files.head["kind"]
+        return cls(kind, item_rows(kind, files.rows), mapped_tensor(files.vectors), files.states)
 
 
 class _Encoded(NamedTuple):
@@ -159,6 +160,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         num_workers: int | None = None,
         keep_states: bool = True,
         on_error: str = "raise",
+        progress: Shown = None,
     ) -> RetrievalIndex:
         """
         Encode a collection of images or of texts once, for many queries.
@@ -173,11 +175,13 @@ class ImageTextRetrievalPipeline(LavisPipeline):
                 features are kept, about 1 kB per item.
             on_error (`str`, *optional*, defaults to `"raise"`): with `"return"`, images that cannot be loaded are left
                 out and listed in `failures`.
+            progress (`bool` or `TextIO`, *optional*): whether or where progress is shown, see
+                `modeling_lavis.progress.Progress`; by default on a terminal.
 
         Returns:
             [`RetrievalIndex`].
         """
-        return self._make_index(images, texts, batch_size, num_workers, keep_states, on_error)
+        return self._make_index(images, texts, batch_size, num_workers, keep_states, on_error, progress)
 
     def _make_index(
         self,
@@ -187,6 +191,7 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         num_workers: int | None = None,
         keep_states: bool = True,
         on_error: str = "raise",
+        progress: Shown = None,
     ) -> RetrievalIndex:
         if (images is None) == (texts is None):
             raise ValueError(f"An index needs either {self.modality}s= or texts=.")
@@ -204,7 +209,9 @@ class ImageTextRetrievalPipeline(LavisPipeline):
             batch_size, num_workers = self._loader_options(batch_size, num_workers)
         items, features, states, failures = [], [], [], []
         encode = functools.partial(self._encode_items, keep_states=keep_states)
-        for result in run_batches(entries, prepare, encode, batch_size, num_workers):
+        results = run_batches(entries, prepare, encode, batch_size, num_workers)
+        total = len(entries) if hasattr(entries, "__len__") else None
+        for result in with_progress(results, total, unit=f"{kind}s", shown=progress):
             if isinstance(result, Failure):
                 failures.append((result.item, result.message))
                 continue
@@ -273,14 +280,20 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         with self.device_placement(), torch.no_grad():
             return self._encode(self._ensure_tensor_on_device(self.collate(rows), device=self.device)).features.cpu()
 
-    def item_steps(self) -> tuple[Callable[[Any], Any], Callable[[list[Any]], list[Tensor]]]:
+    def item_steps(self, keep_states: bool = False) -> tuple[Callable[[Any], Any], Callable[[list[Any]], list[Any]]]:
         """
-        The two steps of encoding a collection, as [`LavisPipeline.steps`] gives those of a call: the results are the
-        features `(P,)` or `(Q, P)` of images or videos.
+        The two steps of encoding a collection, as [`LavisPipeline.steps`] gives those of a call.
+
+        Args:
+            keep_states (`bool`, *optional*, defaults to `False`): give the hidden states, too.
+
+        Returns:
+            As [`LavisPipeline.steps`]; a result is the features `(P,)` or `(Q, P)` of an image or a video, and its
+            hidden states `(N, D)` or `None`.
         """
 
-        def run(rows: list[Any]) -> list[Tensor]:
-            return [features for _, features, _ in self._encode_items(rows, keep_states=False)]
+        def run(rows: list[Any]) -> list[tuple[Tensor, Tensor | None]]:
+            return [(features, states) for _, features, states in self._encode_items(rows, keep_states)]
 
         return functools.partial(self._prepare_item, on_error="return"), run
 
@@ -398,27 +411,34 @@ class ImageTextRetrievalPipeline(LavisPipeline):
         return logits.view(*candidates.shape, 2)
 
     def _load_images(self, index: RetrievalIndex, rows: list[int]) -> Tensor:
-        """Hidden states `(images, N, D)` of images of an index, computed again if they were not kept."""
-        if index.states is not None:
-            return torch.stack([index.states[row] for row in rows]).to(self.device)
+        """Hidden states `(images, N, D)` of images of an index, computed again where they were not kept."""
+        found = [None if index.states is None else index.states[row] for row in rows]
         prepared = [
-            {"pixel_values": self.get_pixel_values(self._item_row(index.items[row]), self.modality)} for row in rows
+            {"pixel_values": self.get_pixel_values(self._item_row(index.items[row]), self.modality)}
+            for row, states in zip(rows, found)
+            if states is None
         ]
-        return self.model.encode_images(stack_pixel_values(prepared).to(self.device))
+        encoded: Any = ()
+        if prepared:
+            encoded = self.model.encode_images(stack_pixel_values(prepared).to(self.device))
+            if len(prepared) == len(rows):
+                return encoded
+        remaining = iter(encoded)
+        return torch.stack([next(remaining) if states is None else self._on_device(states) for states in found])
+
+    def _on_device(self, states: Tensor) -> Tensor:
+        """Hidden states as the model takes them; on disk they are float32."""
+        return states.to(self.device, self.model.dtype)
 
     def _load_texts(self, index: RetrievalIndex, rows: list[int]) -> dict[str, Tensor]:
         """The inputs of `score_pairs` for texts of an index, with their hidden states if they were kept."""
         tokens = self.tokenize([index.items[row] for row in rows])
-        if index.states is not None:
-            tokens["text_embeds"] = pad_sequence([index.states[row] for row in rows], batch_first=True)
-        return {name: values.to(self.device) for name, values in tokens.items()}
-
-
-def _mapped(array: np.ndarray) -> Tensor:
-    """A tensor of an array that is mapped into memory and cannot be written to, as none of this module is."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
-        return torch.from_numpy(array)
+        inputs = {name: values.to(self.device) for name, values in tokens.items()}
+        states = [] if index.states is None else [index.states[row] for row in rows]
+        stored = [self._on_device(entry) for entry in states if entry is not None]
+        if stored and len(stored) == len(rows):
+            inputs["text_embeds"] = pad_sequence(stored, batch_first=True)
+        return inputs
 
 
 def _prepare_text(text: str) -> dict[str, str]:

@@ -5,8 +5,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from modeling_lavis.files import whole_file
-from modeling_lavis.import_utils import require
+from modeling_lavis.plots.figure import COLORS, LINES, in_style, new_figure, save_figure
 
 #: values of a log that say how fast something was, not how well
 _SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
@@ -53,35 +52,57 @@ def series_of(log_history: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
     return {panel: series for panel, series in panels.items() if series}
 
 
-def draw_curves(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> bool:
+@in_style
+def curves_figure(log_history: Sequence[Mapping[str, Any]]) -> Any:
     """
-    Write a PNG with a panel each for losses, metrics and learning rate, over the steps.
+    Draw losses, metrics and learning rate over the steps.
 
     Args:
         log_history (`Sequence[Mapping[str, Any]]`): entries of `TrainerState.log_history`.
-        path (`str` or `os.PathLike`): file to write; whole, or not at all.
 
     Returns:
-        `bool`: whether there was something to draw.
+        `matplotlib.figure.Figure`: a panel each; `None` if there is nothing to draw.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     panels = series_of(log_history)
     if not panels:
-        return False
-    figure_module: Any = require("matplotlib.figure", extra="train", purpose="the curves of a run")
-    figure = figure_module.Figure(figsize=(8, 3.2 * len(panels)), layout="constrained")
-    for axes, (panel, series) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
-        for name, (steps, values) in series.items():
-            axes.plot(steps, values, label=name, marker="." if len(steps) < 30 else None)
+        return None
+    figure = new_figure(0.4 + 2.2 * len(panels))
+    every_axes = figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0]
+    for axes, (panel, series) in zip(every_axes, panels.items(), strict=True):
+        for number, (name, (steps, values)) in enumerate(series.items()):
+            # a line style for each turn of the colors
+            line = LINES[number // len(COLORS) % len(LINES)]
+            marker = "." if len(steps) < 30 else None
+            axes.plot(steps, values, line, color=COLORS[number % len(COLORS)], marker=marker, label=name)
         axes.set_ylabel(panel)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-    axes.set_xlabel("step")
-    with whole_file(path, prefix="_") as partial:  # an upload to the Hub leaves out names with an underscore
-        figure.savefig(partial, format="png", dpi=110)
+        if len(series) > 1 or panel != "learning rate":
+            axes.legend(loc="upper left", bbox_to_anchor=(1, 1.05))
+    every_axes[-1].set_xlabel("step")
+    return figure
+
+
+def draw_curves(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> bool:
+    """
+    Write [`curves_figure`] to a file.
+
+    Args:
+        log_history (`Sequence[Mapping[str, Any]]`): entries of `TrainerState.log_history`.
+        path (`str` or `os.PathLike`): file to write, `.png` or `.svg`; whole, or not at all.
+
+    Returns:
+        `bool`: whether there was something to draw.
+
+    Raises:
+        ValueError, OSError, ImportError: see `modeling_lavis.plots.check_plot_file`.
+    """
+    figure = curves_figure(log_history)
+    if figure is None:
+        return False
+    save_figure(figure, path)
     return True
 
 
-__all__ = ["draw_curves", "metrics_of", "series_of"]
+__all__ = ["curves_figure", "draw_curves", "metrics_of", "series_of"]

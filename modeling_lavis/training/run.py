@@ -385,6 +385,7 @@ def _evaluation(
     if "on_bad_row" in known:
         options.setdefault("on_bad_row", on_bad_row)
     options.setdefault("num_workers", arguments.dataloader_num_workers)
+    options.setdefault("progress", False if arguments.disable_tqdm else None)
     if unknown := sorted(options.keys() - known.keys()):
         raise ValueError(
             f"evaluation.options has {', '.join(unknown)}; the evaluation of {recipe.task} takes "

@@ -14,6 +14,7 @@ from torch import nn
 from benchmarks import cli, flops, measure, report, runner, weights
 from benchmarks.cli import main
 from benchmarks.lavis_parts import PreparedTokenizer
+from benchmarks.plot import comparison_figure
 from benchmarks.workloads import OURS, WORKLOADS
 from benchmarks.workloads.base import Rates
 from benchmarks.workloads.caption import WORKLOAD as CAPTION
@@ -257,6 +258,23 @@ class TestReport:
         assert theirs["memory_ratio"] == 2.0
         assert theirs["agreement"] == {"ids": "1 of 2 equal", "scores": 0.25}
         json.dumps(summary)
+
+    @pytest.mark.slow
+    def test_figure(self) -> None:
+        pytest.importorskip("matplotlib")
+        results = [self.result(OURS, [2.0, 9.0, 1.0], [1, 2], 0.5), self.result("lavis", [4.0, 6.0], [1, 3], 0.25)]
+        figure = comparison_figure({**report.summarize(CAPTION, "tiny", 1, results), "floor_seconds": 0.5})
+        seconds, memory = figure.axes
+        assert [label.get_text() for label in seconds.get_yticklabels()] == [f"{OURS}, float32", "lavis, float32"]
+        assert [bar.get_width() for bar in seconds.patches] == [2.0, 5.0]
+        assert [list(line.get_xdata()) for line in seconds.get_lines()][:2] == [[2.0, 9.0, 1.0], [4.0, 6.0]]
+        assert seconds.get_lines()[2].get_xdata()[0] == 0.5
+        assert [bar.get_width() for bar in memory.patches] == [row["peak_bytes"] / 1e6 for row in results]
+
+    def test_plot_files_are_checked_first(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["caption", *QUICK, "--plot", "plot.pdf"])
+        assert "ends in .png or .svg" in capsys.readouterr().err
 
     def test_outputs_of_different_shapes(self) -> None:
         found = report.compare({"ids": torch.zeros(2)}, {"ids": torch.zeros(3)}, frozenset({"ids"}))

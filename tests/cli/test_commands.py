@@ -157,6 +157,7 @@ class TestEveryCommand:
 
 #: commands that no table of arguments names
 OTHER_COMMANDS = (
+    "explain",
     "capfilt",
     "merge-shards",
     "index",
@@ -169,6 +170,7 @@ OTHER_COMMANDS = (
     "publish",
     "recipes",
     "train",
+    "page",
     "demo",
 )
 

@@ -40,6 +40,12 @@ def check_text_files(names: dict[str, Any]) -> None:
     assert len(texts) == 4 and all(text.startswith("in the style of sks, ") for text in texts)
 
 
+def check_unique(names: dict[str, Any]) -> None:
+    listed = Path("unique.txt").read_text().splitlines()
+    captioned = [json.loads(line)["file"] for line in Path("captions-of-unique.jsonl").read_text().splitlines()]
+    assert 0 < len(listed) <= 4 and captioned == listed
+
+
 def check_parts(names: dict[str, Any]) -> None:
     parts = [Path(f"part-{number}.jsonl").read_text().splitlines() for number in (1, 2)]
     assert [[json.loads(line)["file"] for line in part] for part in parts] == [["0.tar/0"], ["1.tar/1"]]
@@ -49,5 +55,6 @@ def check_parts(names: dict[str, Any]) -> None:
 CHECKS = {
     "Caption a folder for diffusion training": check_text_files,
     "Clean a web-crawled set": check_filtered,
+    "Deduplicate": check_unique,
     "Many machines": check_parts,
 }

@@ -32,8 +32,11 @@ def _beside(row: dict[str, Any], folder: str) -> dict[str, Any]:
 
 
 def commands(words: list[str]) -> list[str]:
-    """The command with the tiny model of its task."""
-    return [words[1] if word == "MODEL" else word for word in words]
+    """The command with a small model of its task, and a folder of few images."""
+    from modeling_lavis.embedded import embedded_model_path
+
+    model = embedded_model_path() if words[1] == "retrieval" else words[1]
+    return [{"MODEL": model, "emoji_set": "my_photos"}.get(word, word) for word in words]
 
 
 def check_predictions(names: dict[str, Any]) -> None:

@@ -21,5 +21,5 @@ def prepare(folder: Path) -> dict[str, Any]:
 def commands(words: list[str]) -> list[str]:
     from modeling_lavis.embedded import embedded_model_path
 
-    replaced = {"START": embedded_model_path(), "captioner": "captioner-by-command"}
+    replaced = {"START": embedded_model_path(), "captioner": "captioner-by-command", "emoji_set": "photos"}
     return [replaced.get(word, word) for word in words]

@@ -22,16 +22,18 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/blip2.md": ("accelerate", "peft", "bitsandbytes"),
     "docs/collections.md": ("datasets",),
     "docs/data.md": ("datasets", "accelerate", "av"),
-    "docs/evaluation.md": ("datasets",),
+    "docs/deploy.md": ("onnx", "onnxscript", "onnxruntime"),
+    "docs/evaluation.md": ("datasets", "matplotlib"),
     "docs/extending.md": ("accelerate", "datasets", "timm"),
     "docs/from-lavis.md": ("accelerate", "av", "datasets"),
     "docs/from-lavis-yaml.md": ("accelerate", "datasets", "timm"),
     "docs/hub.md": (),
+    "docs/interpretability.md": (),
     "docs/pipelines.md": ("av",),
     "docs/processors.md": (),
     "docs/recipes.md": ("timm",),
     "docs/retrieval.md": (),
-    "docs/training.md": ("accelerate", "datasets", "peft"),
+    "docs/training.md": ("accelerate", "datasets", "peft", "matplotlib"),
 }
 TEXTS = [TOP / "README.md", TOP / "CONTRIBUTING.md", TOP / "CHANGELOG.md", *sorted(TOP.glob("docs/**/*.md"))]
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import pytest
 import torch
 
+from modeling_lavis.jobs.caption_filter import web_texts
 from modeling_lavis.jobs.columns import ItemMaker
 from modeling_lavis.jobs.journal import Journal
 from modeling_lavis.jobs.opening import open_source
@@ -56,6 +58,33 @@ class StubPipeline:
         ]
 
 
+class StubFilter(StubPipeline):
+    """What CapFilt needs of its two models: a web text and a caption of each image, with scores."""
+
+    def _prepare(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {**super()._prepare(row), "texts": web_texts(row.get("text"))}
+
+    def _run(self, rows: list[Any]) -> list[Any]:
+        captions = super()._run(rows)
+        return [
+            {
+                "web": [_scored(text, row["value"] / 765) for text in row["texts"]],
+                "synthetic": [_scored(caption["generated_text"], -caption["score"] % 1)],
+            }
+            for row, (caption,) in zip(rows, captions, strict=True)
+        ]
+
+
+def _scored(text: str, score: float) -> dict[str, Any]:
+    return {"text": text, "score": score, "similarity": score - 0.5}
+
+
+def use_stub_filter(monkeypatch: pytest.MonkeyPatch, pipe: StubFilter) -> None:
+    """Let `capfilt` use the stub in place of the models that it is given."""
+    monkeypatch.setattr("modeling_lavis.jobs.filtering.open_caption_filter", lambda *args: pipe)
+    monkeypatch.setattr("modeling_lavis.jobs.api.model_identity", lambda pipe: {"class": type(pipe).__name__})
+
+
 def run_stub(
     data: Any,
     output: Path,
@@ -66,14 +95,17 @@ def run_stub(
     block_size: int = 8,
     identity: Mapping[str, Any] | None = None,
     maker: ItemMaker | None = None,
+    worker: Any = None,
     **options: Any,
 ) -> Summary:
-    """Run a captioning job with the stub, as `modeling_lavis.jobs.caption` does with a model."""
+    """Run a captioning job as `modeling_lavis.jobs.caption` does, with a stub or a given worker."""
     task = TASKS["caption"]
     folder = job_folder(output, "caption", SINKS[kind])
     journal = Journal(folder)
-    source = open_source(data, maker or ItemMaker("image", task.texts), folder / "files.jsonl")
-    worker = Worker(pipe or StubPipeline(), task, batch_size=batch_size, num_workers=2)
+    source = open_source(data, maker or ItemMaker("image", task.texts), folder / "files.jsonl", [output])
+    if worker is None:
+        keep = kind == "webdataset"
+        worker = Worker(pipe or StubPipeline(), task, batch_size=batch_size, num_workers=2, keep_downloads=keep)
     sink_options: dict[str, Any] = {"text": "caption"}
     if kind == "webdataset":
         sink_options["samples_per_shard"] = 7

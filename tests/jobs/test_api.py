@@ -198,6 +198,32 @@ def test_functions_for_other_engines(pictures: Path) -> None:
     assert list(columns)[0] == "image" and len(columns["caption"]) == len(paths)
 
 
+def test_functions_give_the_same_columns_of_all_batches(pictures: Path) -> None:
+    """Also of a first one without results; what the batch has under their names is kept under another one."""
+    good, broken = str(pictures / "0.png"), str(pictures / "broken.png")
+    function = jobs.RowFunction("caption", embedded_model_path(), device="cpu", num_beams=2)
+    first = function({"image": [broken, broken], "caption": ["a", "b"]})
+    second = function({"image": [good], "caption": ["c"]})
+    assert list(first) == list(second) == ["original_caption", "caption", "score", "beam_score", "error"]
+    assert first["caption"] == [None, None] and first["original_caption"] == ["a", "b"] and all(first["error"])
+    matches = jobs.RowFunction("match", embedded_model_path(), device="cpu")
+    assert list(matches({"image": [broken], "caption": ["a"]})) == ["text", "score", "similarity", "error"]
+
+
+def test_functions_sample_differently_in_each_batch(pictures: Path) -> None:
+    options: dict[str, Any] = {"device": "cpu", "do_sample": True, "num_beams": 1, "temperature": 5.0, "max_length": 12}
+    function = jobs.RowFunction("caption", embedded_model_path(), **options)
+    image = PIL.Image.open(pictures / "0.png").convert("RGB")
+    same = [np.asarray(image), np.asarray(image)]
+    paths = [str(path) for path in sorted(pictures.glob("?.png"))]
+    one, other = ([function({"image": [path]})["caption"][0] for path in paths] for _ in range(2))
+    assert one == other and function({"image": same[:1]}) == function({"image": same[1:]})
+    link = pictures.parent / "link.png"
+    link.unlink(missing_ok=True)
+    link.symlink_to(paths[0])
+    assert function({"image": [paths[0]]})["caption"] != function({"image": [str(link)]})["caption"]
+
+
 def test_draft_decoding_is_close(captioner: Any, tmp_path: Path, photos: dict[str, Path]) -> None:
     from modeling_lavis.jobs.items import Item
     from modeling_lavis.jobs.media import opened_row
@@ -289,3 +315,9 @@ class TestCommand:
         assert len(lines(tmp_path / "m.jsonl")[0]["matches"]) == 2
         status, _, err = run("embed", pictures, "--output", tmp_path / "f.npz", "--seed", 1)
         assert status == 2 and "written at once" in err
+
+
+def test_metadata_has_no_parts(pictures: Path, captioner: Any) -> None:
+    with pytest.raises(ValueError, match=r"shard cannot be used with metadata.jsonl.*merge-shards --output-format"):
+        jobs.caption(pictures, captioner, pictures, output_format="metadata", shard="1/2")
+    assert not (pictures / ".caption.job").exists()

@@ -307,3 +307,19 @@ def test_outputs_are_no_inputs(rows: Path, pipes: Any, tmp_path: Path, monkeypat
     ):
         with pytest.raises(ValueError, match=message):
             run("*.jsonl", "clean.jsonl", pipes, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["clean.jsonl", "clean"])
+def test_a_recipe_trains_on_the_output(
+    rows: Path, pipes: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    pytest.importorskip("accelerate")
+    pytest.importorskip("datasets")
+    run(rows, tmp_path / name, pipes, output_format=None if name.endswith("jsonl") else "webdataset")
+    train = ["train", "small-captioning", "--train-data", tmp_path / name, "--output", tmp_path / "run"]
+    assert main([*map(str, train), "--max_steps", "2", "--use_cpu"]) == 0
+    assert f"saved in {tmp_path / 'run'}" in capfd.readouterr().out
+    (state,) = (tmp_path / "run").glob("checkpoint-2/trainer_state.json")
+    assert json.loads(state.read_text())["global_step"] == 2
+    assert load("image-captioning", tmp_path / "run", device="cpu")(str(tmp_path / "photos" / "0.png"), max_length=4)

@@ -3,19 +3,21 @@
 import functools
 import json
 import os
-import random
 import resource
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from modeling_lavis.jobs import capfilt
+from modeling_lavis.jobs.api import FORMATS
 from modeling_lavis.jobs.items import Shard
 from modeling_lavis.jobs.journal import JobError, Journal
-from tests.jobs.stubs import SINKS, StubPipeline, content_of, run_stub, save_pictures
+from modeling_lavis.jobs.runner import job_folder, restart_job
+from tests.jobs.interrupted import die_after, everything, in_child, kill_at_random
+from tests.jobs.stubs import SINKS, StubFilter, StubPipeline, run_stub, save_pictures, use_stub_filter
 
 COUNT = 61  # images, among them a broken one
 
@@ -25,6 +27,14 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     save_pictures(folder, COUNT - 1)
     (folder / "part1" / "000040b.png").write_bytes(b"\x89PNG no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("few")
+    save_pictures(folder, 9)
+    (folder / "part1" / "000003b.png").write_bytes(b"\x89PNG no image")
     return folder
 
 
@@ -46,64 +56,115 @@ def data_of(pictures: Path, folder: Path, kind: str) -> Path:
     return inside
 
 
-def everything(folder: Path, kind: str) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
-    """Output and failures, with the folder of the test left out of names."""
-    (failures,) = folder.rglob("failures.jsonl")
-    listed = [json.loads(line) for line in failures.read_text().splitlines()]
-    found = {name: content.replace(str(folder).encode(), b"") for name, content in content_of(folder).items()}
-    if kind == "parquet":
-        import pyarrow.parquet
-
-        table = pyarrow.parquet.read_table(folder / "captions.parquet")
-        found["captions.parquet"] = json.dumps(table.to_pylist()).encode()
-    return found, [{"file": Path(entry["file"]).name, "error": "no image" in entry["error"]} for entry in listed]
-
-
-def in_child(work: Callable[[], Any], limit: float | None = None) -> int | None:
-    """Run in a forked process, which is killed after `limit` seconds. Its exit status, `None` if it was killed."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        except OSError:
-            os._exit(28)
-        except BaseException:
-            os._exit(1)
-    if limit is not None:
-        time.sleep(limit)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+def run_in(pictures: Path, kind: str, pipe: Any, folder: Path) -> None:
+    run_stub(data_of(pictures, folder, kind), output_of(folder, kind), kind, pipe, identity={"output_format": kind})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SINKS)
 def test_killed_at_random_moments(pictures: Path, tmp_path: Path, kind: str) -> None:
-    """30 times for the log that all forms have, and some times for each form; the output is that of a quiet run."""
-    wanted = 30 if kind == "jsonl" else 6
-    slow = StubPipeline(before=lambda rows: time.sleep(0.004))
-    quiet, killed = tmp_path / "quiet", tmp_path / "killed"
+    """The output is that of an undisturbed run, row for row."""
+    run = functools.partial(run_in, pictures, kind, StubPipeline(before=lambda rows: time.sleep(0.003)))
+    data_of(pictures, tmp_path / "quiet", kind)
     started = time.perf_counter()
-    assert in_child(lambda: run_stub(data_of(pictures, quiet, kind), output_of(quiet, kind), kind, slow)) == 0
-    whole = time.perf_counter() - started
-    expected = everything(quiet, kind)
-    assert len(expected[1]) == 1 and expected[1][0]["file"] == "000040b.png"
-    draws, kills, rounds = random.Random(kind), 0, 0
-    while kills < wanted:
-        rounds += 1
-        folder = killed / str(rounds)
-        work = functools.partial(run_stub, data_of(pictures, folder, kind), output_of(folder, kind), kind, slow)
-        while True:
-            status = in_child(work, draws.uniform(0, whole))
-            if status is not None:
-                assert status == 0
-                break
-            kills += 1
-            if draws.random() < 0.2:  # let it end now and then
-                assert in_child(work) == 0
-                break
-        assert everything(folder, kind) == expected
+    assert in_child(functools.partial(run, tmp_path / "quiet")) == 0
+    seconds = time.perf_counter() - started
+    expected = everything(tmp_path / "quiet")
+    assert [Path(entry["file"]).name for entry in expected[1]] == ["000040b.png"]
+
+    def compare(folder: Path) -> None:
+        assert everything(folder) == expected
+
+    jobs = kill_at_random(
+        run, compare, tmp_path / "killed", seconds, kind, lambda folder: data_of(pictures, folder, kind)
+    )
+    print(f"{kind}: {jobs} jobs, {seconds:.2f} s each undisturbed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SINKS)
+def test_killed_before_each_change_of_names(few: Path, tmp_path: Path, kind: str) -> None:
+    """Renamed, removed and made files and folders are what a random moment seldom meets."""
+    run = functools.partial(run_in, few, kind, StubPipeline())
+    assert in_child(functools.partial(run, tmp_path / "quiet")) == 0
+    expected = everything(tmp_path / "quiet")
+    for count in range(1000):
+        folder = tmp_path / str(count)
+        data_of(few, folder, kind)
+
+        def work(count: int = count, folder: Path = folder) -> None:
+            die_after(count)
+            run(folder)
+
+        ended = in_child(work) == 0
+        assert ended or in_child(functools.partial(run, folder)) == 0
+        assert everything(folder) == expected
+        if ended:
+            break
+    assert 4 < count < 999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SINKS)
+def test_killed_while_it_starts_over(few: Path, tmp_path: Path, kind: str) -> None:
+    """What is left of a job that was being removed is neither gone on with nor left over."""
+    run = functools.partial(run_in, few, kind, StubPipeline())
+    quiet = tmp_path / "quiet"
+    run(quiet)
+    expected = everything(quiet)
+    for count in range(1000):
+        folder = tmp_path / str(count)
+        output = output_of(folder, kind)
+
+        def restart(output: Path = output) -> None:
+            folder = job_folder(output, "caption", SINKS[kind])
+            restart_job(SINKS[kind](output, folder, text="caption"), FORMATS)
+
+        def work(count: int = count, restart: Any = restart) -> None:
+            die_after(count)
+            restart()
+
+        run(folder)
+        ended = in_child(work) == 0
+        try:
+            run(folder)
+        except JobError as error:
+            assert "--restart" in str(error)
+            restart()
+            run(folder)
+        assert everything(folder) == expected
+        if ended:
+            break
+    assert 4 < count < 999
+
+
+@pytest.mark.slow
+def test_capfilt_killed_at_random_moments(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In either of its two jobs; the scores and the data set are those of an undisturbed run."""
+    use_stub_filter(monkeypatch, StubFilter(before=lambda rows: time.sleep(0.003)))
+    rows = tmp_path / "rows.jsonl"
+    records = [
+        {"image": path.as_posix(), "text": f"text {n}"} for n, path in enumerate(sorted(pictures.rglob("*.png")))
+    ]
+    rows.write_text("".join(json.dumps(record) + "\n" for record in records))
+    options: dict[str, Any] = {"media_root": "/", "batch_size": 4, "block_size": 8, "score_quantile": 0.5}
+
+    def run(folder: Path) -> None:
+        capfilt(rows, None, None, folder / "clean.jsonl", **options)
+
+    (tmp_path / "quiet").mkdir()
+    started = time.perf_counter()
+    assert in_child(functools.partial(run, tmp_path / "quiet")) == 0
+    seconds = time.perf_counter() - started
+    expected = everything(tmp_path / "quiet")
+    assert set(expected[0]) == {"clean.jsonl", "clean.jsonl.scores.jsonl"} and len(expected[1]) == 1
+    assert 20 < expected[0]["clean.jsonl"].count(b"\n") < COUNT - 1
+
+    def compare(folder: Path) -> None:
+        assert everything(folder) == expected
+
+    jobs = kill_at_random(run, compare, tmp_path / "killed", seconds, "capfilt")
+    print(f"capfilt: {jobs} jobs, {seconds:.2f} s each undisturbed")
 
 
 @pytest.mark.slow
@@ -125,7 +186,7 @@ def test_full_disk(pictures: Path, tmp_path: Path, kind: str) -> None:
     ]
     assert 28 in statuses and set(statuses) <= {0, 28}
     assert in_child(lambda: run_stub(data, output_of(folder, kind), kind)) == 0
-    assert everything(folder, kind) == everything(quiet, kind)
+    assert everything(folder) == everything(quiet)
 
 
 def test_what_was_written_after_the_journal_is_cut_off(pictures: Path, tmp_path: Path) -> None:

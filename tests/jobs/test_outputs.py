@@ -214,7 +214,7 @@ def test_a_job_does_not_go_on_in_another_folder(tmp_path: Path, monkeypatch: pyt
         run_stub("photos", output, pipe=StubPipeline(before=stop))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match="photos is not in .*elsewhere"):
+    with pytest.raises(FileNotFoundError, match="None of the inputs is there: photos, seen from .*elsewhere"):
         run_stub("photos", output)
     monkeypatch.chdir(tmp_path)
     assert run_stub("photos", output).written == 20

@@ -1,6 +1,5 @@
 """The worker: batches, failures, memory."""
 
-import io
 import json
 import os
 import sys
@@ -12,7 +11,6 @@ import pytest
 import torch
 
 from modeling_lavis.jobs.items import Block, Item, Position, Shard
-from modeling_lavis.jobs.progress import Progress, duration
 from modeling_lavis.jobs.tasks import TASKS
 from modeling_lavis.jobs.work import Worker, is_out_of_memory, read_ahead
 from tests.jobs.stubs import StubPipeline
@@ -125,25 +123,6 @@ def test_parts_of_a_collection() -> None:
     for text in ("0/3", "4/3", "3", "a/b", "1/0", "-1/2"):
         with pytest.raises(ValueError, match="part"):
             Shard.parse(text)
-
-
-def test_progress_says_what_is_left() -> None:
-    now = [0.0]
-    stream = io.StringIO()
-    progress = Progress(stream, total=1000, done=100, unit="images", clock=lambda: now[0])
-    now[0] = 45.0
-    progress.update(done=190, failed=2)
-    assert stream.getvalue() == "190 of 1000 images, 2 failed, 2.0 images/s, 6 min 45 s left\n"
-    now[0] = 50.0
-    progress.update(done=200, failed=2)
-    assert stream.getvalue().count("\n") == 1
-    assert [duration(seconds) for seconds in (0.4, 59, 61, 7200, 90061)] == [
-        "0 s",
-        "59 s",
-        "1 min 1 s",
-        "2 h 0 min",
-        "1 d 1 h",
-    ]
 
 
 def test_records_are_json(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-from modeling_lavis.interpretability.gradcam import gradcam
+from modeling_lavis.interpretability import Explanation, explain, gradcam
 
 from .blip_inputs import compare_tokenizer, tokens
 from .converted import Converted
@@ -106,6 +109,33 @@ def _gradcam(run: Converted, images: torch.Tensor) -> None:
     for number, own in enumerate(explanation.maps):
         ledger.compare(f"gradcam.maps.{number}", own)
     ledger.compare("gradcam.output", explanation.logits)
+    for number, text in enumerate(golden.inputs["text_input"][:pairs]):
+        found = _explain(run, images[number], text, golden.config["gradcam_block"])
+        of_tokens = explanation.maps[number]
+        ledger.check(f"explain {number}: mean of all tokens", _same_map(found.overall[0], of_tokens[1]))
+        words = run.processor.tokenizer(text).word_ids()
+        for word in range(len(found.words)):
+            # the map of a token comes one place later, after the mean of all
+            own = of_tokens[[place + 1 for place, other in enumerate(words) if other == word]].mean(dim=0)
+            ledger.check(f"explain {number}: map of {found.words[word]!r}", _same_map(found.grids[word, 0], own))
+
+
+def _same_map(own: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether maps are equal relative to the largest value, which is below the usual tolerances in a tiny model."""
+    scale = expected.max()
+    return bool(scale > 0) and torch.allclose(own / scale, expected / scale, atol=1e-3, rtol=1e-3)
+
+
+def _explain(run: Converted, pixel_values: torch.Tensor, text: str, layer: int) -> Explanation:
+    """Explain recorded pixel values, which a processor would make from an image."""
+
+    def image_processor(images: Any, return_tensors: str) -> dict[str, torch.Tensor]:
+        return {"pixel_values": pixel_values[None]}
+
+    image_processor.background, image_processor.do_exif_transpose = "white", False  # type: ignore[attr-defined]
+    processor = copy.copy(run.processor)
+    processor.image_processor = image_processor
+    return explain(run.model(), processor, Image.new("RGB", (96, 96)), text, layer=layer)
 
 
 def _record(output: ModelOutput) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ import pytest
 
 from modeling_lavis.cli.main import main
 from modeling_lavis.embedded import embedded_images
+from modeling_lavis.evaluation.index_writing import index_lock
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +31,12 @@ def test_index_and_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
 
     status, (made,), _ = run("index", "photos", "--output", "photos.index", "--device", "cpu")
     assert (status, made["items"], made["added"]) == (0, 6, 6)
+
+    status, (stored,), _ = run("index", "photos", "--output", "stored.index", "--device", "cpu", "--disk-budget", 10**8)
+    assert (status, made["with_states"], stored["with_states"]) == (0, 0, 6)
+    with index_lock(Path("stored.index")):
+        status, _, err = run("index", "--output", "stored.index", "--remove", "photos/3.png")
+    assert status == 1 and "Another process is changing the index stored.index" in err
 
     query = ("search", "photos.index", images[3].caption, "--device", "cpu", "--top-k", 2)
     status, found, _ = run(*query, "--sheet", "found.png")

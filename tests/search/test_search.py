@@ -1,6 +1,5 @@
 """Index and search with the embedded model, from Python."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -41,6 +40,7 @@ def test_search_equals_the_pipeline(pictures: Path, retriever: Any, tmp_path: Pa
     assert (made.items, made.added, made.failed, made.search) == (6, 6, 1, "exact")
     assert "broken.png" in Path(made.failures).read_text()
     assert sorted(os.listdir(tmp_path / "index")) == [
+        ".lock",
         "failures.jsonl",
         "index.json",
         "rows-1.parquet",
@@ -60,20 +60,6 @@ def test_search_equals_the_pipeline(pictures: Path, retriever: Any, tmp_path: Pa
     assert both[0]["row"] == 2 and both[0]["state"] == "unchanged"
     with pytest.raises(ValueError, match="nothing to search"):
         searcher()
-
-
-def test_pandas_and_numpy_read_it(pictures: Path, retriever: Any, tmp_path: Path) -> None:
-    pandas = pytest.importorskip("pandas")
-    faiss = pytest.importorskip("faiss")
-    build_index(pictures, retriever, tmp_path / "index", index="flat")
-    head = json.loads((tmp_path / "index" / "index.json").read_text())
-    names = {kind: tmp_path / "index" / entry["name"] for kind, entry in head["files"].items()}
-    rows = pandas.read_parquet(names["rows"])
-    vectors = np.load(names["vectors"])
-    assert list(rows.file) == [str(pictures / f"{number}.png") for number in range(6)]
-    assert list(rows.bytes) == [os.path.getsize(name) for name in rows.file]
-    _, found = faiss.read_index(str(names["faiss"])).search(vectors, 1)
-    assert found[:, 0].tolist() == list(range(6))
 
 
 def test_updates(pictures: Path, retriever: Any, tmp_path: Path) -> None:
@@ -103,11 +89,42 @@ def test_updates(pictures: Path, retriever: Any, tmp_path: Path) -> None:
         remove_from_index(folder, ["x.png"])
 
 
-def test_missing_candidates_and_other_models(pictures: Path, retriever: Any, tmp_path: Path) -> None:
+def test_stored_and_recomputed_states_give_equal_scores(pictures: Path, retriever: Any, tmp_path: Path) -> None:
+    text = embedded_images()[2].caption
+    (states,) = retriever.index(images=[str(pictures / "0.png")]).states
+    found = {}
+    for budget, count in ((0, 0), (3 * states.nbytes, 3), (10**9, 6)):
+        index = tmp_path / str(budget)
+        assert build_index(pictures, retriever, index, disk_budget=budget).with_states == count
+        found[budget] = Searcher(index, retriever)(text, top_k=6)
+    for results in found.values():
+        assert [entry["row"] for entry in results] == [entry["row"] for entry in found[0]]
+        for key in ("score", "similarity"):
+            assert [entry[key] for entry in results] == pytest.approx([entry[key] for entry in found[0]], abs=1e-4)
+    for path in pictures.iterdir():
+        path.unlink()
+    without = Searcher(tmp_path / str(10**9), retriever)(text, top_k=6)
+    assert [entry["score"] for entry in without] == [entry["score"] for entry in found[10**9]]
+    assert {entry["state"] for entry in without} == {"missing"}
+
+
+def test_missing_and_broken_candidates(
+    pictures: Path, retriever: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     build_index(pictures, retriever, tmp_path / "index")
     (pictures / "2.png").unlink()
+    (pictures / "4.png").write_bytes(b"no image")
+    shutil.copy(pictures / "0.png", pictures / "1.png")
     found = Searcher(tmp_path / "index", retriever)(embedded_images()[2].caption, top_k=6)
-    assert len(found) == 6 and (found[-1]["row"], found[-1]["state"]) == (2, "missing")
+    states = {entry["row"]: entry["state"] for entry in found}
+    assert states == {0: "unchanged", 1: "changed", 2: "missing", 3: "unchanged", 4: "unreadable", 5: "unchanged"}
+    assert [entry["row"] for entry in found[-2:]] == [2, 4], "by their similarity, after those that are ranked again"
+    for name, what in (("1", "has changed"), ("2", "does not exist any more"), ("4", "cannot be read any more")):
+        assert f"{pictures / name}.png {what}" in caplog.text
+
+
+def test_other_models(pictures: Path, retriever: Any, tmp_path: Path) -> None:
+    build_index(pictures, retriever, tmp_path / "index")
     other = load("image-text-retrieval", embedded_model_path(), device="cpu")
     with torch.no_grad():
         next(iter(other.model.parameters())).mul_(1.5)
@@ -115,31 +132,6 @@ def test_missing_candidates_and_other_models(pictures: Path, retriever: Any, tmp
         Searcher(tmp_path / "index", other)
     with pytest.raises(ValueError, match="another model: its weights differ"):
         build_index(pictures, other, tmp_path / "index")
-
-
-def test_interrupted_builds_go_on(
-    pictures: Path, retriever: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encode, calls = retriever._encode_items, []
-
-    def stop(rows: Any, keep_states: bool) -> Any:
-        calls.append(len(rows))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return encode(rows, keep_states)
-
-    monkeypatch.setattr(retriever, "_encode_items", stop)
-    options: dict[str, Any] = {"batch_size": 1, "block_size": 1}
-    with pytest.raises(KeyboardInterrupt):
-        build_index(pictures, retriever, tmp_path / "index", **options)
-    with pytest.raises(FileNotFoundError, match="is no index"):
-        SearchIndex(tmp_path / "index")
-    made = build_index(pictures, retriever, tmp_path / "index", **options)
-    assert made.items == 6 and len(calls) <= 8
-    build_index(pictures, retriever, tmp_path / "whole", **options)
-    np.testing.assert_array_equal(
-        SearchIndex(tmp_path / "index").files.vectors, SearchIndex(tmp_path / "whole").files.vectors
-    )
 
 
 @pytest.mark.parametrize("kind", ["images", "texts"])
@@ -216,12 +208,3 @@ def test_what_cannot_be_indexed(pictures: Path, retriever: Any, tmp_path: Path) 
         build_index(pictures, retriever, tmp_path / "index", keep=["x"])
     with pytest.raises(ValueError, match="columns has question"):
         build_index(pictures, retriever, tmp_path / "index", columns={"question": "q"})
-
-
-def test_a_job_that_was_merged_is_not_in_the_way(pictures: Path, retriever: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "index"
-    build_index(pictures, retriever, folder)
-    (folder / ".features.jsonl.done").mkdir()  # a process was killed right here
-    (folder / ".features.jsonl").write_text("{")
-    assert build_index(pictures, retriever, folder).added == 0
-    assert [path.name for path in folder.glob(".*")] == []

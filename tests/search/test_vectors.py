@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_lavis.evaluation.index_files import IndexFiles, write_index_files
+from modeling_lavis.evaluation.faiss_indexes import build_faiss, choose_index
+from modeling_lavis.evaluation.index_files import IndexFiles
 from modeling_lavis.evaluation.index_rows import records_table
-from modeling_lavis.evaluation.vector_search import build_faiss, choose_index, search_vectors
-
-pytestmark = pytest.mark.slow
+from modeling_lavis.evaluation.index_writing import Blocks, write_index_files
+from modeling_lavis.evaluation.vector_search import search_vectors
 
 
 def unit(*shape: int, seed: int = 0) -> np.ndarray:
@@ -29,7 +29,7 @@ def brute(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
 
 def write(folder: Path, vectors: np.ndarray, **options: Any) -> IndexFiles:
     rows = records_table([{"file": f"{number}.png"} for number in range(len(vectors))])
-    return write_index_files(folder, {"kind": "image"}, rows, [vectors], vectors.shape, **options)
+    return write_index_files(folder, {"kind": "image"}, rows, Blocks(vectors.shape, [vectors]), **options)
 
 
 @pytest.mark.parametrize("shape", [(3000, 16), (700, 4, 16)])
@@ -42,6 +42,7 @@ def test_exact_search(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -
         search_vectors(vectors, torch.zeros(1, 8), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "recall"), [("flat", 1.0), ("hnsw", 0.95), ("ivf-pq", 0.7)])
 @pytest.mark.parametrize("shape", [(4000, 16), (1000, 4, 16)])
 def test_faiss(kind: str, recall: float, shape: tuple[int, ...]) -> None:
@@ -66,6 +67,7 @@ def test_the_choice_of_an_index() -> None:
         choose_index(10, (256,), "lsh")
 
 
+@pytest.mark.slow
 def test_extending_an_index_equals_building_it() -> None:
     faiss = pytest.importorskip("faiss")
     vectors = unit(3000, 16)
@@ -84,7 +86,7 @@ def test_an_index_that_is_interrupted_stays_as_it_was(tmp_path: Path) -> None:
     write(tmp_path, unit(5, 4))
     before = sorted(os.listdir(tmp_path))
     with pytest.raises(ValueError, match="There are 5 vectors; expected 6"):
-        write_index_files(tmp_path, {}, records_table([]), [unit(5, 4)], (6, 4))
+        write_index_files(tmp_path, {}, records_table([]), Blocks((6, 4), [unit(5, 4)]))
     assert sorted(os.listdir(tmp_path)) == before
     (tmp_path / "vectors-7.npy").write_bytes(b"what a killed process left")
     mapped = IndexFiles.open(tmp_path)
@@ -114,6 +116,7 @@ def test_damaged_heads_are_refused(tmp_path: Path) -> None:
         ({"format": "other"}, "is not the head"),
         ({"version": 2}, "has version 2"),
         ({"count": 4}, "expected 4 of each"),
+        ({"files": {}}, "names no file of rows and vectors"),
         ({"files": {"vectors": {"name": "../x.npy", "bytes": 1}}}, "does not have"),
     ):
         (tmp_path / "index.json").write_text(json.dumps({**head, **change}))
