@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.runner import MACHINE
 from benchmarks.workloads import OURS, Workload
+from benchmarks.workloads.base import Rates
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -30,11 +31,11 @@ def summarize(
     the time of the unavoidable operations at the machine's rate of matrix products.
     """
     machine = next((result for result in results if result["peer"] == MACHINE), {})
-    rate, read_rate = machine.get("flops_per_second"), machine.get("bytes_per_second")
+    rates = Rates(machine.get("flops_per_second"), machine.get("bytes_per_second"))
     measured = [result for result in results if result["peer"] != MACHINE]
     ours = next((result for result in measured if result["peer"] == OURS), None)
     operations = workload.count_flops(workload.sizes[size])
-    floor = operations / rate if rate else None
+    floor = operations / rates.flops if rates.flops else None
     return {
         "workload": workload.name,
         "summary": workload.summary,
@@ -42,21 +43,21 @@ def summarize(
         "threads": threads,
         "machine": {"processor": _processor(device), "system": platform.platform()},
         "flops": operations,
-        "flops_per_second": rate,
-        "bytes_per_second": read_rate,
+        "flops_per_second": rates.flops,
+        "bytes_per_second": rates.bytes,
         "floor_seconds": floor,
         "peers": [
-            {**_row(result, ours, floor, workload), "notes": _notes(result, workload, size, read_rate)}
+            {**_row(result, ours, floor, workload), "notes": _notes(result, workload, size, rates)}
             for result in measured
         ],
     }
 
 
-def _notes(result: dict[str, Any], workload: Workload, size: str, read_rate: float | None) -> str:
+def _notes(result: dict[str, Any], workload: Workload, size: str, rates: Rates) -> str:
     if workload.describe is None:
         return ""
     seconds, bytes_per_number = statistics.median(result["seconds"]), getattr(torch, result["dtype"]).itemsize
-    return workload.describe(workload.sizes[size], seconds, result["figures"], bytes_per_number, read_rate)
+    return workload.describe(workload.sizes[size], seconds, result.get("figures", {}), bytes_per_number, rates)
 
 
 def _row(

@@ -17,6 +17,7 @@ from benchmarks.workloads.base import OURS, Workload
 _ALL = (
     blip2_generate.WORKLOAD,
     caption.WORKLOAD,
+    caption.LATENCY,
     collection.WORKLOAD,
     collection.DRAFT,
     qformer_matching.WORKLOAD,

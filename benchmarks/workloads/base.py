@@ -7,7 +7,7 @@ The Python of every peer imports all workloads, including LAVIS's old environmen
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,6 +18,13 @@ Tensors = dict[str, torch.Tensor]
 Run = Callable[[], Tensors]
 # Builds models and inputs for one peer: (size, dtype) -> Run, or (size, dtype, device) -> Run.
 Builder = Callable[..., Run]
+
+
+class Rates(NamedTuple):
+    """What the machine reaches, if it was measured: floating-point operations and bytes of memory per second."""
+
+    flops: float | None = None
+    bytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,8 @@ class Workload:
         exact: names of outputs that must be equal (ids, ranks); others are compared by their largest difference.
             Outputs whose names start with `seconds` are measurements, which are passed to `describe`.
         on_device: whether the workload supports accelerators; its builders take the device as well.
-        describe: (size, median seconds, medians of the measurements, bytes per number, bytes per second of reading
-            memory, if known) -> notes below the table.
+        describe: (size, median seconds, medians of the measurements, bytes per number, rates of the machine) -> notes
+            below the table.
     """
 
     name: str
@@ -46,4 +53,4 @@ class Workload:
     exact: frozenset[str] = frozenset()
     trains: bool = False
     on_device: bool = False
-    describe: Callable[[Any, float, dict[str, float], int, float | None], str] | None = None
+    describe: Callable[[Any, float, dict[str, float], int, Rates], str] | None = None

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from benchmarks import flops, weights
-from benchmarks.workloads.base import OURS, Run, Tensors, Workload
-from benchmarks.workloads.caption import make_pixels
+from benchmarks.workloads.base import OURS, Rates, Run, Tensors, Workload
+from benchmarks.workloads.caption import FirstTokenTimer, make_pixels
 
 PROMPT = (102, 1345, 9)  # "a photo of", one token per word
 
@@ -158,26 +158,13 @@ def _build_model(
     return model.to(device).eval()
 
 
-class _FirstTokenTimer:
-    """A no-op logits processor that records the time of its first call."""
-
-    def __init__(self) -> None:
-        self.first_call: float | None = None
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self.first_call is None:
-            scores[:1, :1].cpu()  # synchronizes with the device
-            self.first_call = time.perf_counter()
-        return scores
-
-
 def _run(
     model: nn.Module, prompt: torch.Tensor, size: Size, dtype: torch.dtype, device: torch.device, prompt_length: int
 ) -> Run:
     pixels = make_pixels(size.images, size.image_size).to(device, dtype)
 
     def run() -> Tensors:
-        timer = _FirstTokenTimer()
+        timer = FirstTokenTimer()
         start = time.perf_counter()
         ids = model.generate(
             pixel_values=pixels,
@@ -190,7 +177,7 @@ def _run(
             cache_implementation="static",
             logits_processor=[timer],
         )
-        return {"ids": ids[:, prompt_length:].cpu(), "seconds_to_first_token": torch.tensor(timer.first_call - start)}
+        return {"ids": ids[:, prompt_length:].cpu(), "seconds_to_first_token": torch.tensor(timer.since(start))}
 
     return run
 
@@ -215,13 +202,13 @@ def count_flops(size: Size) -> float:
     return size.images * work
 
 
-def describe(size: Size, seconds: float, figures: dict[str, float], bytes_per_number: int, rate: float | None) -> str:
+def describe(size: Size, seconds: float, figures: dict[str, float], bytes_per_number: int, rates: Rates) -> str:
     """Time to the first token, tokens per second, and time of a step in relation to reading the weights."""
     first = figures["seconds_to_first_token"]
     step = (seconds - first) / (size.tokens - 1)
     text = f"first token {first:.3f} s, {size.images * size.tokens / seconds:.1f} tokens/s, {1e3 * step:.1f} ms a step"
-    if rate:
-        text += f" = {step * rate / (size.text_parameters * bytes_per_number):.2f} x of reading the weights"
+    if rates.bytes:
+        text += f" = {step * rates.bytes / (size.text_parameters * bytes_per_number):.2f} x of reading the weights"
     return text
 
 

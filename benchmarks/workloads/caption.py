@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captioning: BLIP-base at 384 pixels, beam search for 4 images, captions of a fixed length.
+"""Captioning: BLIP-base at 384 pixels, beam search for 4 images, captions of a fixed length; and `latency`, one image
+with greedy decoding.
 
-Minimal and maximal length are equal, so that all peers decode the same number of tokens.
+Minimal and maximal length are equal, so that all peers decode the same number of tokens. The notes give the time of a
+decoding step beside its roofline.
 """
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from benchmarks import flops, weights
-from benchmarks.workloads.base import OURS, Run, Tensors, Workload
+from benchmarks.workloads.base import OURS, Rates, Run, Tensors, Workload
 
 DEC, SEP = 30522, 102
 PROMPT = (1037, 3861, 1997)  # "a picture of"
@@ -39,6 +42,24 @@ def make_pixels(images: int, image_size: int) -> torch.Tensor:
     return torch.randn(images, 3, image_size, image_size, generator=torch.Generator().manual_seed(1))
 
 
+class FirstTokenTimer:
+    """A logits processor that changes nothing and records the time of its first call."""
+
+    def __init__(self) -> None:
+        self.first_call: float | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self.first_call is None:
+            scores[:1, :1].cpu()  # synchronizes with the device
+            self.first_call = time.perf_counter()
+        return scores
+
+    def since(self, start: float) -> float:
+        """Seconds from `start` to the first call."""
+        assert self.first_call is not None
+        return self.first_call - start
+
+
 def build_ours(size: Size, dtype: torch.dtype) -> Run:
     from benchmarks.our_parts import blip_config
     from modeling_lavis import LavisBlipForConditionalGeneration
@@ -50,6 +71,8 @@ def build_ours(size: Size, dtype: torch.dtype) -> Run:
     prompt = torch.tensor([[DEC, *PROMPT]]).repeat(size.images, 1)
 
     def run() -> Tensors:
+        timer = FirstTokenTimer()
+        start = time.perf_counter()
         ids = model.generate(
             pixel_values=pixels,
             input_ids=prompt,
@@ -58,8 +81,9 @@ def build_ours(size: Size, dtype: torch.dtype) -> Run:
             max_length=size.length,
             min_length=size.length,
             do_sample=False,
+            logits_processor=[timer],
         )
-        return {"ids": ids}
+        return {"ids": ids, "seconds_to_first_token": torch.tensor(timer.since(start))}
 
     return run
 
@@ -95,6 +119,8 @@ def build_transformers(size: Size, dtype: torch.dtype) -> Run:
     prompt = torch.tensor([[DEC, *PROMPT, SEP]]).repeat(size.images, 1)  # transformers drops the last token
 
     def run() -> Tensors:
+        timer = FirstTokenTimer()
+        start = time.perf_counter()
         ids = model.generate(
             pixel_values=pixels,
             input_ids=prompt.clone(),
@@ -103,8 +129,9 @@ def build_transformers(size: Size, dtype: torch.dtype) -> Run:
             max_length=size.length,
             min_length=size.length,
             do_sample=False,
+            logits_processor=[timer],
         )
-        return {"ids": ids}
+        return {"ids": ids, "seconds_to_first_token": torch.tensor(timer.since(start))}
 
     return run
 
@@ -164,14 +191,51 @@ def count_flops(size: Size) -> float:
     return size.images * work
 
 
+def step_floor(size: Size, bytes_per_number: int, rates: Rates) -> float | None:
+    """Seconds of a decoding step at the machine's rates: reading weights, keys and values, or the arithmetic."""
+    if not rates.flops or not rates.bytes:
+        return None
+    image_tokens, rows = (size.image_size // 16) ** 2 + 1, size.images * size.beams
+    position = (2 + len(PROMPT) + size.length) / 2  # the mean
+    layer = flops.bert_layer(1, position, size.hidden_size, size.intermediate_size, image_tokens)
+    work = rows * (size.layers * layer + flops.lm_head(1, size.hidden_size, size.vocabulary))
+    # self-attention, query and output of the cross-attention, feed-forward; transform and vocabulary projection
+    weights_read = size.layers * (6 * size.hidden_size**2 + 2 * size.hidden_size * size.intermediate_size)
+    weights_read += size.hidden_size**2 + size.hidden_size * size.vocabulary
+    cached = 2 * size.layers * size.hidden_size * (size.images * image_tokens + rows * position)
+    return max(work / rates.flops, bytes_per_number * (weights_read + cached) / rates.bytes)
+
+
+def describe(size: Size, seconds: float, figures: dict[str, float], bytes_per_number: int, rates: Rates) -> str:
+    """Time to the first token, and time of a step in relation to its roofline."""
+    if "seconds_to_first_token" not in figures:
+        return ""
+    first = figures["seconds_to_first_token"]
+    step = (seconds - first) / (size.length - 1 - len(PROMPT) - 1)
+    text = f"first token {first:.3f} s, {1e3 * step:.1f} ms a step"
+    floor = step_floor(size, bytes_per_number, rates)
+    return text if floor is None else f"{text} = {step / floor:.2f} x its roofline ({1e3 * floor:.1f} ms)"
+
+
+_TINY = Size(images=2, length=8, image_size=32, hidden_size=32, layers=2, heads=2)
+_BUILDERS = {OURS: build_ours, "transformers": build_transformers, "lavis": build_lavis}
+
 WORKLOAD = Workload(
     name="caption",
     summary="BLIP-base, 384 px, 4 images, 3 beams, 20 tokens",
-    sizes={
-        "full": Size(),
-        "tiny": Size(images=2, length=8, image_size=32, hidden_size=32, layers=2, heads=2),
-    },
-    builders={OURS: build_ours, "transformers": build_transformers, "lavis": build_lavis},
+    sizes={"full": Size(), "tiny": _TINY},
+    builders=_BUILDERS,
     count_flops=count_flops,
     exact=frozenset({"ids"}),
+    describe=describe,
+)
+
+LATENCY = Workload(
+    name="latency",
+    summary="BLIP-base, 384 px, one image from warm, greedy, 20 tokens",
+    sizes={"full": Size(images=1, beams=1), "beams": Size(images=1), "tiny": replace(_TINY, images=1, beams=1)},
+    builders=_BUILDERS,
+    count_flops=count_flops,
+    exact=frozenset({"ids"}),
+    describe=describe,
 )

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks import weights
 from benchmarks.workloads import caption
-from benchmarks.workloads.base import OURS, Run, Tensors, Workload
+from benchmarks.workloads.base import OURS, Rates, Run, Tensors, Workload
 
 _PHOTOS = Path(__file__).resolve().parents[2] / "tests" / "goldens" / "processors" / "images"
 _PROMPT = "a picture of "
@@ -229,7 +229,7 @@ def build_lavis(size: Size, dtype: torch.dtype) -> Run:
     return run
 
 
-def describe(size: Size, seconds: float, figures: dict[str, float], bytes_per_number: int, rate: float | None) -> str:
+def describe(size: Size, seconds: float, figures: dict[str, float], bytes_per_number: int, rates: Rates) -> str:
     rows = f"{size.images / seconds:.2f} photos/s"
     if "seconds_alone" not in figures:
         return rows

@@ -15,7 +15,7 @@ import PIL.Image
 import torch
 
 from benchmarks import flops, weights
-from benchmarks.workloads.base import OURS, Run, Workload
+from benchmarks.workloads.base import OURS, Rates, Run, Workload
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,7 @@ def count_flops(size: Size) -> float:
     return 3 * size.batch * forward
 
 
-def describe(
-    size: Size, seconds: float, figures: dict[str, float], bytes_per_number: int, bytes_per_second: float | None
-) -> str:
+def describe(size: Size, seconds: float, figures: dict[str, float], bytes_per_number: int, rates: Rates) -> str:
     """Shares of a step, by medians."""
     inside = sum(figures.values())
     parts = ", ".join(

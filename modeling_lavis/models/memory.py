@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Less memory traffic: in-place inference, selective recompute, fused loss backward, linear layers for few rows.
+"""Less memory traffic: in-place inference, selective recompute, fused loss backward, and linear layers that read their
+weights as fast as the machine can.
 
 Shapes: R rows, I input features, O output features, S slices of the output features.
 """
 
+import os
+import platform
+import time
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import lru_cache, partial
+from hashlib import sha256
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
+from huggingface_hub.constants import HF_HOME
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
@@ -210,70 +216,175 @@ def fused_loss_backward(function: Callable[..., Result], inputs: Sequence[Tensor
     return result
 
 
-# ---- skinny linear ----
+# ---- linear layers by the fastest product ----
 
-# A single row is fastest as the library's matrix-vector product; from _MAX_ROWS on its blocks are large enough.
-_MIN_ROWS, _MAX_SLICED_ROWS, _MAX_ROWS = 2, 15, 40
-_SLICE = 32
+# Smaller weights stay in a cache, where the choice makes no difference.
+_MIN_WEIGHT_BYTES = 2**20
+# Up to as many rows, reading the weight takes longer than the arithmetic.
+_MAX_SKINNY_ROWS = 64
+# Weights are measured as a decoder finds them: in no cache.
+_COLD_BYTES = 2**26
+_SLICE, _TRANSPOSED_SLICE = 32, 64
+_MIN_GAIN = 1.05
 
 
-class SkinnyLinear(nn.Linear):
+class TunedLinear(nn.Linear):
     """
-    [`torch.nn.Linear`] that is also fast for the few rows of a decoding step (one token per beam).
+    [`torch.nn.Linear`] whose product on a CPU is the fastest one that is known for its shape.
 
-    With a dozen rows the time is spent on reading the weight, which the library's matrix product does at a third of the
-    memory bandwidth of a CPU. As a batch of products over slices of the output features, or as `weight @ rows.T`, the
-    same weight is read up to twice as fast. Other row counts, dtypes and devices, gradient and compilation use
-    `nn.Linear`.
+    With the dozen rows of a decoding step (one token per beam), `nn.Linear` reads the weight at a third of the memory
+    bandwidth of a CPU, and with thousands of rows its library is not the fastest on every processor. Which product is
+    best depends on processor, threads and shape; it is measured when a shape is first met, and remembered in the cache
+    folder of the machine, so that later processes round the same way. Gradients, compilation, autocast, other dtypes
+    and devices, small weights, and `torch.use_deterministic_algorithms` use `nn.Linear`.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         # The number of rows is checked last: a compiler may not know it.
         if (
             torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
             or torch.is_grad_enabled()
             or input.device.type != "cpu"
             or input.dtype != torch.float32
             or self.weight.dtype != torch.float32
+            or type(self.weight) is not nn.Parameter  # quantized or distributed
+            or self.weight.nbytes < _MIN_WEIGHT_BYTES
+            or torch.is_autocast_enabled("cpu")
+            or torch.are_deterministic_algorithms_enabled()
+            or input.numel() == 0
         ):
             return super().forward(input)
-        count = input.numel() // self.in_features
-        if not _MIN_ROWS <= count <= _MAX_ROWS:
-            return super().forward(input)
-        rows = input.reshape(count, self.in_features)
-        # only MKL runs a batch of products in one call
-        if count <= _MAX_SLICED_ROWS and torch.backends.mkl.is_available():
-            outputs = _linear_by_slices(rows, self.weight, self.bias)
-        else:
-            outputs = _linear_transposed(rows, self.weight, self.bias)
-        return outputs.reshape(*input.shape[:-1], -1)
+        rows = input.reshape(-1, self.in_features)
+        outputs = _fastest_product(rows, self.weight, self.bias)(rows, self.weight, self.bias)
+        return outputs.reshape(*input.shape[:-1], self.out_features)
 
 
 def _linear_by_slices(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """One product per slice of the output features: `(R, I)` to `(R, O)`."""
-    slices, rest = divmod(weight.shape[0], _SLICE)
-    whole = weight.shape[0] - rest
-    parts = weight[:whole].unflatten(0, (slices, _SLICE)).transpose(1, 2)  # (S, I, O / S)
-    batch = rows.expand(slices, -1, -1)
+    """A batch of products, one per slice of the output features: `(R, I)` to `(R, O)`."""
+    parts, rest = _slices(weight, _SLICE)  # (S, O / S, I)
+    batch = rows.expand(len(parts), -1, -1)
     if bias is None:
-        outputs = torch.bmm(batch, parts)
+        outputs = torch.bmm(batch, parts.transpose(1, 2))
     else:
-        outputs = torch.baddbmm(bias[:whole].view(slices, 1, _SLICE), batch, parts)
-    outputs = outputs.transpose(0, 1).flatten(1)
-    if rest:
-        last = nn.functional.linear(rows, weight[whole:], bias if bias is None else bias[whole:])
-        outputs = torch.cat([outputs, last], dim=1)
-    return outputs
+        outputs = torch.baddbmm(_slices(bias, _SLICE)[0].unsqueeze(1), batch, parts.transpose(1, 2))
+    return _with_rest(outputs.transpose(0, 1).flatten(1), rows, weight, bias, rest)
 
 
-def _linear_transposed(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`weight @ rows.T`: `(R, I)` to `(R, O)`."""
-    outputs = weight @ rows.T if bias is None else torch.addmm(bias[:, None], weight, rows.T)
-    return outputs.T
+def _linear_by_transposed_slices(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As `_linear_by_slices`, with the weight as the left factor."""
+    parts, rest = _slices(weight, _TRANSPOSED_SLICE)
+    batch = rows.T.expand(len(parts), -1, -1)
+    if bias is None:
+        outputs = torch.bmm(parts, batch)
+    else:
+        outputs = torch.baddbmm(_slices(bias, _TRANSPOSED_SLICE)[0].unsqueeze(2), parts, batch)
+    return _with_rest(outputs.flatten(0, 1).T, rows, weight, bias, rest)
+
+
+def _slices(weight: Tensor, size: int) -> tuple[Tensor, int]:
+    """Slices of the output features, `(S, size, ...)`, and the number of features that are in none."""
+    count, rest = divmod(len(weight), size)
+    return weight[: count * size].unflatten(0, (count, size)), rest
+
+
+def _with_rest(outputs: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None, rest: int) -> Tensor:
+    if not rest:
+        return outputs
+    last = nn.functional.linear(rows, weight[-rest:], None if bias is None else bias[-rest:])
+    return torch.cat([outputs, last], dim=1)
+
+
+def _linear_by_onednn(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+
+
+_Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+_LINEAR = "linear"
+
+
+def _products(count: int) -> dict[str, _Product]:
+    """The products that may be the fastest for a number of rows, by name."""
+    products: dict[str, _Product] = {_LINEAR: nn.functional.linear}
+    if torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:
+        if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+            products["onednn"] = _linear_by_onednn
+    if count <= _MAX_SKINNY_ROWS and torch.backends.mkl.is_available():  # only MKL runs a batch of products in one call
+        products["slices"] = _linear_by_slices
+        products["transposed slices"] = _linear_by_transposed_slices
+    return products
+
+
+_fastest: dict[tuple[int, int, int, int], str] = {}
+
+
+def _fastest_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> _Product:
+    count = len(rows)
+    if count > 16:
+        count = 2 ** (count - 1).bit_length()
+    key = (count, *weight.shape, torch.get_num_threads())
+    products = _products(len(rows))
+    if key not in _fastest:
+        _fastest[key] = _remembered(key, products, lambda: _measure(products, rows, weight, bias))
+    return products.get(_fastest[key], nn.functional.linear)
+
+
+def _measure(products: Mapping[str, _Product], rows: Tensor, weight: Tensor, bias: Tensor | None) -> str:
+    """The name of the fastest product; `"linear"` unless another one is clearly faster."""
+    weights = [weight]
+    repeats = 2
+    if len(rows) <= _MAX_SKINNY_ROWS:
+        weights += [weight.clone() for _ in range(_COLD_BYTES // weight.nbytes)]
+        repeats = 3
+    seconds = {}
+    for name, product in products.items():
+        durations = []
+        for _ in range(1 + repeats):  # the first may have to set up the library
+            started = time.perf_counter()
+            for each in weights:
+                product(rows, each, bias)
+            durations.append(time.perf_counter() - started)
+        seconds[name] = min(durations[1:])
+    best = min(seconds, key=seconds.__getitem__)
+    return best if seconds[best] * _MIN_GAIN < seconds[_LINEAR] else _LINEAR
+
+
+def _remembered(key: tuple[int, ...], known: Collection[str], measure: Callable[[], str]) -> str:
+    """What an earlier process on this machine has measured; else it is measured and written down."""
+    path = os.path.join(_measurements_folder(), "-".join(map(str, key)))
+    with suppress(OSError), open(path, encoding="utf-8") as file:
+        name = file.read()
+        if name in known:
+            return name
+    name = measure()
+    with suppress(OSError):  # without a writable folder, each process measures
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            with open(path, "x", encoding="utf-8") as file:
+                file.write(name)
+        except FileExistsError:  # by a process that measured at the same time, and that others may have read
+            with open(path, encoding="utf-8") as file:
+                found = file.read()
+            if found in known:
+                return found
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(name)
+    return name
+
+
+@lru_cache(maxsize=1)
+def _measurements_folder() -> str:
+    processor = platform.processor() or platform.machine()
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        processor = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), processor)
+    capability = torch.backends.cpu.get_cpu_capability()
+    machine = f"{processor}, {capability}, {os.cpu_count()} cores, torch {torch.__version__}"
+    name = sha256(machine.encode()).hexdigest()[:16]
+    return os.path.join(HF_HOME, "modeling_lavis", "linear", name)
 
 
 __all__ = [
-    "SkinnyLinear",
+    "TunedLinear",
     "copies_before_update",
     "fused_loss_backward",
     "has_hooks",

@@ -23,7 +23,7 @@ from transformers.utils.output_capturing import OutputRecorder
 from .attention import RowCopies, RowGroups, attend, group_rows, split_heads
 from .configuration_text import LavisBertConfig
 from .forward_options import resolve_hidden_states
-from .memory import SkinnyLinear
+from .memory import TunedLinear
 from .modeling_base import LavisPreTrainedModel, check_input_ids
 from .transformers_compat import accepts_cache, cache_of_layer, cache_output, capture_outputs
 
@@ -83,9 +83,9 @@ class BertSelfAttention(nn.Module):
         self.layer_idx = layer_idx
         self.is_causal = False
         self.num_heads = config.num_attention_heads
-        self.query = SkinnyLinear(config.hidden_size, config.hidden_size)
-        self.key = SkinnyLinear(config.hidden_size, config.hidden_size)
-        self.value = SkinnyLinear(config.hidden_size, config.hidden_size)
+        self.query = TunedLinear(config.hidden_size, config.hidden_size)
+        self.key = TunedLinear(config.hidden_size, config.hidden_size)
+        self.value = TunedLinear(config.hidden_size, config.hidden_size)
 
     def forward(
         self,
@@ -130,9 +130,9 @@ class BertCrossAttention(nn.Module):
         self.is_causal = False
         self.num_heads = config.num_attention_heads
         encoder_size = config.encoder_hidden_size or config.hidden_size
-        self.query = SkinnyLinear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(encoder_size, config.hidden_size)
-        self.value = nn.Linear(encoder_size, config.hidden_size)
+        self.query = TunedLinear(config.hidden_size, config.hidden_size)
+        self.key = TunedLinear(encoder_size, config.hidden_size)
+        self.value = TunedLinear(encoder_size, config.hidden_size)
 
     def project(self, encoder_hidden_states: Tensor, cache: Cache | None = None) -> tuple[Tensor, Tensor]:
         """Keys and values `(B, heads, N, head_dim)`; from the cache after the first time."""
@@ -182,7 +182,7 @@ class BertAddNorm(nn.Module):
 
     def __init__(self, config: LavisBertConfig, input_size: int) -> None:
         super().__init__()
-        self.dense = SkinnyLinear(input_size, config.hidden_size)
+        self.dense = TunedLinear(input_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -195,7 +195,7 @@ class BertIntermediate(nn.Module):
 
     def __init__(self, config: LavisBertConfig) -> None:
         super().__init__()
-        self.dense = SkinnyLinear(config.hidden_size, config.intermediate_size)
+        self.dense = TunedLinear(config.hidden_size, config.intermediate_size)
         self.act = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -586,7 +586,7 @@ class BertLMPredictionHead(nn.Module):
     def __init__(self, config: LavisBertConfig) -> None:
         super().__init__()
         self.transform = BertHeadTransform(config)
-        self.decoder: nn.Linear = SkinnyLinear(config.hidden_size, config.vocab_size)
+        self.decoder: nn.Linear = TunedLinear(config.hidden_size, config.vocab_size)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -598,7 +598,7 @@ class BertHeadTransform(nn.Module):
 
     def __init__(self, config: LavisBertConfig) -> None:
         super().__init__()
-        self.dense = SkinnyLinear(config.hidden_size, config.hidden_size)
+        self.dense = TunedLinear(config.hidden_size, config.hidden_size)
         self.act = ACT2FN[config.hidden_act]
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 

@@ -16,7 +16,10 @@ from benchmarks.cli import main
 from benchmarks.lavis_parts import PreparedTokenizer
 from benchmarks.plot import comparison_figure
 from benchmarks.workloads import OURS, WORKLOADS
+from benchmarks.workloads.base import Rates
 from benchmarks.workloads.caption import WORKLOAD as CAPTION
+from benchmarks.workloads.caption import Size as CaptionSize
+from benchmarks.workloads.caption import step_floor
 from benchmarks.workloads.vqa_rank import WORKLOAD as RANK
 from benchmarks.workloads.vqa_rank import Size, make_answers, make_questions
 
@@ -71,8 +74,19 @@ def test_notes_of_blip2_generate() -> None:
     workload = WORKLOADS["blip2_generate"]
     size = workload.sizes["batch8"]
     rate = size.text_parameters * 2 / 0.01  # bytes per second: a step cannot take less than 10 ms
-    notes = workload.describe(size, 1.0, {"seconds_to_first_token": 0.38}, 2, rate)
+    notes = workload.describe(size, 1.0, {"seconds_to_first_token": 0.38}, 2, Rates(bytes=rate))
     assert notes == "first token 0.380 s, 256.0 tokens/s, 20.0 ms a step = 2.00 x of reading the weights"
+
+
+def test_notes_of_captions_have_the_roofline_of_a_step() -> None:
+    size = CaptionSize(images=1, beams=1, image_size=32, length=6, hidden_size=2, layers=1, vocabulary=10)
+    weights = 4 * (6 * 2**2 + 2 * 2 * 8 + 2**2 + 2 * 10)
+    cached = 4 * 2 * 2 * (5 + (2 + 3 + 6) / 2)  # 5 tokens of the image
+    assert step_floor(size, 4, Rates(1e30, 1.0)) == weights + cached
+    arithmetic = 2 * (6 * 2**2 + 2 * 2 * 8 + 2**2 + 2 * 10) + 4 * 2 * (5 + 5.5)
+    assert step_floor(size, 4, Rates(1.0, 1e30)) == arithmetic
+    notes = WORKLOADS["caption"].describe(size, 5.5, {"seconds_to_first_token": 0.5}, 4, Rates(1e30, weights + cached))
+    assert notes == "first token 0.500 s, 5000.0 ms a step = 5.00 x its roofline (1000.0 ms)"
 
 
 @pytest.mark.skipif(not NATIVE_BFLOAT16, reason="without bfloat16 instructions its matrix products take minutes")

@@ -1,6 +1,9 @@
-"""Memory helpers: linear layers for few rows, selective recompute, fused loss backward."""
+"""Memory helpers: linear layers by the fastest product, selective recompute, fused loss backward."""
 
+import time
 import weakref
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 
 from modeling_lavis import AlbefForImageTextRetrieval, LavisViTConfig, LavisViTModel
 from modeling_lavis.models import memory
-from modeling_lavis.models.memory import SkinnyLinear, fused_loss_backward, selective_recompute
+from modeling_lavis.models.memory import TunedLinear, fused_loss_backward, selective_recompute
 from tests.models.albef_cases import albef_config
 from tests.models.lavis_blip_cases import one_image
 
@@ -223,72 +226,143 @@ def test_float32_inputs_ignore_autocast() -> None:
     assert torch.equal(left.grad, expected)
 
 
-# ---- skinny linear ----
+# ---- linear layers by the fastest product ----
+
+PRODUCTS = ("_linear_by_onednn", "_linear_by_slices", "_linear_by_transposed_slices")
 
 
+@pytest.mark.parametrize("name", PRODUCTS)
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(1,), (2, 4), (3, 3), (12, 1), (40, 1), (41, 1), (5, 20), (0, 3)])
+@pytest.mark.parametrize("rows", [1, 2, 12, 41])
 @pytest.mark.parametrize("outputs", [18, 64, 75])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_skinny_linear_equals_linear(shape: tuple[int, ...], bias: bool, outputs: int, dtype: torch.dtype) -> None:
-    linear = SkinnyLinear(24, outputs, bias=bias, dtype=dtype)
-    inputs = torch.randn(*shape, 24, dtype=dtype)
+def test_products_equal_linear(name: str, bias: bool, rows: int, outputs: int) -> None:
+    if name == "_linear_by_onednn" and "onednn" not in memory._products(rows):
+        pytest.skip("this build of torch has no oneDNN")
+    linear = torch.nn.Linear(24, outputs, bias=bias)
+    inputs = torch.randn(rows, 24)
     with torch.no_grad():
-        found = linear(inputs)
-        expected = torch.nn.functional.linear(inputs, linear.weight, linear.bias)
-    assert found.shape == expected.shape
-    assert found.dtype == dtype
-    assert torch.allclose(found, expected, atol=1e-6)
+        found = getattr(memory, name)(inputs, linear.weight, linear.bias)
+        torch.testing.assert_close(found, linear(inputs))
 
 
 @pytest.fixture
-def products(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the products that `SkinnyLinear` uses instead of `nn.Linear`'s, in order."""
-    used: list[str] = []
-    for name in ("_linear_by_slices", "_linear_transposed"):
-        original = getattr(memory, name)
-        monkeypatch.setattr(memory, name, lambda *given, n=name, f=original: (used.append(n), f(*given))[1])
-    return used
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of measurements, and layers of any size that choose."""
+    monkeypatch.setattr(memory, "_measurements_folder", lambda: str(tmp_path / "linear"))
+    monkeypatch.setattr(memory, "_fastest", {})
+    monkeypatch.setattr(memory, "_MIN_WEIGHT_BYTES", 0)
+    monkeypatch.setattr(memory, "_COLD_BYTES", 2**12)
+    return tmp_path / "linear"
 
 
+@pytest.fixture
+def measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The products that were measured, in order; the last one wins."""
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(
+        memory, "_measure", lambda products, *_: (calls.append(tuple(products)), tuple(products)[-1])[1]
+    )
+    return calls
+
+
+@pytest.mark.parametrize("shape", [(24,), (2, 4, 24), (12, 1, 24), (70, 24), (0, 3, 24)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_few_rows_use_another_product(products: list[str], bias: bool) -> None:
-    linear = SkinnyLinear(6, 21, bias=bias)
-    sliced = "_linear_by_slices" if torch.backends.mkl.is_available() else "_linear_transposed"
-    expected = {
-        memory._MIN_ROWS - 1: [],
-        memory._MIN_ROWS: [sliced],
-        memory._MAX_SLICED_ROWS: [sliced],
-        memory._MAX_SLICED_ROWS + 1: ["_linear_transposed"],
-        memory._MAX_ROWS: ["_linear_transposed"],
-        memory._MAX_ROWS + 1: [],
-    }
-    for rows, names in expected.items():
-        products.clear()
-        inputs = torch.randn(rows, 6)
-        with torch.no_grad():
-            found = linear(inputs)
-        assert products == names, rows
-        torch.testing.assert_close(found, torch.nn.functional.linear(inputs, linear.weight, linear.bias))
+def test_tuned_linear_equals_linear(folder: Path, shape: tuple[int, ...], bias: bool) -> None:
+    linear = TunedLinear(24, 75, bias=bias)
+    inputs = torch.randn(*shape)
+    with torch.no_grad():
+        found = linear(inputs)
+        expected = torch.nn.functional.linear(inputs, linear.weight, linear.bias)
+    assert found.shape == expected.shape and found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected)
+    assert len(list(folder.glob("*"))) == (0 not in shape)
 
 
-def test_skinny_linear_gradients(products: list[str]) -> None:
-    linear = SkinnyLinear(6, 5)
+def test_shapes_are_measured_once_in_all_processes(
+    measured: list[tuple[str, ...]], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linear = TunedLinear(24, 75)
+    with torch.no_grad():
+        for rows in (12, 12, 40, 64, 33, 1000):  # 33 to 64 rows are one shape
+            linear(torch.randn(rows, 24))
+    assert len(measured) == 3 and measured[2] == tuple(memory._products(1000))
+    assert "transposed slices" in measured[0] or not torch.backends.mkl.is_available()
+    monkeypatch.setattr(memory, "_fastest", {})  # another process
+    with torch.no_grad():
+        linear(torch.randn(12, 24))
+    assert len(measured) == 3
+    monkeypatch.setattr(memory, "_fastest", {})
+    for path in folder.iterdir():
+        path.write_text("")  # of a process that was killed
+    with torch.no_grad():
+        linear(torch.randn(12, 24))
+    assert len(measured) == 4
+    assert sorted(path.read_text() for path in folder.iterdir()) == ["", "", measured[0][-1]]
+
+
+def test_the_first_of_two_processes_decides(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure_slowly() -> str:
+        folder.mkdir()
+        (folder / "1-2").write_text("slices")
+        return "linear"
+
+    assert memory._remembered((1, 2), ("linear", "slices"), measure_slowly) == "slices"
+
+
+def test_measurements_without_a_folder_are_those_of_the_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(memory, "_measurements_folder", lambda: str(tmp_path / "file"))
+    assert memory._remembered((1, 2), ("linear",), lambda: "linear") == "linear"
+
+
+def test_the_fastest_product_is_found() -> None:
+    def product(seconds: float) -> Callable[..., None]:
+        return lambda *given: time.sleep(seconds)
+
+    rows, weight = torch.randn(100, 24), torch.randn(75, 24)
+    products: dict[str, Any] = {"linear": product(0.03), "other": product(0.001), "third": product(0.05)}
+    assert memory._measure(products, rows, weight, None) == "other"
+    products["other"] = product(0.0299)
+    assert memory._measure(products, rows, weight, None) == "linear"
+
+
+def test_tuned_linear_gradients(measured: list[tuple[str, ...]]) -> None:
+    linear = TunedLinear(6, 5)
     inputs = torch.randn(12, 6, requires_grad=True)
     upstream = torch.randn(12, 5)
     linear(inputs).backward(upstream)
-    assert products == []
+    assert measured == []
     torch.testing.assert_close(inputs.grad, upstream @ linear.weight)
     torch.testing.assert_close(linear.weight.grad, upstream.T @ inputs)
     torch.testing.assert_close(linear.bias.grad, upstream.sum(dim=0))
 
 
-@pytest.mark.parametrize("rows", [12, 40])
-def test_skinny_linear_under_autocast(products: list[str], rows: int) -> None:
-    linear = SkinnyLinear(6, 5)
-    inputs = torch.randn(rows, 6)
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = linear(inputs)
-    assert len(products) == 1
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), linear(inputs), atol=3e-2, rtol=3e-2)
+@torch.no_grad()
+def test_other_circumstances_use_linear(measured: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, inputs = TunedLinear(6, 5), torch.randn(12, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert linear(inputs).dtype == torch.bfloat16
+    for dtype in (torch.bfloat16, torch.float64):
+        assert TunedLinear(6, 5, dtype=dtype)(inputs.to(dtype)).dtype == dtype
+    torch.use_deterministic_algorithms(True)
+    try:
+        linear(inputs)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    torch.jit.trace(linear, inputs, check_trace=False)
+    torch.export.export(torch.nn.Sequential(linear), (inputs,), strict=False)
+    assert TunedLinear(6, 5, device="meta")(inputs.to("meta")).shape == (12, 5)
+    monkeypatch.setattr(memory, "_MIN_WEIGHT_BYTES", 2**20)
+    linear(inputs)
+    assert measured == []
+
+
+@torch.no_grad()
+def test_written_weights_count(folder: Path) -> None:
+    linear, inputs = TunedLinear(24, 75), torch.randn(12, 24)
+    before = linear(inputs)
+    linear.weight.data.mul_(2)
+    linear.bias.data.mul_(2)
+    torch.testing.assert_close(linear(inputs), 2 * before)

@@ -12,7 +12,7 @@ from torch import nn
 
 from modeling_lavis import LavisBlip2Config, LavisBlip2ForConditionalGeneration
 from modeling_lavis.models.configuration_lavis_blip_2 import MODULES_NOT_TO_QUANTIZE
-from modeling_lavis.models.memory import SkinnyLinear
+from modeling_lavis.models.memory import TunedLinear
 from modeling_lavis.training.lora_targets import LORA_TARGET_MODULES
 from tests.models.lavis_blip_2_cases import (
     LANGUAGE_MODELS,
@@ -192,7 +192,7 @@ def test_quantized_outputs(kind: str, name: str, tmp_path: Path) -> None:
         tmp_path, quantization_config=method, dtype=torch.bfloat16, device_map="cpu"
     )
     linears = {path: module for path, module in quantized.named_modules() if isinstance(module, nn.Linear)}
-    own = (nn.Linear, SkinnyLinear)
+    own = (nn.Linear, TunedLinear)
     plain = {path for path, module in linears.items() if type(module.weight) is nn.Parameter and type(module) in own}
     parts = {path.partition(".")[0] for path in set(linears) - plain}
     assert parts == {"vision_model", "language_model"}

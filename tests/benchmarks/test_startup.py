@@ -1,0 +1,23 @@
+"""The benchmark of starting up."""
+
+import subprocess
+
+import pytest
+
+from benchmarks import startup
+
+
+def test_medians_are_of_runs_after_the_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = iter([9.0, 9.0, 2.0, 3.0, 4.0, 5.0, 2.0, 3.0])
+    monkeypatch.setattr(startup, "seconds_of", lambda *code, threads: next(seconds))
+    startup.main(["photo.jpg", "--repeats", "3", "--threads", "1"])
+    assert "| 3.00 | 1.50 x |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_caption_is_made() -> None:
+    assert startup.seconds_of(startup._CAPTION, "caption", str(startup._IMAGE), threads=1) > 0
+    with pytest.raises(subprocess.CalledProcessError):
+        startup.seconds_of(startup._CAPTION, "caption", "no-such-file.jpg", threads=1)
