@@ -52,7 +52,7 @@ def test_every_published_checkpoint_converts_and_loads(
         )
 
     def write_holes(
-        folder: Path, targets: Mapping[str, Tensor], value: Any, dtype: Callable[[str], torch.dtype], size: str
+        folder: Path, targets: Mapping[str, Tensor], value: Any, dtype: Callable[[str], torch.dtype], *options: Any
     ) -> WrittenWeights:
         kinds = {name: (tuple(tensor.shape), dtype(name)) for name, tensor in targets.items()}
         full_size.write_sparse(folder / "model.safetensors", kinds)
