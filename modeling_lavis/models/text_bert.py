@@ -131,8 +131,8 @@ class BertCrossAttention(nn.Module):
         self.num_heads = config.num_attention_heads
         encoder_size = config.encoder_hidden_size or config.hidden_size
         self.query = TunedLinear(config.hidden_size, config.hidden_size)
-        self.key = TunedLinear(encoder_size, config.hidden_size)
-        self.value = TunedLinear(encoder_size, config.hidden_size)
+        self.key = nn.Linear(encoder_size, config.hidden_size)
+        self.value = nn.Linear(encoder_size, config.hidden_size)
 
     def project(self, encoder_hidden_states: Tensor, cache: Cache | None = None) -> tuple[Tensor, Tensor]:
         """Keys and values `(B, heads, N, head_dim)`; from the cache after the first time."""

@@ -23,7 +23,7 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from .attention import attend, split_heads
 from .configuration_vision import LavisTimesformerConfig
-from .memory import TunedLinear, has_hooks, is_eager_inference, may_overwrite_output
+from .memory import has_hooks, is_eager_inference, may_overwrite_output
 from .transformers_compat import capture_outputs
 from .vision_vit import (
     LavisViTModel,
@@ -54,9 +54,8 @@ class TimesformerOutput(BaseModelOutputWithPooling):
 
 
 def is_plain_linear(linear: nn.Module, hidden_states: Tensor) -> bool:
-    """Whether a module is a linear layer without adapter, quantization, offloading or hooks."""
-    is_linear = type(linear) in (nn.Linear, TunedLinear)
-    return is_linear and linear.weight.device == hidden_states.device and not has_hooks(linear)
+    """Whether a module is an `nn.Linear` without adapter, quantization, offloading or hooks."""
+    return type(linear) is nn.Linear and linear.weight.device == hidden_states.device and not has_hooks(linear)
 
 
 def linear_with_shift(hidden_states: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None) -> Tensor:

@@ -21,7 +21,7 @@ from transformers.utils.output_capturing import OutputRecorder
 from .attention import attend, split_heads
 from .checkpoint_formats import EVA_KEYS, VIT_KEYS, register_keys
 from .configuration_vision import LavisClipVisionConfig, LavisEvaConfig, LavisViTConfig
-from .memory import TunedLinear, may_overwrite_output, selective_recompute
+from .memory import may_overwrite_output, selective_recompute
 from .modeling_base import LavisPreTrainedModel
 from .transformers_compat import capture_outputs
 
@@ -149,8 +149,8 @@ class ViTAttention(nn.Module):
         self.config = config
         self.is_causal = False
         self.num_heads = config.num_attention_heads
-        self.qkv = TunedLinear(config.hidden_size, 3 * config.hidden_size)
-        self.proj = TunedLinear(config.hidden_size, config.hidden_size)
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.proj_drop = nn.Dropout(config.hidden_dropout_prob)
 
     def project_qkv(self, hidden_states: Tensor) -> tuple[Tensor, ...]:
@@ -178,10 +178,10 @@ class ViTMLP(nn.Module):
     def __init__(self, config: LavisViTConfig) -> None:
         super().__init__()
         intermediate_size: int = config.intermediate_size  # type: ignore[assignment]  # the configuration sets it
-        self.fc1 = TunedLinear(config.hidden_size, intermediate_size)
+        self.fc1 = nn.Linear(config.hidden_size, intermediate_size)
         self.act = ACT2FN[config.hidden_act]
         self.is_gelu = config.hidden_act == "gelu"
-        self.fc2 = TunedLinear(intermediate_size, config.hidden_size)
+        self.fc2 = nn.Linear(intermediate_size, config.hidden_size)
         self.drop = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: Tensor, save_activations: bool = True) -> Tensor:
@@ -226,7 +226,7 @@ class EvaAttention(ViTAttention):
 
     def __init__(self, config: LavisEvaConfig) -> None:
         super().__init__(config)
-        self.qkv = TunedLinear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(config.hidden_size))
         self.v_bias = nn.Parameter(torch.zeros(config.hidden_size))
 

@@ -164,6 +164,7 @@ OTHER_COMMANDS = (
     "search",
     "evaluate",
     "convert",
+    "export",
     "zoo",
     "verify",
     "attach-code",

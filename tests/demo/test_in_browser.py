@@ -74,7 +74,7 @@ def test_captions(page: Server, browser: Browser) -> None:
 
 def test_examples(page: Server, browser: Browser) -> None:
     browser.open(page.address)
-    browser.find(".gallery-item")[0].click()
+    browser.wait(lambda: browser.find(".gallery-item"), "the examples")[0].click()
     browser.wait(lambda: browser.find(".image-frame img"), "the example")
     browser.button("Describe the image").click()
     assert "running" in rows(browser, "captions")[0][0]
