@@ -20,6 +20,7 @@ from modeling_lavis.hub.writing import atomic_folder
 from modeling_lavis.models.modeling_base import remove_abandoned, saved_together, unfinished_folder
 from tests.conversion.golden_sets import arguments
 from tests.hostile.kill_worker import OPERATIONS, files_of
+from tests.kills import die_after
 from tests.models.lavis_blip_cases import CASES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,25 +43,6 @@ def test_killed_at_random_moments(operation: str, goldens: Path, tmp_path: Path)
 
 
 # ---- killed after each operation of the file system ----
-
-CHANGES = ("rename", "replace", "unlink", "mkdir", "rmdir", "remove")
-
-
-def die_after(count: int) -> None:
-    """Let this process be killed before its next change of the file system after so many."""
-    left = [count]
-
-    def counted(change: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            return change(*args, **kwargs)
-
-        return call
-
-    for name in CHANGES:
-        setattr(os, name, counted(getattr(os, name)))
 
 
 def in_child(run: Callable[[], Any], count: int) -> bool:

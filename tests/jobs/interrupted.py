@@ -15,8 +15,6 @@ from tests.jobs.stubs import content_of
 #: Moments at which each job is killed.
 KILLS = int(os.environ.get("JOB_KILLS", "30"))
 
-_CHANGES = ("rename", "replace", "unlink", "remove", "mkdir", "rmdir")
-
 
 def in_child(work: Callable[[], Any], limit: float | None = None, user: int | None = None) -> int | None:
     """
@@ -48,23 +46,6 @@ def in_child(work: Callable[[], Any], limit: float | None = None, user: int | No
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-
-
-def die_after(count: int) -> None:
-    """Let this process be killed before its next change of names in the file system after so many."""
-    left = [count]
-
-    def counted(change: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            return change(*args, **kwargs)
-
-        return call
-
-    for name in _CHANGES:
-        setattr(os, name, counted(getattr(os, name)))
 
 
 def kill_at_random(

@@ -16,8 +16,9 @@ from modeling_lavis.jobs.api import FORMATS
 from modeling_lavis.jobs.items import Shard
 from modeling_lavis.jobs.journal import JobError, Journal
 from modeling_lavis.jobs.runner import job_folder, restart_job
-from tests.jobs.interrupted import die_after, everything, in_child, kill_at_random
+from tests.jobs.interrupted import everything, in_child, kill_at_random
 from tests.jobs.stubs import SINKS, StubFilter, StubPipeline, run_stub, save_pictures, use_stub_filter
+from tests.kills import die_after
 
 COUNT = 61  # images, among them a broken one
 

@@ -23,12 +23,12 @@ from modeling_lavis.evaluation.index_writing import index_lock
 from modeling_lavis.jobs.journal import JobError
 from modeling_lavis.pipelines.retrieval import RetrievalIndex
 from modeling_lavis.search import SearchIndex, build_index, remove_from_index
+from tests.kills import die_after
 from tests.search.stubs import StubRetriever, content_of, save_pictures
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")]
 
 KILLS = 30
-CHANGES = ("rename", "replace", "unlink", "mkdir", "rmdir", "remove")
 STATES_BYTES = 7 * 48 * 4  # of seven images
 SETTINGS: dict[str, Any] = {"index": "flat", "disk_budget": STATES_BYTES}
 
@@ -152,26 +152,9 @@ def test_killed_at_random_moments(case: Case) -> None:
     case.finish()
 
 
-def die_before(change: int) -> None:
-    """Let this process be killed before a change of the file system, by its number."""
-    left = [change]
-
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            return function(*args, **kwargs)
-
-        return call
-
-    for name in CHANGES:
-        setattr(os, name, counted(getattr(os, name)))
-
-
 def test_killed_before_every_change_of_the_file_system(case: Case) -> None:
     def dying(change: int) -> None:
-        die_before(change)
+        die_after(change)
         case.run()
 
     change = 0
