@@ -162,7 +162,7 @@ class ImageRoute(Route):
         self.layers = list(range(len(self.vision_model.blocks)))
 
     def encoders(self, all_layers: bool) -> list[Any]:
-        """The image encoder."""
+        """The image or video encoder."""
         return [self.vision_model]
 
     @property

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modeling_lavis.interpretability.recording import AttentionRecord, Relate
-from modeling_lavis.interpretability.routes import Combine, Matrices, Route, step
+from modeling_lavis.interpretability.routes import Combine, ImageRoute, Matrices, Route, step
 
 
 class VideoRoute(Route):
@@ -59,27 +59,13 @@ class VideoRoute(Route):
         return _by_frame(states[:text_tokens], len(videos) - 1)
 
 
-class VideoFeatureRoute(Route):
+class VideoFeatureRoute(ImageRoute):
     """
     The class token of the video encoder, from which the features of a video are made, attends to patches (ALPRO).
 
     Args:
         model (`PreTrainedModel`): the head.
     """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
-        self.text_encoders = []
-        self.layers = list(range(len(self.vision_model.blocks)))
-
-    def encoders(self, all_layers: bool) -> list[Any]:
-        """The video encoder."""
-        return [self.vision_model]
-
-    @property
-    def default_layer(self) -> int:
-        """The last block."""
-        return self.layers[-1]
 
     def attended(self, record: AttentionRecord, relate: Relate, layer: int) -> Tensor:
         (frames,) = relate(record[self.vision_model.blocks[layer].attn])  # (1, F, N, N)
