@@ -300,19 +300,24 @@ def _linear_by_onednn(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
 
 
 _Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-_LINEAR = "linear"
+_LINEAR, _ONEDNN, _SLICES, _TRANSPOSED_SLICES = "linear", "onednn", "slices", "transposed slices"
+_PRODUCTS: dict[str, _Product] = {
+    _LINEAR: nn.functional.linear,
+    _ONEDNN: _linear_by_onednn,
+    _SLICES: _linear_by_slices,
+    _TRANSPOSED_SLICES: _linear_by_transposed_slices,
+}
 
 
 def _products(count: int) -> dict[str, _Product]:
     """The products that may be the fastest for a number of rows, by name."""
-    products: dict[str, _Product] = {_LINEAR: nn.functional.linear}
+    names = [_LINEAR]
     if torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:
         if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-            products["onednn"] = _linear_by_onednn
+            names.append(_ONEDNN)
     if count <= _MAX_SKINNY_ROWS and torch.backends.mkl.is_available():  # only MKL runs a batch of products in one call
-        products["slices"] = _linear_by_slices
-        products["transposed slices"] = _linear_by_transposed_slices
-    return products
+        names += [_SLICES, _TRANSPOSED_SLICES]
+    return {name: _PRODUCTS[name] for name in names}
 
 
 _fastest: dict[tuple[int, int, int, int], str] = {}
@@ -323,10 +328,13 @@ def _fastest_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> _Prod
     if count > 16:
         count = 2 ** (count - 1).bit_length()
     key = (count, *weight.shape, torch.get_num_threads())
-    products = _products(len(rows))
     if key not in _fastest:
+        products = _products(len(rows))
         _fastest[key] = _remembered(key, products, lambda: _measure(products, rows, weight, bias))
-    return products.get(_fastest[key], nn.functional.linear)
+    name = _fastest[key]
+    if name == _ONEDNN and not torch.backends.mkldnn.enabled:
+        return nn.functional.linear
+    return _PRODUCTS[name]
 
 
 def _measure(products: Mapping[str, _Product], rows: Tensor, weight: Tensor, bias: Tensor | None) -> str:
