@@ -124,10 +124,10 @@ class FeatureFiles(Sink):
         self._shapes: dict[str, Any] = {}
 
     def check(self) -> None:
-        """Nothing: whoever runs the job has checked and locked the folder of the index."""
+        """Do nothing: `build_index` has checked and locked the folder of the index before the job starts."""
 
     def discard(self) -> None:
-        """Nothing: what is in the index already stays there."""
+        """Remove nothing: what is in the index stays there."""
 
     def is_present(self) -> bool:
         return (self.folder / _SHAPES).exists()
