@@ -80,7 +80,9 @@ def seconds_to_import(modules: str) -> float:
     return float(python(code))
 
 
-@pytest.mark.parametrize("modules", ["modeling_lavis", "modeling_lavis, transformers"])
+@pytest.mark.parametrize(
+    "modules", ["modeling_lavis", pytest.param("modeling_lavis, transformers", marks=pytest.mark.slow)]
+)
 def test_import_time(modules: str) -> None:
     """At most 1.15 times `import transformers`, for the package alone and followed by transformers.
 

@@ -67,8 +67,12 @@ data that are named here only.
 
 {{ versions }}
 """
-#: by the end of a head's name: its task on the Hub, and the pipeline that runs it with an example of a call
+#: by the end of a head's name, the first that fits: its task on the Hub as on the cards of published checkpoints
+#: (`model_cards/common.yaml`), and the pipeline that runs it with an example of a call
 _HEADS = {
+    "LavisBlip2ForConditionalGeneration": ("image-text-to-text", "image-captioning", '"photo.jpg"'),
+    "LavisBlip2ForPreTraining": ("image-to-text", "image-captioning", '"photo.jpg"'),
+    "LavisBlipForPreTraining": ("image-to-text", "image-captioning", '"photo.jpg"'),
     "ForConditionalGeneration": ("image-to-text", "image-captioning", '"photo.jpg"'),
     "ForQuestionAnswering": (
         "visual-question-answering",
