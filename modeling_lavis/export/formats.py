@@ -11,6 +11,11 @@ from torch import Tensor, nn
 
 from modeling_lavis.export.graphs import Graph
 from modeling_lavis.export.weight_files import SharedWeights
+from modeling_lavis.export.weight_precision import (
+    PRECISIONS,
+    compress_openvino_weights,
+    with_smaller_onnx_weights,
+)
 from modeling_lavis.import_utils import require
 
 
@@ -30,12 +35,14 @@ class Format(NamedTuple):
         write (`Callable`): writes a graph to a file, and weights that graphs share to [`SharedWeights`].
         open (`Callable`): opens a file, with the names of inputs and outputs in order.
         requires (`tuple`): packages that writing needs beside torch; running needs the last of them.
+        precisions (`tuple`): those that weights can be stored in.
     """
 
     suffix: str
     write: Callable[[Graph, Path, SharedWeights], None]
     open: Callable[[Path, tuple[str, ...], tuple[str, ...]], Session]
     requires: tuple[str, ...]
+    precisions: tuple[str, ...]
 
     def require_for(self, running: bool) -> None:
         """
@@ -141,6 +148,9 @@ def _onnx_model(graph: Graph) -> Any:
 
 def _write_onnx(graph: Graph, path: Path, weights: SharedWeights) -> None:
     model = _onnx_model(graph)
+    if weights.precision != "float32":
+        with weights.scratch_folder() as folder:
+            model = with_smaller_onnx_weights(model, weights.precision, folder)
     weights.move(model)
     path.write_bytes(model.SerializeToString())
 
@@ -192,7 +202,10 @@ def _write_openvino(graph: Graph, path: Path, weights: SharedWeights) -> None:
         SharedWeights(folder).move(model)
         source = folder / "graph.onnx"
         source.write_bytes(model.SerializeToString())
-        openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+        converted = openvino.convert_model(source)
+        if weights.precision == "int8":
+            compress_openvino_weights(converted)
+        openvino.save_model(converted, path, compress_to_fp16=weights.precision != "float32")
 
 
 class OpenVinoSession:
@@ -219,9 +232,9 @@ class OpenVinoSession:
 
 
 FORMATS: dict[str, Format] = {
-    "torch": Format(".pt2", _write_torch, TorchSession, ()),
-    "onnx": Format(".onnx", _write_onnx, OnnxSession, ("onnx", "onnxscript", "onnxruntime")),
-    "openvino": Format(".xml", _write_openvino, OpenVinoSession, ("onnx", "onnxscript", "openvino")),
+    "torch": Format(".pt2", _write_torch, TorchSession, (), PRECISIONS[:1]),
+    "onnx": Format(".onnx", _write_onnx, OnnxSession, ("onnx", "onnxscript", "onnxruntime"), PRECISIONS),
+    "openvino": Format(".xml", _write_openvino, OpenVinoSession, ("onnx", "onnxscript", "openvino"), PRECISIONS),
 }
 
 
