@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modeling_lavis.export.graphs import Graph
 from modeling_lavis.export.weight_files import SharedWeights
@@ -60,6 +60,28 @@ class Format(NamedTuple):
 # ---- torch.export ----
 
 
+class _EqualSizes(nn.Module):
+    """
+    A graph's module that first tells the tracer which sizes are equal: those of one name.
+
+    Else each input has sizes of its own, and what the tracer derives from them takes minutes for a dozen layers.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.inner = graph.module
+        self.open_sizes = [given.open_sizes for given in graph.inputs.values()]
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        sizes: dict[str, int] = {}
+        for tensor, names in zip(inputs, self.open_sizes, strict=True):
+            for axis, name in names.items():
+                torch._check(tensor.shape[axis] == sizes.setdefault(name, tensor.shape[axis]))
+        if "past_tokens" in sizes:
+            torch._check(sizes["all_tokens"] == sizes["past_tokens"] + sizes["tokens"])
+        return self.inner(*inputs)
+
+
 def trace(graph: Graph) -> Any:
     """
     The `torch.export` program of a graph.
@@ -71,7 +93,7 @@ def trace(graph: Graph) -> Any:
     sizes = tuple(dict.fromkeys(given.open_sizes, torch.export.Dim.AUTO) for given in inputs)
     with torch.no_grad():
         program = torch.export.export(
-            graph.module.eval(), tuple(given.example for given in inputs), dynamic_shapes=(sizes,), strict=False
+            _EqualSizes(graph).eval(), tuple(given.example for given in inputs), dynamic_shapes=(sizes,), strict=False
         )
     names = program.graph_signature.user_inputs
     traced = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
@@ -157,6 +179,8 @@ class OnnxSession:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
+        # Between runs torch works on the same cores, where waiting threads would be in its way.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self.session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.inputs, self.outputs = inputs, outputs
 
@@ -200,8 +224,11 @@ class OpenVinoSession:
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs by name."""
-        results = self.model({name: inputs[name].numpy() for name in self.inputs})
-        return {name: torch.from_numpy(results[name].copy()) for name in self.outputs}
+        # A request of its own for each call: threads can call at once, and the outputs stay as they are.
+        request = self.model.create_infer_request()
+        arrays = {name: inputs[name].numpy() for name in self.inputs}
+        results = request.infer(arrays, share_inputs=True, share_outputs=True)
+        return {name: torch.from_numpy(results[name]) for name in self.outputs}
 
 
 FORMATS: dict[str, Format] = {
