@@ -249,7 +249,7 @@ def _facts_of_start(start: str) -> dict[str, Any]:
     """
     Metadata of the card of a folder or of a repository in the cache; empty if there is none. Never online.
 
-    The card is somebody's file: what is not of the expected form is left out, since a run may not fail at its end.
+    The card may be any file of the user's. What is not of the expected form is left out: a run may not fail at its end.
     """
     path: Any = Path(start) / "README.md" if start else None
     if path is not None and not path.is_file():

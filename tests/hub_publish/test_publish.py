@@ -254,7 +254,7 @@ assert "deleted" in str(report)
 
 
 def test_a_repository_that_changes_meanwhile(captioner: Path, hub: LoopbackHub) -> None:
-    """A commit of somebody else between the look at the repository and the upload is not overwritten."""
+    """Another user's commit between the look at the repository and the upload is not overwritten."""
     hub.create(REPO, {"notes.txt": b"mine"})
     hub.change_between_requests(REPO, {"notes.txt": b"yours"}, after="/preupload/")
     run_short(
