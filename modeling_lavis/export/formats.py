@@ -203,6 +203,10 @@ class OnnxSession:
 # ---- OpenVINO ----
 
 
+#: place in the runtime information of a model that says that its weights are smaller than float32
+_WEIGHTS_OF_MODEL = ["modeling_lavis", "weights"]
+
+
 def _write_openvino(graph: Graph, path: Path, weights: SharedWeights) -> None:
     import openvino
 
@@ -214,21 +218,29 @@ def _write_openvino(graph: Graph, path: Path, weights: SharedWeights) -> None:
         converted = openvino.convert_model(source)
         if weights.precision == "int8":
             compress_openvino_weights(converted)
+        if weights.precision != "float32":
+            converted.set_rt_info(weights.precision, _WEIGHTS_OF_MODEL)
         openvino.save_model(converted, path, compress_to_fp16=weights.precision != "float32")
 
 
 class OpenVinoSession:
-    """An OpenVINO model on the CPU in float32, with torch's number of threads."""
+    """
+    An OpenVINO model on the CPU, with torch's number of threads: in float32 if its weights are; else OpenVINO computes
+    in bfloat16 or float16 where the processor has instructions for it.
+    """
 
     def __init__(self, path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
         import openvino
 
-        options = {
+        options: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it
         }
-        self.model = openvino.Core().compile_model(path, "CPU", options)
+        core = openvino.Core()
+        model = core.read_model(path)
+        if not model.has_rt_info(_WEIGHTS_OF_MODEL):
+            options["INFERENCE_PRECISION_HINT"] = "f32"
+        self.model = core.compile_model(model, "CPU", options)
         self.inputs, self.outputs = inputs, outputs
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
