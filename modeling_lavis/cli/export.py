@@ -27,6 +27,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         default="fixed",
         help="%(choices)s: that of the model, or every multiple of its patch size (fixed)",
     )
+    parser.add_argument(
+        "--weights",
+        choices=("float32", "float16", "int8"),
+        default="float32",
+        help="%(choices)s: half and quarter of the size for onnx and openvino, with other results (float32)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder of a model")
     parser.set_defaults(run=run)
     return parser
@@ -51,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         args.output,
         format=args.format,
         image_size=args.image_size,
+        weights=args.weights,
         overwrite=args.overwrite,
         on_step=_show_step,
     )

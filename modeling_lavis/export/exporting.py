@@ -33,6 +33,7 @@ def export_model(
     output: str | os.PathLike[str],
     format: str = "onnx",
     image_size: str = "fixed",
+    weights: str = "float32",
     processor: Any = None,
     overwrite: bool = False,
     on_step: Callable[[str], None] | None = None,
@@ -44,9 +45,10 @@ def export_model(
     keys and values for all their texts and beams, and decoders have a cache. The folder holds the graphs, the
     configuration, the processor, the generation configuration, and `export.json`, which says what each file is, what
     its inputs and outputs are, and how far the exported model is from the original. The comparison is part of the
-    export: if an output differs by more than 1e-4, or an id or a ranking at all, nothing is written.
+    export: if an output differs by more than 1e-4, or an id or a ranking at all, nothing is written. Smaller weights
+    change outputs, so that the comparison only refuses what is no rounding, and `export.json` says how much changed.
 
-    The language model of BLIP-2 is not exported. Its weights are copied, and torch runs it.
+    The language model of BLIP-2 is not exported. Its weights are copied in float32, and torch runs it.
 
     Args:
         model (`PreTrainedModel`, `str` or `os.PathLike`): a head in float32, or the folder or Hub id of one.
@@ -54,6 +56,8 @@ def export_model(
         format (`str`, *optional*, defaults to `"onnx"`): `"torch"`, `"onnx"` or `"openvino"`.
         image_size (`str`, *optional*, defaults to `"fixed"`): `"fixed"` for the size of the model, or `"dynamic"` for
             all multiples of its patch size (with `interpolate_pos_encoding=True`).
+        weights (`str`, *optional*, defaults to `"float32"`): how weights are stored: `"float32"`, `"float16"` (computed
+            in float32) or `"int8"` (linear layers; the rest as in float16). `"torch"` has float32 only.
         processor (*optional*): the processor of the model; by default it is loaded from the model's repository.
         overwrite (`bool`, *optional*, defaults to `False`): whether an existing folder of a model is replaced.
         on_step (`Callable`, *optional*): called with a line of text before each step.
@@ -70,6 +74,11 @@ def export_model(
         raise ValueError(f"format is {format!r}; expected one of {', '.join(FORMATS)}.")
     if image_size not in ("fixed", "dynamic"):
         raise ValueError(f"image_size is {image_size!r}; expected 'fixed' or 'dynamic'.")
+    if weights not in FORMATS[format].precisions:
+        raise ValueError(
+            f"weights is {weights!r}, which the format {format!r} does not have; expected one of "
+            f"{', '.join(FORMATS[format].precisions)}."
+        )
     FORMATS[format].require_for(running=False)
     on_step = on_step or (lambda step: None)
     model, source = _head(model)
@@ -84,20 +93,21 @@ def export_model(
             head=type(model).__name__,
             image_size="dynamic" if image_size == "dynamic" else model.config.vision_config.image_size,
             graphs=[],
+            weights=weights,
             parameters=_write_parameters(model, folder),
             in_torch=_write_language_model(model, folder),
-            source_weights={"exact": sampled_digest(model), "any_precision": sampled_digest(model, any_precision=True)},
+            source_weights=_source_weights(model, weights),
             versions=_versions(format),
         )
-        weights = SharedWeights(folder)
+        shared = SharedWeights(folder, weights)
         for graph in graphs_of(model, image_size == "dynamic"):
             on_step(f"exporting {graph.full_name}")
             name = graph.full_name + FORMATS[format].suffix
-            FORMATS[format].write(graph, folder / name, weights)
+            FORMATS[format].write(graph, folder / name, shared)
             manifest.graphs.append(_graph_file(graph, name))
         manifest.write(folder)
         on_step("comparing with the model")
-        manifest.verified = verify(model, load_exported(folder), processor)
+        manifest.verified = verify(model, load_exported(folder), processor, weights)
         manifest.write(folder)
     return Path(output)
 
@@ -158,6 +168,15 @@ def _write_language_model(model: Any, folder: Path) -> dict[str, str]:
         return {}
     model.language_model.save_pretrained(folder / _LANGUAGE_MODEL)
     return {_LANGUAGE_MODEL: _LANGUAGE_MODEL}
+
+
+def _source_weights(model: Any, weights: str) -> dict[str, str]:
+    """Digests of the model; results that were stored by exact digest are not those of smaller weights."""
+    exact = sampled_digest(model)
+    return {
+        "exact": exact if weights == "float32" else f"{exact}-{weights}",
+        "any_precision": sampled_digest(model, any_precision=True),
+    }
 
 
 def _graph_file(graph: Graph, file: str) -> GraphFile:

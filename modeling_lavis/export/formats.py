@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modeling_lavis.export.graphs import Graph
 from modeling_lavis.export.weight_files import SharedWeights
+from modeling_lavis.export.weight_precision import (
+    PRECISIONS,
+    compress_openvino_weights,
+    with_smaller_onnx_weights,
+)
 from modeling_lavis.import_utils import require
 
 
@@ -30,12 +35,14 @@ class Format(NamedTuple):
         write (`Callable`): writes a graph to a file, and weights that graphs share to [`SharedWeights`].
         open (`Callable`): opens a file, with the names of inputs and outputs in order.
         requires (`tuple`): packages that writing needs beside torch; running needs the last of them.
+        precisions (`tuple`): those that weights can be stored in.
     """
 
     suffix: str
     write: Callable[[Graph, Path, SharedWeights], None]
     open: Callable[[Path, tuple[str, ...], tuple[str, ...]], Session]
     requires: tuple[str, ...]
+    precisions: tuple[str, ...]
 
     def require_for(self, running: bool) -> None:
         """
@@ -53,6 +60,28 @@ class Format(NamedTuple):
 # ---- torch.export ----
 
 
+class _EqualSizes(nn.Module):
+    """
+    A graph's module that first tells the tracer which sizes are equal: those of one name.
+
+    Else each input has sizes of its own, and what the tracer derives from them takes minutes for a dozen layers.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.inner = graph.module
+        self.open_sizes = [given.open_sizes for given in graph.inputs.values()]
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        sizes: dict[str, int] = {}
+        for tensor, names in zip(inputs, self.open_sizes, strict=True):
+            for axis, name in names.items():
+                torch._check(tensor.shape[axis] == sizes.setdefault(name, tensor.shape[axis]))
+        if "past_tokens" in sizes:
+            torch._check(sizes["all_tokens"] == sizes["past_tokens"] + sizes["tokens"])
+        return self.inner(*inputs)
+
+
 def trace(graph: Graph) -> Any:
     """
     The `torch.export` program of a graph.
@@ -64,7 +93,7 @@ def trace(graph: Graph) -> Any:
     sizes = tuple(dict.fromkeys(given.open_sizes, torch.export.Dim.AUTO) for given in inputs)
     with torch.no_grad():
         program = torch.export.export(
-            graph.module.eval(), tuple(given.example for given in inputs), dynamic_shapes=(sizes,), strict=False
+            _EqualSizes(graph).eval(), tuple(given.example for given in inputs), dynamic_shapes=(sizes,), strict=False
         )
     names = program.graph_signature.user_inputs
     traced = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
@@ -119,6 +148,9 @@ def _onnx_model(graph: Graph) -> Any:
 
 def _write_onnx(graph: Graph, path: Path, weights: SharedWeights) -> None:
     model = _onnx_model(graph)
+    if weights.precision != "float32":
+        with weights.scratch_folder() as folder:
+            model = with_smaller_onnx_weights(model, weights.precision, folder)
     weights.move(model)
     path.write_bytes(model.SerializeToString())
 
@@ -147,6 +179,8 @@ class OnnxSession:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
+        # Between runs torch works on the same cores, where waiting threads would be in its way.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self.session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.inputs, self.outputs = inputs, outputs
 
@@ -160,6 +194,10 @@ class OnnxSession:
 # ---- OpenVINO ----
 
 
+#: place in the runtime information of a model that says that its weights are smaller than float32
+_WEIGHTS_OF_MODEL = ["modeling_lavis", "weights"]
+
+
 def _write_openvino(graph: Graph, path: Path, weights: SharedWeights) -> None:
     import openvino
 
@@ -168,33 +206,47 @@ def _write_openvino(graph: Graph, path: Path, weights: SharedWeights) -> None:
         SharedWeights(folder).move(model)
         source = folder / "graph.onnx"
         source.write_bytes(model.SerializeToString())
-        openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+        converted = openvino.convert_model(source)
+        if weights.precision == "int8":
+            compress_openvino_weights(converted)
+        if weights.precision != "float32":
+            converted.set_rt_info(weights.precision, _WEIGHTS_OF_MODEL)
+        openvino.save_model(converted, path, compress_to_fp16=weights.precision != "float32")
 
 
 class OpenVinoSession:
-    """An OpenVINO model on the CPU in float32, with torch's number of threads."""
+    """
+    An OpenVINO model on the CPU, with torch's number of threads: in float32 if its weights are; else OpenVINO computes
+    in bfloat16 or float16 where the processor has instructions for it.
+    """
 
     def __init__(self, path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
         import openvino
 
-        options = {
+        options: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it
         }
-        self.model = openvino.Core().compile_model(path, "CPU", options)
+        core = openvino.Core()
+        model = core.read_model(path)
+        if not model.has_rt_info(_WEIGHTS_OF_MODEL):
+            options["INFERENCE_PRECISION_HINT"] = "f32"
+        self.model = core.compile_model(model, "CPU", options)
         self.inputs, self.outputs = inputs, outputs
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs by name."""
-        results = self.model({name: inputs[name].numpy() for name in self.inputs})
-        return {name: torch.from_numpy(results[name].copy()) for name in self.outputs}
+        # A request of its own for each call: threads can call at once, and the outputs stay as they are.
+        request = self.model.create_infer_request()
+        arrays = {name: inputs[name].numpy() for name in self.inputs}
+        results = request.infer(arrays, share_inputs=True, share_outputs=True)
+        return {name: torch.from_numpy(results[name]) for name in self.outputs}
 
 
 FORMATS: dict[str, Format] = {
-    "torch": Format(".pt2", _write_torch, TorchSession, ()),
-    "onnx": Format(".onnx", _write_onnx, OnnxSession, ("onnx", "onnxscript", "onnxruntime")),
-    "openvino": Format(".xml", _write_openvino, OpenVinoSession, ("onnx", "onnxscript", "openvino")),
+    "torch": Format(".pt2", _write_torch, TorchSession, (), PRECISIONS[:1]),
+    "onnx": Format(".onnx", _write_onnx, OnnxSession, ("onnx", "onnxscript", "onnxruntime"), PRECISIONS),
+    "openvino": Format(".xml", _write_openvino, OpenVinoSession, ("onnx", "onnxscript", "openvino"), PRECISIONS),
 }
 
 

@@ -42,6 +42,7 @@ class Manifest:
         head (`str`): class of the head.
         image_size (`int` or `"dynamic"`): the only size of images, or any multiple of the patch size.
         graphs (`list[GraphFile]`): the files.
+        weights (`str`): precision of the weights in them: `"float32"`, `"float16"` or `"int8"`.
         parameters (`list[str]`): parameters of the head itself, such as its temperature, in `parameters.safetensors`.
         in_torch (`dict[str, str]`): modules that are not exported and run in torch, with the folders of their weights.
         source_weights (`dict[str, str]`): digests of the weights of the model, by which an index that was made with it
@@ -54,6 +55,7 @@ class Manifest:
     head: str
     image_size: int | str
     graphs: list[GraphFile]
+    weights: str = "float32"
     parameters: list[str] = field(default_factory=list)
     in_torch: dict[str, str] = field(default_factory=dict)
     source_weights: dict[str, str] = field(default_factory=dict)

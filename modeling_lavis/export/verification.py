@@ -10,48 +10,76 @@ from torch import Tensor
 from modeling_lavis.hub.loading_probe import compute
 
 TOLERANCE = 1e-4
+#: largest root mean square of a tensor's difference, in parts of that of the tensor, by the precision of weights
+BOUNDS = {"float16": 0.05, "int8": 0.5}
 _BEAMS = {"num_beams": 3, "max_new_tokens": 8, "min_length": 0, "do_sample": False}
 
 
-def verify(original: Any, exported: Any, processor: Any) -> dict[str, Any]:
+def verify(original: Any, exported: Any, processor: Any, weights: str = "float32") -> dict[str, Any]:
     """
     Run both heads on two images (or videos) of different content and two texts of different lengths.
 
     Args:
         original, exported (`PreTrainedModel`): the heads.
         processor (`ProcessorMixin`): their processor.
+        weights (`str`, *optional*, defaults to `"float32"`): precision of the exported weights. In float32 the heads
+            have to agree. Other weights change tensors and may change ids; their bound only tells rounding from errors.
 
     Returns:
-        `dict`: `inputs`, `tolerance`, `largest_difference` of each output, and `equal`, the outputs that are ids or
-        rankings and have to be equal.
+        `dict`: `inputs`, `largest_difference` of each tensor, and `equal`, the ids and rankings that are equal. With
+        float32 weights `tolerance`; else `bound`, `relative_difference` of each tensor (root mean square of the
+        difference over that of the tensor), and `different`, the ids and rankings that are not equal.
 
     Raises:
-        ValueError: a tensor differs by more than 1e-4 + 1e-4 times its size, or ids or rankings differ.
+        ValueError: with float32 weights, a tensor differs by more than 1e-4 + 1e-4 times its size, or ids or rankings
+            differ; with others, the relative difference of a tensor is above the bound.
     """
     with torch.no_grad():
         expected, found = (_outputs(model, processor) for model in (original, exported))
     if expected.keys() != found.keys():
         raise ValueError(f"The exported model returned {sorted(found)}, but the model {sorted(expected)}.")
+    exact = weights == "float32"
     differences: dict[str, float] = {}
-    equal = []
+    relative: dict[str, float] = {}
+    equal: list[str] = []
+    different: list[str] = []
     for name, value in expected.items():
         other = found[name]
+        if not value.is_floating_point():
+            same = torch.equal(value, other)
+            if exact and not same:
+                raise ValueError(f"{name} of the exported model differs from that of the model.")
+            (equal if same else different).append(name)
+            continue
         if value.shape != other.shape:
             raise ValueError(f"{name} of the exported model has shape {tuple(other.shape)}, not {tuple(value.shape)}.")
-        if not value.is_floating_point():
-            if not torch.equal(value, other):
-                raise ValueError(f"{name} of the exported model differs from that of the model.")
-            equal.append(name)
+        if not value.numel():
+            differences[name] = relative[name] = 0.0
             continue
         difference = (value - other).abs()
-        if not bool((difference <= TOLERANCE + TOLERANCE * value.abs()).all()):
+        largest, change = float(difference.max()), float(difference.norm() / value.norm().clamp_min(1e-30))
+        if exact and not bool((difference <= TOLERANCE + TOLERANCE * value.abs()).all()):
             raise ValueError(
-                f"{name} of the exported model differs by up to {float(difference.max()):.2g} from that of the model, "
-                f"more than {TOLERANCE:g}."
+                f"{name} of the exported model differs by up to {largest:.2g} from that of the model, more than "
+                f"{TOLERANCE:g}."
             )
-        differences[name] = float(f"{float(difference.max()):.2g}") if value.numel() else 0.0
-    inputs = "two images or videos and two texts through the processor of this folder"
-    return {"inputs": inputs, "tolerance": TOLERANCE, "largest_difference": differences, "equal": equal}
+        if not exact and not change <= BOUNDS[weights]:
+            raise ValueError(
+                f"{name} of the exported model differs by {change:.0%} from that of the model, more than the "
+                f"{BOUNDS[weights]:.0%} that {weights} weights explain. Export it with other weights."
+            )
+        differences[name], relative[name] = float(f"{largest:.2g}"), float(f"{change:.2g}")
+    facts: dict[str, Any] = {"inputs": "two images or videos and two texts through the processor of this folder"}
+    if exact:
+        return {**facts, "tolerance": TOLERANCE, "largest_difference": differences, "equal": equal}
+    return {
+        **facts,
+        "bound": BOUNDS[weights],
+        "largest_difference": differences,
+        "relative_difference": relative,
+        "equal": equal,
+        "different": different,
+    }
 
 
 def _outputs(model: Any, processor: Any) -> dict[str, Tensor]:
@@ -78,4 +106,4 @@ def _calls(model: Any, inputs: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]
         yield "score_pairs.logits", model.score_pairs(images, texts, pairs).logits
 
 
-__all__ = ["TOLERANCE", "verify"]
+__all__ = ["BOUNDS", "TOLERANCE", "verify"]

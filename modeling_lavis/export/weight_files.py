@@ -21,10 +21,13 @@ class SharedWeights:
 
     Args:
         folder (`Path`): folder of the ONNX files.
+        precision (`str`, *optional*, defaults to `"float32"`): that weights are stored in, see
+            [`modeling_lavis.export.weight_precision`].
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, precision: str = "float32") -> None:
         self.path = folder / WEIGHTS_FILE
+        self.precision = precision
         self._places: dict[str, tuple[int, int]] = {}
 
     def move(self, model: Any) -> None:
