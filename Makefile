@@ -3,10 +3,10 @@
 #   make demo        environment, base install, then the embedded model on real images
 #   make test        environment, full install, then the fast, offline test suite
 #   make test-slow   the tests that take longer than a few seconds each
-#   make test-browser  the page of `modeling-lavis page` in a headless Chromium (Debian: apt install chromium-driver)
+#   make test-browser  the pages in a headless Chromium (Debian: apt install chromium-driver npm)
 #   make test-engines  DeepSpeed and Ray, in an environment of their own on top of the other one
-#   make test-lowest  the wheel with only its dependencies, then many of the fast tests, on the lowest versions that are supported
-#   make release-check  build wheel and source distribution, and install them with only their dependencies
+#   make test-lowest  the wheel with only its dependencies, then many of the tests, on the lowest versions that are supported
+#   make release-check  build wheel and source distribution, and use them with only their dependencies
 #   make parity      replay the recordings of the original (folder in LAVIS_GOLDENS, default tests/goldens)
 #   make common      transformers' own common tests over all classes (its source distribution in TRANSFORMERS_SOURCE)
 #   make check       formatting, lint and types
@@ -40,6 +40,9 @@ STAMP_LOWEST := $(LOWEST)/.installed
 LOWEST_TESTS ?= tests/release tests/export tests/pipelines tests/conversion tests/evaluation tests/data tests/test_public_api.py \
 	tests/test_readme.py $(addprefix tests/models/test_,$(addsuffix .py,transformers_compat configurations attention \
 	attention_implementations text_bert vision_vit vision_timesformer beam_search generation losses))
+# Slow tests on them: what goes to a Hub and comes back, and conversion by name.
+LOWEST_SLOW_TESTS ?= $(addprefix tests/hub/test_,$(addsuffix .py,commands interruptions revisions)) tests/conversion/test_cards.py tests/conversion/test_zoo_conversion.py \
+	tests/conversion/test_zoo_downloads.py
 LOWEST_PYTHON ?= $(firstword $(shell for candidate in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; do \
 	if $$candidate -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' >/dev/null 2>&1; then echo $$candidate; fi; \
 	done) $(PYTHON))
@@ -124,6 +127,7 @@ test-engines: $(STAMP_ENGINES)
 
 test-lowest: $(STAMP_LOWEST)
 	$(LOWEST)/bin/python -m pytest $(PYTEST_FLAGS) $(LOWEST_TESTS)
+	$(LOWEST)/bin/python -m pytest $(PYTEST_FLAGS) -m slow $(LOWEST_SLOW_TESTS)
 
 release-check: $(STAMP_RELEASE)
 	$(BIN)/python -m tests.release.check_release build/release

@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks import plot, report
 from benchmarks.runner import MACHINE
 from benchmarks.workloads import OURS, WORKLOADS
+from benchmarks.workloads.base import ENGINES
 from modeling_lavis.plots import save_figure
 
 # By default, glibc's allocator keeps freed blocks of up to 32 MB and fragments them, so that the peak memory of equal
@@ -34,6 +35,19 @@ def make_parser() -> argparse.ArgumentParser:
         type=_peer,
         metavar="NAME[=PYTHON]",
         help="a peer to compare with, and the Python that it is installed in (default: this one); may be repeated",
+    )
+    parser.add_argument(
+        "--engine",
+        action="append",
+        choices=ENGINES,
+        help="what runs this project's model: torch (default), or an exported folder; may be repeated for several "
+        "rows, the first of which is ours in the ratios",
+    )
+    parser.add_argument(
+        "--exports",
+        type=Path,
+        metavar="FOLDER",
+        help="keep exported models in FOLDER and use those that are there (default: export them for this run)",
     )
     parser.add_argument("--threads", type=_positive, default=os.cpu_count(), help="threads per process")
     parser.add_argument("--repeats", type=_positive, default=3, help="timed runs per peer; the median is reported")
@@ -67,6 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(
             f"--device {options.device}: {workload.name} runs on the CPU only; workloads for other devices: {supported}"
         )
+    if set(options.engine or ["torch"]) != {"torch"} and (
+        workload.build_exported is None or options.dtype != "float32"
+    ):
+        supported = ", ".join(name for name, other in WORKLOADS.items() if other.build_exported is not None)
+        parser.error(f"--engine {options.engine[0]}: exported models run in float32, in the workloads {supported}")
     for name, _ in options.peer:
         if name == OURS or name not in workload.builders:
             known = sorted(set(workload.builders) - {OURS})
@@ -74,12 +93,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     results, failures = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for index, (peer, dtype, python) in enumerate(_runs(options)):
-            print(f"running {peer} in {dtype} ...", file=sys.stderr, flush=True)
+        exports = Path(folder) if options.exports is None else options.exports.resolve()
+        for index, (peer, dtype, python, engine) in enumerate(_runs(options)):
+            name = peer if engine == "torch" else f"{peer} ({engine})"
+            print(f"running {name} in {dtype} ...", file=sys.stderr, flush=True)
             result_folder = Path(folder) / str(index)
             result_folder.mkdir()
             settings = {
                 "peer": peer,
+                "engine": engine,
+                "exports": str(exports),
                 "dtype": dtype,
                 "device": options.device,
                 "workload": workload.name,
@@ -92,8 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if error is None:
                 results.append(report.read_result(result_folder))
             else:
-                failures.append(peer)
-                print(f"{peer} failed:\n{error}", file=sys.stderr)
+                failures.append(name)
+                print(f"{name} failed:\n{error}", file=sys.stderr)
     summary = report.summarize(workload, options.size, options.threads, results, options.device)
     print(report.as_table(summary))
     if options.plot is not None and results:
@@ -103,13 +126,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def _runs(options: argparse.Namespace) -> list[tuple[str, str, str]]:
-    """(peer, dtype, Python) in the order of running."""
-    runs = [(MACHINE, options.dtype, sys.executable), (OURS, options.dtype, sys.executable)]
+def _runs(options: argparse.Namespace) -> list[tuple[str, str, str, str]]:
+    """(peer, dtype, Python, engine) in the order of running."""
+    runs = [(MACHINE, options.dtype, sys.executable, "torch")]
+    runs += [(OURS, options.dtype, sys.executable, engine) for engine in dict.fromkeys(options.engine or ["torch"])]
     if options.dtype != "float32" and options.device == "cpu":
-        runs.append((OURS, "float32", sys.executable))
+        runs.append((OURS, "float32", sys.executable, "torch"))
     for name, python in options.peer:
-        runs.append((name, "float32" if name == "lavis" else options.dtype, python))
+        runs.append((name, "float32" if name == "lavis" else options.dtype, python, "torch"))
     return runs
 
 

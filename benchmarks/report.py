@@ -22,6 +22,12 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
+def name_of(result: dict[str, Any]) -> str:
+    """Name of a row: the peer, and the engine that runs its exported model."""
+    engine = result.get("engine", "torch")
+    return result["peer"] if engine == "torch" else f"{result['peer']} ({engine})"
+
+
 def summarize(
     workload: Workload, size: str, threads: int, results: list[dict[str, Any]], device: str = "cpu"
 ) -> dict[str, Any]:
@@ -65,7 +71,7 @@ def _row(
 ) -> dict[str, Any]:
     median = statistics.median(result["seconds"])
     row = {
-        "peer": result["peer"],
+        "peer": name_of(result),
         "dtype": result["dtype"],
         "median_seconds": median,
         "seconds": result["seconds"],

@@ -24,12 +24,12 @@ def run(settings: dict[str, Any], folder: Path) -> None:
     """Measure, and write `result.json` and, for a peer, `outputs.pt`.
 
     Args:
-        settings: `peer`, `workload`, `size`, `dtype`, `device`, `threads`, `repeats`, `warmups`.
+        settings: `peer`, `engine`, `exports`, `workload`, `size`, `dtype`, `device`, `threads`, `repeats`, `warmups`.
         folder: existing folder for the results of this run.
     """
     torch.set_num_threads(settings["threads"])
     dtype, device = getattr(torch, settings["dtype"]), torch.device(settings["device"])
-    result: dict[str, Any] = {"peer": settings["peer"], "dtype": settings["dtype"]}
+    result: dict[str, Any] = {name: settings[name] for name in ("peer", "engine", "dtype")}
     if settings["peer"] == MACHINE:
         result["flops_per_second"] = measure.matmul_rate(dtype, device)
         result["bytes_per_second"] = measure.read_rate(device)
@@ -37,8 +37,12 @@ def run(settings: dict[str, Any], folder: Path) -> None:
         workload = WORKLOADS[settings["workload"]]
         size = workload.sizes[settings["size"]]
         # outside of inference mode, in which parameters would be inference tensors
-        device_argument = (device,) if workload.on_device else ()
-        run_workload = workload.builders[settings["peer"]](size, dtype, *device_argument)
+        if settings["engine"] != "torch":
+            assert workload.build_exported is not None
+            run_workload = workload.build_exported(size, settings["engine"], Path(settings["exports"]))
+        else:
+            device_argument = (device,) if workload.on_device else ()
+            run_workload = workload.builders[settings["peer"]](size, dtype, *device_argument)
         peak_while_loading = measure.peak_bytes(device)
         was_reset = measure.reset_peak(device)
         with torch.inference_mode(not workload.trains):

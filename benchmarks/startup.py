@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seconds from the shell to the caption of one image, beside those of importing torch and transformers alone.
+"""Seconds from the shell to the caption of one image, beside those of importing torch and transformers alone, and of
+importing the model and the processor of transformers' BLIP, which caption nothing yet.
 
     python -m benchmarks.startup [--repeats N] [--threads N] [IMAGE]
 
-Each run is a process of its own; the two take turns, so that the load of the machine meets both.
+Each run is a process of its own; they take turns, so that the load of the machine meets all.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 
 _IMAGE = Path(__file__).resolve().parent.parent / "tests" / "goldens" / "processors" / "images" / "chelsea.png"
 _IMPORTS = "import torch, transformers"
+_CLASSES = "from transformers import BlipForConditionalGeneration, BlipProcessor"
 _CAPTION = "import sys; from modeling_lavis.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
@@ -28,15 +30,14 @@ def seconds_of(code: str, *arguments: str, threads: int = 2) -> float:
     return time.perf_counter() - started
 
 
-def measure(image: str, repeats: int, threads: int) -> tuple[float, float]:
-    """Median seconds of the imports and of the caption, after one run of each that is not timed."""
-    runs = ((_IMPORTS,), (_CAPTION, "caption", image))
-    seconds: tuple[list[float], list[float]] = ([], [])
+def measure(image: str, repeats: int, threads: int) -> dict[str, float]:
+    """Median seconds of the imports, of the classes and of the caption, after one run of each that is not timed."""
+    runs = {"imports": (_IMPORTS,), "classes": (_CLASSES,), "caption": (_CAPTION, "caption", image)}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(1 + repeats):
-        for measured, run in zip(seconds, runs):
-            measured.append(seconds_of(*run, threads=threads))
-    imports, caption = (statistics.median(measured[1:]) for measured in seconds)
-    return imports, caption
+        for name, run in runs.items():
+            seconds[name].append(seconds_of(*run, threads=threads))
+    return {name: statistics.median(measured[1:]) for name, measured in seconds.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,11 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=7, help="timed runs; the median is reported")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads per process")
     options = parser.parse_args(arguments)
-    imports, caption = measure(options.image, options.repeats, options.threads)
+    seconds = measure(options.image, options.repeats, options.threads)
+    names = {
+        "imports": f"`{_IMPORTS}`",
+        "classes": f"`{_CLASSES}`",
+        "caption": "`modeling-lavis caption`, embedded model",
+    }
     print("| from the shell | median s | / imports |")
     print("| --- | ---: | ---: |")
-    print(f"| `{_IMPORTS}` | {imports:.2f} | |")
-    print(f"| `modeling-lavis caption`, embedded model | {caption:.2f} | {caption / imports:.2f} x |")
+    for name, what in names.items():
+        print(f"| {what} | {seconds[name]:.2f} | {seconds[name] / seconds['imports']:.2f} x |")
 
 
 if __name__ == "__main__":

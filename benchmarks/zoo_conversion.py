@@ -7,7 +7,8 @@ For each checkpoint, one after the other: a process writes stand-ins for the pub
 shapes, random values); a process converts them as `modeling-lavis convert --zoo NAME --mirror FOLDER` does; a process
 loads the repository through its Auto class; and everything is deleted. Processes are forked, so that imports are not
 measured. Language models of more than --sparse-above GB
-are sparse files of zeros, and their repositories are loaded on the meta device.
+are sparse files of zeros, and their repositories are loaded on the meta device. CPU s are processor seconds of all
+threads, which hardly depend on other programs on the machine.
 """
 
 import argparse
@@ -16,7 +17,6 @@ import multiprocessing
 import os
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -59,12 +59,17 @@ def convert(entry: Any, work: Path, sparse: bool) -> dict[str, Any]:
     if sparse:
         writing.save_file = full_size.save_sparsely
     measure.reset_peak()
-    start = time.perf_counter()
     with measure.AnonymousPeak() as anonymous:
         config = full_size.CONFIGS.get(entry.name)
-        report = convert_entry(entry, work / "repository", mirror=work / "mirror", config=config)
+        timing = measure.timed(
+            lambda: convert_entry(entry, work / "repository", mirror=work / "mirror", config=config),
+            repeats=1,
+            warmups=0,
+        )
+    report = timing.result
     return {
-        "convert_seconds": time.perf_counter() - start,
+        "convert_seconds": timing.seconds[0],
+        "convert_processor_seconds": timing.processor_seconds[0],
         "convert_peak_bytes": measure.peak_bytes(),
         "convert_anonymous_bytes": anonymous.bytes,
         "repository_bytes": sum(path.stat().st_size for path in (work / "repository").rglob("*") if path.is_file()),
@@ -82,15 +87,20 @@ def load(entry: Any, work: Path, sparse: bool) -> dict[str, Any]:
     auto_class = auto_class_of(expected)
     options: dict[str, Any] = {"device_map": "meta"} if sparse else {}
     measure.reset_peak()
-    start = time.perf_counter()
-    model, info = auto_class.from_pretrained(work / "repository", output_loading_info=True, **options)
-    seconds, peak = time.perf_counter() - start, measure.peak_bytes()
+    timing = measure.timed(
+        lambda: auto_class.from_pretrained(work / "repository", output_loading_info=True, **options),
+        repeats=1,
+        warmups=0,
+    )
+    peak = measure.peak_bytes()
+    model, info = timing.result
     problems = {kind: sorted(map(str, found)) for kind, found in info.items() if found}
     if type(model) is not expected:
         problems["class"] = [f"{type(model).__name__} instead of {expected.__name__}"]
     AutoProcessor.from_pretrained(work / "repository")
     return {
-        "load_seconds": seconds,
+        "load_seconds": timing.seconds[0],
+        "load_processor_seconds": timing.processor_seconds[0],
         "load_peak_bytes": peak,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "auto_class": auto_class.__name__,
@@ -127,18 +137,9 @@ def measure_entry(name: str, work: Path, sparse_above: float) -> dict[str, Any]:
 
 def as_table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: one line per checkpoint."""
-    heads = [
-        "checkpoint",
-        "keys",
-        "files GB",
-        "used",
-        "dropped",
-        "new",
-        "convert s",
-        "peak MB",
-        "without pages of files",
-    ]
-    heads += ["repository GB", "load s", "peak MB", "parameters", "loaded by"]
+    heads = ["checkpoint", "keys", "files GB", "used", "dropped", "new"]
+    heads += ["convert s", "CPU s", "peak MB", "without pages of files"]
+    heads += ["repository GB", "load s", "CPU s", "peak MB", "parameters", "loaded by"]
     lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 2)} --- |"]
     for row in rows:
         name = f"`{row['name']}`{' (sparse)' if row['sparse'] else ''}"
@@ -147,13 +148,11 @@ def as_table(rows: Sequence[dict[str, Any]]) -> str:
             continue
         cells = [name, str(row["keys"]), f"{row['input_bytes'] / 1e9:.2f}"]
         cells += [str(row[kind]) for kind in ("used", "dropped", "initialized")]
-        cells += [f"{row['convert_seconds']:.1f}", f"{row['convert_peak_bytes'] / 1e6:.0f}"]
-        cells += [f"{row['convert_anonymous_bytes'] / 1e6:.0f}", f"{row['repository_bytes'] / 1e9:.2f}"]
-        cells += [
-            f"{row['load_seconds']:.1f}",
-            f"{row['load_peak_bytes'] / 1e6:.0f}",
-            f"{row['parameters'] / 1e6:.1f} M",
-        ]
+        cells += [f"{row['convert_seconds']:.1f}", f"{row['convert_processor_seconds']:.1f}"]
+        cells += [f"{row['convert_peak_bytes'] / 1e6:.0f}", f"{row['convert_anonymous_bytes'] / 1e6:.0f}"]
+        cells += [f"{row['repository_bytes'] / 1e9:.2f}"]
+        cells += [f"{row['load_seconds']:.1f}", f"{row['load_processor_seconds']:.1f}"]
+        cells += [f"{row['load_peak_bytes'] / 1e6:.0f}", f"{row['parameters'] / 1e6:.1f} M"]
         lines.append(f"| {' | '.join([*cells, row['auto_class']])} |")
     return "\n".join(lines)
 

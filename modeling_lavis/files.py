@@ -15,7 +15,7 @@ try:
 except ImportError:  # Windows: two processes are not noticed there
     fcntl = None  # type: ignore[assignment]
 
-#: Largest file of settings or of an index, in bytes. Python objects take about ten times the room of their JSON.
+#: Largest file of settings or of an index, in bytes. Python objects take about ten times the memory of their JSON.
 MAX_JSON_BYTES = 2**26
 
 

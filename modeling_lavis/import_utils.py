@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Import of optional dependencies, with an error that names the extra to install if one is missing."""
 
+import contextlib
+import gc
 import importlib
 import importlib.util
 import logging
+import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 _INSTALL_ALL = 'pip install "modeling-lavis[all]"'
@@ -44,6 +48,27 @@ def require(module: str, *, extra: str, purpose: str | None = None) -> ModuleTyp
             name=top,
         )
     return importlib.import_module(module)
+
+
+@contextlib.contextmanager
+def without_collections() -> Iterator[None]:
+    """
+    Context manager in which a command imports torch and transformers without garbage collections.
+
+    These imports create about a million objects that live as long as the process. Collections would traverse all of
+    them several times while they are created, and again at exit; here there are none, and what was created in the block
+    is exempt from later ones. Without effect if torch is imported already: other objects are then the caller's, and may
+    become garbage. For commands only.
+    """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def silence_developer_logs() -> None:

@@ -12,6 +12,8 @@ from tests.models.contract import tensors_of
 REPOSITORIES = Path(__file__).parent / "repositories"
 #: one folder for every public head and version
 FOLDERS = sorted(path.parent for path in REPOSITORIES.glob("*/*/config.json"))
+#: whole repositories, with processor and code: two for every format in which they were published
+COMPLETE = sorted(path.parent for path in (REPOSITORIES / "complete").glob("*/*/config.json"))
 
 
 def recorded_calls(folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, torch.Tensor]]]:
@@ -38,3 +40,14 @@ def compare(model: Any, folder: Path) -> None:
             actual = tensors_of(model(**inputs))
         for name, value in expected.items():
             torch.testing.assert_close(actual[name], value, atol=2e-5, rtol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def compare_complete(found: dict[str, torch.Tensor], folder: Path) -> None:
+    """What processor and head compute now is what they computed when one of `COMPLETE` was saved."""
+    with safe_open(folder / "recorded.safetensors", "pt") as file:
+        assert set(file.keys()) <= found.keys()
+        assert {"inputs.input_ids", "forward.logits"} <= set(file.keys())
+        for name in file.keys():
+            torch.testing.assert_close(
+                found[name], file.get_tensor(name), atol=2e-5, rtol=2e-4, msg=lambda m, n=name: f"{n}: {m}"
+            )

@@ -117,6 +117,7 @@ def test_a_folder_names_no_code_that_it_lacks(tmp_path: Path, goldens: Path) -> 
     assert kept == {"AutoModel": "org/name--modeling_lavis_blip.LavisBlipForConditionalGeneration"}
 
 
+@pytest.mark.slow
 def test_videos(tmp_path: Path, goldens: Path) -> None:
     """The configuration of a video processor inside a processor, and of one that stands alone."""
     folder = tmp_path / "alpro"

@@ -75,12 +75,63 @@ def test_import_loads_no_heavy_packages() -> None:
     assert not {"torch", "transformers", "numpy", "PIL", "torchvision", "timm"} & set(loaded)
 
 
+def test_verbs_import_themselves_alone_and_no_heavy_packages() -> None:
+    """Building the parser of a verb imports its module only; arguments of `convert` and `train` need torch."""
+    code = """
+import sys
+from modeling_lavis.cli import main
+all_verbs = {name.replace("-", "_") for name in main.VERBS}
+def imported():
+    return {verb for verb in all_verbs if f"modeling_lavis.cli.{verb}" in sys.modules}
+main.build_parser("caption")
+assert imported() == {"caption"}, imported()
+assert main.main(["--help"]) == 0
+for verb in main.VERBS:
+    assert verb in ("convert", "train") or main.main([verb, "--help"]) == 0, verb
+assert imported() == all_verbs
+print()
+print(*sorted({"torch", "transformers", "numpy", "PIL"} & set(sys.modules)))
+"""
+    assert python(code).splitlines()[-1] == ""
+
+
+def test_a_block_without_collections() -> None:
+    """What is created in the block is exempt from collections, unless torch was imported before."""
+    code = """
+import gc, sys, types
+from modeling_lavis.import_utils import without_collections
+kept = []
+try:
+    with without_collections():
+        assert not gc.isenabled()
+        kept.extend([] for _ in range(1000))
+        raise ValueError
+except ValueError:
+    pass
+assert gc.isenabled() and gc.get_freeze_count() > 1000
+gc.unfreeze()
+gc.disable()
+with without_collections():  # the caller's choice
+    pass
+assert not gc.isenabled() and gc.get_freeze_count() == 0
+gc.enable()
+sys.modules["torch"] = types.ModuleType("torch")
+with without_collections():
+    assert gc.isenabled()
+assert gc.get_freeze_count() == 0
+print("passed")
+"""
+    assert python(code) == "passed\n"
+
+
 def seconds_to_import(modules: str) -> float:
     code = f"import time; t = time.perf_counter(); import {modules}; print(time.perf_counter() - t)"
     return float(python(code))
 
 
-@pytest.mark.parametrize("modules", ["modeling_lavis", "modeling_lavis, transformers"])
+@pytest.mark.parametrize(
+    "modules", ["modeling_lavis", pytest.param("modeling_lavis, transformers", marks=pytest.mark.slow)]
+)
 def test_import_time(modules: str) -> None:
     """At most 1.15 times `import transformers`, for the package alone and followed by transformers.
 

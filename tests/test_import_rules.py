@@ -1,6 +1,7 @@
 """Import rules between the folders of the project, checked on the syntax trees, with function-level imports."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ def modules_in(source: str, package: list[str]) -> set[str]:
     return names
 
 
+@functools.cache
 def imported_modules(path: Path) -> set[str]:
     return modules_in(path.read_text(encoding="utf-8"), list(path.relative_to(ROOT).parent.parts))
 

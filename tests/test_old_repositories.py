@@ -19,7 +19,7 @@ from modeling_lavis.files import sha256_of
 from modeling_lavis.hub import loading_probe
 from modeling_lavis.hub.attached_code import attached_code
 from modeling_lavis.hub.loading_probe import compute
-from tests.recorded_outputs import FOLDERS, REPOSITORIES, compare
+from tests.recorded_outputs import COMPLETE, FOLDERS, REPOSITORIES, compare, compare_complete
 from tests.test_portable_code import run_without_package
 
 every_folder = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
@@ -108,20 +108,7 @@ def test_attached_code_of_earlier_versions_still_runs(tmp_path: Path) -> None:
 
 # ---- complete repositories, with processor and code, one for every format in which they were published ----
 
-COMPLETE = sorted(path.parent for path in (REPOSITORIES / "complete").glob("*/*/config.json"))
-
 every_format = pytest.mark.parametrize("folder", COMPLETE, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
-
-
-def compare_recorded(found: dict[str, torch.Tensor], folder: Path) -> None:
-    """What processor and head compute today, and what they computed when the repository was saved."""
-    with safe_open(folder / "recorded.safetensors", "pt") as file:
-        assert set(file.keys()) <= found.keys()
-        assert {"inputs.input_ids", "forward.logits"} <= set(file.keys())
-        for name in file.keys():
-            torch.testing.assert_close(
-                found[name], file.get_tensor(name), atol=2e-5, rtol=2e-4, msg=lambda m, n=name: f"{n}: {m}"
-            )
 
 
 def own_options(folder: Path) -> set[str]:
@@ -151,7 +138,7 @@ def test_processor_and_head_of_earlier_formats_give_the_same(folder: Path) -> No
     assert type(model) is getattr(modeling_lavis, folder.name)
     assert type(processor).__module__.startswith("modeling_lavis.")
     with torch.no_grad():
-        compare_recorded(compute(model, processor), folder)
+        compare_complete(compute(model, processor), folder)
 
 
 COMPUTE_IN_BARE_PROCESS = """
@@ -191,6 +178,6 @@ def test_attached_code_of_earlier_formats_still_runs(tmp_path: Path) -> None:
     result = run_without_package(code_of_process, tmp_path / "modules")
     assert result.returncode == 0, result.stderr[-3000:]
     for folder, copy, imported in zip(COMPLETE, copies, result.stdout.splitlines()):
-        compare_recorded(load_file(copy / "found.safetensors"), folder)
+        compare_complete(load_file(copy / "found.safetensors"), folder)
         if folder.parent.name >= "3":  # every file that is attached is imported
             assert {path.stem for path in copy.glob("*.py")} <= set(imported.split())

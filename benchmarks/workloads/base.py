@@ -7,11 +7,13 @@ The Python of every peer imports all workloads, including LAVIS's old environmen
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 OURS = "modeling_lavis"
+ENGINES = ("torch", "onnx", "openvino")
 
 Tensors = dict[str, torch.Tensor]
 # Runs the workload once and returns its outputs. Only this call is timed.
@@ -41,6 +43,8 @@ class Workload:
         exact: names of outputs that must be equal (ids, ranks); others are compared by their largest difference.
             Outputs whose names start with `seconds` are measurements, which are passed to `describe`.
         on_device: whether the workload supports accelerators; its builders take the device as well.
+        build_exported: (size, format, folder) -> Run of this project with an exported model, which is written into
+            the folder if it is not there yet.
         describe: (size, median seconds, medians of the measurements, bytes per number, rates of the machine) -> notes
             below the table.
     """
@@ -53,4 +57,5 @@ class Workload:
     exact: frozenset[str] = frozenset()
     trains: bool = False
     on_device: bool = False
+    build_exported: Callable[[Any, str, Path], Run] | None = None
     describe: Callable[[Any, float, dict[str, float], int, Rates], str] | None = None

@@ -8,6 +8,8 @@ decoding step beside its roofline.
 
 import time
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,13 +63,40 @@ class FirstTokenTimer:
 
 
 def build_ours(size: Size, dtype: torch.dtype) -> Run:
+    return _run_ours(our_model(size).to(dtype), size)
+
+
+def our_model(size: Size) -> Any:
+    """This project's model with the weights of all peers."""
     from benchmarks.our_parts import blip_config
     from modeling_lavis import LavisBlipForConditionalGeneration
 
     model = LavisBlipForConditionalGeneration(blip_config(size))
     weights.fill(model, weights.FROM_OURS)
-    model = model.to(dtype).eval()
-    pixels = make_pixels(size.images, size.image_size).to(dtype)
+    return model.eval()
+
+
+def build_exported(size: Size, format: str, exports: Path) -> Run:
+    from modeling_lavis import load_exported
+
+    folder = exports / f"blip-{size.image_size}-{size.hidden_size}-{format}"
+    if not folder.exists():  # in a process of its own, whose memory is not measured
+        process = get_context("spawn").Process(target=export, args=(size, format, folder))
+        process.start()
+        process.join()
+    return _run_ours(load_exported(folder), size)
+
+
+def export(size: Size, format: str, folder: Path) -> None:
+    """Export this project's model."""
+    from benchmarks.workloads.collection import blip_processor  # which imports this file
+    from modeling_lavis import export_model
+
+    export_model(our_model(size), folder, format, processor=blip_processor(size))
+
+
+def _run_ours(model: Any, size: Size) -> Run:
+    pixels = make_pixels(size.images, size.image_size).to(model.dtype)
     prompt = torch.tensor([[DEC, *PROMPT]]).repeat(size.images, 1)
 
     def run() -> Tensors:
@@ -227,6 +256,7 @@ WORKLOAD = Workload(
     builders=_BUILDERS,
     count_flops=count_flops,
     exact=frozenset({"ids"}),
+    build_exported=build_exported,
     describe=describe,
 )
 
@@ -237,5 +267,6 @@ LATENCY = Workload(
     builders=_BUILDERS,
     count_flops=count_flops,
     exact=frozenset({"ids"}),
+    build_exported=build_exported,
     describe=describe,
 )

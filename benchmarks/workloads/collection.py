@@ -21,7 +21,6 @@ import numpy as np
 import PIL.Image
 import torch
 
-from benchmarks import weights
 from benchmarks.workloads import caption
 from benchmarks.workloads.base import OURS, Rates, Run, Tensors, Workload
 
@@ -68,12 +67,23 @@ def save_photos(folder: Path, size: Size) -> list[str]:
     return paths
 
 
-def save_vocabulary(folder: Path, size: Size) -> Path:
+def save_vocabulary(folder: Path, size: caption.Size) -> Path:
     """A vocabulary of the size of BERT's, whose words say their ids."""
     words = {**{index: f"w{index}" for index in range(size.vocabulary - 2)}, **_SPECIAL, **_WORDS}
     path = folder / "vocab.txt"
     path.write_text("\n".join(words[index] for index in sorted(words)) + "\n", encoding="utf-8")
     return path
+
+
+def blip_processor(size: caption.Size) -> Any:
+    """This project's processor, with that vocabulary."""
+    from modeling_lavis import LavisBlipProcessor, LavisImageProcessor
+    from modeling_lavis.models.processing_lavis_blip import blip_tokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_vocabulary(Path(folder), size)
+        tokenizer = blip_tokenizer(folder)
+    return LavisBlipProcessor(LavisImageProcessor(size=size.image_size), tokenizer, prompt=_PROMPT)
 
 
 def as_outputs(captions: Sequence[Sequence[int]], size: Size) -> Tensors:
@@ -98,23 +108,16 @@ def build_job(draft: bool) -> Callable[[Size, torch.dtype], Run]:
     """A builder of this project's job."""
 
     def build(size: Size, dtype: torch.dtype) -> Run:
-        from benchmarks.our_parts import blip_config
-        from modeling_lavis import LavisBlipForConditionalGeneration, LavisBlipProcessor, LavisImageProcessor, jobs
-        from modeling_lavis.models.processing_lavis_blip import blip_tokenizer
+        from modeling_lavis import jobs
         from modeling_lavis.pipelines.captioning import ImageCaptioningPipeline
 
-        model = LavisBlipForConditionalGeneration(blip_config(size))
-        weights.fill(model, weights.FROM_OURS)
+        model, processor = caption.our_model(size), blip_processor(size)
         folder = tempfile.TemporaryDirectory()
         photos = Path(folder.name) / "photos"
         photos.mkdir()
         paths = save_photos(photos, size)
-        save_vocabulary(Path(folder.name), size)
-        processor = LavisBlipProcessor(
-            LavisImageProcessor(size=size.image_size), blip_tokenizer(folder.name), prompt=_PROMPT
-        )
         pipe = ImageCaptioningPipeline(
-            model=model.to(dtype).eval(), processor=processor, task="image-captioning", device="cpu"
+            model=model.to(dtype), processor=processor, task="image-captioning", device="cpu"
         )
         alone = _seconds_of_model(pipe, paths, size)
         runs = iter(range(1000))

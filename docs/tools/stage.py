@@ -56,12 +56,17 @@ def command_line() -> str:
     from modeling_lavis.cli.main import build_parser
 
     os.environ["COLUMNS"] = "100"  # argparse would ask the terminal
-    parser = build_parser("convert")  # with the arguments of convert, which the other verbs leave out
+    parser = build_parser()
+    verbs = _verbs(parser) | _verbs(build_parser("convert"))  # whose arguments the parser of all verbs leaves out
     parts = [f"```text\n{parser.format_help()}```\n"]
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            parts += [f"## {name}\n\n```text\n{verb.format_help()}```\n" for name, verb in action.choices.items()]
+    parts += [f"## {name}\n\n```text\n{verb.format_help()}```\n" for name, verb in verbs.items()]
     return "\n".join(parts)
+
+
+def _verbs(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parsers of the verbs by name."""
+    actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(actions[0].choices)
 
 
 def stage(folder: Path) -> None:

@@ -2,36 +2,39 @@
 """Entry point of the command `modeling-lavis`: dispatches to the verbs and reports errors."""
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 import modeling_lavis
-from modeling_lavis.cli import (
-    answer,
-    attach_code,
-    capfilt,
-    caption,
-    convert,
-    demo,
-    embed,
-    evaluate,
-    explain,
-    export,
-    index,
-    match,
-    merge_shards,
-    page,
-    publish,
-    recipes,
-    search,
-    train,
-    verify,
-    zoo,
-)
 from modeling_lavis.cli.options import first_line
 from modeling_lavis.cli.output import UsageError, print_logged_warnings, warn
 from modeling_lavis.import_utils import silence_developer_logs
+
+#: verbs, in the order of the help; each is a module of this package
+VERBS = (
+    "caption",
+    "answer",
+    "match",
+    "embed",
+    "explain",
+    "capfilt",
+    "merge-shards",
+    "index",
+    "search",
+    "evaluate",
+    "convert",
+    "export",
+    "zoo",
+    "verify",
+    "attach-code",
+    "publish",
+    "recipes",
+    "train",
+    "page",
+    "demo",
+)
 
 
 def build_parser(verb: str | None = None, arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -39,8 +42,8 @@ def build_parser(verb: str | None = None, arguments: Sequence[str] = ()) -> argp
     Build the parser of the command.
 
     Args:
-        verb (`str`, *optional*): the verb that will be parsed. The arguments of `convert` and `train` are added only
-            for these verbs, because they import torch.
+        verb (`str`, *optional*): the verb that will be parsed; only its module is imported and only its arguments are
+            added. By default there are all verbs, `convert` and `train` without arguments, because theirs import torch.
         arguments (sequence of `str`, *optional*, defaults to `()`): what follows the verb. `convert` has other
             positional arguments if it names published checkpoints.
     """
@@ -51,26 +54,16 @@ def build_parser(verb: str | None = None, arguments: Sequence[str] = ()) -> argp
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {modeling_lavis.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for module in (caption, answer, match, embed, explain, capfilt, merge_shards, index, search, evaluate):
-        module.add_parser(verbs)
-    if verb == "convert":
-        from modeling_lavis.hub.command import names_checkpoints
+    for name in [verb] if verb in VERBS else VERBS:
+        module = importlib.import_module(f"modeling_lavis.cli.{name.replace('-', '_')}")
+        if name in ("convert", "train") and name != verb:
+            verbs.add_parser(name, help=module.HELP)
+        elif name == "convert":
+            from modeling_lavis.hub.command import names_checkpoints
 
-        convert.add_parser(verbs, by_name=names_checkpoints(arguments))
-    else:
-        verbs.add_parser("convert", help=convert.HELP)
-    export.add_parser(verbs)
-    zoo.add_parser(verbs)
-    verify.add_parser(verbs)
-    attach_code.add_parser(verbs)
-    publish.add_parser(verbs)
-    recipes.add_parser(verbs)
-    if verb == "train":
-        train.add_parser(verbs)
-    else:
-        verbs.add_parser("train", help=train.HELP)
-    page.add_parser(verbs)
-    demo.add_parser(verbs)
+            module.add_parser(verbs, by_name=names_checkpoints(arguments))
+        else:
+            module.add_parser(verbs)
     return parser
 
 

@@ -2,6 +2,7 @@
 """Options that several verbs share, and the pipeline that they describe."""
 
 import argparse
+import importlib
 import logging
 import math
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 from modeling_lavis.cli.output import UsageError
 from modeling_lavis.data.media_files import INPUTS, InputFile, find_inputs
+from modeling_lavis.import_utils import without_collections
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 # Options of `generate` that only apply when tokens are sampled.
@@ -301,8 +303,11 @@ def open_with(args: argparse.Namespace, load: Callable[[str, Any], Any]) -> Any:
     Raises:
         UsageError: If there is no such model or device, or `load` raises an error.
     """
-    silence_libraries()
-    import torch
+    with without_collections():
+        silence_libraries()
+        import torch
+
+        importlib.import_module("transformers.pipelines")  # which `load` imports
 
     from modeling_lavis.hub.offline import parts_elsewhere, repository_access
 

@@ -2,6 +2,7 @@
 """`modeling-lavis train`: train a model by a recipe, on one device or under torchrun and accelerate."""
 
 import argparse
+import contextlib
 import json
 import sys
 from typing import Any
@@ -98,17 +99,18 @@ def run(args: argparse.Namespace) -> int:
     from modeling_lavis.training.run import train
 
     given = vars(args)
-    result = train(
-        args.recipe,
-        **{name: given[name] for name in _OWN},
-        output_dir=args.output,
-        answers=None if args.answers is None else read_answers(args.answers),
-        columns=_pairs(args.columns, "--columns", as_json=False),
-        values=_pairs(args.set, "--set", as_json=True),
-        check=args.check_data,
-        resume=args.resume,
-        **{name: given[name] for name in args.trainer_flags if name in given},
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # the Trainer prints its log
+        result = train(
+            args.recipe,
+            **{name: given[name] for name in _OWN},
+            output_dir=args.output,
+            answers=None if args.answers is None else read_answers(args.answers),
+            columns=_pairs(args.columns, "--columns", as_json=False),
+            values=_pairs(args.set, "--set", as_json=True),
+            check=args.check_data,
+            resume=args.resume,
+            **{name: given[name] for name in args.trainer_flags if name in given},
+        )
     if result.trainer.is_world_process_zero():
         lines = [f"{name}: {value:.4f}" for name, value in result.metrics.items()]
         text = "\n".join([*lines, f"saved in {args.output}"])

@@ -172,7 +172,7 @@ class VideoQuestionAnsweringCollator(VideoCollator):
             frames only; the batch grows accordingly. Words of questions and of answers are exchanged.
         mask_probability (`float`, *optional*, defaults to 0.0):
             for training: probability that a word of a question is replaced by the mask token, so that answers are not
-            learnt by heart from names in few questions.
+            memorized from names in few questions.
 
     Raises:
         ValueError: `mask_probability` is no probability.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modeling_lavis.export.graphs import Graph
 from modeling_lavis.export.weight_files import SharedWeights
@@ -60,6 +60,28 @@ class Format(NamedTuple):
 # ---- torch.export ----
 
 
+class _EqualSizes(nn.Module):
+    """
+    A graph's module that first tells the tracer which sizes are equal: those of one name.
+
+    Else each input has sizes of its own, and what the tracer derives from them takes minutes for a dozen layers.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.inner = graph.module
+        self.open_sizes = [given.open_sizes for given in graph.inputs.values()]
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        sizes: dict[str, int] = {}
+        for tensor, names in zip(inputs, self.open_sizes, strict=True):
+            for axis, name in names.items():
+                torch._check(tensor.shape[axis] == sizes.setdefault(name, tensor.shape[axis]))
+        if "past_tokens" in sizes:
+            torch._check(sizes["all_tokens"] == sizes["past_tokens"] + sizes["tokens"])
+        return self.inner(*inputs)
+
+
 def trace(graph: Graph) -> Any:
     """
     The `torch.export` program of a graph.
@@ -71,7 +93,7 @@ def trace(graph: Graph) -> Any:
     sizes = tuple(dict.fromkeys(given.open_sizes, torch.export.Dim.AUTO) for given in inputs)
     with torch.no_grad():
         program = torch.export.export(
-            graph.module.eval(), tuple(given.example for given in inputs), dynamic_shapes=(sizes,), strict=False
+            _EqualSizes(graph).eval(), tuple(given.example for given in inputs), dynamic_shapes=(sizes,), strict=False
         )
     names = program.graph_signature.user_inputs
     traced = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
@@ -112,10 +134,19 @@ class TorchSession:
 # ---- ONNX ----
 
 
+# The first with an operator for attention; without it, each step would copy all keys to transpose and scale them.
+_OPSET = 23
+
+
 def _onnx_model(graph: Graph) -> Any:
     """The `onnx.ModelProto` of a graph, with the names of its inputs, outputs and open sizes."""
     program: Any = torch.onnx.export(
-        trace(graph), input_names=list(graph.inputs), output_names=list(graph.outputs), dynamo=True, verbose=False
+        trace(graph),
+        input_names=list(graph.inputs),
+        output_names=list(graph.outputs),
+        opset_version=_OPSET,
+        dynamo=True,
+        verbose=False,
     )
     model = program.model_proto
     _name_open_sizes(model, graph)
@@ -157,6 +188,8 @@ class OnnxSession:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
+        # Threads that wait in a loop take the cores from torch, and on a busy machine from the threads they wait for.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.inputs, self.outputs = inputs, outputs
 
@@ -212,8 +245,11 @@ class OpenVinoSession:
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs by name."""
-        results = self.model({name: inputs[name].numpy() for name in self.inputs})
-        return {name: torch.from_numpy(results[name].copy()) for name in self.outputs}
+        # A request of its own for each call: threads can call at once, and the outputs stay as they are.
+        request = self.model.create_infer_request()
+        arrays = {name: inputs[name].numpy() for name in self.inputs}
+        results = request.infer(arrays, share_inputs=True, share_outputs=True)
+        return {name: torch.from_numpy(results[name]) for name in self.outputs}
 
 
 FORMATS: dict[str, Format] = {

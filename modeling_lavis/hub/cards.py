@@ -37,19 +37,6 @@ def common_facts() -> dict[str, Any]:
     return zoo.read_facts(zoo.FACTS_FOLDER / "common.yaml")
 
 
-def family_name(architecture: str) -> str:
-    """
-    Return the family of an architecture: `"albef"`, `"alpro"`, `"blip"` or `"blip2"`.
-
-    Raises:
-        ValueError: If the name of the architecture does not start with that of a family.
-    """
-    name = architecture.partition("_")[0]
-    if name not in common_facts()["families"]:
-        raise ValueError(f"Unknown architecture {architecture!r}; its name must start with that of a family.")
-    return name
-
-
 def card_for_entry(
     entry: zoo.ZooEntry, repo: str, model_class: str, conversion: str = "", with_code: bool = False
 ) -> str:
@@ -119,7 +106,7 @@ def _render(
     with_code: bool,
 ) -> str:
     common = common_facts()
-    family = common["families"][family_name(architecture)]
+    family = common["families"][zoo.family_name(architecture)]
     about = common["architectures"][architecture]
     scores = [{**score, "origin": common["origins"][score["origin"]]} for score in facts.get("scores", ())]
     image, outputs = _stated_outputs(entry)
@@ -159,7 +146,7 @@ def _render(
         "citation": fenced(family["citation"]),
         "lavis_citation": fenced(common["lavis"]["citation"]),
     }
-    data = _metadata(facts, about, family_name(architecture), architecture, scores, entry, image)
+    data = _metadata(facts, about, zoo.family_name(architecture), architecture, scores, entry, image)
     return render_card(data, TEMPLATE.read_text(encoding="utf-8"), values, blocks)
 
 

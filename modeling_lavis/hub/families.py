@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from modeling_lavis.hub.key_maps import KeyMap, Rename, matches
+from modeling_lavis.hub.zoo import FAMILIES, family_name
 from modeling_lavis.models.vision_vit import interpolate_grid_positions
 
 MOMENTUM_SUFFIX = "_m"
@@ -240,13 +241,10 @@ def _guess_format(names: list[str]) -> str:
     return ""
 
 
-# The original name of an architecture starts with that of its family; the longest matching prefix wins.
-_FAMILY_MODULES = {
-    "albef_": "modeling_lavis.hub.albef",
-    "alpro_": "modeling_lavis.hub.alpro",
-    "blip_": "modeling_lavis.hub.blip",
-    "blip2": "modeling_lavis.hub.blip2",
-}
+def _table(name: str) -> Family:
+    """The table of a family, which the module of its name has."""
+    family: Family = importlib.import_module(f"modeling_lavis.hub.{name}").FAMILY
+    return family
 
 
 def family_of(architecture: str) -> Family:
@@ -256,18 +254,16 @@ def family_of(architecture: str) -> Family:
     Raises:
         ValueError: If there is no such architecture. The message lists the known ones.
     """
-    for prefix in sorted(_FAMILY_MODULES, key=len, reverse=True):
-        if architecture.startswith(prefix):
-            family: Family = importlib.import_module(_FAMILY_MODULES[prefix]).FAMILY
-            if architecture in family.architectures and not family.architectures[architecture].is_source_only:
-                return family
-    raise ValueError(f"Unknown architecture {architecture!r}; expected one of: {', '.join(architectures())}.")
+    if architecture not in architectures():
+        raise ValueError(f"Unknown architecture {architecture!r}; expected one of: {', '.join(architectures())}.")
+    return _table(family_name(architecture))
 
 
 def architectures() -> list[str]:
     """Return the names of all architectures that can be converted."""
-    families = [importlib.import_module(module).FAMILY for module in _FAMILY_MODULES.values()]
-    return [name for family in families for name, entry in family.architectures.items() if not entry.is_source_only]
+    return [
+        name for family in FAMILIES for name, entry in _table(family).architectures.items() if not entry.is_source_only
+    ]
 
 
 def model_class_of(architecture: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 #: Largest pickle, zip directory or safetensors header, in bytes. Those of the largest published checkpoints have less
-#: than 2 MB, and Python objects take up to a hundred times the room of their pickle.
+#: than 2 MB, and Python objects take up to a hundred times the memory of their pickle.
 MAX_INDEX_BYTES = 2**25
 #: Largest number of levels of tuples, lists and dictionaries in each other.
 MAX_LEVELS = 100

@@ -319,7 +319,7 @@ def _upload(
         raise
     except Exception as error:  # the errors of HTTP clients have no common base across versions
         raise OSError(
-            f"{report.folder} cannot be uploaded to {repo_id}: {_one_line(error)}. Repeat the "
+            f"{report.folder} cannot be uploaded to {repo_id}: {_with_cause(error)}. Repeat the "
             "command: files that have arrived are not sent again."
         ) from error
     endpoint = api.endpoint.rstrip("/")
@@ -381,6 +381,11 @@ def _load_back(report: PublishReport, local: Loaded, token: str | None, work: Pa
     for name, results in loaded.items():
         compare(local, results, f"{where}, loaded back {name} this package,")
     return len(local.tensors())
+
+
+def _with_cause(error: BaseException) -> str:
+    """What went wrong, and why: huggingface_hub names the file, and the status of the server is in the cause."""
+    return _one_line(error) if error.__cause__ is None else f"{_one_line(error)} ({_one_line(error.__cause__)})"
 
 
 def _one_line(error: BaseException) -> str:

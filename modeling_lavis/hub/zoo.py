@@ -49,8 +49,8 @@ class ZooEntry:
 
     @property
     def family(self) -> str:
-        """Family of the architecture: `"albef"`, `"alpro"`, `"blip"` or `"blip2"`."""
-        return self.architecture.partition("_")[0]
+        """Family of the architecture, one of [`FAMILIES`]."""
+        return family_name(self.architecture)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -95,6 +95,19 @@ _TASKS_OF = {
 #: tasks of published checkpoints
 TASKS = tuple(dict.fromkeys(task for tasks in _TASKS_OF.values() for task in tasks))
 FAMILIES = ("albef", "alpro", "blip", "blip2")
+
+
+def family_name(architecture: str) -> str:
+    """
+    Return the family that an architecture is named after, one of [`FAMILIES`].
+
+    Raises:
+        ValueError: If its name does not start with that of a family.
+    """
+    name = architecture.partition("_")[0]
+    if name not in FAMILIES:
+        raise ValueError(f"Unknown architecture {architecture!r}; its name must start with one of {FAMILIES}.")
+    return name
 
 
 def read_facts(path: Path) -> dict[str, Any]:

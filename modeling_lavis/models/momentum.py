@@ -3,7 +3,7 @@
 
 Distillation and the queue are independent of each other: question answering and classification use the momentum
 encoders' soft targets only ([`MomentumDistillationMixin`]), retrieval and pretraining add a queue of momentum features
-(the `*_feature_queue` functions), which lives in buffers of the head.
+(the `*_feature_queue` functions), which is kept in buffers of the head.
 
 Shapes: B features of all processes together, P projection dimension, Q queue length.
 """

@@ -187,7 +187,9 @@ class BertAddNorm(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(hidden_states)) + residual)
+        # The residual first: a tracer takes the sizes of a sum from its first term, and those of the other term, after
+        # rows were grouped by image, would grow from layer to layer.
+        return self.LayerNorm(residual + self.dropout(self.dense(hidden_states)))
 
 
 class BertIntermediate(nn.Module):

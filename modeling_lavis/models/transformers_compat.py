@@ -18,6 +18,7 @@ import functools
 import importlib.metadata
 import inspect
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -452,7 +453,7 @@ def check_offloading(model: nn.Module) -> None:
     if not any(getattr(hook, "offload", False) for module in model.modules() for hook in _accelerate_hooks(module)):
         return
     installed = importlib.metadata.version("accelerate")
-    if tuple(int(part) for part in installed.split(".")[:2]) < (1, 15):
+    if tuple(map(int, re.findall(r"\d+", installed)[:2])) < (1, 15):  # also of 1.15rc1
         raise ImportError(
             f"Weights of {type(model).__name__} are offloaded, which needs accelerate>=1.15, and {installed} is "
             'installed. Run: pip install --upgrade "accelerate>=1.15", or load without offloading.'

@@ -67,8 +67,12 @@ data that are named here only.
 
 {{ versions }}
 """
-#: by the end of a head's name: its task on the Hub, and the pipeline that runs it with an example of a call
+#: by the end of a head's name, the first that fits: its task on the Hub as on the cards of published checkpoints
+#: (`model_cards/common.yaml`), and the pipeline that runs it with an example of a call
 _HEADS = {
+    "LavisBlip2ForConditionalGeneration": ("image-text-to-text", "image-captioning", '"photo.jpg"'),
+    "LavisBlip2ForPreTraining": ("image-to-text", "image-captioning", '"photo.jpg"'),
+    "LavisBlipForPreTraining": ("image-to-text", "image-captioning", '"photo.jpg"'),
     "ForConditionalGeneration": ("image-to-text", "image-captioning", '"photo.jpg"'),
     "ForQuestionAnswering": (
         "visual-question-answering",
@@ -245,7 +249,7 @@ def _facts_of_start(start: str) -> dict[str, Any]:
     """
     Metadata of the card of a folder or of a repository in the cache; empty if there is none. Never online.
 
-    The card is somebody's file: what is not of the expected form is left out, since a run may not fail at its end.
+    The card may be any file of the user's. What is not of the expected form is left out: a run may not fail at its end.
     """
     path: Any = Path(start) / "README.md" if start else None
     if path is not None and not path.is_file():

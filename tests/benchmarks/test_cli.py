@@ -22,6 +22,7 @@ from benchmarks.workloads.caption import Size as CaptionSize
 from benchmarks.workloads.caption import step_floor
 from benchmarks.workloads.vqa_rank import WORKLOAD as RANK
 from benchmarks.workloads.vqa_rank import Size, make_answers, make_questions
+from tests.export.folders import needs
 
 QUICK = ["--size", "tiny", "--threads", "1", "--repeats", "2", "--warmups", "0"]
 
@@ -47,6 +48,21 @@ def test_caption_with_transformers_as_peer(tmp_path: Path, capsys: pytest.Captur
     assert theirs["versions"]["transformers"]
     assert summary["floor_seconds"] == pytest.approx(summary["flops"] / summary["flops_per_second"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["caption.json"]
+
+
+@pytest.mark.slow
+@needs("onnx")
+def test_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exported model has the captions of the one in torch; it is exported once."""
+    options = ["--engine", "torch", "--engine", "onnx", "--exports", str(tmp_path), *QUICK]
+    assert main(["caption", *options]) == 0
+    table = capsys.readouterr().out
+    assert f"| {OURS} | float32 |" in table and f"| {OURS} (onnx) | float32 |" in table
+    assert "ids equal" in table and f"- {OURS} (onnx) in float32: first token" in table
+    (folder,) = tmp_path.iterdir()
+    written = folder.stat().st_mtime_ns
+    assert main(["latency", "--engine", "onnx", "--exports", str(tmp_path), *QUICK]) == 0
+    assert folder.stat().st_mtime_ns == written
 
 
 @pytest.mark.slow
@@ -132,6 +148,8 @@ def test_training_workloads_set_glibc_tunables(
         (["vqa_rank", "--peer", "transformers"], "can be compared with lavis"),
         (["caption", "--size", "huge"], "has the sizes full, tiny"),
         (["caption", "--repeats", "0"], "not a positive number"),
+        (["vqa_rank", "--engine", "onnx"], "in the workloads caption, latency"),
+        (["caption", "--engine", "onnx", "--dtype", "bfloat16"], "exported models run in float32"),
         (["caption", "--device", "cuda"], "workloads for other devices: blip2_generate"),
         (["unknown"], "invalid choice"),
     ],
@@ -316,7 +334,7 @@ def test_prepared_tokenizer() -> None:
 
 
 def test_report_reads_the_result_of_the_runner(tmp_path: Path) -> None:
-    settings = {"peer": OURS, "workload": "vqa_rank", "size": "tiny", "dtype": "float32"}
+    settings = {"peer": OURS, "engine": "torch", "workload": "vqa_rank", "size": "tiny", "dtype": "float32"}
     settings |= {"device": "cpu", "threads": 1}
     threads = torch.get_num_threads()
     try:

@@ -13,6 +13,7 @@ from modeling_lavis.hub import zoo
 WRITTEN = {"input_bytes": 895e6}
 CONVERTED = {
     "convert_seconds": 12.34,
+    "convert_processor_seconds": 4.5,
     "convert_peak_bytes": 1.68e9,
     "convert_anonymous_bytes": 456e6,
     "repository_bytes": 895e6,
@@ -21,7 +22,13 @@ CONVERTED = {
     "initialized": 0,
     "unexplained": [],
 }
-LOADED = {"load_seconds": 0.9, "load_peak_bytes": 791e6, "parameters": 223_450_881, "auto_class": "AutoModel"}
+LOADED = {
+    "load_seconds": 0.9,
+    "load_processor_seconds": 0.3,
+    "load_peak_bytes": 791e6,
+    "parameters": 223_450_881,
+    "auto_class": "AutoModel",
+}
 
 
 def run_step(step: str, name: str, work: Path, sparse: bool) -> dict[str, Any]:
@@ -41,7 +48,7 @@ def test_measured_checkpoints_and_failures(
     arguments = ["blip_feature_extractor/base", "--work", str(tmp_path / "work"), "--json", str(numbers)]
     assert zoo_conversion.main(arguments) == 0
     row = capsys.readouterr().out.splitlines()[2]
-    expected = "| 472 | 0.90 | 471 | 1 | 0 | 12.3 | 1680 | 456 | 0.90 | 0.9 | 791 | 223.5 M | AutoModel |"
+    expected = "| 472 | 0.90 | 471 | 1 | 0 | 12.3 | 4.5 | 1680 | 456 | 0.90 | 0.9 | 0.3 | 791 | 223.5 M | AutoModel |"
     assert row == f"| `blip_feature_extractor__base` {expected}"
     assert zoo_conversion.main(["blip_nlvr/nlvr", *arguments]) == 1  # the first one is not measured again
     table = capsys.readouterr().out

@@ -44,7 +44,9 @@ def command(recipe: str, folder: Path, *flags: str) -> list[str]:
 def test_tasks(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = command(f"small-{task}", tmp_path, "--check-data", "--json", "--gradient-accumulation-steps", "1")
     assert main(arguments) == 0
-    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    written = capsys.readouterr()
+    record = json.loads(written.out)  # and nothing else
+    assert "'train_loss': " in written.err
     assert record["output"] == str(tmp_path / "run") and TASKS[task] in record["metrics"]
     state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
     assert state["global_step"] == (4 if task == "nlvr" else 2)

@@ -239,6 +239,23 @@ def test_full_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+def test_disk_that_fills_up_during_the_download(store: Store, tmp_path: Path) -> None:
+    """Another program may take the room that was there at the start."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"cannot be written to .*blobs: File too large.* make room and try again"):
+            downloads.download(store.url)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (partial,) = (path for path in (tmp_path / "assets").rglob("*") if path.is_file() and path.suffix != ".lock")
+    assert partial.name == f"{store.tag(CONTENT)}.incomplete" and partial.stat().st_size == 1_000_000
+    assert downloads.download(store.url).path.read_bytes() == CONTENT
+    assert store.log[-1] == ("GET", "bytes=1000000-")
+
+
+@pytest.mark.slow
 def test_two_processes_download_a_file_once(store: Store, tmp_path: Path) -> None:
     code = (
         "import sys, torch; from modeling_lavis.hub import downloads;"

@@ -313,7 +313,7 @@ def test_files_and_hosts_that_are_refused(page: Server, folders: Folders) -> Non
 
 
 def test_addresses_are_not_fetched(page: Server) -> None:
-    """A request that names an address where an upload belongs; the process has to connect to nobody for it."""
+    """A request that names an address where an upload belongs; the process may not connect to any host for it."""
     config = json.loads(ask(page, "/config")[2])
     images = {part["id"] for part in config["components"] if part["type"] == "image"}
     event = next(event for event in config["dependencies"] if images & set(event["inputs"]))

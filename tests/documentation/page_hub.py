@@ -35,14 +35,14 @@ def commands(words: list[str]) -> list[str] | None:
 
     if "--revision" in words:  # the example in Python that follows does the same
         return None
-    if "--create-pr" in words:  # by somebody whose model differs
+    if "--create-pr" in words:  # by a user whose model differs
         path = Path("blip-captioner/generation_config.json")
         path.write_text(path.read_text().replace('"max_length": ', '"max_length": 1'))
     return with_sizes(words, CONFIGURATIONS) if words[0] == "convert" else words
 
 
 def check_publish(names: dict[str, Any]) -> None:
-    """The Hub has what the folder has, and nobody else sees it."""
+    """The Hub has what the folder has, and no other user sees it."""
     assert HUB[0].repositories["ORG/blip-captioner"].private
     here = {path.name: path.read_bytes() for path in Path("blip-captioner").iterdir()}
     there = HUB[0].files("ORG/blip-captioner")

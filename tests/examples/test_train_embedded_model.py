@@ -48,6 +48,7 @@ def test_train_two_steps(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert ("--momentum" in card) == momentum
 
 
+@pytest.mark.slow
 def test_start_from_an_earlier_model(dataset: Path, tmp_path: Path) -> None:
     common = ["--data", str(dataset), "--batch-size", "4", "--cpu", "--max-steps", "1", "--warmup-steps", "0"]
     first, same, moved = tmp_path / "first", tmp_path / "same", tmp_path / "moved"

@@ -32,6 +32,7 @@ if __name__ == "__main__" and sys.argv[1] == "publish":  # before huggingface_hu
     os.environ.update(session_environment(HUB, Path(sys.argv[3]) / "home", token=HUB.token))
 
 import torch
+from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 from transformers.utils import logging
 
@@ -213,7 +214,8 @@ class Download(Operation):
 
     def __init__(self, folder: Path, goldens: Path) -> None:
         super().__init__(folder, goldens)
-        os.environ["TORCH_HOME"] = os.environ["HF_HOME"] = str(folder / "cache")
+        os.environ["TORCH_HOME"] = str(folder / "cache")
+        constants.HF_ASSETS_CACHE = str(folder / "cache")  # HF_HOME was read at the import
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self.handler())
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}/weights.pth"

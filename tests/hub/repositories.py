@@ -128,7 +128,7 @@ class Repository:
         entries = [[path, blob.oid] for path, blob in sorted(files.items())]
         identity = json.dumps([self.name, parent, len(self.commits), title, entries])
         oid = hashlib.sha1(identity.encode()).hexdigest()
-        date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
         self.commits[oid] = Commit(oid, dict(sorted(files.items())), title, message, date, parent)
         references[branch] = oid
         return self.commits[oid]

@@ -76,7 +76,7 @@ class LoopbackHub:
 
     @property
     def endpoint(self) -> str:
-        """The address for `HF_ENDPOINT`. It stays the same when the Hub has ended, and nobody answers then."""
+        """The address for `HF_ENDPOINT`. It stays the same when the Hub has ended; then nothing listens there."""
         return f"http://127.0.0.1:{self._port}"
 
     @property
@@ -102,7 +102,7 @@ class LoopbackHub:
     def commit(
         self, repo_id: str, files: Mapping[str, bytes | None] | Path, revision: str = "main", title: str = "Update"
     ) -> Commit:
-        """Put a commit on a branch, as somebody else would: changed files by name, `None` for one to be deleted."""
+        """Put a commit on a branch, as another user would: changed files by name, `None` for one to be deleted."""
         changes: Mapping[str, bytes | None] = files_of_folder(files) if isinstance(files, Path) else files
         repository = self.repositories[repo_id]
         with repository.lock:

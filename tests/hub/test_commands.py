@@ -72,10 +72,10 @@ caption = run(image, text="a", max_new_tokens=4)[0]["generated_text"]
 for refused in ({{}}, {{"trust_remote_code": False}}):
     try:
         AutoModel.from_pretrained(name, **refused)
-    except (ValueError, EOFError) as error:  # it asks, and nobody answers
+    except (ValueError, EOFError) as error:  # it asks, and there is no input
         assert "trust_remote_code" in str(error), error
     else:
-        raise AssertionError("code ran that nobody trusted")
+        raise AssertionError("code ran without trust_remote_code")
 print()
 print(json.dumps(caption))
 """
@@ -129,7 +129,7 @@ def test_names_of_repositories(tmp_path: Path, goldens: Path, photos: dict[str, 
         alone = run_python(WITHOUT_PACKAGE.format(image=image), hub, package=False)
         assert json.loads(alone.stdout.splitlines()[-1]) == online[2]
 
-        # the Hub ends: the cache serves the same, because nobody answers and with HF_HUB_OFFLINE
+        # the Hub ends: the cache serves the same, because nothing listens any more and with HF_HUB_OFFLINE
         hub.__exit__(None, None, None)
         assert run(*by_name) == named
         ((status, _, err),) = run(none)

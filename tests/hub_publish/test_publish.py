@@ -133,6 +133,34 @@ def run_short(code: str, hub: LoopbackHub, folder: Path, token: str | None = "")
     return run_python(f"FOLDER = {str(folder)!r}\n{SHORT}\n{code}", hub, token=hub.token if token == "" else token)
 
 
+def test_a_full_disk_here(captioner: Path, hub: LoopbackHub) -> None:
+    """The commit does not fit into the cache: it is not said to be published, and the next try goes on."""
+    run_short(
+        f"""
+import resource
+from modeling_lavis.hub import loading_check
+
+def loads_back(source, work, name, **options):
+    return (loading_check if name.startswith("remote") else Short).load_in_process(source, work, name, **options)
+
+class Short:
+    load_in_process = staticmethod(module.load_in_process)
+
+module.load_in_process = loads_back
+resource.setrlimit(resource.RLIMIT_FSIZE, ({(captioner / "model.safetensors").stat().st_size - 1}, -1))
+message = error(folder, "org/captioner")
+assert "does not load" in message and "File too large" in message, message
+assert "The upload itself is complete; repeat the command" in message, message
+resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+module.load_in_process = Short.load_in_process
+assert not publish(folder, "org/captioner").changed
+""",
+        hub,
+        captioner,
+    )
+    assert on_the_hub(hub, REPO) == local_files(captioner)
+
+
 def test_revisions_pull_requests_and_repetitions(captioner: Path, hub: LoopbackHub) -> None:
     run_short(
         """
@@ -164,6 +192,17 @@ print(json.dumps(more.as_dict()))
 def test_what_the_hub_refuses(captioner: Path, hub: LoopbackHub) -> None:
     hub.create("org/public", {"notes.txt": b"mine"})
     hub.create("org/hidden", {"notes.txt": b"mine"}, private=True)
+    hub.full_disk()
+    run_short(
+        """
+message = error(folder, "org/full")
+assert "cannot be uploaded to org/full" in message and "507" in message and "Repeat the command" in message, message
+""",
+        hub,
+        captioner,
+    )
+    assert on_the_hub(hub, "org/full") == {}
+    hub.full_disk(False)
     run_short(
         """
 message = error(folder, "org/public", private=True)
@@ -215,7 +254,7 @@ assert "deleted" in str(report)
 
 
 def test_a_repository_that_changes_meanwhile(captioner: Path, hub: LoopbackHub) -> None:
-    """A commit of somebody else between the look at the repository and the upload is not overwritten."""
+    """Another user's commit between the look at the repository and the upload is not overwritten."""
     hub.create(REPO, {"notes.txt": b"mine"})
     hub.change_between_requests(REPO, {"notes.txt": b"yours"}, after="/preupload/")
     run_short(

@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster of this machine: the output of one process, whoever is killed on the way."""
+"""Jobs on a Ray cluster of this machine: the output of one process, whichever process is killed on the way."""
 
 import functools
 import json

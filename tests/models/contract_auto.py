@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.models.contract import Contract
 
 _SCRIPT = """
@@ -27,6 +29,7 @@ print(json.dumps(found))
 class AutoContract(Contract):
     """One process for all classes of a family."""
 
+    @pytest.mark.slow
     def test_auto_classes_in_a_new_process(self, tmp_path: Path) -> None:
         expected = {}
         for case in self.cases:

@@ -266,6 +266,7 @@ torch.save(found, {found!r})
 """
 
 
+@pytest.mark.slow
 def test_load_from_the_hub(goldens: Path, photos: dict[str, Path], tmp_path: Path) -> None:
     models = {task: save_repository(tmp_path / task, task, goldens / "tokenizer") for task in HEADS}
     call = {"batch": batch(), "image": str(photos["coffee"])}

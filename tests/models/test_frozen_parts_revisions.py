@@ -35,6 +35,7 @@ def push_revisions(hub: LoopbackHub, folder: Path) -> None:
             hub.commit(f"org/{name}", folder / revision / name, revision)
 
 
+@pytest.mark.slow
 def test_parts_are_loaded_at_their_revision(tmp_path: Path) -> None:
     model = second_stage("opt")
     model.generation_config.num_beams = 7

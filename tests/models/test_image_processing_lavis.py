@@ -248,6 +248,7 @@ def test_unknown_options_raise(cat) -> None:
         pixels(cat, do_normalise=False)
 
 
+@pytest.mark.slow
 def test_auto_image_processor_in_this_and_a_new_process(tmp_path: Path) -> None:
     for processor_class in PROCESSOR_CLASSES:
         folder = tmp_path / processor_class.__name__

@@ -26,7 +26,7 @@ CASES = [
 
 
 def learn(model: torch.nn.Module, batch: dict[str, Any]) -> None:
-    """Train until the captions of a batch are known by heart."""
+    """Train until the captions of a batch are memorized."""
     optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=1e-2)
     for _ in range(80):
         loss = model(**batch).loss
@@ -193,7 +193,7 @@ def test_placeholders_are_not_learned(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["has BOS (GPT-2)", "adds EOS (T5)"])
 def test_the_pipeline_ranks_a_list_of_answers(kind: str) -> None:
-    """An answer that is known by heart comes first, and the scores are those of the model."""
+    """A memorized answer comes first, and the scores are those of the model."""
     processor = tiny_processor(kind)
     model = tiny_model(kind, processor)
     questions, answers = ["what is this?", "is it a dog?"], ["no", "yes", "two red cats"]

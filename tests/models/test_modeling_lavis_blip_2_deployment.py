@@ -102,7 +102,7 @@ def test_offloaded_float32_modules(kind: str, tmp_path: Path) -> None:
     assert torch.equal(placed.generate(**options), whole.generate(**options))
 
 
-@KINDS
+@pytest.mark.parametrize("kind", ["opt", pytest.param("t5", marks=pytest.mark.slow)])
 def test_compiles_to_one_graph(kind: str) -> None:
     model = second_stage(kind)
     torch._dynamo.reset()

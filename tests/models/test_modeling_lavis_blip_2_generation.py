@@ -169,7 +169,7 @@ def test_converted_flan_t5_has_an_untied_head_and_exact_gelu(tmp_path: Path) -> 
 @pytest.mark.parametrize("kind", ["opt", "llama", "gpt2"])
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
 def test_padding_on_the_right_and_pad_tokens_without_a_mask(kind: str, options: dict[str, Any]) -> None:
-    """The text continues after the last token of each prompt, wherever the padding is and whoever masks it."""
+    """The text continues after the last token of each prompt, wherever the padding is and whichever side masks it."""
     model = second_stage(kind)
     pad = model.config.text_config.pad_token_id
     left, right = prompts(3, side="left", pad=pad), prompts(3, side="right", pad=pad)

@@ -253,6 +253,7 @@ def test_an_optimizer_of_copies_is_reported(caplog: pytest.LogCaptureFixture) ->
     torch.testing.assert_close(model.vision_proj_m.weight, expected)
 
 
+@pytest.mark.slow
 def test_copies_and_compiled_heads_are_tracked() -> None:
     model = copy.deepcopy(RETRIEVAL.model()).train()
     perturbed = model.vision_proj_m.weight.clone()

@@ -268,7 +268,9 @@ GENERATION = {
 }
 
 
-@pytest.mark.parametrize("name", ["blip", "albef", "blip-2", "opt", "t5"])
+@pytest.mark.parametrize(
+    "name", ["blip", *(pytest.param(name, marks=pytest.mark.slow) for name in ("albef", "blip-2", "opt", "t5"))]
+)
 def test_generation_settings(name: str, tmp_path: Path) -> None:
     heads: dict[str, Any] = {
         "blip": lambda: CASES["LavisBlipForConditionalGeneration"].model(),

@@ -1,9 +1,10 @@
-"""Builds a wheel and a source distribution, and installs the wheel into a fresh environment: `make release-check`.
+"""Builds a wheel and a source distribution, and installs them into a fresh environment: `make release-check`.
 
     python -m tests.release.check_release FOLDER [--python PYTHON] [--constraint FILE]
 
-FOLDER gets the distributions in `dist` and the environment in `environment`. Needs the extra `release`, and the
-packages that this one declares, from the index that pip uses.
+FOLDER gets the distributions in `dist` and the environment in `environment`, in which the package is used, uninstalled,
+and repositories are loaded by their attached code. Needs the extra `release`, and the packages that this one declares,
+from the index that pip uses.
 """
 
 import argparse
@@ -14,8 +15,14 @@ import sys
 import tarfile
 import venv
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors.torch import load_file
+
+from modeling_lavis.hub import loading_probe
+from modeling_lavis.hub.portable import attach_code
+from tests.recorded_outputs import COMPLETE, compare_complete
 from tests.release.agreement import ROOT, version_of_package
 
 #: What a user can do with the declared dependencies alone, in a process that does not see the source tree.
@@ -37,10 +44,10 @@ print("installed:", modeling_lavis.__version__)
 """
 
 
-def run(*command: str | Path, cwd: Path | None = None) -> str:
+def run(*command: str | Path, cwd: Path | None = None, variables: Mapping[str, str] | None = None) -> str:
     """Run a command; its output, or an error that ends with it."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    environment["HF_HUB_OFFLINE"] = "1"
+    environment |= {"HF_HUB_OFFLINE": "1", **(variables or {})}
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
@@ -110,6 +117,23 @@ def use(interpreter: Path, folder: Path) -> None:
     run(command, "demo", cwd=folder)
 
 
+def use_code_of_repositories(interpreter: Path, folder: Path) -> None:
+    """
+    Repositories with attached code give the recorded results where this package is not installed, and nothing else
+    than its declared dependencies is. Uninstalls it.
+    """
+    run(interpreter, "-m", "pip", "uninstall", "--quiet", "--yes", "modeling-lavis")
+    shutil.rmtree(folder, ignore_errors=True)
+    probe = Path(loading_probe.__file__).read_text(encoding="utf-8")
+    for saved in (path for path in COMPLETE if path.parent == COMPLETE[-1].parent):
+        copy = Path(shutil.copytree(saved, folder / saved.name))
+        attach_code(copy)
+        found = folder / f"{saved.name}.safetensors"
+        modules = {"HF_MODULES_CACHE": str(folder / "modules")}
+        run(interpreter, "-I", "-c", probe, copy, found, "--without-package", cwd=folder, variables=modules)
+        compare_complete(load_file(found), saved)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Build, check, install and use."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -126,6 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
     use(interpreter, folder / "outside")
     run(interpreter, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", source)
     use(interpreter, folder / "outside")
+    use_code_of_repositories(interpreter, folder / "repositories")
     print(f"{wheel.name} and {source.name} are complete, and work in {environment}")
 
 

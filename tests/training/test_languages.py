@@ -96,7 +96,7 @@ CASES = [
 
 @pytest.mark.parametrize(("language", "make_tokenizer", "prompt"), CASES)
 def test_captions(language: str, make_tokenizer: Any, prompt: str, tmp_path: Path) -> None:
-    """A captioner learns two captions by heart, and says them letter by letter after saving and loading."""
+    """A captioner memorizes two captions, and generates them letter by letter after saving and loading."""
     captions = CAPTIONS[language]
     tokenizer = make_tokenizer([f"{prompt}{caption}" for caption in captions])
     model, processor = captioner(tokenizer, prompt=prompt, max_text_length=40)

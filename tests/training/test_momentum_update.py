@@ -81,7 +81,7 @@ def train(case: Case, folder: Path, of_copies: bool, callback: bool, **options: 
     return model
 
 
-@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("accumulated", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_optimizers_of_copies_give_the_same_weights(
     tmp_path: Path, accumulated: int, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,7 +8,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 import modeling_lavis
+from modeling_lavis.hub import cards
 from modeling_lavis.hub.convert import convert
+from modeling_lavis.hub.families import model_class_of
 from modeling_lavis.model_card import metadata_problems
 from modeling_lavis.training import run_card as module
 from modeling_lavis.training.recipe_options import HEADS_OF_TASKS
@@ -136,6 +138,12 @@ def test_every_head_has_a_task_and_every_task_a_name() -> None:
     assert set(HEADS_OF_TASKS) == set(module._TASKS)
 
 
+def test_tasks_on_the_hub_are_those_of_the_published_checkpoints() -> None:
+    for architecture, facts in cards.common_facts()["architectures"].items():
+        model = object.__new__(getattr(modeling_lavis, model_class_of(architecture)))
+        assert module._head(model)[0] == facts["pipeline_tag"], architecture
+
+
 @pytest.fixture
 def folder_with_media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("photo.jpg", "left.jpg", "right.jpg"):
@@ -157,6 +165,9 @@ def folder_with_media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "alpro_qa",
         "alpro_retrieval",
         "blip_feature_extractor",
+        "blip_pretrain",
+        "blip2",
+        "blip2_opt",
     ],
 )
 def test_usage_code_runs(architecture: str, folder_with_media: Path, capsys: pytest.CaptureFixture[str]) -> None:
