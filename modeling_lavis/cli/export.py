@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from modeling_lavis.export import export_model
+    from modeling_lavis.export.manifest import Manifest
     from modeling_lavis.hub.offline import repository_access
     from modeling_lavis.pipelines.loading import CheckpointHead
 
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             model = CheckpointHead.from_pretrained(args.model, dtype=torch.float32)
     except Exception as error:  # the readers of configurations, weights and tokenizers raise errors of many types
         raise UsageError(f"The model {args.model} cannot be used: {first_line(error)}") from error
-    export_model(
+    folder = export_model(
         model,
         args.output,
         format=args.format,
@@ -61,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         on_step=_show_step,
     )
+    if args.weights != "float32":
+        _show_changes(Manifest.read(folder).verified)
     sys.stdout.write(f"{args.output}\n")
     return 0
 
@@ -68,3 +71,10 @@ def run(args: argparse.Namespace) -> int:
 def _show_step(step: str) -> None:
     sys.stderr.write(f"{step} ...\n")
     sys.stderr.flush()
+
+
+def _show_changes(verified: dict[str, Any]) -> None:
+    """What smaller weights changed on the images and texts of the comparison."""
+    name, change = max(verified["relative_difference"].items(), key=lambda item: item[1])
+    ids = f"{len(verified['equal'])} of {len(verified['equal']) + len(verified['different'])} ids or rankings are equal"
+    sys.stderr.write(f"Outputs differ by up to {change:.2%} ({name}); {ids}.\n")

@@ -17,12 +17,11 @@ from modeling_lavis.export import exporting as exporting_module
 from modeling_lavis.export.manifest import Manifest
 from modeling_lavis.export.verification import BOUNDS
 from modeling_lavis.export.weight_precision import with_smaller_onnx_weights
-from modeling_lavis.pipelines.loading import CheckpointHead
 from tests.export.folders import needs
 
 IMAGES = [str(image.path) for image in embedded_images()]
 # fractions of the float32 weights; embeddings, which are a sixteenth of this model, stay in float16
-SIZES = {"float16": 0.55, "int8": 0.36}
+SIZES = {"float16": 0.55, "int8": 0.4}
 formats = pytest.mark.parametrize(
     "format_name", [pytest.param(name, marks=needs(name)) for name in ("onnx", "openvino")]
 )
@@ -42,6 +41,8 @@ def test_combinations_that_do_not_exist(tmp_path: Path) -> None:
 
 def test_what_is_stored_in_float16(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
+    from onnx.reference import ReferenceEvaluator
+
     arrays = {"large": np.ones(2000), "small": np.ones(10), "out_of_range": np.full(2000, 1e6)}
     tensors = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
     nodes = [onnx.helper.make_node("Sum", ["large", "out_of_range"], ["sum"])]
@@ -50,7 +51,7 @@ def test_what_is_stored_in_float16(tmp_path: Path) -> None:
     model = with_smaller_onnx_weights(model, "float16", tmp_path)
     assert [tensor.name for tensor in model.graph.initializer] == ["large.float16", "small", "out_of_range"]
     assert [node.op_type for node in model.graph.node] == ["Cast", "Sum"]
-    (found,) = onnx.reference.ReferenceEvaluator(model).run(None, {})
+    (found,) = ReferenceEvaluator(model).run(None, {})
     assert found.dtype == np.float32 and (found == 1e6 + 1).all()
 
 
@@ -63,7 +64,8 @@ def test_size_and_report(exported_folder: Callable[..., Path], format_name: str,
     assert manifest.weights == weights and Manifest.read(full).weights == "float32"
     assert bytes_of_weights(folder) < SIZES[weights] * bytes_of_weights(full)
     changes = manifest.verified["relative_difference"]
-    assert manifest.verified["bound"] == BOUNDS[weights] and 1e-6 < max(changes.values()) < BOUNDS[weights]
+    assert manifest.verified["bound"] == BOUNDS[weights] and max(changes.values()) < BOUNDS[weights]
+    assert weights == "float16" or max(changes.values()) > 1e-3  # the model's weights have few digits
     ids = {"generated", "generated_with_beams"}
     assert ids <= {*manifest.verified["equal"], *manifest.verified["different"]}
     # what was stored by digest is that of other weights, but an index can be searched with it
@@ -76,23 +78,17 @@ def test_size_and_report(exported_folder: Callable[..., Path], format_name: str,
 @formats
 @precisions
 def test_quality(exported_folder: Callable[..., Path], format_name: str, weights: str) -> None:
-    models = [CheckpointHead.from_pretrained(folder) for folder in _both(exported_folder, format_name, weights)]
     captions, features = [], []
-    for folder in _both(exported_folder, format_name, weights):
+    for folder in (embedded_model_path(), exported_folder(format_name, weights)):
         captioner = pipeline("image-captioning", model=str(folder))
         captions.append([row[0]["generated_text"] for row in captioner(IMAGES, num_beams=3)])
         extract: Any = pipeline("multimodal-feature-extraction", model=str(folder))
         rows = extract(IMAGES, features=["image_embeds"], return_tensors="pt")
         features.append(torch.stack([row["image_embeds"].flatten() for row in rows]))
     equal = sum(found == expected for found, expected in zip(*captions, strict=True))
-    assert equal >= (len(IMAGES) if weights == "float16" else len(IMAGES) - 3)
+    assert equal >= len(IMAGES) - (1 if weights == "float16" else 3)
     cosines = torch.nn.functional.cosine_similarity(*features)
-    assert cosines.min() > (0.9999 if weights == "float16" else 0.97)
-    assert [type(model).__name__ for model in models] == ["LavisBlipForPreTraining"] * 2
-
-
-def _both(exported_folder: Callable[..., Path], format_name: str, weights: str) -> list[Path]:
-    return [Path(embedded_model_path()), exported_folder(format_name, weights)]
+    assert cosines.min() > (0.999 if weights == "float16" else 0.99)
 
 
 @pytest.mark.slow
