@@ -260,6 +260,7 @@ class TestUnknownModels:
             result, seconds = self.caption(endpoint, tmp_path, "someone/unknown", photos["coffee"])
         self.check(result, seconds)
 
+    @pytest.mark.slow
     def test_offline_by_choice(self, tmp_path: Path, photos: dict[str, Path]) -> None:
         result, seconds = self.caption(
             "http://127.0.0.1:1", tmp_path, "someone/unknown", photos["coffee"], HF_HUB_OFFLINE="1"

@@ -47,6 +47,7 @@ def save_large_checkpoint(path: Path) -> int:
     return path.stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units elsewhere")
 def test_peak_memory_of_conversion(tmp_path: Path) -> None:
     size = save_large_checkpoint(tmp_path / "large.pth")

@@ -24,8 +24,8 @@ from tests.kills import die_after
 from tests.models.lavis_blip_cases import CASES
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Moments at which each operation is killed; 50 by hand.
-KILLS = int(os.environ.get("HOSTILE_KILLS", "6"))
+#: moments at which each operation is killed
+KILLS = int(os.environ.get("HOSTILE_KILLS", "50"))
 CASE = next(case for case in CASES if case.name == "LavisBlipForConditionalGeneration")
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")]
