@@ -3,7 +3,7 @@
 #   make demo        environment, base install, then the embedded model on real images
 #   make test        environment, full install, then the fast, offline test suite
 #   make test-slow   the tests that take longer than a few seconds each
-#   make test-browser  the page of `modeling-lavis page` in a headless Chromium (Debian: apt install chromium-driver)
+#   make test-browser  the pages in a headless Chromium (Debian: apt install chromium-driver npm)
 #   make test-engines  DeepSpeed and Ray, in an environment of their own on top of the other one
 #   make test-lowest  the wheel with only its dependencies, then many of the tests, on the lowest versions that are supported
 #   make release-check  build wheel and source distribution, and use them with only their dependencies

@@ -9,10 +9,11 @@ those of the grammar of SHAPES (Andreas et al., 2016, https://arxiv.org/abs/1511
     is a square a circle?          is a red shape above a circle?          is a circle left of below a blue shape?
 
 "Left of below a blue shape" is one cell: the left neighbour of the cell below a blue shape, where both are in the grid.
-"yes" and "no" are equally frequent for every choice of relations, unless one of them is impossible. Other questions ask
-for the content of a cell, a "red square" or "nothing": a new model learns cells and relations from these first.
+"yes" and "no" are equally frequent for every choice of relations, unless one of them is impossible. Other questions
+lead up to these: what a cell has, a "red square" or "nothing", where a cell is, and whether a certain cell has a thing.
 
-    what is at the top left?       what is above a green triangle?         what is left of below a circle?
+    what is at the top left?       what is above the middle left?          what is left of below a circle?
+    where is a red square?         where is above a green triangle?        is a circle at the top left?
 
     python examples/shapes/render_scenes.py --check data/shapes_vqa/train.json
 
@@ -43,7 +44,7 @@ NOUNS = (*SHAPES, *(f"{color} shape" for color in COLORS))
 KINDS = tuple(f"{color} {shape}" for color in COLORS for shape in SHAPES)
 #: rows down and columns to the right, from a cell to the one that is in the relation to it
 RELATIONS = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}
-ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")
+PLACES = tuple(f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "middle", "right"))
 _QUESTION = re.compile(rf"is a (?P<subject>.+?) (?P<relations>(?:(?:{'|'.join(RELATIONS)}) )*)a (?P<place>.+)\?")
 
 
@@ -66,8 +67,15 @@ Scene = list["Thing | None"]  # of the cells row by row, from the upper left
 
 
 def join_question(subject: str, relations: Sequence[str], place: str) -> str:
-    """The text of a question: "is a SUBJECT RELATIONS a PLACE?"."""
-    return " ".join(["is a", subject, *relations, f"a {place}?"])
+    """The text of a question: "is a SUBJECT RELATIONS a PLACE?"; the place can be one of `PLACES`, too."""
+    return f"is a {subject} {describe(relations, place)}?"
+
+
+def describe(relations: Sequence[str], place: str) -> str:
+    """Relations to a place, in words."""
+    if place in PLACES:
+        return f"{' '.join(relations) or 'at'} the {place}"
+    return " ".join([*relations, f"a {place}"])
 
 
 def split_question(question: str) -> tuple[str, list[str], str]:
@@ -78,7 +86,7 @@ def split_question(question: str) -> tuple[str, list[str], str]:
         ValueError: the question is none of the grammar.
     """
     found = _QUESTION.fullmatch(question)
-    if found is None or not {found["subject"], found["place"]} <= set(NOUNS):
+    if found is None or not {found["subject"], found["place"]} <= {*NOUNS, *KINDS}:
         raise ValueError(f"{question!r} is no question of the grammar; expected one such as 'is a circle a square?'.")
     return found["subject"], re.findall("|".join(RELATIONS), found["relations"]), found["place"]
 
@@ -91,10 +99,16 @@ def related_cells(cells: Collection[Cell], relations: Sequence[str]) -> list[Cel
     return list(cells)
 
 
+def cells_of(scene: Scene, place: str) -> list[Cell]:
+    """The cells with a thing of a name, or the one of `PLACES`."""
+    if place in PLACES:
+        return [divmod(PLACES.index(place), SIDE)]
+    return [divmod(number, SIDE) for number, thing in enumerate(scene) if thing and thing.is_called(place)]
+
+
 def is_true(scene: Scene, subject: str, relations: Sequence[str], place: str) -> bool:
     """Whether a cell with the subject is in the relations to a cell with the place."""
-    cells = [divmod(number, SIDE) for number, thing in enumerate(scene) if thing and thing.is_called(place)]
-    there = (scene[row * SIDE + column] for row, column in related_cells(cells, relations))
+    there = (scene[row * SIDE + column] for row, column in related_cells(cells_of(scene, place), relations))
     return any(thing is not None and thing.is_called(subject) for thing in there)
 
 
@@ -197,56 +211,55 @@ def render(output: Path, scenes: int, questions: int = 14, seed: int = 0, withho
 
 def draw_question(scene: Scene, draw: random.Random, withhold: Collection[str] = ()) -> tuple[str, str]:
     """A random question about a scene, and its answer."""
-    kind = draw.choices((_ask_of_place, _ask_of_neighbor, _ask_whether), (2, 3, 5))[0]
     while True:
-        found = kind(scene, draw)
-        if found is not None and found[0] not in withhold:
-            return found
-        kind = _ask_whether  # a scene can be without things that stand alone
+        kind = draw.choices((_ask_what, _ask_where, _ask_whether), (3, 2, 5))[0]
+        for _ in range(50):  # a scene can be without things that stand alone
+            found = kind(scene, draw)
+            if found is not None and found[0] not in withhold:
+                return found
 
 
-def _ask_of_place(scene: Scene, draw: random.Random) -> tuple[str, str]:
-    """What is in a cell, by its place in the grid."""
-    number = draw.randrange(SIDE * SIDE)
-    return f"what is at the {ROWS[number // SIDE]} {COLUMNS[number % SIDE]}?", _name(scene[number])
+def _ask_what(scene: Scene, draw: random.Random) -> tuple[str, str] | None:
+    """What a cell has; `None` if the place that was drawn is not one cell in the grid."""
+    place = draw.choice(draw.choice((PLACES, PLACES, NOUNS, KINDS)))
+    relations = _draw_relations(draw, draw.randint(0 if place in PLACES else 1, 2))
+    cells = related_cells(cells_of(scene, place), relations)
+    if len(cells) != 1:
+        return None
+    thing = scene[cells[0][0] * SIDE + cells[0][1]]
+    answer = "nothing" if thing is None else f"{thing.color} {thing.shape}"
+    return f"what is {describe(relations, place)}?", answer
 
 
-def _ask_of_neighbor(scene: Scene, draw: random.Random) -> tuple[str, str] | None:
-    """What is in a cell, by its relations to the only thing of a name; `None` if a few tries find none."""
-    for _ in range(20):
-        noun = draw.choice(draw.choice((NOUNS, KINDS)))
-        numbers = [number for number, thing in enumerate(scene) if thing and thing.is_called(noun)]
-        relations = _draw_relations(draw, draw.choice((1, 1, 2)))
-        cells = related_cells([divmod(number, SIDE) for number in numbers], relations)
-        if len(numbers) == 1 and cells:
-            row, column = cells[0]
-            return f"what is {' '.join(relations)} a {noun}?", _name(scene[row * SIDE + column])
-    return None
+def _ask_where(scene: Scene, draw: random.Random) -> tuple[str, str] | None:
+    """Where a cell is, by its relations to a thing; `None` if that is not one cell in the grid."""
+    place, relations = draw.choice(draw.choice((NOUNS, KINDS))), _draw_relations(draw, draw.randint(0, 2))
+    cells = related_cells(cells_of(scene, place), relations)
+    return (
+        (f"where is {describe(relations, place)}?", PLACES[cells[0][0] * SIDE + cells[0][1]])
+        if len(cells) == 1
+        else None
+    )
 
 
 def _ask_whether(scene: Scene, draw: random.Random) -> tuple[str, str] | None:
-    """Whether something is in relations to something else, "yes" as often as "no"; `None` if it cannot be."""
+    """Whether a thing is in relations to another, "yes" as often as "no"; `None` if a few tries find none."""
     relations = _draw_relations(draw, draw.choices((0, 1, 2), (3, 3, 4))[0])
-    answer = draw.random() < 0.5
-    pairs = itertools.product(NOUNS, repeat=2)
-    fitting = [nouns for nouns in pairs if is_true(scene, nouns[0], relations, nouns[1]) == answer]
-    if not fitting:
-        return None
-    subject, place = draw.choice(fitting)
-    return join_question(subject, relations, place), "yes" if answer else "no"
+    places, answer = draw.choice((NOUNS, NOUNS, KINDS, PLACES)), draw.random() < 0.5
+    for _ in range(50):
+        subject, place = draw.choice(NOUNS), draw.choice(places)
+        if is_true(scene, subject, relations, place) == answer:
+            return join_question(subject, relations, place), "yes" if answer else "no"
+    return None
 
 
 def _draw_relations(draw: random.Random, count: int) -> list[str]:
     return [draw.choice(sorted(RELATIONS)) for _ in range(count)]
 
 
-def _name(thing: Thing | None) -> str:
-    return "nothing" if thing is None else f"{thing.color} {thing.shape}"
-
-
 def check(path: Path) -> tuple[int, int]:
-    """How many of the yes/no answers of an annotation file agree with these rules, and how many there are."""
-    rows = [row for row in json.loads(path.read_text(encoding="utf-8")) if row["question"].startswith("is ")]
+    """How many answers of an annotation file to questions of the grammar agree with these rules, of how many."""
+    rows = [row for row in json.loads(path.read_text(encoding="utf-8")) if _QUESTION.fullmatch(row["question"])]
     agreed = 0
     for row in rows:
         with Image.open(path.parent / row["image"]) as image:

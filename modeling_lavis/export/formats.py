@@ -134,10 +134,19 @@ class TorchSession:
 # ---- ONNX ----
 
 
+# The first with an operator for attention; without it, each step would copy all keys to transpose and scale them.
+_OPSET = 23
+
+
 def _onnx_model(graph: Graph) -> Any:
     """The `onnx.ModelProto` of a graph, with the names of its inputs, outputs and open sizes."""
     program: Any = torch.onnx.export(
-        trace(graph), input_names=list(graph.inputs), output_names=list(graph.outputs), dynamo=True, verbose=False
+        trace(graph),
+        input_names=list(graph.inputs),
+        output_names=list(graph.outputs),
+        opset_version=_OPSET,
+        dynamo=True,
+        verbose=False,
     )
     model = program.model_proto
     _name_open_sizes(model, graph)
@@ -179,8 +188,8 @@ class OnnxSession:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
-        # Between runs torch works on the same cores, where waiting threads would be in its way.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Threads that wait in a loop take the cores from torch, and on a busy machine from the threads they wait for.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.inputs, self.outputs = inputs, outputs
 

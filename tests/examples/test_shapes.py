@@ -50,7 +50,7 @@ def test_rendered_scenes_agree_with_their_answers(shapes: ModuleType, tmp_path: 
     rows = json.loads((tmp_path / "train.json").read_text())
     decided = [row["answer"] == ["yes"] for row in rows if row["question"].startswith("is ")]
     agreed, count = shapes.check(tmp_path / "train.json")
-    assert count == len(decided) > 120 and agreed >= 0.97 * count  # a palette can make a small circle a square
+    assert len(decided) > count > 100 and agreed >= 0.97 * count  # a palette can make a small circle a square
     assert 0.35 < np.mean(decided) < 0.6
     assert not withheld & {row["question"] for row in rows}
     with Image.open(tmp_path / rows[0]["image"]) as image:
@@ -63,19 +63,27 @@ def test_contents_of_cells(shapes: ModuleType) -> None:
     circle, square = shapes.Thing("circle", "red"), shapes.Thing("square", "blue")
     scene = [circle, square, None, square, None, None, square, None, None]
     draw = random.Random(0)
-    found = dict(shapes.draw_question(scene, draw) for _ in range(1500))
-    contents = {question: answer for question, answer in found.items() if question.startswith("what is ")}
+    found = dict(shapes.draw_question(scene, draw) for _ in range(4000))
     expected = {
         "what is at the top left?": "red circle",
         "what is at the middle middle?": "nothing",
+        "what is right of the top left?": "blue square",
+        "what is left of the top left?": None,  # out of the grid
+        "where is a circle?": "top left",
+        "where is right of below a circle?": "middle middle",
+        "where is a square?": None,  # there are three
+        "is a square at the top middle?": "yes",
+        "is a square at the middle middle?": "no",
+        "is a blue shape below below a red circle?": "yes",
         "what is right of a circle?": "blue square",
         "what is below of a red shape?": None,  # "below" has no "of"
         "what is below below a red circle?": "blue square",
         "what is right of below a circle?": "nothing",
         "what is above a circle?": None,  # out of the grid
-        "what is left of a square?": None,  # there are three
+        "what is left of a square?": "red circle",  # two of three are at the edge
+        "what is right of a square?": None,  # of three
     }
-    assert {question: contents.get(question) for question in expected} == expected
+    assert {question: found.get(question) for question in expected} == expected
 
 
 @pytest.mark.parametrize("shape", ["circle", "square", "triangle"])
