@@ -41,7 +41,7 @@ LOWEST_TESTS ?= tests/release tests/export tests/pipelines tests/conversion test
 	tests/test_readme.py $(addprefix tests/models/test_,$(addsuffix .py,transformers_compat configurations attention \
 	attention_implementations text_bert vision_vit vision_timesformer beam_search generation losses))
 # Slow tests on them: what goes to a Hub and comes back, and conversion by name.
-LOWEST_SLOW_TESTS ?= $(addprefix tests/hub/test_,$(addsuffix .py,commands interruptions revisions)) tests/conversion/test_cards.py tests/conversion/test_zoo_conversion.py \
+LOWEST_SLOW_TESTS ?= $(addprefix tests/hub/test_,$(addsuffix .py,commands interruptions revisions trainers)) tests/conversion/test_cards.py tests/conversion/test_zoo_conversion.py \
 	tests/conversion/test_zoo_downloads.py
 LOWEST_PYTHON ?= $(firstword $(shell for candidate in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; do \
 	if $$candidate -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' >/dev/null 2>&1; then echo $$candidate; fi; \

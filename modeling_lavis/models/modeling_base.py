@@ -45,6 +45,7 @@ from .transformers_compat import (
     check_offloading,
     execution_device,
     keep_offloaded_parameters_in_float32,
+    keep_special_tokens,
     offload_in_shape,
     torchao_metadata_of_modules_only,
     with_pinned_revision,
@@ -88,6 +89,7 @@ class LavisPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         refuse_zero_stage_3(type(self).__name__)
+        keep_special_tokens(type(config))
         super().__init__(config, *args, **kwargs)
 
     @classmethod

@@ -125,6 +125,12 @@ VERSION_DIFFERENCES: tuple[VersionDifference, ...] = (
         "5.24",
         "the key/value cache is called past_key_values; models accept both names",
     ),
+    VersionDifference(
+        "transformers_compat.keep_special_tokens",
+        "transformers",
+        "5.24",
+        "a Trainer assigns None to the special tokens of a configuration that the tokenizer lacks; not so in 5.24",
+    ),
 )
 
 
@@ -448,6 +454,30 @@ def _single_hooks(hook: Any) -> list[Any]:
     return list(getattr(hook, "hooks", [hook]))
 
 
+def keep_special_tokens(config_class: type) -> None:
+    """
+    Let configurations of a class keep their special tokens where a Trainer assigns `None` to them.
+
+    BERT's tokenizer has no `eos_token`, whose id is that of `[SEP]` in the configurations, and configurations refuse
+    `None`, so that no Trainer could start with a processor.
+
+    Args:
+        config_class (`type`): a configuration with `tokenizer_fields`; others are left alone.
+    """
+    is_older = tuple(map(int, re.findall(r"\d+", transformers.__version__)[:2])) < (5, 24)
+    fields = getattr(config_class, "tokenizer_fields", ())
+    assign: Any = config_class.__setattr__
+    if not is_older or not fields or getattr(assign, "keeps_special_tokens", False):
+        return
+
+    def keeping(self: Any, name: str, value: Any) -> None:
+        if value is not None or name not in fields or vars(self).get(name) is None:
+            assign(self, name, value)
+
+    keeping.keeps_special_tokens = True  # type: ignore[attr-defined]
+    config_class.__setattr__ = keeping  # type: ignore[assignment, method-assign]
+
+
 def check_offloading(model: nn.Module) -> None:
     """Raise `ImportError` for a model whose weights are offloaded, if accelerate is too old to do so correctly."""
     if not any(getattr(hook, "offload", False) for module in model.modules() for hook in _accelerate_hooks(module)):
@@ -628,6 +658,7 @@ __all__ = [
     "httpx",
     "initialize_pipeline",
     "keep_offloaded_parameters_in_float32",
+    "keep_special_tokens",
     "merged_processor_options",
     "offload_in_shape",
     "options_of_generate",

@@ -30,6 +30,7 @@ from modeling_lavis.models.transformers_compat import (
     _capture_all_outputs,
     check_offloading,
     initialize_pipeline,
+    keep_special_tokens,
     options_of_generate,
 )
 from tests.release.agreement import LOWEST, pins
@@ -208,6 +209,30 @@ def test_no_other_file_asks_for_a_version() -> None:
         and node.value.id in ("torch", "transformers", "huggingface_hub", "accelerate", "peft", "datasets")
     ]
     assert asking == []
+
+
+def test_special_tokens_stay_where_trainers_assign_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Config:
+        tokenizer_fields = ("eos_token_id",)
+
+        def __setattr__(self, name: str, value: int | None) -> None:
+            if value is None:
+                raise TypeError(name)
+            vars(self)[name] = value
+
+    refusing = Config.__setattr__
+    monkeypatch.setattr("transformers.__version__", "5.24.0")
+    keep_special_tokens(Config)
+    assert Config.__setattr__ is refusing
+    monkeypatch.setattr("transformers.__version__", "5.10.1")
+    for _ in range(2):  # one model after the other
+        keep_special_tokens(Config)
+    config = Config()
+    config.eos_token_id = 102
+    config.eos_token_id = None
+    assert config.eos_token_id == 102
+    with pytest.raises(TypeError, match="other"):
+        config.other = None
 
 
 def test_offloaded_weights_need_a_recent_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
