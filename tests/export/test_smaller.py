@@ -100,6 +100,6 @@ def test_errors_are_no_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return model
 
     monkeypatch.setattr(exporting_module, "load_exported", changed)
-    with pytest.raises(ValueError, match=r"image_features of the exported model differs by \d+%.* int8 weights"):
+    with pytest.raises(ValueError, match=r"of the exported model differs by \d+%.* int8 weights"):
         export_model(embedded_model_path(), tmp_path / "exported", "onnx", weights="int8")
     assert list(tmp_path.iterdir()) == []
