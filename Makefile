@@ -4,7 +4,7 @@
 #   make test        environment, full install, then the fast, offline test suite
 #   make test-slow   the tests that take longer than a few seconds each
 #   make test-browser  the pages in a headless Chromium (Debian: apt install chromium-driver npm)
-#   make test-engines  DeepSpeed and Ray, in an environment of their own on top of the other one
+#   make test-engines  DeepSpeed, Ray and OpenVINO, in an environment of their own on top of the other one
 #   make test-lowest  the wheel with only its dependencies, then many of the tests, on the lowest versions that are supported
 #   make release-check  build wheel and source distribution, and use them with only their dependencies
 #   make parity      replay the recordings of the original (folder in LAVIS_GOLDENS, default tests/goldens)
@@ -83,7 +83,7 @@ endef
 $(STAMP_ENGINES): $(STAMP_DEV)
 	$(BIN)/python -m venv $(ENGINES)
 	$(call on-top-of-the-other-environment,$(ENGINES))
-	$(ENGINES)/bin/python -m pip install --quiet 'deepspeed>=0.19' 'ray[train,data]>=2.50'
+	$(ENGINES)/bin/python -m pip install --quiet 'deepspeed>=0.19' 'ray[train,data]>=2.50' 'openvino>=2026.4'
 	@touch $@
 
 # gradio holds Pillow back.
@@ -124,6 +124,7 @@ test-browser: $(STAMP_PAGE)
 test-engines: $(STAMP_ENGINES)
 	$(ENGINES)/bin/python -m pytest -m "slow or not slow" tests/training/test_deepspeed.py \
 		tests/examples/test_launch_ray.py tests/jobs/test_ray_engine.py
+	$(ENGINES)/bin/python -m pytest -m "slow or not slow" tests/export -k openvino
 
 test-lowest: $(STAMP_LOWEST)
 	$(LOWEST)/bin/python -m pytest $(PYTEST_FLAGS) $(LOWEST_TESTS)

@@ -33,7 +33,7 @@ NOT_EXPORTED = {
 
 
 # Of these, only losses are recorded.
-TRAINING_ONLY = ("albef_pretrain",)
+TRAINING_ONLY = ("albef_pretrain", "blip_pretrain")
 FOLDERS = [folder for folder in golden_folders() if folder.name not in TRAINING_ONLY]
 # One head for each kind of module and of call: in all formats, others in ONNX only, since all formats share the graphs.
 IN_ALL_FORMATS = ("albef_nlvr", "albef_vqa", "alpro_retrieval", "blip2", "blip2_t5", "blip_vqa")
