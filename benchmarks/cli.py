@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         exports = Path(folder) if options.exports is None else options.exports.resolve()
         for index, (peer, dtype, python, engine) in enumerate(_runs(options)):
-            name = peer if engine == "torch" else f"{peer} ({engine})"
+            name = report.name_of({"peer": peer, "engine": engine})
             print(f"running {name} in {dtype} ...", file=sys.stderr, flush=True)
             result_folder = Path(folder) / str(index)
             result_folder.mkdir()

@@ -22,10 +22,10 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
-def name_of(result: dict[str, Any]) -> str:
-    """Name of a row: the peer, and the engine that runs its exported model."""
-    engine = result.get("engine", "torch")
-    return result["peer"] if engine == "torch" else f"{result['peer']} ({engine})"
+def name_of(run: dict[str, Any]) -> str:
+    """Name of a run and of its row: the peer, and the engine that runs its exported model."""
+    engine = run.get("engine", "torch")
+    return run["peer"] if engine == "torch" else f"{run['peer']} ({engine})"
 
 
 def summarize(

@@ -49,21 +49,13 @@ def embedded_model(folder: Path) -> Path:
 
 def base_captioner(folder: Path) -> Path:
     """Write a BLIP-base captioner with random weights, unless the folder has it."""
-    from benchmarks import full_size, weights
-    from benchmarks.our_parts import blip_config
-    from benchmarks.workloads.caption import Size
-    from modeling_lavis import LavisBlipForConditionalGeneration, LavisBlipProcessor, LavisImageProcessor
-    from modeling_lavis.hub import zoo
-    from modeling_lavis.models.processing_lavis_blip import blip_tokenizer
+    from benchmarks.workloads.caption import Size, our_model
+    from benchmarks.workloads.collection import blip_processor
 
     source = folder / "base"
     if not (source / "config.json").exists():
-        full_size.write_texts(zoo.by_name("blip_caption__base_coco"), folder / "texts")
-        model = LavisBlipForConditionalGeneration(blip_config(Size()))
-        weights.fill(model, weights.FROM_OURS)
-        tokenizer = blip_tokenizer(str(folder / "texts" / "bert-base-uncased"))
-        LavisBlipProcessor(LavisImageProcessor(size=Size().image_size), tokenizer).save_pretrained(source)
-        model.save_pretrained(source)
+        blip_processor(Size()).save_pretrained(source)
+        our_model(Size()).save_pretrained(source)
     return source
 
 

@@ -454,6 +454,11 @@ def _single_hooks(hook: Any) -> list[Any]:
     return list(getattr(hook, "hooks", [hook]))
 
 
+def _major_minor(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version, also of a release candidate such as 1.15rc1."""
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))
+
+
 def keep_special_tokens(config_class: type) -> None:
     """
     Let configurations of a class keep their special tokens where a Trainer assigns `None` to them.
@@ -464,7 +469,7 @@ def keep_special_tokens(config_class: type) -> None:
     Args:
         config_class (`type`): a configuration with `tokenizer_fields`; others are left alone.
     """
-    is_older = tuple(map(int, re.findall(r"\d+", transformers.__version__)[:2])) < (5, 24)
+    is_older = _major_minor(transformers.__version__) < (5, 24)
     fields = getattr(config_class, "tokenizer_fields", ())
     assign: Any = config_class.__setattr__
     if not is_older or not fields or getattr(assign, "keeps_special_tokens", False):
@@ -483,7 +488,7 @@ def check_offloading(model: nn.Module) -> None:
     if not any(getattr(hook, "offload", False) for module in model.modules() for hook in _accelerate_hooks(module)):
         return
     installed = importlib.metadata.version("accelerate")
-    if tuple(map(int, re.findall(r"\d+", installed)[:2])) < (1, 15):  # also of 1.15rc1
+    if _major_minor(installed) < (1, 15):
         raise ImportError(
             f"Weights of {type(model).__name__} are offloaded, which needs accelerate>=1.15, and {installed} is "
             'installed. Run: pip install --upgrade "accelerate>=1.15", or load without offloading.'
