@@ -28,7 +28,9 @@ from modeling_lavis.pipelines.inputs import Failure
 _T = TypeVar("_T")
 # A model that fails for each of its first rows is not used further: the reason is no property of the rows.
 _FAILURES_AT_START = 8
-_DECODER_NICENESS = 5
+# Added to the niceness of the process, of which Linux has at most 19. A fixed one would raise the priority of a process
+# that was started with a lower one, which is refused.
+_DECODER_NICENESS, _HIGHEST_NICENESS = 5, 19
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 
 
@@ -212,7 +214,9 @@ def _yield_to_model() -> None:
     others wait for that one at the end of each operation.
     """
     if sys.platform == "linux":  # elsewhere priorities belong to processes
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _DECODER_NICENESS)
+        thread = threading.get_native_id()
+        niceness = os.getpriority(os.PRIO_PROCESS, thread) + _DECODER_NICENESS
+        os.setpriority(os.PRIO_PROCESS, thread, min(niceness, _HIGHEST_NICENESS))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -2,9 +2,11 @@
 
 import http.client
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
@@ -15,6 +17,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from modeling_lavis.models.transformers_compat import httpx
 from tests.hub.repositories import GIT_ATTRIBUTES
 from tests.hub.server import LoopbackHub
 
@@ -35,6 +38,15 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder
+
+
+def until_whole(cuts: int, transfer: Callable[[], Any]) -> Any:
+    """A transfer that is cut so many times; huggingface_hub tries again by itself from 1.31 on, before its users do."""
+    tries_again = tuple(map(int, huggingface_hub.__version__.split(".")[:2])) >= (1, 31)
+    for _ in range(0 if tries_again else cuts):
+        with pytest.raises((httpx.RemoteProtocolError, RuntimeError)):
+            transfer()
+    return transfer()
 
 
 def test_a_folder_goes_up_and_comes_down(hub: LoopbackHub, api: HfApi, tmp_path: Path) -> None:
@@ -205,7 +217,7 @@ def test_a_download_goes_on_where_it_was_cut(hub: LoopbackHub, api: HfApi, tmp_p
     content = bytes(range(256)) * 4000
     hub.create("org/name", {"model.bin": content})
     hub.cut(after_bytes=300_000, direction="download", times=2, match="model.bin")
-    path = api.hf_hub_download("org/name", "model.bin", cache_dir=tmp_path)
+    path = until_whole(2, lambda: api.hf_hub_download("org/name", "model.bin", cache_dir=tmp_path))
     assert Path(path).read_bytes() == content
     ranges = [request.range for request in hub.requested("GET", "/objects/")]
     assert ranges == [None, "bytes=300000-", "bytes=600000-"]
@@ -222,7 +234,7 @@ def test_an_upload_that_was_cut_is_taken_up_again(hub: LoopbackHub, api: HfApi, 
     source = write(tmp_path / "source", {"a.bin": b"a" * 200_000, "b.bin": b"b" * 200_000, "config.json": b"{}"})
     hub.create("org/name")
     hub.cut(after_bytes=100_000, direction="upload", times=1)
-    api.upload_folder(repo_id="org/name", folder_path=source)  # the client tries again
+    until_whole(1, lambda: api.upload_folder(repo_id="org/name", folder_path=source))
     assert hub.files("org/name")["a.bin"] == b"a" * 200_000
 
     hub.create("org/second")

@@ -12,7 +12,7 @@ import torch
 
 from modeling_lavis.jobs.items import Block, Item, Position, Shard
 from modeling_lavis.jobs.tasks import TASKS
-from modeling_lavis.jobs.work import Worker, is_out_of_memory, read_ahead
+from modeling_lavis.jobs.work import Worker, _yield_to_model, is_out_of_memory, read_ahead
 from tests.jobs.stubs import StubPipeline
 
 
@@ -141,4 +141,23 @@ def test_decoding_threads_leave_the_cores_to_the_model() -> None:
     worker._prepare_row = lambda row: (decoders.append(priority()), prepare(row))[1]
     before = priority()
     worker(block_of(5))
-    assert len(decoders) == 5 and all(niceness > before for niceness in decoders) and priority() == before
+    assert decoders == [min(before + 5, 19)] * 5 and priority() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities belong to processes, not to threads")
+def test_decoding_threads_of_a_process_of_low_priority() -> None:
+    """As on a cluster, where jobs are started by `nice`: threads never ask for a higher priority, which is refused."""
+    found: list[tuple[int, int]] = []
+
+    def start(niceness: int) -> None:
+        thread = threading.get_native_id()
+        before = max(niceness, os.getpriority(os.PRIO_PROCESS, thread))
+        os.setpriority(os.PRIO_PROCESS, thread, before)
+        _yield_to_model()
+        found.append((before, os.getpriority(os.PRIO_PROCESS, thread)))
+
+    for niceness in (10, 17, 19):
+        thread = threading.Thread(target=start, args=(niceness,))
+        thread.start()
+        thread.join()
+    assert len(found) == 3 and all(after == min(before + 5, 19) for before, after in found), found
