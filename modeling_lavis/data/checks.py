@@ -8,7 +8,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -46,12 +46,14 @@ class RowProblem:
         kind (`str`): one of [`KINDS`].
         message (`str`): what was found, what was expected.
         remedy (`str`): what to do.
+        index (`int`, *optional*): position of the row, if it is known.
     """
 
     where: str
     kind: str
     message: str
     remedy: str
+    index: int | None = None
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message} To do: {self.remedy}."
@@ -153,8 +155,8 @@ def check_data(
                 ids.look_at(row, f"row {index}")
             report.num_rows += len(chunk)
             shown.update(len(chunk))
-            found = (text or file for text, file in zip(texts, unreadable))
-            report.problems += [problem for problem in found if problem is not None]
+            found = ((index, text or file) for (index, _), text, file in zip(chunk, texts, unreadable))
+            report.problems += [replace(problem, index=index) for index, problem in found if problem is not None]
             if task == "video-qa" and label2id is not None:
                 unknown += sum(_is_unknown(row, label2id) for _, row in chunk)
     if unknown:
