@@ -153,7 +153,7 @@ def _run(args: argparse.Namespace, results: Results, is_first: bool) -> int:
 
     known = inspect.signature(EVALUATIONS[args.task]).parameters
     options = task_options(args, known)
-    if args.plot is not None and "return_rankings" in known:
+    if "return_rankings" in known:
         options["return_rankings"] = True
     try:
         rows = load_data(
@@ -174,7 +174,7 @@ def _run(args: argparse.Namespace, results: Results, is_first: bool) -> int:
     found = EVALUATIONS[args.task](pipe.model, pipe.processor, rows, **options)
     if not is_first:
         return 0
-    metrics, skipped = (found, {}) if isinstance(found, Mapping) else (found.metrics, getattr(found, "skipped", {}))
+    metrics, skipped = found.metrics, found.skipped
     if args.output is not None:
         found.save_predictions(args.output, args.output_format or "list")
     record = {"task": args.task, "metrics": metrics, "skipped": len(skipped)}
@@ -212,8 +212,6 @@ def task_options(args: argparse.Namespace, known: Mapping[str, Any]) -> dict[str
     if args.label2id is not None:
         unknown += [] if "label2id" in known else ["label2id"]
         options["label2id"] = _read_labels(args.label2id)
-    if args.on_bad_row != "raise" and "on_bad_row" not in known:
-        unknown.append("on_bad_row")
     if "return_predictions" not in known:
         unknown += given_options(args, ("output", "examples"))
     if unknown:
@@ -222,9 +220,10 @@ def task_options(args: argparse.Namespace, known: Mapping[str, Any]) -> dict[str
         "batch_size": args.batch_size,
         "num_workers": args.num_workers,
         "progress": True,
+        "on_bad_row": args.on_bad_row,
     }
     if "return_predictions" in known:
-        shared |= {"return_predictions": True, "on_bad_row": args.on_bad_row}
+        shared["return_predictions"] = True
     return {**options, **shared}
 
 

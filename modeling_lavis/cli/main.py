@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import modeling_lavis
 from modeling_lavis.cli.options import first_line
-from modeling_lavis.cli.output import UsageError, print_logged_warnings, warn
+from modeling_lavis.cli.output import UsageError, print_logged_warnings, warn, warn_lines
 from modeling_lavis.import_utils import silence_developer_logs
 
 #: verbs, in the order of the help; each is a module of this package
@@ -98,5 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         warn("interrupted.")
         return 130
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        warn(first_line(error))
+        from modeling_lavis.data.columns import DataError
+
+        if isinstance(error, DataError):  # a list of rows
+            warn_lines(str(error))
+        else:
+            warn(first_line(error))
         return 1

@@ -72,6 +72,16 @@ def warn(message: str, level: str = "error") -> None:
         sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding))
 
 
+def warn_lines(message: str, level: str = "error") -> None:
+    """Print a report of several lines, such as a list of bad rows, on stderr: the first line as [`warn`] prints it."""
+    first, *others = message.splitlines() or [""]
+    warn(first, level)
+    encoding = sys.stderr.encoding or "utf-8"
+    with _without_progress_bar(sys.stderr):
+        for line in others:
+            sys.stderr.write(f"{one_line(line)}\n".encode(encoding, "backslashreplace").decode(encoding))
+
+
 def one_line(text: str) -> str:
     """
     Escape line breaks and control characters, so that a name or a generated text stays in its line.
@@ -97,7 +107,8 @@ class _Printer(logging.Handler):
     """Prints what this package logs as warnings of the command."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        warn(record.getMessage(), "warning")
+        show = warn_lines if getattr(record, "is_report", False) else warn
+        show(record.getMessage(), "warning")
 
 
 _PRINTER = _Printer(logging.WARNING)

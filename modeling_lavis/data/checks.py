@@ -8,7 +8,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -46,12 +46,14 @@ class RowProblem:
         kind (`str`): one of [`KINDS`].
         message (`str`): what was found, what was expected.
         remedy (`str`): what to do.
+        index (`int`, *optional*): position of the row, if it is known.
     """
 
     where: str
     kind: str
     message: str
     remedy: str
+    index: int | None = None
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message} To do: {self.remedy}."
@@ -93,11 +95,10 @@ class DataReport:
         if not self.problems:
             return "\n".join([f"{self.num_rows} rows for {self.task}: all can be used.", *self.notes])
         counts = ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
-        shown = "\n".join(f"  {problem}" for problem in self.problems[:10])
+        shown = "\n".join(f"  {_one_line(str(problem))}" for problem in self.problems[:10])
         more = len(self.problems) - 10
-        return f"{len(self.problems)} of {self.num_rows} rows for {self.task} cannot be used ({counts}):\n{shown}" + (
-            f"\n  and {more} more" if more > 0 else ""
-        )
+        text = f"{len(self.problems)} of {self.num_rows} rows for {self.task} cannot be used ({counts}):\n{shown}"
+        return "\n".join([text, *([f"  and {more} more"] if more > 0 else []), *self.notes])
 
 
 def check_data(
@@ -135,7 +136,7 @@ def check_data(
     columns = task_columns(task)
     if threads < 1 or (max_rows is not None and max_rows < 1):
         raise ValueError(f"threads is {threads} and max_rows {max_rows}; expected positive numbers.")
-    report, known = DataReport(task), _KnownFiles(columns)
+    report, known, ids = DataReport(task), _KnownFiles(columns), _Ids(columns)
     first_sentence: list[bool] = []
     unknown = 0
     # answers outside the classes are part of video question answering
@@ -150,10 +151,12 @@ def check_data(
                 for index, row in chunk
             ]
             unreadable = list(pool.map(known.problem, chunk)) if media else [None] * len(chunk)
+            for index, row in chunk:
+                ids.look_at(row, f"row {index}")
             report.num_rows += len(chunk)
             shown.update(len(chunk))
-            found = (text or file for text, file in zip(texts, unreadable))
-            report.problems += [problem for problem in found if problem is not None]
+            found = ((index, text or file) for (index, _), text, file in zip(chunk, texts, unreadable))
+            report.problems += [replace(problem, index=index) for index, problem in found if problem is not None]
             if task == "video-qa" and label2id is not None:
                 unknown += sum(_is_unknown(row, label2id) for _, row in chunk)
     if unknown:
@@ -163,6 +166,7 @@ def check_data(
         )
         if unknown == report.num_rows:
             report.problems.append(RowProblem("all rows", "label", report.notes.pop(), _REMEDIES["label"]))
+    report.notes += ids.notes()
     return report
 
 
@@ -179,6 +183,48 @@ def _choose(rows: Any, max_rows: int | None) -> Iterator[tuple[int, Any]]:
     for number in range(max_rows):
         index = number * len(rows) // max_rows
         yield index, rows[index]
+
+
+class _Ids:
+    """Notes ids that several rows have, and should not."""
+
+    def __init__(self, task: TaskColumns) -> None:
+        self.media = task.media.name
+        self.media_id = f"{self.media}_id" if f"{self.media}_id" in task.names else None
+        self.has_questions = "question_id" in task.names
+        self.files: dict[Any, str] = {}
+        self.questions: set[Any] = set()
+        self.found: dict[str, list[str]] = {"file": [], "question": []}
+
+    def look_at(self, row: Any, where: str) -> None:
+        """Take note of the ids of a row."""
+        if not isinstance(row, Mapping) or row.get(PROBLEM) is not None:
+            return
+        where = str(row.get(ORIGIN) or where)
+        identity = None if self.media_id is None else row.get(self.media_id)
+        path = _path_of(row.get(self.media))
+        if isinstance(identity, (int, str)) and path is not None and self.files.setdefault(identity, path) != path:
+            self.found["file"].append(f"{where}: {identity!r}")
+        question = row.get("question_id") if self.has_questions else None
+        if isinstance(question, (int, str)):
+            if question in self.questions:
+                self.found["question"].append(f"{where}: {question!r}")
+            self.questions.add(question)
+
+    def notes(self) -> list[str]:
+        """What was found, for the report."""
+        notes = []
+        if found := self.found["file"]:
+            notes.append(
+                f"{len(found)} rows have a {self.media_id} of another {self.media} ({found[0]}): their texts count as"
+                f" right for both. Give each {self.media} its own, or leave the column out."
+            )
+        if found := self.found["question"]:
+            notes.append(
+                f"{len(found)} rows have a question_id that an earlier row has ({found[0]}): result files would have"
+                " several answers to one question."
+            )
+        return notes
 
 
 class _KnownFiles:
@@ -357,7 +403,7 @@ class SkippedRows:
         if not self.count:
             return "No row was skipped."
         shown = "\n".join(
-            f"  {name} ({self.times[name]}x): {reason}" for name, reason in list(self.reasons.items())[:10]
+            _one_line(f"  {name} ({self.times[name]}x): {reason}") for name, reason in list(self.reasons.items())[:10]
         )
         more = len(self.reasons) - 10
         return f"{len(self.reasons)} bad rows were skipped, {self.count} times in all:\n{shown}" + (
@@ -458,7 +504,8 @@ class SkipBadRows:
             raise whole_error
         if not good:
             listed = "".join(
-                f"\n  {_name_of(rows[index], index)}: {_reason(error)}" for index, error in list(bad.items())[:5]
+                "\n" + _one_line(f"  {_name_of(rows[index], index)}: {_reason(error)}")
+                for index, error in list(bad.items())[:5]
             )
             raise DataError(
                 f"All {len(rows)} rows of a batch are bad, so nothing is left to train on. Run check_data on the"
@@ -500,6 +547,10 @@ class SkipBadRows:
                         reasons.setdefault(entry["row"], entry["reason"])
                         times[entry["row"]] += 1
         return SkippedRows(times.total(), reasons, dict(times))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
 
 
 def _reason(error: Exception) -> str:

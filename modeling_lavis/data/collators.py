@@ -18,7 +18,7 @@ import PIL.Image
 import torch
 
 from modeling_lavis.data.columns import PROBLEM
-from modeling_lavis.models.image_conversion import open_image
+from modeling_lavis.models.image_conversion import load_image, open_image
 from modeling_lavis.models.processing_image_text import answer_shares
 
 Row = Mapping[str, Any]
@@ -475,11 +475,12 @@ def _hash_id(image_id: Any) -> int:
 def _open_bytes(source: Row) -> PIL.Image.Image:
     name = source.get("path") or "without a name"
     try:
-        return PIL.Image.open(io.BytesIO(source["bytes"]))
+        image = PIL.Image.open(io.BytesIO(source["bytes"]))
     except Exception as error:  # decoders raise unrelated types for corrupted files
         # Pillow's message names an object in memory by its address
         reason = "the content is not an image" if isinstance(error, PIL.UnidentifiedImageError) else error
         raise OSError(f"Cannot read the image {name} from its bytes: {reason}") from error
+    return load_image(image, f"{name} from its bytes")
 
 
 def open_row_image(source: Any) -> Any:

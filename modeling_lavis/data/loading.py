@@ -12,7 +12,7 @@ import torch
 from modeling_lavis import __version__
 from modeling_lavis.data.annotations import ANNOTATIONS, annotation_files
 from modeling_lavis.data.columns import ORIGIN, DataError, TaskColumns, task_columns
-from modeling_lavis.data.folders import FORMATS, find_source, load_label2id
+from modeling_lavis.data.folders import FORMATS, find_source, load_label2id, split_names
 from modeling_lavis.data.mixture_files import load_mixture, read_mixture
 from modeling_lavis.data.records import SourceFile
 from modeling_lavis.data.row_tables import in_memory
@@ -110,8 +110,8 @@ def load_data(
 
 
 def _check_options(task: TaskColumns, columns: ColumnNames | None, format: str | None, on_bad_row: str) -> None:
-    for name in columns or {}:
-        task[name]  # raises
+    if unknown := [name for name in columns or {} if name not in task.names]:
+        raise ValueError(f"The task {task.task!r} has no column {unknown[0]!r}; it has {', '.join(task.names)}.")
     if format is not None and format not in FORMATS and format not in ANNOTATIONS:
         raise ValueError(f"format is {format!r}; expected one of {', '.join([*FORMATS, *ANNOTATIONS])}.")
     if on_bad_row not in ("raise", "keep"):
@@ -238,7 +238,7 @@ def _encoded(rows: Sequence[dict[str, Any]], types: ColumnTypes) -> Any:
                 value = [feature.encode_example(entry) for entry in value]
             elif value is not None:
                 value = feature.encode_example(value)
-        except (TypeError, ValueError, OSError) as error:
+        except (TypeError, ValueError, OSError, AttributeError) as error:
             raise DataError(
                 f"{row[ORIGIN]}, column {name!r}: cannot be stored ({error}). Expected a path, encoded bytes, a PIL"
                 " image, or an array of uint8."
@@ -258,11 +258,7 @@ def _from_datasets(
 ) -> Any:
     datasets: Any = require("datasets", extra="train", purpose="data sets")
     if isinstance(source, Mapping):
-        if split is None and len(source) == 1:
-            split = next(iter(source))
-        if split not in source:
-            raise DataError(f"The data set has the splits {', '.join(source)}; choose one with split= (got {split!r}).")
-        source = source[split]
+        source = _chosen(source, split, datasets)
     if not isinstance(source, (datasets.Dataset, datasets.IterableDataset)):
         raise TypeError(
             f"source is {type(source).__name__}; expected a path, a list of dicts, or an object of datasets."
@@ -278,7 +274,22 @@ def _from_datasets(
         joined = RowMaker(task, {}, os.path.abspath(media_root))
         source = source.map(_JoinPaths(joined))
     is_map_style = isinstance(source, datasets.Dataset)
+    if is_map_style and not len(source):
+        raise DataError("The data set has no rows.")
     return source.to_iterable_dataset() if streaming and is_map_style else source
+
+
+def _chosen(source: Mapping[str, Any], split: str | None, datasets: Any) -> Any:
+    """The data sets of a split, or of several joined by "+"."""
+    if split is None and len(source) == 1:
+        split = next(iter(source))
+    parts = []
+    for part in split.split("+") if split is not None and split not in source else [split]:
+        name = next((name for name in split_names(part) if name in source), None) if part else None
+        if name is None:
+            raise DataError(f"The data set has the splits {', '.join(source)}; choose one with split= (got {split!r}).")
+        parts.append(source[name])
+    return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
 
 
 class _JoinPaths:

@@ -191,6 +191,11 @@ def _csv_records(path: str) -> Iterator[tuple[str, Record | DataError]]:
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
+        names = reader.fieldnames or []
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise DataError(
+                f"{path}: the header has {', '.join(map(repr, twice))} twice; give each column its own name."
+            )
         for index, record in enumerate(reader):
             if None in record or None in record.values():
                 yield (
@@ -231,9 +236,11 @@ def read_parquet(path: str) -> Iterator[tuple[str, Record]]:
 # ---- WebDataset ----
 
 
-def read_shard(path: str) -> Iterator[tuple[str, Record]]:
+def read_shard(path: str) -> Iterator[tuple[str, Record | DataError]]:
     """
     Records of a WebDataset shard: neighbouring files with one name and several extensions are a record.
+
+    A sample with a file that cannot be read is an error in its place.
 
     `.json` gives the columns that it contains, images and videos are columns `image` and `video` as `{bytes, path}`, or
     `images` if there are several in a record; `.txt` is the column `caption`, `.cls` `label`, `.name.txt` and other
@@ -241,7 +248,10 @@ def read_shard(path: str) -> Iterator[tuple[str, Record]]:
     """
     suffixes = image_suffixes()
     for key, members in shard_samples(path):
-        yield f"sample {key}", sample_record(members, path, key, suffixes)
+        try:
+            yield f"sample {key}", sample_record(members, path, key, suffixes)
+        except DataError as error:
+            yield f"sample {key}", error
 
 
 def shard_samples(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:

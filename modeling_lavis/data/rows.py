@@ -2,7 +2,7 @@
 """Records of files as rows of the contract: names and types of columns, paths of images and videos."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -421,6 +421,8 @@ def rows_of(
     """
     The rows of files, one after the other.
 
+    With `on_bad_row="keep"`, lines, samples and files that cannot be read are rows with a problem, too.
+
     Args:
         files (`Iterable[SourceFile]`): the files.
         maker (`RowMaker`): makes rows of their records.
@@ -430,17 +432,37 @@ def rows_of(
     Yields:
         `dict[str, Any]`: rows.
     """
+    has_rows = types is not None
     for file in files:
         folder = os.path.abspath(file.media_folder)
-        for origin, record in file.records():
+        for place, record in _records(file, on_bad_row == "keep"):
+            origin = f"{file.name}, {place}" if place else file.name
             try:
+                if isinstance(record, Exception):
+                    raise record
                 row = maker(record, origin, folder, file.is_textual)
                 yield row if types is None else types.convert(row)
-            except DataError as error:
-                if on_bad_row == "raise":
+            except (DataError, OSError) as error:
+                # a source of which nothing can be read is a wrong source, not one with bad rows
+                if on_bad_row == "raise" or not (place or has_rows):
                     raise
                 bad = maker.problem(str(error), origin)
                 yield bad if types is None else types.convert(bad)
+            has_rows = True
+
+
+def _records(file: SourceFile, keep: bool) -> Iterator[tuple[str, Record | Exception]]:
+    """
+    Records of a file, and errors in the place of those that are none.
+
+    With `keep`, an error that ends the file is the last of them, without a place.
+    """
+    try:
+        yield from file.records_and_errors()
+    except (DataError, OSError) as error:
+        if not keep:
+            raise
+        yield "", error
 
 
 __all__ = ["ColumnNames", "ColumnTypes", "RowMaker", "find_value", "missing_columns", "rows_of"]

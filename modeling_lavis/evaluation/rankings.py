@@ -4,8 +4,8 @@
 Shapes: I images, S texts, k candidates per row.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ class RetrievalRankings:
         owners (sequence of `int`): image of each text.
         modality (`str`): `"image"` or `"video"`.
         reranked (`bool`): whether the score of a candidate is the ITM logit plus the cosine, or the cosine alone.
+        skipped (`Mapping[int, str]`, *optional*): position of each row that was left out, and the reason.
     """
 
     metrics: dict[str, float]
@@ -32,6 +33,7 @@ class RetrievalRankings:
     owners: Sequence[int]
     modality: str
     reranked: bool
+    skipped: Mapping[int, str] = field(default_factory=dict)
 
     def places(self) -> tuple[Tensor, Tensor]:
         """

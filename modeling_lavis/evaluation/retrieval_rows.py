@@ -5,23 +5,41 @@ Shapes: I images, S captions, k candidates per row.
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
+import PIL.Image
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
+from modeling_lavis.data.checks import RowProblem, check_data
+from modeling_lavis.data.collators import open_row_image
+from modeling_lavis.data.loading import without_decoding
+from modeling_lavis.data.video_collators import opened_row_video
 from modeling_lavis.evaluation.engine import MEMORY_BUDGET, RetrievalEngine
 from modeling_lavis.evaluation.metrics import recall_at_k
 from modeling_lavis.evaluation.rankings import RetrievalRankings
 from modeling_lavis.evaluation.retrieval import TEXT_BATCH_SIZE, RankedCandidates
+from modeling_lavis.import_utils import require
+from modeling_lavis.models.distributed import rank, world_size
 from modeling_lavis.models.image_conversion import open_image
 from modeling_lavis.progress import Shown
+
+logger = logging.getLogger(__name__)
 
 _IMAGE_COLUMNS = ("image", "video")
 #: bounds of a video in seconds, which its processor takes
 _TIME_RANGE = ("start", "end")
+
+
+class _OfRow(NamedTuple):
+    """The identity of the image of a row without an id."""
+
+    row: int
 
 
 class CaptionedImages:
@@ -90,6 +108,7 @@ class CaptionedImages:
         """Number the images, and list their captions."""
         numbers: dict[Any, int] = {}
         for row, (identity, given) in enumerate(zip(ids, captions, strict=True)):
+            identity = _OfRow(row) if identity is None else identity
             if identity not in numbers:
                 numbers[identity] = len(numbers)
                 self._first.append(row)
@@ -107,13 +126,16 @@ class CaptionedImages:
     def _names_of_files(self, columns: set[str], ids: Sequence[Any] | None) -> list[str] | None:
         """Files of the images, if the rows name files. `ValueError` if an image has two."""
         if hasattr(self._rows, "column_names"):
-            return None  # reading the column would decode all images
-        names = [row[self.modality] for row in self._rows]
+            if getattr(self._rows.features[self.modality], "dtype", None) != "string":
+                return None  # reading the column would read all images
+            names = list(self._rows[self.modality])
+        else:
+            names = [row[self.modality] for row in self._rows]
         if not all(isinstance(name, (str, os.PathLike)) for name in names):
             return None
         first: dict[Any, int] = {}
         for row, identity in enumerate(range(len(names)) if ids is None else ids):
-            before = first.setdefault(identity, row)
+            before = first.setdefault(_OfRow(row) if identity is None else identity, row)
             if os.fspath(names[row]) != os.fspath(names[before]):
                 raise ValueError(
                     f"The rows {before} and {row} have the same {self.modality}_id {identity!r}, but different files: "
@@ -135,10 +157,13 @@ class CaptionedImages:
                 if any(entry.get(name) is not None for entry in entries)
             }
             processor = getattr(self._processor, "video_processor", self._processor)
-            inputs = processor(videos=images, return_tensors="pt", **ranges)
+            with ExitStack() as stack:
+                videos = [stack.enter_context(opened_row_video(video)) for video in images]
+                inputs = processor(videos=videos, return_tensors="pt", **ranges)
         else:
+            images = [open_row_image(image) if isinstance(image, (Mapping, bytes)) else image for image in images]
             if type(self._processor).__module__.startswith("transformers."):
-                images = [open_image(image).convert("RGB") if is_file(image) else image for image in images]
+                images = [_in_rgb(image) for image in images]
             inputs = self._processor.image_processor(images=images, return_tensors="pt")
         named = {name: values for name, values in inputs.items() if isinstance(values, Tensor)}
         return next(iter(named.values())) if len(named) == 1 else named
@@ -160,9 +185,66 @@ class CaptionedImages:
         return facts
 
 
+def without_bad_rows(rows: Any) -> tuple[Any, dict[int, str]]:
+    """
+    Rows without those whose image or video cannot be read, or whose caption is empty; they are logged as a warning.
+
+    The first process opens the files, and all leave out the same rows.
+
+    Args:
+        rows: as for [`CaptionedImages`].
+
+    Returns:
+        The other rows, of the same kind or a list, and the positions of those left out with the reasons.
+
+    Raises:
+        ValueError: If all rows are bad.
+    """
+    rows = rows if hasattr(rows, "__len__") and hasattr(rows, "__getitem__") else list(rows)
+    columns = set(getattr(rows, "column_names", None) or (rows[0] if len(rows) else ()))
+    task = "video-retrieval" if "video" in columns else "retrieval"
+    undecoded = rows
+    if hasattr(rows, "cast_column"):
+        datasets: Any = require("datasets", extra="train", purpose="data sets")
+        undecoded = without_decoding(rows, "video" if "video" in columns else "image", datasets)
+    problems = _problems(undecoded, task)
+    if not problems:
+        return rows, {}
+    if len(problems) == len(rows):
+        raise ValueError(f"There is nothing to evaluate: all {len(rows)} rows are bad, the first: {problems[0]}")
+    if rank() == 0:
+        logger.warning(f"{len(problems)} rows are left out, the first of them {problems[0]}")
+    bad = {problem.index: str(problem) for problem in problems if problem.index is not None}
+    good = [index for index in range(len(rows)) if index not in bad]
+    return rows.select(good) if hasattr(rows, "select") else [rows[index] for index in good], bad
+
+
+def _problems(rows: Any, task: str) -> list[RowProblem]:
+    """What the first process finds wrong with rows, in all processes; an error of it is raised by all."""
+    found: list[Any] = [None]
+    if rank() == 0:
+        try:
+            found = [check_data(rows, task).problems]
+        except Exception as error:
+            if world_size() == 1:
+                raise
+            found = [error]  # the other processes wait for this one
+    if world_size() > 1:
+        dist.broadcast_object_list(found, src=0)
+    if isinstance(found[0], Exception):
+        raise found[0]
+    problems: list[RowProblem] = found[0]
+    return problems
+
+
 def is_file(image: Any) -> bool:
     """Whether an image is the name of a file or an address."""
     return isinstance(image, (str, os.PathLike))
+
+
+def _in_rgb(image: Any) -> Any:
+    image = open_image(image) if is_file(image) else image
+    return image.convert("RGB") if isinstance(image, PIL.Image.Image) else image
 
 
 def _digest(texts: Iterable[str]) -> str:
@@ -249,6 +331,7 @@ def evaluate_retrieval(
     work_dir: str | os.PathLike[str] | None = None,
     num_workers: int = 0,
     progress: Shown = None,
+    on_bad_row: str = "raise",
     return_rankings: bool = False,
 ) -> Any:
     """
@@ -263,6 +346,8 @@ def evaluate_retrieval(
         k, batch_size, text_batch_size, rerank, index, memory_budget, disk_budget, work_dir, num_workers, progress: see
             [`RetrievalEngine`].
         ranks (sequence of `int`, *optional*, defaults to `(1, 5, 10)`): values of K of recall at K.
+        on_bad_row (`str`, *optional*, defaults to `"raise"`): `"raise"`, or `"skip"` to leave out rows whose image
+            cannot be read or whose caption is empty; every image is then opened once before.
         return_rankings (`bool`, *optional*, defaults to `False`): return [`RetrievalRankings`].
 
     Returns:
@@ -287,6 +372,9 @@ def evaluate_retrieval(
     """
     if not ranks or min(ranks) < 1:
         raise ValueError(f"ranks is {tuple(ranks)!r}; expected at least one positive K.")
+    if on_bad_row not in ("raise", "skip"):
+        raise ValueError(f"on_bad_row is {on_bad_row!r}; expected 'raise' or 'skip'.")
+    rows, skipped = without_bad_rows(rows) if on_bad_row == "skip" else (rows, {})
     engine = RetrievalEngine(
         model,
         k=k,
@@ -313,7 +401,9 @@ def evaluate_retrieval(
     if not return_rankings:
         return metrics
     modality, reranked = collection.modality, result.num_pairs > 0
-    return RetrievalRankings(metrics, result.image_to_text, result.text_to_image, collection.owners, modality, reranked)
+    return RetrievalRankings(
+        metrics, result.image_to_text, result.text_to_image, collection.owners, modality, reranked, skipped
+    )
 
 
 __all__ = ["CaptionedImages", "evaluate_retrieval", "recall_of_candidates", "retrieval_metrics"]

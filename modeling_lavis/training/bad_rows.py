@@ -49,7 +49,7 @@ class BadRowReport(TrainerCallback):
     def _report(self, state: TrainerState) -> SkippedRows:
         summary = self.collator.summary()
         if summary.count > self._reported and state.is_world_process_zero:
-            logger.warning(str(summary))
+            logger.warning(str(summary), extra={"is_report": True})
         self._reported = summary.count
         return summary
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoProcessor, PreTrainedModel
+from transformers import AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 import modeling_lavis
 from modeling_lavis.data.collators import ENTAILMENT_LABELS, PAIR_LABELS
@@ -27,6 +27,8 @@ _LAVIS_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
 _RATES = ("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob")
 _SIZES = ("projection_dim", "initializer_range")
 _PARTS = ("vision_config", "text_config", "qformer_config", "answer_config")
+#: model types of transformers that heads of a family load, too
+_OF_TRANSFORMERS = {"lavis_blip": "blip", "lavis_blip_2": "blip-2"}
 _LABEL_COLUMNS = {"classification": "label", "nlvr": "label", "video-qa": "answer"}
 _TEXT_COLUMNS = ("caption", "question", "answer", "sentence")
 _IMAGE_OPTIONS = ("background", "image_mean", "image_std")
@@ -150,6 +152,18 @@ def _refuse_original(source: str, recipe: Recipe) -> None:
     )
 
 
+def _check_family(recipe: Recipe, source: str) -> None:
+    """Raise `ValueError` for a model of another family than that of the recipe."""
+    kind = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+    known = (recipe.family, _OF_TRANSFORMERS.get(recipe.family))
+    if kind is not None and kind not in known:
+        names = " or ".join(repr(name) for name in known if name is not None)
+        raise ValueError(
+            f"{source} has the model type {kind!r}; the recipe {recipe.name} trains a {recipe.head} and expects"
+            f" {names}. Give such a model, or a recipe of its family (modeling-lavis recipes)."
+        )
+
+
 def _settings(recipe: Recipe, label2id: Mapping[str, int] | None, is_new: bool) -> dict[str, Any]:
     """Fields of the configuration by the recipe; those of a loaded model are no sizes."""
     fields = copy.deepcopy(dict(recipe.model.config))
@@ -218,7 +232,11 @@ def _load(
 ) -> tuple[Any, Any]:
     head = getattr(modeling_lavis, recipe.head)
     fields = _settings(recipe, label2id, is_new=False)
-    stored = head.config_class.from_pretrained(source)
+    try:
+        stored = head.config_class.from_pretrained(source)
+    except ValueError:
+        _check_family(recipe, source)
+        raise
     queue_size = fields.pop("queue_size", None)
     if label2id is not None and dict(stored.label2id or {}) != dict(label2id):
         fields["ignore_mismatched_sizes"] = True  # the classifier of other classes is new

@@ -130,7 +130,7 @@ def train(
         values (`Mapping[str, Any]`, *optional*): changes of the recipe by dotted name, such as
             `{"model.image_size": 256}`.
         resume (`bool` or `str`, *optional*, defaults to `False`): continue from the last checkpoint of the output
-            folder if there is one, or from a certain one.
+            folder if there is one, or from a certain one. Without it, the folder may have none.
         callbacks (`Sequence[TrainerCallback]`, *optional*, defaults to `()`): further callbacks.
         arguments: any argument of [`~transformers.TrainingArguments`]. Those that a recipe has, too, change it; with
             another `learning_rate`, the lowest one and that of the warm-up keep their proportion to it.
@@ -147,6 +147,7 @@ def train(
         raise ValueError("train_data is missing; give a folder, a file, or rows.")
     plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     plan = _with_arguments(plan.with_values(values) if values else plan, arguments)
+    output, checkpoint = Path(output_dir), _resumed_from(Path(output_dir), resume, arguments)
     set_seed(plan.run.seed)
 
     options: dict[str, Any] = {"columns": columns, "media_root": media_root}
@@ -157,12 +158,15 @@ def train(
     if check:
         _check(plan, rows, eval_rows, label2id, on_bad_row)
 
-    output = Path(output_dir)
     model, processor = prepare_start(plan, model, processor, rows, label2id, language_model)
     if plan.model.lora is not None:
         model = _with_lora(model, plan)
     collator = _collator(plan, processor, label2id, on_bad_row)
     evaluates = eval_rows is not None and bool(plan.evaluation.metric)
+    if eval_rows is not None and not evaluates:
+        logger.warning(
+            f"The recipe {plan.name} has no evaluation.metric: eval_data are not used, and the last model is kept."
+        )
     training_arguments = _training_arguments(plan, output, arguments, scaling, rows, evaluates)
     factor = training_arguments.learning_rate / plan.optimizer.learning_rate
     has_own_schedule = "lr_scheduler_type" in arguments
@@ -186,7 +190,7 @@ def train(
     if trainer.is_world_process_zero():
         output.mkdir(parents=True, exist_ok=True)
         plan.save(output / RECIPE_FILE)
-    trainer.train(resume_from_checkpoint=_resumed_from(output, resume))
+    trainer.train(resume_from_checkpoint=checkpoint)
     metrics: dict[str, float] = {}
     if evaluates:
         found = trainer.evaluate()
@@ -251,7 +255,7 @@ def _check(recipe: Recipe, rows: Any, eval_rows: Any, label2id: Any, on_bad_row:
         if on_bad_row == "raise":
             report.raise_if_bad()
         if report.problems or report.notes:
-            logger.warning(f"Data for {what}: {report}")
+            logger.warning(f"Data for {what}: {report}", extra={"is_report": True})
 
 
 def _collator(recipe: Recipe, processor: Any, label2id: Any, on_bad_row: str) -> Any:
@@ -407,12 +411,28 @@ def _evaluation(
     return evaluate
 
 
-def _resumed_from(output: Path, resume: bool | str) -> str | bool | None:
+def _resumed_from(output: Path, resume: bool | str, arguments: Mapping[str, Any]) -> str | None:
+    """The checkpoint to resume from, `None` for a new run; `ValueError` if the folder has those of another run."""
     from modeling_lavis.training.checkpoints import last_checkpoint
 
-    if resume is True:
-        return last_checkpoint(output) if output.is_dir() else None
-    return resume or None
+    # the argument of TrainingArguments, which transformers' Trainer does not read
+    given = resume or arguments.get("resume_from_checkpoint") or False
+    chosen = {"true": True, "false": False}.get(str(given).lower(), given)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"The output folder {output} is a file; give the name of a folder.")
+    last = last_checkpoint(output) if output.is_dir() else None
+    if chosen is True:
+        return last
+    if chosen:
+        if not os.path.isdir(chosen):
+            raise FileNotFoundError(f"There is no checkpoint {chosen}; give a folder such as {output}/checkpoint-100.")
+        return os.fspath(chosen)
+    if last is not None:
+        raise ValueError(
+            f"{output} has the checkpoints of an earlier run, such as {Path(last).name}, which a new one would mix with"
+            " its own. Give resume=True (--resume) to continue it, another output folder, or delete them."
+        )
+    return None
 
 
 __all__ = ["RECIPE_FILE", "SELECTION", "TrainingResult", "train"]

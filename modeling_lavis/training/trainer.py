@@ -462,16 +462,39 @@ class LavisTrainer(Trainer):
 
 
 class _EpochCounter(TrainerCallback):
-    """Tells the number of the epoch to the data set."""
+    """Tells the number of the epoch to the data set, and ends a training that would never make a step."""
 
     def __init__(self, epoch: Epoch) -> None:
         self.epoch = epoch
+        self._last_step = -1
+        self._idle_epochs = 0
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Set the number of the epoch."""
         self.epoch.set(int(state.epoch or 0))
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """
+        Check that there are steps.
+
+        transformers accumulates within an epoch, and repeats a stream that is shorter than one step for ever.
+
+        Raises:
+            ValueError: two epochs had no step (one can be what is left of an epoch after a checkpoint).
+        """
+        self._idle_epochs = self._idle_epochs + 1 if state.global_step == self._last_step else 0
+        self._last_step = state.global_step
+        if self._idle_epochs > 1 and not control.should_training_stop:
+            raise ValueError(
+                f"The data have less than {args.gradient_accumulation_steps} batches of"
+                f" {args.per_device_train_batch_size} rows per device, so that no step of the optimizer is complete in"
+                " an epoch. Lower gradient_accumulation_steps or per_device_train_batch_size, or load the data without"
+                " streaming."
+            )
 
 
 def freeze_modules(model: Any, names: Sequence[str]) -> Any:

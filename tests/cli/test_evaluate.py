@@ -79,6 +79,16 @@ def test_ranked_answers(evaluate: Any, tmp_path: Path) -> None:
     assert without.status == 0 and "no metrics" in without.out
 
 
+def test_retrieval_without_rows_that_cannot_be_used(evaluate: Any) -> None:
+    rows = [{"image": image(index), "caption": f"caption {index}"} for index in range(3)]
+    options = ["--json", "--ranks", "1"]
+    whole = evaluate("retrieval", "ForImageTextRetrieval", rows, *options)
+    rows[1:1] = [{"image": image(0), "caption": ""}, {"image": image(1), "caption": " "}]
+    assert evaluate("retrieval", "ForImageTextRetrieval", rows, *options).status == 1
+    skipped = evaluate("retrieval", "ForImageTextRetrieval", rows, *options, "--on-bad-row", "skip")
+    assert skipped.records == [{**whole.records[0], "skipped": 2}] and "2 rows are left out" in skipped.err
+
+
 def test_classes_and_rows_that_cannot_be_read(evaluate: Any, pipe: Any, tmp_path: Path) -> None:
     head, names = "ForImageAndTextClassification", ["no", "maybe", "yes"]
     classifier = pipe("image-text-classification", head)

@@ -84,6 +84,21 @@ def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_bad_rows_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_data(tmp_path, "captioning")
+    rows = [*json.loads(data.read_text()), *({"image": f"none\n{number}.png", "caption": "c"} for number in range(2))]
+    data.write_text(json.dumps(rows))
+    given = ["train", "small-captioning", "--train-data", str(data), "--output", str(tmp_path / "run")]
+    assert main([*given, "--check-data"]) == 1
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == f"error: 2 of {len(rows)} rows for captioning cannot be used (2 media):"
+    assert len(others) == 2  # a line for each row, whatever its name is
+    for number, line in enumerate(others):
+        assert f"{data.name}, row {len(rows) - 2 + number}: No such image: " in line and "To do: " in line
+    assert main([*given, "--columns", "text=caption"]) == 1
+    assert "no column 'text'; it has image, caption" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     """Two gloo processes train as one does with twice the batch."""

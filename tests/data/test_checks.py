@@ -1,5 +1,6 @@
 """Bad rows: found before training, or skipped, counted and reported in it."""
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -17,7 +18,7 @@ from modeling_lavis.data.loading import load_data
 from modeling_lavis.models.image_processing_lavis import LavisImageProcessor
 from modeling_lavis.models.processing_lavis_blip import LavisBlipProcessor
 from modeling_lavis.models.tokenization_lavis import bert_tokenizer, blip_tokenizer
-from tests.data.data_files import caption_rows, encoded, write_json, write_pictures
+from tests.data.data_files import caption_rows, encoded, write_json, write_pictures, write_shard
 from tests.models.video_clips import write_clip
 
 
@@ -122,6 +123,53 @@ def test_rows_that_could_not_be_read(folder: Path) -> None:
     data = load_data(folder / "train.json", "captioning", on_bad_row="keep")
     (problem,) = check_data(data, "captioning").problems
     assert problem.where == "train.json, row 1" and "leads out of" in problem.message
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_lines_that_are_no_rows_are_kept(folder: Path, streaming: bool) -> None:
+    """One broken line, or one broken sample of a shard, does not end a run that skips bad rows."""
+    good = json.dumps({"image": "red.png", "caption": "a"})
+    (folder / "a.jsonl").write_text("\n".join([good, "{broken", "[1]", good]))
+    (folder / "b.csv").write_text("image,caption\nred.png,a\nred.png\nred.png,a,b\nred.png,c\n")
+    for name, lines in (("a.jsonl", (1, 2)), ("b.csv", (1, 2))):
+        data = load_data(folder / name, "captioning", on_bad_row="keep", streaming=streaming)
+        report = check_data(data, "captioning")
+        assert report.num_rows == 4
+        assert [problem.where for problem in report.problems] == [f"{name}, row {line}" for line in lines]
+        with pytest.raises(DataError, match=name):
+            list(load_data(folder / name, "captioning", streaming=streaming))
+    picture = encoded("red")
+    samples = {"1": {"png": picture, "txt": b"a"}, "2": {"png": picture, "json": b"{"}, "3": {"png": picture}}
+    samples |= {"4": {"png": picture, "txt": b"\xff"}, "5": {"png": picture[:60], "txt": b"a"}}
+    write_shard(folder / "c.tar", samples)
+    data = load_data(folder / "c.tar", "captioning", on_bad_row="keep", streaming=streaming)
+    problems = check_data(data, "captioning").problems
+    assert [problem.where for problem in problems] == [f"c.tar, sample {key}" for key in "2345"]
+    assert "the file .json cannot be read" in problems[0].message and "'caption'" in problems[1].message
+    assert problems[3].message.startswith("Cannot read the image 5.png from its bytes: ")
+
+
+def test_the_rest_of_a_file_that_is_cut_off(folder: Path) -> None:
+    samples = {str(key): {"png": encoded("red"), "txt": b"a"} for key in range(4)}
+    whole = write_shard(folder / "a.tar", samples).read_bytes()
+    (folder / "b.tar").write_bytes(whole[:3000])
+    data = load_data(str(folder / "[ab].tar"), "captioning", on_bad_row="keep", streaming=True)
+    (problem,) = check_data(data, "captioning").problems
+    assert problem.where == "b.tar" and "cannot be read as a tar archive" in problem.message
+    # a source of which nothing can be read is an error under both options
+    (folder / "c.tar").write_bytes(b"nonsense")
+    with pytest.raises(DataError, match="c.tar cannot be read as a tar"):
+        load_data(folder / "c.tar", "captioning", on_bad_row="keep")
+
+
+def test_ids_of_other_rows_are_noted() -> None:
+    rows = [{"image": name, "caption": "c", "image_id": id} for name, id in (("a", 1), ("a", 1), ("b", 1), ("c", 2))]
+    report = check_data(rows, "retrieval", media=False)
+    assert not report.problems and "1 rows have a image_id of another image (row 2: 1)" in str(report)
+    rows = [{"image": "a", "question": question, "answer": "b", "question_id": 3} for question in ("q", "")]
+    text = str(check_data(rows, "vqa", media=False))
+    assert "1 of 2 rows" in text and "1 rows have a question_id that an earlier row has (row 1: 3)" in text
+    assert check_data([{**row, "question_id": None} for row in rows], "vqa", media=False).notes == []
 
 
 def test_answers_outside_the_classes() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from datasets import Dataset, DatasetDict, Image, IterableDataset, List, Video
 
 from modeling_lavis.data.collators import open_row_image
@@ -328,6 +329,18 @@ def test_objects_of_datasets(folder: Path, decode: bool) -> None:
         load_data(data, "captioning")
 
 
+def test_splits_of_objects_of_datasets(folder: Path) -> None:
+    """Splits of a dict are named and joined like those of a folder."""
+    data = Dataset.from_dict({"image": [str(path) for path in sorted_pictures(folder)], "caption": CAPTIONS})
+    splits = DatasetDict(train=data.select([0, 1]), validation=data.select([2, 3]))
+    assert load_data(splits, "captioning", split="val")["caption"] == CAPTIONS[2:]
+    check_captions(load_data(splits, "captioning", split="train+val"))
+    check_captions(load_data(splits, "captioning", split="train+val", streaming=True))
+    for split in ("test", "train+test", "", None):
+        with pytest.raises(DataError, match="has the splits train, validation; choose one"):
+            load_data(splits, "captioning", split=split)
+
+
 def test_objects_of_datasets_with_pairs_videos_and_unknown_columns(folder: Path) -> None:
     paths = [str(path) for path in sorted_pictures(folder)]
     pairs = Dataset.from_dict({"images": [paths[:2]], "sentence": ["a"], "label": ["True"]})
@@ -355,6 +368,7 @@ def test_objects_of_datasets_with_pairs_videos_and_unknown_columns(folder: Path)
         ("a.json", '[{"image": "a.png", "caption": {"x": 1}}]', "a.json, row 0, column 'caption': got dict"),
         ("a.parquet", "nonsense", "cannot be read as Parquet"),
         ("a.tar", "nonsense", "cannot be read as a tar"),
+        ("a.csv", "image,caption,caption\na.png,b,c\n", "the header has 'caption' twice"),
         ("a.xls", "", "files of this kind are not read"),
         ("a.csv", b"image,caption\n\xff\xfe,a\n", "not text in UTF-8"),
     ],
@@ -371,7 +385,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         load_data([], "caption")
     with pytest.raises(FileNotFoundError, match="no file or folder.*datasets.load_dataset"):
         load_data("some/dataset", "captioning")
-    with pytest.raises(KeyError, match="no column 'text'"):
+    with pytest.raises(ValueError, match="no column 'text'; it has image, caption, image_id"):
         load_data(tmp_path, "captioning", columns={"text": "caption"})
     with pytest.raises(ValueError, match="format is 'tar'; expected one of imagefolder"):
         load_data(tmp_path, "captioning", format="tar")
@@ -379,6 +393,10 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         load_data(tmp_path, "captioning", on_bad_row="skip")
     with pytest.raises(DataError, match="list of rows is empty"):
         load_data([], "captioning")
+    with pytest.raises(DataError, match="The data set has no rows"):
+        load_data(Dataset.from_dict({"image": [], "caption": []}), "captioning")
+    with pytest.raises(DataError, match="row 0, column 'image': cannot be stored.*an array of uint8"):
+        load_data([{"image": torch.zeros(3, 4, 4), "caption": "a"}], "captioning")
     with pytest.raises(TypeError, match="source is int"):
         load_data(3, "captioning")
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from datasets import Image as ImageColumn
 from PIL import Image
 
 from modeling_lavis import (
@@ -17,6 +19,7 @@ from modeling_lavis import (
     LavisBlipForImageTextRetrieval,
     LavisBlipProcessor,
 )
+from modeling_lavis.data.loading import load_data
 from modeling_lavis.embedded import embedded_images, embedded_model_path
 from modeling_lavis.evaluation.engine import RetrievalEngine
 from modeling_lavis.evaluation.metrics import recall_at_k
@@ -99,6 +102,47 @@ def test_rows_without_ids_and_data_sets(blip: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_rows_that_contain_their_images(blip: Any, tmp_path: Path) -> None:
+    """Rows of shards, of Parquet files and of `datasets.Image` give what rows with the paths give."""
+    rows = emoji_rows()
+    by_path = evaluate_retrieval(*blip, rows, progress=False)
+    contents = [{**row, "image": {"bytes": Path(row["image"]).read_bytes(), "path": None}} for row in rows]
+    assert evaluate_retrieval(*blip, load_data(contents, "retrieval"), progress=False) == by_path
+    assert evaluate_retrieval(*blip, contents, progress=False) == by_path
+    texts = [row["caption"] if isinstance(row["caption"], list) else [row["caption"]] for row in rows]
+    columns = {name: [row[name] for row in rows] for name in ("image", "image_id")}
+    column = Dataset.from_dict({**columns, "caption": texts}).cast_column("image", ImageColumn())
+    for data in (column, load_data(column, "retrieval")):
+        assert evaluate_retrieval(*blip, data, progress=False) == by_path
+
+
+def test_bad_rows_are_left_out(blip: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = emoji_rows()
+    good = evaluate_retrieval(*blip, rows, progress=False)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    broken = {"image": str(tmp_path / "broken.png"), "caption": "a broken picture", "image_id": "broken"}
+    spoiled = [broken, *rows, {**rows[0], "caption": " "}]
+    for data in (spoiled, load_data(spoiled, "retrieval"), iter(spoiled)):
+        caplog.clear()
+        assert evaluate_retrieval(*blip, data, progress=False, on_bad_row="skip") == good
+        assert "2 rows are left out, the first of them row 0: Cannot read the image" in caplog.text
+    with pytest.raises(OSError, match="Cannot read the image .*broken.png"):
+        evaluate_retrieval(*blip, spoiled[:-1], progress=False)
+    with pytest.raises(ValueError, match="all 1 rows are bad, the first: row 0: Cannot read"):
+        evaluate_retrieval(*blip, [broken], progress=False, on_bad_row="skip")
+    with pytest.raises(ValueError, match="on_bad_row is 'keep'; expected 'raise' or 'skip'"):
+        evaluate_retrieval(*blip, rows, on_bad_row="keep")
+
+
+def test_ids_of_data_sets(blip: Any) -> None:
+    """Rows of data sets are checked like those of lists; an image without an id is one of its own."""
+    rows = [{**row, "caption": "a", "image_id": 3} for row in emoji_rows()[:2]]
+    with pytest.raises(ValueError, match="rows 0 and 1 have the same image_id 3, but different files"):
+        CaptionedImages(load_data(rows, "retrieval"), blip[1])
+    rows = [{**row, "image_id": None} for row in emoji_rows()[:2]]
+    assert CaptionedImages([*rows, {**rows[0], "image_id": 7}], blip[1]).owners == [0, 1, 2]
+
+
 def test_workers_load_the_same(blip: Any) -> None:
     rows = emoji_rows()
     expected = evaluate_retrieval(*blip, rows, k=10, batch_size=5, progress=False)
@@ -142,6 +186,9 @@ def test_videos(tmp_path: Path, goldens: Path) -> None:
     assert not torch.equal(
         cut, processor.video_processor(videos=[files[0]], return_tensors="pt")["pixel_values_videos"]
     )
+    contents = [{**row, "video": Path(row["video"]).read_bytes()} for row in rows]
+    data = load_data(contents, "video-retrieval")
+    assert evaluate_retrieval(model, processor, data, batch_size=2, progress=False, on_bad_row="skip") == metrics
     with pytest.raises(ValueError, match="a column 'image', but AlproForVideoTextRetrieval takes videos"):
         evaluate_retrieval(model, processor, [{"image": "a.jpg", "caption": "a dog"}])
 
@@ -168,6 +215,8 @@ def test_models_of_transformers(name: str, photos: dict[str, Path], goldens: Pat
     assert images[[0, 1]].shape == (2, 3, 32, 32)
     metrics = evaluate_retrieval(model, processor, rows, progress=False)
     assert list(metrics) == [*NAMES, "recall_mean"] and metrics["text_recall@10"] == 100
+    contents = [{**row, "image": Path(row["image"]).read_bytes()} for row in rows]
+    assert evaluate_retrieval(model, processor, load_data(contents, "retrieval"), progress=False) == metrics
 
 
 # ---- recall of sparse results ----

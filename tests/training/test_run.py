@@ -9,9 +9,10 @@ import torch
 from transformers import AutoModel, AutoProcessor, BlipConfig, BlipForImageTextRetrieval, TrainerCallback
 
 import modeling_lavis
-from modeling_lavis.training.recipe_start import find_labels
+from modeling_lavis.embedded import embedded_model_path
+from modeling_lavis.training.recipe_start import find_labels, prepare_start
 from modeling_lavis.training.recipes import load_recipe
-from modeling_lavis.training.run import _training_arguments, train
+from modeling_lavis.training.run import _resumed_from, _training_arguments, train
 from tests.training.run_cases import tiny_values, write_data
 
 #: recipe by task, and a metric that its evaluation gives
@@ -300,6 +301,53 @@ def test_flags_of_transformers_are_whole_steps() -> None:
     assert _with_arguments(recipe, {"warmup_steps": 20.0}).optimizer.warmup_steps == 20
     with pytest.raises(ValueError, match=r"warmup_steps is 0\.1; a recipe counts steps"):
         _with_arguments(recipe, {"warmup_steps": 0.1})
+
+
+def test_checkpoints_of_the_output_folder(tmp_path: Path) -> None:
+    """A new run does not mix its checkpoints with those of another; the flag of transformers resumes, too."""
+    assert _resumed_from(tmp_path / "new", False, {}) is None
+    assert _resumed_from(tmp_path / "new", True, {}) is None
+    old = tmp_path / "checkpoint-100"
+    old.mkdir()
+    (old / "model.safetensors").touch()
+    assert _resumed_from(tmp_path, False, {}) is None  # not whole
+    (old / "trainer_state.json").write_text("{}")
+    for arguments in ({}, {"resume_from_checkpoint": None}, {"resume_from_checkpoint": "false"}):
+        with pytest.raises(ValueError, match="has the checkpoints of an earlier run, such as checkpoint-100.*--resume"):
+            _resumed_from(tmp_path, False, arguments)
+    assert _resumed_from(tmp_path, True, {}) == str(old)
+    for given in (True, "True", str(old)):
+        assert _resumed_from(tmp_path, False, {"resume_from_checkpoint": given}) == str(old)
+    assert _resumed_from(tmp_path, str(old), {}) == str(old)
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint .*checkpoint-7; give a folder"):
+        _resumed_from(tmp_path, False, {"resume_from_checkpoint": str(tmp_path / "checkpoint-7")})
+    with pytest.raises(ValueError, match="trainer_state.json is a file"):
+        _resumed_from(old / "trainer_state.json", False, {})
+
+
+def test_models_of_another_family() -> None:
+    model = embedded_model_path()
+    for name, expected in (("albef-retrieval-lora", "'albef'"), ("small-blip2-lora", "'lavis_blip_2' or 'blip-2'")):
+        recipe = load_recipe(name)
+        message = f"has the model type 'lavis_blip'; the recipe {name} trains a {recipe.head} and expects {expected}"
+        with pytest.raises(ValueError, match=message):
+            prepare_start(recipe, str(model), None, [], None)
+
+
+@pytest.mark.slow
+def test_a_stream_that_is_shorter_than_a_step(tmp_path: Path) -> None:
+    """transformers repeats such a stream for ever."""
+    options = {"max_steps": 2, "gradient_accumulation_steps": 5, "per_device_train_batch_size": 2}
+    with pytest.raises(ValueError, match="less than 5 batches of 2 rows per device"):
+        run("small-captioning", tmp_path, streaming=True, **options)
+    again = run("small-captioning", tmp_path, streaming=True, **{**options, "gradient_accumulation_steps": 2})
+    assert again.trainer.state.global_step == 2
+
+
+@pytest.mark.slow
+def test_evaluation_data_that_are_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run("small-pretraining", tmp_path)
+    assert "The recipe small-pretraining has no evaluation.metric: eval_data are not used" in caplog.text
 
 
 def test_a_recipe_that_keeps_the_last_model(tmp_path: Path) -> None:

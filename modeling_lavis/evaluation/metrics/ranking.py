@@ -32,11 +32,14 @@ def recall_at_k(
 
     Raises:
         ValueError: If `scores` has not two dimensions or no rows, `relevant` has another number of rows, a row has no
-            relevant column or one that does not exist, a K is less than 1, or `ties` is unknown.
+            relevant column or one that does not exist, a K is less than 1, `ties` is unknown, or a score is NaN.
     """
     scores = torch.as_tensor(scores)
     if scores.ndim != 2 or not len(scores):
         raise ValueError(f"scores has shape {tuple(scores.shape)}; expected (rows, columns) with at least one row.")
+    if bool(scores.isnan().any()):
+        row = int(scores.isnan().any(dim=1).nonzero()[0])
+        raise ValueError(f"Row {row} has scores that are NaN, which have no rank. Look for NaN in the model's weights.")
     if len(relevant) != scores.shape[0]:
         raise ValueError(f"Got {scores.shape[0]} rows of scores, but relevant columns for {len(relevant)} rows.")
     if not ranks or min(ranks) < 1:

@@ -79,6 +79,12 @@ def test_invalid_relevant_columns(relevant: list[list[int]], message: str) -> No
         recall_at_k(torch.zeros(2, 3), relevant)
 
 
+def test_scores_that_are_nan_are_no_hits() -> None:
+    """A sort has NaN first, which would count for a model that has diverged."""
+    with pytest.raises(ValueError, match="Row 1 has scores that are NaN"):
+        recall_at_k([[0.0, 1.0], [float("nan"), 1.0]], [[0], [0]])
+
+
 def test_the_last_of_equal_scores_ranks_first_on_demand() -> None:
     """LAVIS reverses numpy's sort, which is stable for short rows."""
     scores = torch.randint(3, (12, 9), generator=torch.Generator().manual_seed(0)).double()
