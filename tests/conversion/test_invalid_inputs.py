@@ -5,10 +5,9 @@ import hashlib
 import os
 import pickle
 import re
-import threading
 import zipfile
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from modeling_lavis.hub import downloads
 from modeling_lavis.hub.checkpoints import CheckpointError, read_checkpoint
 from modeling_lavis.hub.convert import convert
 from tests.conversion.golden_sets import arguments, checkpoint, settings, weights
+from tests.http_servers import serve
 
 
 class RunsCode:
@@ -443,7 +443,7 @@ def test_overflow_in_half_precision_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A loopback server with one checkpoint, which is truncated under another URL."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
     monkeypatch.setattr(downloads.constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
@@ -461,16 +461,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             self.end_headers()
             self.wfile.write(data if self.path == "/good.pth" else data[:5000])
 
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    instance = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=instance.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{instance.server_port}"
-    instance.shutdown()
-    thread.join()
-    instance.server_close()
+    with serve(Handler) as address:
+        yield address
 
 
 def test_url_is_downloaded_unless_lavis_has_it(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,10 @@
 """examples/browser: a model that runs in the browser gives the captions and matches of the pipelines."""
 
-import functools
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -16,14 +13,10 @@ from transformers import pipeline
 import modeling_lavis
 from modeling_lavis.embedded import embedded_images, embedded_model_path
 from tests.demo.served import ROOT, Browser
+from tests.http_servers import serve
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 TEXTS = [embedded_images()[3].caption, "Woman teacher!", "people holding hands"]
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: Any) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +32,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     modeling_lavis.export_model(embedded_model_path(), folder / "model", "onnx")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve(SimpleHTTPRequestHandler, directory=str(folder)) as address:
+        yield address
 
 
 def message(browser: Browser, expected: str) -> str:

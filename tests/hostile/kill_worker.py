@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
@@ -35,6 +34,8 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 from transformers.utils import logging
+
+from tests.kills import fork, status_of
 
 Files = dict[str, str]
 
@@ -337,21 +338,13 @@ OPERATIONS: dict[str, type[Operation]] = {"convert": Convert, "save": Save, "dow
 
 def killed(run: Callable[[], None], seconds: float) -> bool:
     """Run in a child process that is killed after so many seconds; whether it did not end before."""
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setpgid(0, 0)
-            run()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
+    child = fork(run)
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
-        raise SystemExit("the operation failed before it was killed")
-    return os.WIFSIGNALED(status)
+    status = status_of(child)
+    if status:
+        raise SystemExit(f"the operation failed with status {status} before it was killed")
+    return status is None
 
 
 def main(name: str, kills: int, folder: Path, goldens: Path) -> None:

@@ -20,7 +20,7 @@ from modeling_lavis.hub.writing import atomic_folder
 from modeling_lavis.models.modeling_base import remove_abandoned, saved_together, unfinished_folder
 from tests.conversion.golden_sets import arguments
 from tests.hostile.kill_worker import OPERATIONS, files_of
-from tests.kills import die_after
+from tests.kills import die_after, fork, status_of
 from tests.models.lavis_blip_cases import CASES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,17 +47,14 @@ def test_killed_at_random_moments(operation: str, goldens: Path, tmp_path: Path)
 
 def in_child(run: Callable[[], Any], count: int) -> bool:
     """Run in a child process that dies after so many changes; whether it ended by itself."""
-    child = os.fork()
-    if child == 0:
-        try:
-            die_after(count)
-            run()
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFEXITED(status)
+
+    def work() -> None:
+        die_after(count)
+        run()
+
+    status = status_of(fork(work))
+    assert status in (0, None)
+    return status == 0
 
 
 def models() -> list[Any]:
@@ -196,19 +193,19 @@ def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path
 def failure(run: Callable[[], Any], first: Callable[[], None]) -> str:
     """The error that something ends with in a child process."""
     reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def work() -> None:
         try:
             first()
             run()
         except Exception as error:
             os.write(writing, f"{type(error).__name__}: {error}"[:2000].encode())
-        finally:
-            os._exit(0)
+
+    child = fork(work)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         message = pipe.read().decode()
-    os.waitpid(child, 0)
+    assert status_of(child) == 0
     return message
 
 

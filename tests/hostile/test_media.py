@@ -5,7 +5,6 @@ import io
 import json
 import resource
 import struct
-import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from modeling_lavis import LavisImageProcessor, LavisVideoProcessor
 from modeling_lavis.data.collators import open_row_image
 from modeling_lavis.models import image_conversion, video_decoding
 from modeling_lavis.models.image_conversion import open_image
+from tests.http_servers import serve
 
 pytestmark = pytest.mark.slow
 
@@ -91,14 +91,8 @@ def test_images_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
             except OSError:  # the client hung up
                 pass
 
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(OSError, match="more than 1,048,576 bytes"):
-            open_image(f"http://127.0.0.1:{server.server_port}/endless.png")
-        server.shutdown()
+    with serve(Handler) as address, pytest.raises(OSError, match="more than 1,048,576 bytes"):
+        open_image(f"{address}/endless.png")
     assert sent < 40 * 2**20
 
 

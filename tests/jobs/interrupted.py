@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.jobs.stubs import content_of
+from tests.kills import fork, status_of
 
 #: Moments at which each job is killed.
 KILLS = int(os.environ.get("JOB_KILLS", "30"))
@@ -26,26 +27,21 @@ def in_child(work: Callable[[], Any], limit: float | None = None, user: int | No
         user (`int`, *optional*): id of the user and the group that it runs as.
 
     Returns:
-        `int`, *optional*: 0, 28 after an `OSError`, 1 after another error, `None` if it was killed.
+        `int`, *optional*: its exit status, see [`tests.kills.fork`]; `None` if it was killed.
     """
-    child = os.fork()
-    if child == 0:
-        try:
-            if user is not None:
-                os.setgroups([])
-                os.setgid(user)
-                os.setuid(user)
-            work()
-            os._exit(0)
-        except OSError:
-            os._exit(28)
-        except BaseException:
-            os._exit(1)
+
+    def as_user() -> None:
+        if user is not None:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+        work()
+
+    child = fork(as_user)
     if limit is not None:
         time.sleep(limit)
         os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    return status_of(child)
 
 
 def kill_at_random(

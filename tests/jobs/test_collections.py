@@ -14,6 +14,7 @@ import pytest
 from modeling_lavis.jobs.columns import ItemMaker
 from modeling_lavis.jobs.items import Position, Shard
 from modeling_lavis.jobs.opening import open_source
+from tests.http_servers import serve
 from tests.jobs.stubs import SINKS, content_of, run_stub, save_pictures
 
 datasets = pytest.importorskip("datasets")
@@ -162,31 +163,22 @@ def test_files_that_come_later_belong_to_another_job(tmp_path: Path) -> None:
 
 def test_urls_and_data_uris(tmp_path: Path) -> None:
     import base64
-    import functools
     import http.server
-    import threading
 
     requested: list[str] = []
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None: ...
-
+    class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
             requested.append(self.path)
             super().do_GET()
 
     (tmp_path / "a b.png").write_bytes(png((9, 9, 9)))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        base = f"http://127.0.0.1:{server.server_address[1]}"
+    with serve(Handler, directory=str(tmp_path)) as base:
         uri = "data:image/png;base64," + base64.b64encode(png((1, 0, 0))).decode()
         (tmp_path / "urls.txt").write_text(f"{base}/a%20b.png?x=1\n{base}/missing.png\n{uri}\n")
         summary = run_stub([f"@{tmp_path}/urls.txt"], tmp_path / "out.jsonl")
         requested.clear()
         shards = run_stub([f"@{tmp_path}/urls.txt"], tmp_path / "shards", "webdataset")
-    finally:
-        server.shutdown()
     assert [row["caption"] for row in lines(tmp_path / "out.jsonl")] == ["value 27", "value 1"]
     (failure,) = lines(tmp_path / "out.jsonl.job" / "failures.jsonl")
     assert failure["file"] == f"{base}/missing.png" and "404" in failure["error"]

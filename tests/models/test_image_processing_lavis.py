@@ -1,12 +1,10 @@
 """Image processors: equality with the recordings, image modes and types, broken files, saving."""
 
 import base64
-import functools
 import http.server
 import json
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from transformers.image_utils import load_image
 
 import modeling_lavis  # noqa: F401  (registers)
 from modeling_lavis.models.image_processing_lavis import LavisImageProcessor, LavisImageProcessorTorchvision
+from tests.http_servers import serve
 
 SIZE = 48
 PROCESSOR_CLASSES = [LavisImageProcessor, LavisImageProcessorTorchvision]
@@ -190,16 +189,10 @@ def test_list_without_return_tensors(cat) -> None:
 
 
 def test_urls(photos, cat) -> None:
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=photos["chelsea"].parent)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        try:
-            assert torch.equal(pixels(f"{address}/chelsea.png"), pixels(cat))
-            with pytest.raises(OSError, match="lost.png"):
-                pixels(f"{address}/lost.png")
-        finally:
-            server.shutdown()
+    with serve(http.server.SimpleHTTPRequestHandler, directory=photos["chelsea"].parent) as address:
+        assert torch.equal(pixels(f"{address}/chelsea.png"), pixels(cat))
+        with pytest.raises(OSError, match="lost.png"):
+            pixels(f"{address}/lost.png")
     inline = "data:image/png;base64," + base64.b64encode(photos["chelsea"].read_bytes()).decode()
     assert torch.equal(pixels(inline), pixels(cat))
 

@@ -23,7 +23,7 @@ from modeling_lavis.evaluation.index_writing import index_lock
 from modeling_lavis.jobs.journal import JobError
 from modeling_lavis.pipelines.retrieval import RetrievalIndex
 from modeling_lavis.search import SearchIndex, build_index, remove_from_index
-from tests.kills import die_after
+from tests.kills import die_after, fork, status_of
 from tests.search.stubs import StubRetriever, content_of, save_pictures
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")]
@@ -111,36 +111,15 @@ def case(request: pytest.FixtureRequest, pictures: Path, tmp_path: Path) -> Case
     return Case(request.param, pictures, tmp_path)
 
 
-def child_of(work: Callable[[], Any]) -> int:
-    """Run in a forked process; returns its id. Its exit status is the number of an error of the system, or 1."""
-    child = os.fork()
-    if child == 0:
-        try:
-            torch.set_num_threads(1)
-            work()
-            os._exit(0)
-        except OSError as error:
-            os._exit(error.errno or 1)
-        except BaseException:
-            os._exit(1)
-    return child
-
-
-def status_of(child: int) -> int | None:
-    """Exit status of a child process; `None` if it was killed."""
-    _, status = os.waitpid(child, 0)
-    return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-
-
 def test_killed_at_random_moments(case: Case) -> None:
     started = time.perf_counter()
     slow = functools.partial(case.run, lambda rows: time.sleep(0.003))
-    assert status_of(child_of(slow)) == 0
+    assert status_of(fork(slow)) == 0
     whole = time.perf_counter() - started
     case.reset()
     draws, kills = random.Random(case.kind), 0
     while kills < KILLS // 3:
-        child = child_of(slow)
+        child = fork(slow)
         time.sleep(draws.uniform(0, whole))
         os.kill(child, signal.SIGKILL)
         if status_of(child) is None:
@@ -158,7 +137,7 @@ def test_killed_before_every_change_of_the_file_system(case: Case) -> None:
         case.run()
 
     change = 0
-    while (status := status_of(child_of(functools.partial(dying, change)))) is None:
+    while (status := status_of(fork(functools.partial(dying, change)))) is None:
         case.check()
         case.finish()
         case.reset()
@@ -176,7 +155,7 @@ def test_full_disk(case: Case) -> None:
 
     statuses = []
     for size in (0, 1, 300, 800, 1300, 1700, 2100, 2600, 3500):
-        statuses.append(status_of(child_of(functools.partial(limited, size))))
+        statuses.append(status_of(fork(functools.partial(limited, size))))
         if statuses[-1] != 0:
             case.check()
             case.finish()
@@ -195,7 +174,7 @@ def test_a_disk_that_is_full_at_the_last_bytes_of_a_faiss_index(tmp_path: Path) 
         resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, size - 1))
         write_faiss(made, tmp_path / "part")
 
-    assert status_of(child_of(limited)) == errno.EFBIG
+    assert status_of(fork(limited)) == errno.EFBIG
 
 
 def test_one_process_at_a_time(pictures: Path, tmp_path: Path) -> None:
@@ -220,9 +199,9 @@ def test_the_second_of_two_processes_gives_up(pictures: Path, tmp_path: Path) ->
         os.write(writing, b"x")
         time.sleep(0.4)
 
-    child = child_of(lambda: build(pictures / "some", index, lambda rows: first()))
+    child = fork(lambda: build(pictures / "some", index, lambda rows: first()))
     os.read(reading, 1)
-    second = status_of(child_of(lambda: build(pictures / "some", index)))
+    second = status_of(fork(lambda: build(pictures / "some", index)))
     assert second not in (0, None) and status_of(child) == 0
     assert len(SearchIndex(index)) == 9
 
@@ -236,7 +215,7 @@ def test_readers_meet_whole_indexes_while_it_changes(pictures: Path, tmp_path: P
             build(pictures / "more", index)
             remove_from_index(index, [str(pictures / "more" / f"0{number}.png") for number in ("20", "21", "22", "23")])
 
-    child, sizes = child_of(change), set()
+    child, sizes = fork(change), set()
     while os.waitpid(child, os.WNOHANG) == (0, 0):
         files = IndexFiles.open(index)
         assert len(files.rows) == len(files.vectors)
@@ -285,6 +264,6 @@ def test_records_are_not_computed_twice_after_an_interruption(tmp_path: Path) ->
         updates.write_version = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
         build(data, index)
 
-    assert status_of(child_of(lambda: dying(records, tmp_path / "index"))) is None
+    assert status_of(fork(lambda: dying(records, tmp_path / "index"))) is None
     build(records, tmp_path / "index", lambda rows: calls.append(len(rows)))
     assert len(SearchIndex(tmp_path / "index")) == 4 and calls == []

@@ -10,7 +10,6 @@ import select
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from modeling_lavis.training import last_checkpoint
+from tests.kills import fork, status_of
 from tests.training.trainer_cases import retrieval_trainer, state_of, write_rows
 
 
@@ -44,16 +44,13 @@ def train(goldens: Path, folder: Path, epochs: int, pipe: int | None = None, **o
 def in_child(goldens: Path, folder: Path, epochs: int, moments: random.Random | None) -> bool:
     """Train in a child process, which is killed within two steps if there are moments; whether it ended by itself."""
     reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
-            trainer = train(goldens, folder, epochs, writing, **options)
-            torch.save(state_of(trainer.model), folder.parent / "killed.pt")
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
+
+    def work() -> None:
+        options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
+        trainer = train(goldens, folder, epochs, writing, **options)
+        torch.save(state_of(trainer.model), folder.parent / "killed.pt")
+
+    child = fork(work)
     os.close(writing)
     if moments is not None:
         for _ in range(moments.randint(1, 2)):
@@ -65,10 +62,10 @@ def in_child(goldens: Path, folder: Path, epochs: int, moments: random.Random | 
         while os.read(reading, 4096):
             pass
     os.close(reading)
-    _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
+    status = status_of(child)
+    if status:
         raise SystemExit(f"the training failed with status {status}")
-    return os.WIFEXITED(status)
+    return status == 0
 
 
 def main(goldens: Path, folder: Path, kills: int, seed: int) -> None:
