@@ -51,11 +51,13 @@ def base_captioner(folder: Path) -> Path:
     """Write a BLIP-base captioner with random weights, unless the folder has it."""
     from benchmarks.workloads.caption import Size, our_model
     from benchmarks.workloads.collection import blip_processor
+    from modeling_lavis.hub.writing import atomic_folder
 
     source = folder / "base"
-    if not (source / "config.json").exists():
-        blip_processor(Size()).save_pretrained(source)
-        our_model(Size()).save_pretrained(source)
+    if not source.exists():
+        with atomic_folder(source) as partial:
+            blip_processor(Size()).save_pretrained(partial)
+            our_model(Size()).save_pretrained(partial)
     return source
 
 
@@ -198,6 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=3, help="timed runs; the median is reported")
     options = parser.parse_args(arguments)
+    if not options.data.is_dir():
+        parser.error(f"There is no folder {options.data}; --data takes images with captions, with a val part.")
     options.work.mkdir(parents=True, exist_ok=True)
     for model in options.models:
         speeds, qualities = {}, {}

@@ -26,6 +26,8 @@ from modeling_lavis.models.modeling_base import LavisPreTrainedModel
 
 # where the weights of modules are that stay in torch
 _LANGUAGE_MODEL = "language_model"
+# of files of graphs and weights
+_WEIGHT_SUFFIXES = (*(format.suffix for format in FORMATS.values()), ".data", ".bin", ".safetensors")
 
 
 def export_model(
@@ -105,6 +107,7 @@ def export_model(
             name = graph.full_name + FORMATS[format].suffix
             FORMATS[format].write(graph, folder / name, shared)
             manifest.graphs.append(_graph_file(graph, name))
+        manifest.sizes = _sizes(folder)
         manifest.write(folder)
         on_step("comparing with the model")
         manifest.verified = verify(model, load_exported(folder), processor, weights)
@@ -188,6 +191,12 @@ def _graph_file(graph: Graph, file: str) -> GraphFile:
         for name, given in graph.inputs.items()
     }
     return GraphFile(file, graph.module_name, graph.name, inputs, list(graph.outputs))
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of the files of graphs and weights; those of settings can be edited."""
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in _WEIGHT_SUFFIXES]
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def _versions(format: str) -> dict[str, str]:

@@ -85,15 +85,28 @@ def load_exported(folder: str | os.PathLike[str]) -> Any:
     if manifest.format not in FORMATS:
         raise ValueError(f"{folder} has the format {manifest.format!r}; expected one of {', '.join(FORMATS)}.")
     FORMATS[manifest.format].require_for(running=True)
+    if not (folder / "config.json").is_file():
+        raise OSError(f"{folder} lacks config.json. Copy the folder again, or export the model again.")
     config = AutoConfig.from_pretrained(folder)
+    if not isinstance(config, head.config_class):
+        raise ValueError(
+            f"{folder} was exported from {manifest.head}, but its config.json is a {type(config).__name__}. Export the "
+            "model again."
+        )
     exported_class = type(head.__name__, (ExportedHead, head), {"__module__": __name__})
     with torch.device("meta"):
         model = exported_class(config)
+    modules = dict(model.named_modules())
     for name in dict.fromkeys(graph.module for graph in manifest.graphs):
+        if name not in modules:
+            raise ValueError(
+                f"{folder} has a graph for the module {name!r}, which {manifest.head} does not have. Export the model "
+                "again, with this version."
+            )
         graphs = {
             graph.name: LazyGraph(folder, graph, manifest.format) for graph in manifest.graphs if graph.module == name
         }
-        model.set_submodule(name, _session_module(model.get_submodule(name), graphs))
+        model.set_submodule(name, _session_module(modules[name], graphs))
     for name, place in manifest.in_torch.items():
         auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model.set_submodule(name, auto_class.from_pretrained(folder / place, dtype=torch.float32))

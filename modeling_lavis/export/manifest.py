@@ -10,6 +10,8 @@ from typing import Any
 from modeling_lavis.files import read_json
 
 MANIFEST = "export.json"
+#: data types of inputs
+DTYPES = ("float32", "int64")
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Manifest:
             knows the exported one.
         verified (`dict`): how the folder was compared with torch, see [`modeling_lavis.export.verification.verify`].
         versions (`dict[str, str]`): packages that wrote it.
+        sizes (`dict[str, int]`): bytes of each file of graphs and weights, by which an incomplete copy is noticed.
     """
 
     format: str
@@ -61,6 +64,7 @@ class Manifest:
     source_weights: dict[str, str] = field(default_factory=dict)
     verified: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """Names of the files and folders of graphs and weights."""
@@ -77,7 +81,7 @@ class Manifest:
         Read `export.json` of a folder.
 
         Raises:
-            OSError: there is no such file, or a file that it names is missing.
+            OSError: there is no such file, or a file that it names is missing or incomplete.
             ValueError: the file is not what `modeling-lavis export` writes.
         """
         path = Path(folder) / MANIFEST
@@ -87,15 +91,50 @@ class Manifest:
             content = read_json(path)
             graphs = [GraphFile(**graph) for graph in content.pop("graphs")]
             manifest = cls(graphs=graphs, **content)
+            _check_types(manifest)
             elsewhere = [name for name in manifest.names() if Path(name).name != name]
-            missing = [graph.file for graph in graphs if not (Path(folder) / graph.file).is_file()]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} cannot be read: {error}. Export the model again.") from error
         if elsewhere:
             raise ValueError(f"{path} names {elsewhere[0]}, which is not in the folder. Export the model again.")
+        manifest._check_files(Path(folder))
+        return manifest
+
+    def _check_files(self, folder: Path) -> None:
+        files = [*(graph.file for graph in self.graphs), *self.sizes]
+        missing = [name for name in dict.fromkeys(files) if not (folder / name).is_file()]
+        missing += [name for name in self.in_torch.values() if not (folder / name).is_dir()]
         if missing:
             raise OSError(f"{folder} lacks {', '.join(missing)}, which {MANIFEST} names. Export the model again.")
-        return manifest
+        for name, size in self.sizes.items():
+            found = (folder / name).stat().st_size
+            if found != size:
+                raise OSError(
+                    f"{folder / name} has {found:,} bytes, but {MANIFEST} says {size:,}. Copy the folder again, or "
+                    "export the model again."
+                )
+
+
+def _check_types(manifest: Manifest) -> None:
+    """Raise `TypeError` unless values have the types that loading relies on."""
+    _check_type("head", manifest.head, str)
+    _check_type("format", manifest.format, str)
+    _check_type("in_torch", manifest.in_torch, dict)
+    _check_type("sizes", manifest.sizes, dict)
+    for graph in manifest.graphs:
+        for name in ("file", "module", "name"):
+            _check_type(name, getattr(graph, name), str)
+        _check_type("inputs", graph.inputs, dict)
+        _check_type("outputs", graph.outputs, list)
+        for name, facts in graph.inputs.items():
+            _check_type(f"the shape of {name}", facts["shape"], list)
+            if facts["dtype"] not in DTYPES:
+                raise TypeError(f"the dtype of {name} is {facts['dtype']!r}, expected {' or '.join(DTYPES)}")
+
+
+def _check_type(name: str, value: Any, expected: type) -> None:
+    if not isinstance(value, expected):
+        raise TypeError(f"{name} is {value!r}, expected {expected.__name__}")
 
 
 def is_exported(folder: str | os.PathLike[str]) -> bool:

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from modeling_lavis.export.formats import FORMATS, Session
 from modeling_lavis.export.manifest import GraphFile
 from modeling_lavis.models.generation import shared_cross_attention_cache
+from modeling_lavis.models.modeling_base import check_input_ids, check_text_length
 
 
 class LazyGraph:
@@ -35,15 +36,30 @@ class LazyGraph:
         self.session: Session | None = None
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs by name, on the device of the first input."""
+        """
+        Outputs by name, on the device of the first input.
+
+        Raises:
+            OSError: the file is damaged.
+        """
         if self.session is None:
-            self.session = self.open(self.path, tuple(self.file.inputs), tuple(self.file.outputs))
+            self.session = self._opened()
         device = next(iter(inputs.values())).device
         given = {
             name: inputs[name].detach().to("cpu", getattr(torch, facts["dtype"])).contiguous()
             for name, facts in self.file.inputs.items()
         }
         return {name: output.to(device) for name, output in self.session.run(given).items()}
+
+    def _opened(self) -> Session:
+        try:
+            return self.open(self.path, tuple(self.file.inputs), tuple(self.file.outputs))
+        except MemoryError:
+            raise
+        except Exception as error:  # each engine has types of its own
+            raise OSError(
+                f"{self.path} cannot be opened: {error} Copy the folder again, or export the model again."
+            ) from error
 
 
 class SessionModule(nn.Module):
@@ -148,6 +164,8 @@ class SessionTextEncoder(SessionModule):
         **kwargs: Any,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         refuse(kwargs)
+        if input_ids is not None:
+            check_texts(self.config, input_ids, attention_mask)
         texts: Any = input_ids if text_embeds is None else text_embeds
         if attention_mask is None:
             attention_mask = torch.ones(texts.shape[:2], dtype=torch.long, device=texts.device)
@@ -165,6 +183,12 @@ class SessionTextEncoder(SessionModule):
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=states[:, :1] if first_token_only else states
         )
+
+
+def check_texts(config: Any, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+    """Raise `ValueError` for texts that the model refuses; engines read beyond their tables or have unclear errors."""
+    check_input_ids(input_ids, attention_mask, config.vocab_size)
+    check_text_length(input_ids.shape[1], config.max_position_embeddings)
 
 
 def rows_of_images(index: Tensor | None, images: int, texts: Tensor) -> Tensor:
@@ -222,16 +246,18 @@ def new_tokens(
     """Inputs of a step: new tokens `(R, T)`, mask `(R, P + T)`, positions `(R, T)`, and the cache's keys and values."""
     rows, count = input_ids.shape
     past = int(cache.get_seq_length())
+    check_input_ids(input_ids, vocab_size=config.vocab_size)
     if attention_mask is None:
         attention_mask = torch.ones(rows, past + count, dtype=torch.long, device=input_ids.device)
+    if attention_mask.shape != (rows, past + count):  # four dimensions with a static cache
+        raise ValueError(
+            f"Got an attention_mask of shape {tuple(attention_mask.shape)} for {rows} texts of {past + count} tokens, "
+            "those in the cache included. An exported head takes one value per token, and continues a dynamic cache: "
+            "leave cache_implementation out."
+        )
     if position_ids is None:
         position_ids = torch.arange(past, past + count, device=input_ids.device)[None]
-    limit = config.max_position_embeddings
-    if past + count > limit + getattr(config, "num_query_tokens", 0):
-        raise ValueError(
-            f"The text has {past + count} tokens, but the model has {limit} position embeddings. Shorten it, for "
-            "instance with truncation=True in the processor."
-        )
+    check_text_length(int(position_ids.max()) + 1, config.max_position_embeddings)
     inputs = {
         "input_ids": input_ids,
         "attention_mask": attention_mask,
@@ -277,46 +303,69 @@ class SessionQFormer(SessionModule):
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         refuse(kwargs)
         cache = None if isinstance(past_key_values, EncoderDecoderCache) else past_key_values
-        layers = range(self.config.num_hidden_layers)
-        if query_embeds is None and cache is not None:
-            inputs = self._after_queries(input_ids, attention_mask, position_ids, cache)  # type: ignore[arg-type]
-            outputs = self.run_graph("step", inputs)
-            extend(cache, outputs, layers)
-        elif input_ids is None:
-            inputs = {"query_embeds": query_embeds, "encoder_hidden_states": encoder_hidden_states}  # type: ignore[dict-item]
-            outputs = self.run_graph("queries", inputs)
-            if cache is not None:
-                extend(cache, outputs, layers)
+        if input_ids is None:
+            states = self._queries(query_embeds, encoder_hidden_states, cache)
+        elif query_embeds is None and cache is not None:
+            states = self._step(input_ids, attention_mask, position_ids, cache)
         else:
-            if attention_mask is None:
-                attention_mask = torch.ones_like(input_ids)
-            inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-            if query_embeds is not None:
-                inputs["query_embeds"] = query_embeds
-            if text_index is not None:
-                inputs = {name: rows[text_index] for name, rows in inputs.items()}
-            if query_embeds is not None and encoder_hidden_states is not None:
-                inputs["encoder_hidden_states"] = encoder_hidden_states
-                images = len(encoder_hidden_states)
-                inputs["encoder_index"] = rows_of_images(encoder_index, images, inputs["input_ids"])
-            outputs = self.run_graph("text" if query_embeds is None else "multimodal", inputs)
-        states = outputs["last_hidden_state"]
+            states = self._texts(
+                query_embeds, input_ids, attention_mask, encoder_hidden_states, encoder_index, text_index
+            )
         if queries_only and query_embeds is not None:
             states = states[:, : query_embeds.shape[1]]
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
 
-    def _after_queries(
+    def _queries(
+        self, query_embeds: Tensor | None, encoder_hidden_states: Tensor | None, cache: DynamicCache | None
+    ) -> Tensor:
+        """Hidden states of query tokens, whose keys and values go into the cache for the captions after them."""
+        if query_embeds is None or encoder_hidden_states is None:
+            raise ValueError("The Q-Former needs query_embeds with encoder_hidden_states, or input_ids.")
+        inputs = {"query_embeds": query_embeds, "encoder_hidden_states": encoder_hidden_states}
+        outputs = self.run_graph("queries", inputs)
+        if cache is not None:
+            extend(cache, outputs, range(self.config.num_hidden_layers))
+        return outputs["last_hidden_state"]
+
+    def _texts(
+        self,
+        query_embeds: Tensor | None,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        encoder_hidden_states: Tensor | None,
+        encoder_index: Tensor | None,
+        text_index: Tensor | None,
+    ) -> Tensor:
+        """Hidden states of texts, with the query tokens of their images or alone."""
+        check_texts(self.config, input_ids, attention_mask)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if query_embeds is not None:
+            inputs["query_embeds"] = query_embeds
+        if text_index is not None:
+            inputs = {name: rows[text_index] for name, rows in inputs.items()}
+        if query_embeds is not None and encoder_hidden_states is not None:
+            images = len(encoder_hidden_states)
+            inputs["encoder_hidden_states"] = encoder_hidden_states
+            inputs["encoder_index"] = rows_of_images(encoder_index, images, inputs["input_ids"])
+        return self.run_graph("text" if query_embeds is None else "multimodal", inputs)["last_hidden_state"]
+
+    def _step(
         self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, cache: DynamicCache
-    ) -> dict[str, Tensor]:
-        """Inputs of a step; the mask has columns for the query tokens, and positions do not count them."""
+    ) -> Tensor:
+        """Hidden states of new tokens of captions, after the query tokens and earlier tokens of the cache."""
         queries, past = self.config.num_query_tokens, int(cache.get_seq_length())
         total = past + input_ids.shape[1]
-        if attention_mask is not None and attention_mask.shape[1] == total - queries:
+        # the mask has columns for the query tokens, and positions do not count them
+        if attention_mask is not None and attention_mask.shape[1:] == (total - queries,):
             ones = attention_mask.new_ones(len(attention_mask), queries)
             attention_mask = torch.cat([ones, attention_mask], dim=1)
         if position_ids is None:
             position_ids = torch.arange(past - queries, total - queries, device=input_ids.device)[None]
-        return new_tokens(self.config, input_ids, attention_mask, position_ids, cache)
+        outputs = self.run_graph("step", new_tokens(self.config, input_ids, attention_mask, position_ids, cache))
+        extend(cache, outputs, range(self.config.num_hidden_layers))
+        return outputs["last_hidden_state"]
 
 
 __all__ = [

@@ -535,6 +535,15 @@ def check_input_ids(input_ids: Tensor, attention_mask: Tensor | None = None, voc
             )
 
 
+def check_text_length(length: int, limit: int) -> None:
+    """Raise `ValueError` for a text of more tokens than there are position embeddings."""
+    if length > limit:
+        raise ValueError(
+            f"The text has {length} tokens, but the model has {limit} position embeddings. Shorten it, for instance "
+            "with truncation=True in the processor."
+        )
+
+
 def check_labels(labels: Tensor, num_classes: int) -> Tensor:
     """
     Return labels of any shape as int64; `ValueError` unless they are integers and, on a CPU, classes (or token ids)
@@ -607,6 +616,7 @@ __all__ = [
     "LavisPreTrainedModel",
     "check_input_ids",
     "check_labels",
+    "check_text_length",
     "classification_head",
     "mask_padding",
     "names_any",

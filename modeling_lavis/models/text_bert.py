@@ -24,7 +24,7 @@ from .attention import RowCopies, RowGroups, attend, group_rows, split_heads
 from .configuration_text import LavisBertConfig
 from .forward_options import resolve_hidden_states
 from .memory import TunedLinear
-from .modeling_base import LavisPreTrainedModel, check_input_ids
+from .modeling_base import LavisPreTrainedModel, check_input_ids, check_text_length
 from .transformers_compat import accepts_cache, cache_of_layer, cache_output, capture_outputs
 
 TextMode = Literal["text", "fusion", "multimodal"]
@@ -55,11 +55,8 @@ class BertEmbeddings(nn.Module):
         embeddings = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         length, limit = embeddings.shape[1], self.position_embeddings.num_embeddings
         if position_ids is None:
-            if isinstance(past_length, int) and past_length + length > limit:
-                raise ValueError(
-                    f"The text has {past_length + length} tokens, but the model has {limit} position embeddings. "
-                    "Shorten it, for instance with truncation=True in the processor."
-                )
+            if isinstance(past_length, int):
+                check_text_length(past_length + length, limit)
             position_ids = torch.arange(length, device=embeddings.device)[None] + past_length
         embeddings = embeddings + self.position_embeddings(position_ids)
         # parity: without token types, the embedding of type 0 is added only if the configuration says so

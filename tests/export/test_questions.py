@@ -9,6 +9,7 @@ from transformers import pipeline
 
 import modeling_lavis  # noqa: F401  (registers the tasks)
 from modeling_lavis.export import export_model
+from tests.export.comparison import assert_close
 from tests.export.folders import needs
 from tests.pipelines.tiny_models import save_model
 from tests.pipelines.tiny_video_models import save_video_model
@@ -24,35 +25,19 @@ def pipes(task: str, source: Path) -> list[Any]:
     return [pipeline(task, model=str(model)) for model in (source, folder)]
 
 
-def assert_same(found: Any, expected: Any) -> None:
-    """Equal but for numbers, which are close."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for name in expected:
-            assert_same(found[name], expected[name])
-    elif isinstance(expected, list):
-        assert len(found) == len(expected)
-        for pair in zip(found, expected):
-            assert_same(*pair)
-    elif isinstance(expected, float):
-        assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
-    else:
-        assert found == expected
-
-
 def test_answers(tmp_path: Path, goldens: Path, photos: dict[str, Path]) -> None:
     source = save_model(tmp_path / "model", "ForQuestionAnswering", goldens / "tokenizer")
     rows = [{"image": str(image), "question": text} for image, text in zip(photos.values(), QUESTIONS)]
     model, exported = pipes("image-question-answering", source)
     for options in ({}, {"num_beams": 3}, {"answers": ANSWERS, "top_k": 4}):
-        assert_same(exported(rows, batch_size=2, **options), model(rows, batch_size=2, **options))
+        assert_close(exported(rows, batch_size=2, **options), model(rows, batch_size=2, **options))
 
 
 def test_pairs_of_images(tmp_path: Path, goldens: Path, photos: dict[str, Path]) -> None:
     source = save_model(tmp_path / "model", "ForImagesAndTextClassification", goldens / "tokenizer")
     images = [[str(image) for image in photos.values()][:2]]
     model, exported = pipes("image-pair-classification", source)
-    assert_same(exported(images, text="two dogs"), model(images, text="two dogs"))
+    assert_close(exported(images, text="two dogs"), model(images, text="two dogs"))
 
 
 def test_videos(tmp_path: Path, goldens: Path) -> None:
@@ -60,4 +45,4 @@ def test_videos(tmp_path: Path, goldens: Path) -> None:
     video = torch.randint(0, 256, (5, 40, 48, 3), dtype=torch.uint8).numpy()
     model, exported = pipes("video-question-answering", source)
     question = "what happens?"
-    assert_same(exported(video, question=question, top_k=3), model(video, question=question, top_k=3))
+    assert_close(exported(video, question=question, top_k=3), model(video, question=question, top_k=3))
