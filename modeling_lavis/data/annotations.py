@@ -294,11 +294,10 @@ class AnnotationFile(SourceFile):
     files: Files = Files(readers.plain, ())
     paths: tuple[str, ...] = ()
 
-    def records(self) -> Iterator[tuple[str, Record]]:
+    def records_and_errors(self) -> Iterator[tuple[str, Record | DataError]]:
         """As in the base class."""
         try:
-            for place, record in self.files.reader(self.paths, self.media_folder):
-                yield f"{self.name}, {place}", record
+            yield from self.files.reader(self.paths, self.media_folder)
         except DataError:
             raise
         except (LookupError, TypeError, AttributeError, ValueError, OverflowError, RecursionError, csv.Error) as error:

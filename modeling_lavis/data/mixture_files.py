@@ -42,7 +42,7 @@ def read_mixture(path: str) -> dict[str, Any] | None:
         text = file.read()
     try:
         content = json.loads(text) if text.lstrip().startswith("{") else None
-    except ValueError:  # JSON Lines, or broken: for the reader of data files
+    except (ValueError, RecursionError):  # JSON Lines, or broken: for the reader of data files
         return None
     if not isinstance(content, dict) or _KEY not in content:
         return None

@@ -527,6 +527,12 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         lengths = answer_attention_mask.bool().sum(dim=1)
         if bool((lengths == 0).any()):
             raise ValueError(f"The answer {int((lengths == 0).nonzero()[0])} has no tokens; expected at least one.")
+        if self.config.is_encoder_decoder and input_ids is not None and not _has_no_tokens(input_ids):
+            # encoders with relative positions, such as T5, see the distance of the question from the query tokens
+            mask = self._prompt_mask(input_ids) if attention_mask is None else attention_mask
+            if input_ids.ndim == 2 and mask.shape == input_ids.shape:  # build_prompt says what is wrong otherwise
+                order = (~mask.bool()).to(torch.uint8).argsort(dim=1, stable=True)
+                input_ids, attention_mask = input_ids.gather(1, order), mask.gather(1, order)
         prompt = self.build_prompt(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
         return_logits_on_input_device(self.language_model)
         prompts_class = EncodedPrompts if self.config.is_encoder_decoder else CausalPrompts

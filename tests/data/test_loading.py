@@ -368,6 +368,7 @@ def test_objects_of_datasets_with_pairs_videos_and_unknown_columns(folder: Path)
         ("a.json", '[{"image": "a.png", "caption": {"x": 1}}]', "a.json, row 0, column 'caption': got dict"),
         ("a.parquet", "nonsense", "cannot be read as Parquet"),
         ("a.tar", "nonsense", "cannot be read as a tar"),
+        ("a.json", '{"a":' * 20_000, "a.json, line 1: not valid JSON"),
         ("a.csv", "image,caption,caption\na.png,b,c\n", "the header has 'caption' twice"),
         ("a.xls", "", "files of this kind are not read"),
         ("a.csv", b"image,caption\n\xff\xfe,a\n", "not text in UTF-8"),

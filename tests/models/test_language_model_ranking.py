@@ -196,6 +196,14 @@ def test_padding_may_be_on_either_side(kind: str) -> None:
         model.rank_answers(images, **questions, **moved).scores, expected.scores, atol=1e-10, rtol=0
     )
     assert not torch.equal(model.rank_answers(images, **questions, **flip(answers)).scores, expected.scores)
+    right = {name: value.clone() for name, value in questions.items()}
+    for index, length in enumerate(questions["attention_mask"].sum(dim=1).tolist()):
+        for name, value in questions.items():
+            right[name][index] = value[index].roll(length)
+    assert right["attention_mask"][0].tolist() == [1, 1, 1, 0, 0, 0]
+    torch.testing.assert_close(
+        model.rank_answers(images, **right, **answers).scores, expected.scores, atol=1e-10, rtol=0
+    )
 
 
 def test_recomputing_in_training_leaves_scores() -> None:
