@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoProcessor
 
@@ -161,15 +162,28 @@ def _write_parameters(model: Any, folder: Path) -> list[str]:
     """Write the parameters that belong to the head itself, not to a module, and return their names."""
     own = {name: value.detach().contiguous() for name, value in model.named_parameters(recurse=False)}
     if own:
-        save_file(own, folder / PARAMETERS_FILE)
+        with _weights_on_disk(folder):
+            save_file(own, folder / PARAMETERS_FILE)
         os.chmod(folder / PARAMETERS_FILE, folder.stat().st_mode & 0o666)  # else only the owner can read it
     return list(own)
+
+
+@contextlib.contextmanager
+def _weights_on_disk(folder: Path) -> Iterator[None]:
+    """Raise `OSError` for errors of safetensors, which has a type of its own for a full disk, too."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(
+            f"The weights cannot be written to {folder.parent}: {error}. Free disk space and try again."
+        ) from error
 
 
 def _write_language_model(model: Any, folder: Path) -> dict[str, str]:
     if not hasattr(model, _LANGUAGE_MODEL):
         return {}
-    model.language_model.save_pretrained(folder / _LANGUAGE_MODEL)
+    with _weights_on_disk(folder):
+        model.language_model.save_pretrained(folder / _LANGUAGE_MODEL)
     return {_LANGUAGE_MODEL: _LANGUAGE_MODEL}
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The formats of exported graphs: what each writes, and how each is run. All take and return torch tensors by name."""
 
+import io
 from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
@@ -107,11 +108,35 @@ def trace(graph: Graph) -> Any:
     return program
 
 
+class _ArchiveFile(io.FileIO):
+    """
+    A file that keeps the error of a write, for instance of a full disk, and takes everything after it.
+
+    torch's writer of archives ends the process when a write fails.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all bytes, and return their number."""
+        rest = memoryview(data).cast("B")
+        length = len(rest)
+        try:
+            while len(rest) and self.error is None:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        return length
+
+
 def _write_torch(graph: Graph, path: Path, weights: SharedWeights) -> None:
     program = trace(graph)
     for symbol, sizes in program.range_constraints.items():  # a sum of two sizes would be at least 4
         program.range_constraints[symbol] = type(sizes)(2, sizes.upper)  # which torch takes for any size from 0
-    torch.export.save(program, path)
+    with _ArchiveFile(path, "w") as file:
+        torch.export.save(program, file)
+    if file.error is not None:
+        raise OSError(f"{path.name} cannot be written: {file.error}. Free disk space and try again.") from file.error
 
 
 class TorchSession:

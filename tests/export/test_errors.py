@@ -1,11 +1,14 @@
 """What cannot be exported or run says so, and leaves nothing behind."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel
 
@@ -112,3 +115,51 @@ def test_what_an_exported_head_refuses(tmp_path: Path, goldens: Path) -> None:
         CheckpointHead.from_pretrained(folder, dtype=torch.bfloat16)
     with pytest.raises(FileExistsError, match="not empty"):
         export_model(source, folder, "torch")
+
+
+@pytest.mark.usefixtures("untraced")
+def test_full_disk_of_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goldens: Path) -> None:
+    def save_file(*arguments: Any) -> None:
+        raise SafetensorError("No space left on device (os error 28)")
+
+    source = save_model(tmp_path / "model", "ForImageTextRetrieval", goldens / "tokenizer")
+    monkeypatch.setattr(exporting_module, "save_file", save_file)
+    with pytest.raises(OSError, match="No space left on device.* Free disk space and try again"):
+        export_model(source, tmp_path / "exported", "torch")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from modeling_lavis.export.formats import FORMATS
+from modeling_lavis.export.graphs import Graph, Input
+from modeling_lavis.export.weight_files import SharedWeights
+
+class Layer(torch.nn.Linear):
+    def forward(self, *inputs):
+        return (super().forward(inputs[0]),)
+
+graph = Graph("layer", "", Layer(100, 100), {"states": Input(torch.rand(6, 100), {0: "rows"})}, ("output",))
+folder, states = Path(sys.argv[1]), {"states": torch.rand(4, 100)}
+write, run = FORMATS["torch"].write, FORMATS["torch"].open
+write(graph, folder / "whole.pt2", SharedWeights(folder))
+found = run(folder / "whole.pt2", ("states",), ("output",)).run(states)["output"]
+torch.testing.assert_close(found, graph.module(states["states"])[0])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    write(graph, folder / "half.pt2", SharedWeights(folder))
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_full_disk(tmp_path: Path) -> None:
+    """torch's writer of archives ends the process when it cannot write."""
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert "half.pt2 cannot be written" in done.stdout and "Free disk space" in done.stdout
