@@ -454,7 +454,7 @@ def _single_hooks(hook: Any) -> list[Any]:
     return list(getattr(hook, "hooks", [hook]))
 
 
-def _major_minor(version: str) -> tuple[int, ...]:
+def major_minor(version: str) -> tuple[int, ...]:
     """The first two numbers of a version, also of a release candidate such as 1.15rc1."""
     return tuple(map(int, re.findall(r"\d+", version)[:2]))
 
@@ -469,7 +469,7 @@ def keep_special_tokens(config_class: type) -> None:
     Args:
         config_class (`type`): a configuration with `tokenizer_fields`; others are left alone.
     """
-    is_older = _major_minor(transformers.__version__) < (5, 24)
+    is_older = major_minor(transformers.__version__) < (5, 24)
     fields = getattr(config_class, "tokenizer_fields", ())
     assign: Any = config_class.__setattr__
     if not is_older or not fields or getattr(assign, "keeps_special_tokens", False):
@@ -488,7 +488,7 @@ def check_offloading(model: nn.Module) -> None:
     if not any(getattr(hook, "offload", False) for module in model.modules() for hook in _accelerate_hooks(module)):
         return
     installed = importlib.metadata.version("accelerate")
-    if _major_minor(installed) < (1, 15):
+    if major_minor(installed) < (1, 15):
         raise ImportError(
             f"Weights of {type(model).__name__} are offloaded, which needs accelerate>=1.15, and {installed} is "
             'installed. Run: pip install --upgrade "accelerate>=1.15", or load without offloading.'
@@ -664,6 +664,7 @@ __all__ = [
     "initialize_pipeline",
     "keep_offloaded_parameters_in_float32",
     "keep_special_tokens",
+    "major_minor",
     "merged_processor_options",
     "offload_in_shape",
     "options_of_generate",
