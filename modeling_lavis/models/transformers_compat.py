@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer as _CheckpointingLayer
 from transformers.utils import output_capturing
 
 try:
@@ -106,6 +107,12 @@ VERSION_DIFFERENCES: tuple[VersionDifference, ...] = (
         "transformers",
         "5.23",
         "hidden states cannot be selected by their number",
+    ),
+    VersionDifference(
+        "transformers_compat.GradientCheckpointingLayer",
+        "transformers",
+        "5.24",
+        "layers drop the cache in training mode with checkpointing, also without gradient; not so in 5.24",
     ),
     VersionDifference(
         "transformers_compat.httpx",
@@ -317,6 +324,15 @@ def cache_of_layer(layer: nn.Module, cache: Cache | None) -> Cache | None:
     """`cache`, or `None` for a layer that the backward pass runs again, which would fill it twice."""
     recomputed = layer.training and torch.is_grad_enabled() and getattr(layer, "gradient_checkpointing", False)
     return None if recomputed else cache
+
+
+class GradientCheckpointingLayer(_CheckpointingLayer):
+    """transformers' layer, which up to 5.10 leaves the cache out in training mode, also where nothing is run again."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return nn.Module.__call__(self, *args, **kwargs)
+        return super().__call__(*args, **kwargs)
 
 
 # ---- hidden states ----
@@ -649,6 +665,7 @@ __all__ = [
     "CACHE_NAMES",
     "PRIVATE_API",
     "VERSION_DIFFERENCES",
+    "GradientCheckpointingLayer",
     "PrivateName",
     "VersionDifference",
     "VideoProcessorMixin",
