@@ -243,10 +243,15 @@ def test_registration_in_child_processes(method: str) -> None:
 
 
 def test_pickled_auto_mapping() -> None:
-    from transformers import AutoModel
+    import transformers
+    from transformers import AutoModel, AutoModelForImageClassification
 
     import modeling_lavis
 
+    try:
+        pickle.loads(pickle.dumps(AutoModelForImageClassification._model_mapping))  # has no class of this package
+    except TypeError as error:
+        pytest.skip(f"transformers {transformers.__version__} reads back no mapping of its own: {error}")
     mapping = pickle.loads(pickle.dumps(AutoModel._model_mapping))
     assert mapping[modeling_lavis.LavisBlipConfig][0] is modeling_lavis.LavisBlipModel
 

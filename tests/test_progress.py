@@ -59,8 +59,11 @@ def test_bars_can_be_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     logging.disable_progress_bar()
     assert written(Terminal(), None, monkeypatch) == "" and "190/1000" in written(Terminal(), True, monkeypatch)
     logging.enable_progress_bar()
-    with disable_progress_bars():
+    disable_progress_bars()
+    try:
         assert written(Terminal(), None, monkeypatch) == ""
+    finally:
+        enable_progress_bars()
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
     assert written(Terminal(), True, monkeypatch) == "" == written(io.StringIO(), True, monkeypatch)
 

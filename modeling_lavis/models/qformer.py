@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.generic import is_flash_attention_requested, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder
@@ -30,7 +29,13 @@ from .text_bert import (
     BertSelfAttention,
     LavisBertPreTrainedModel,
 )
-from .transformers_compat import accepts_cache, cache_of_layer, cache_output, capture_outputs
+from .transformers_compat import (
+    GradientCheckpointingLayer,
+    accepts_cache,
+    cache_of_layer,
+    cache_output,
+    capture_outputs,
+)
 
 
 class QFormerEmbeddings(BertEmbeddings):

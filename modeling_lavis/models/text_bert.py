@@ -15,7 +15,6 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder
@@ -25,7 +24,13 @@ from .configuration_text import LavisBertConfig
 from .forward_options import resolve_hidden_states
 from .memory import TunedLinear
 from .modeling_base import LavisPreTrainedModel, check_input_ids, check_text_length
-from .transformers_compat import accepts_cache, cache_of_layer, cache_output, capture_outputs
+from .transformers_compat import (
+    GradientCheckpointingLayer,
+    accepts_cache,
+    cache_of_layer,
+    cache_output,
+    capture_outputs,
+)
 
 TextMode = Literal["text", "fusion", "multimodal"]
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer as _CheckpointingLayer
 from transformers.utils import output_capturing
 
 try:
@@ -106,6 +107,12 @@ VERSION_DIFFERENCES: tuple[VersionDifference, ...] = (
         "transformers",
         "5.23",
         "hidden states cannot be selected by their number",
+    ),
+    VersionDifference(
+        "transformers_compat.GradientCheckpointingLayer",
+        "transformers",
+        "5.24",
+        "layers drop the cache in training mode with checkpointing, also without gradient; not so in 5.24",
     ),
     VersionDifference(
         "transformers_compat.httpx",
@@ -319,6 +326,15 @@ def cache_of_layer(layer: nn.Module, cache: Cache | None) -> Cache | None:
     return None if recomputed else cache
 
 
+class GradientCheckpointingLayer(_CheckpointingLayer):
+    """transformers' layer, which up to 5.10 leaves the cache out in training mode, also where nothing is run again."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return nn.Module.__call__(self, *args, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+
 # ---- hidden states ----
 
 
@@ -454,7 +470,7 @@ def _single_hooks(hook: Any) -> list[Any]:
     return list(getattr(hook, "hooks", [hook]))
 
 
-def _major_minor(version: str) -> tuple[int, ...]:
+def major_minor(version: str) -> tuple[int, ...]:
     """The first two numbers of a version, also of a release candidate such as 1.15rc1."""
     return tuple(map(int, re.findall(r"\d+", version)[:2]))
 
@@ -469,7 +485,7 @@ def keep_special_tokens(config_class: type) -> None:
     Args:
         config_class (`type`): a configuration with `tokenizer_fields`; others are left alone.
     """
-    is_older = _major_minor(transformers.__version__) < (5, 24)
+    is_older = major_minor(transformers.__version__) < (5, 24)
     fields = getattr(config_class, "tokenizer_fields", ())
     assign: Any = config_class.__setattr__
     if not is_older or not fields or getattr(assign, "keeps_special_tokens", False):
@@ -488,7 +504,7 @@ def check_offloading(model: nn.Module) -> None:
     if not any(getattr(hook, "offload", False) for module in model.modules() for hook in _accelerate_hooks(module)):
         return
     installed = importlib.metadata.version("accelerate")
-    if _major_minor(installed) < (1, 15):
+    if major_minor(installed) < (1, 15):
         raise ImportError(
             f"Weights of {type(model).__name__} are offloaded, which needs accelerate>=1.15, and {installed} is "
             'installed. Run: pip install --upgrade "accelerate>=1.15", or load without offloading.'
@@ -649,6 +665,7 @@ __all__ = [
     "CACHE_NAMES",
     "PRIVATE_API",
     "VERSION_DIFFERENCES",
+    "GradientCheckpointingLayer",
     "PrivateName",
     "VersionDifference",
     "VideoProcessorMixin",
@@ -664,6 +681,7 @@ __all__ = [
     "initialize_pipeline",
     "keep_offloaded_parameters_in_float32",
     "keep_special_tokens",
+    "major_minor",
     "merged_processor_options",
     "offload_in_shape",
     "options_of_generate",

@@ -26,6 +26,8 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
+from .transformers_compat import major_minor
+
 _URL_PREFIXES = ("http://", "https://")
 _TIME_TOLERANCE = 1e-6  # seconds; at most the time unit of a file
 _SEEK_MARGINS = (0, 1, 4, 16)  # seconds to seek further back if a key frame is presented after the requested time
@@ -41,6 +43,7 @@ _CONTAINERS = (
 )
 _PROTOCOLS = "file"
 _URL_PROTOCOLS = "http,https,tcp,tls,httpproxy"
+_LOWEST_PYAV = (17, 1)
 _URL_TIMEOUT = 60.0  # seconds without an answer
 #: Largest number of pixels of a frame: four times those of 8K. FFmpeg keeps up to 17 frames of a stream in memory.
 MAX_FRAME_PIXELS = 2**27
@@ -97,7 +100,7 @@ def require_av() -> Any:
     Import PyAV.
 
     Raises:
-        ImportError: PyAV is not installed; the message contains the extra to install.
+        ImportError: PyAV is not installed, or too old; the message contains what to install.
     """
     try:
         import av
@@ -107,6 +110,12 @@ def require_av() -> Any:
             "Reading video files needs PyAV, which is not installed. Install it with: pip install "
             '"modeling-lavis[video]". Videos given as arrays or lists of images do not need it.'
         ) from error
+    if major_minor(av.__version__) < _LOWEST_PYAV:
+        raise ImportError(
+            f"Reading video files needs PyAV 17.1, and {av.__version__} is installed, which writes beyond its memory "
+            "for files whose streams are not listed at their beginning, such as those of MPEG. Run: pip install "
+            '--upgrade "av>=17.1"'
+        )
     return av
 
 
@@ -261,7 +270,7 @@ class VideoReader(ABC):
 
     def _read_timestamps(self) -> tuple[array, array]:
         """Timestamps of all frames and of the key frames, ascending."""
-        entries = getattr(self._stream, "index_entries", ())  # older versions of PyAV lack it
+        entries = self._stream.index_entries
         if self._stream.frames and len(entries) == self._stream.frames and self._stream.start_time is not None:
             timestamps = array("q", (entry.timestamp for entry in entries))
             # The index holds decoding timestamps. They equal the presentation timestamps up to a constant offset if

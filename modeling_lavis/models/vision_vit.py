@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder
@@ -23,7 +22,7 @@ from .checkpoint_formats import EVA_KEYS, VIT_KEYS, register_keys
 from .configuration_vision import LavisClipVisionConfig, LavisEvaConfig, LavisViTConfig
 from .memory import may_overwrite_output, selective_recompute
 from .modeling_base import LavisPreTrainedModel
-from .transformers_compat import capture_outputs
+from .transformers_compat import GradientCheckpointingLayer, capture_outputs
 
 # ---- position embeddings at another resolution ----
 

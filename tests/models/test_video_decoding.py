@@ -261,3 +261,9 @@ def test_peak_memory_does_not_depend_on_the_length(long_videos: dict[int, Path],
         peaks[minutes], *numbers = map(int, done.stdout.split())  # kilobytes
         assert numbers == [(75 * minutes * place) % 4096 for place in range(8)]
     assert peaks[60] < peaks[1] + 30_000
+
+
+def test_versions_that_write_beyond_their_memory_are_refused(clips: dict[str, Path], monkeypatch: Any) -> None:
+    monkeypatch.setattr("av.__version__", "17.0.1")
+    with pytest.raises(ImportError, match=r"needs PyAV 17\.1, and 17\.0\.1 is installed.*av>=17\.1"):
+        PyAVReader(clips["stream.mpg"])
