@@ -29,7 +29,6 @@ from transformers.models.auto import modeling_auto
 import modeling_lavis
 from benchmarks import full_size, measure
 from modeling_lavis.hub import writing, zoo
-from modeling_lavis.hub.families import model_class_of
 from modeling_lavis.hub.zoo_conversion import convert_entry
 from modeling_lavis.models import auto_lavis
 
@@ -83,7 +82,7 @@ def convert(entry: Any, work: Path, sparse: bool) -> dict[str, Any]:
 
 def load(entry: Any, work: Path, sparse: bool) -> dict[str, Any]:
     """Load the repository through its Auto class in this process; returns seconds and peak memory."""
-    expected = getattr(modeling_lavis, model_class_of(entry.architecture))
+    expected = getattr(modeling_lavis, zoo.model_class_of(entry.architecture))
     auto_class = auto_class_of(expected)
     options: dict[str, Any] = {"device_map": "meta"} if sparse else {}
     measure.reset_peak()

@@ -110,9 +110,8 @@ def load_model_and_preprocess(
 
 def _entry(name: str, model_type: str) -> Any:
     from modeling_lavis.hub import zoo
-    from modeling_lavis.hub.families import model_class_of
 
-    model_class_of(name)  # raises an error with all architectures for an unknown one
+    zoo.model_class_of(name)  # raises an error with all architectures for an unknown one
     return zoo.get(name, model_type)
 
 
@@ -120,7 +119,7 @@ def _load(repository: str, name: str, is_eval: bool, device: Any, dtype: Any, kw
     import torch
 
     import modeling_lavis
-    from modeling_lavis.hub.families import model_class_of
+    from modeling_lavis.hub.zoo import model_class_of
 
     on_cpu = "device_map" not in kwargs and torch.device(device).type == "cpu"
     model_class = getattr(modeling_lavis, model_class_of(name))

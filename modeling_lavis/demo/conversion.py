@@ -8,7 +8,6 @@ from modeling_lavis.demo.context import PageContext, gr, run_on
 from modeling_lavis.demo.markup import report
 from modeling_lavis.hub import zoo
 from modeling_lavis.hub.convert import DTYPES, convert
-from modeling_lavis.hub.families import architectures
 
 _AS_STORED, _NOT_PUBLISHED = "as stored", "none: a checkpoint of your own"
 
@@ -47,7 +46,7 @@ def add_tab(context: PageContext) -> None:
     )
     with gr.Row():
         with gr.Column(min_width=280):
-            names = architectures()
+            names = zoo.architectures()
             architecture = gr.Dropdown(names, value="blip_caption", label="Architecture in LAVIS")
             model_type = gr.Dropdown(
                 [_NOT_PUBLISHED, *model_types("blip_caption")], value=_NOT_PUBLISHED, label="Published model type"

@@ -26,6 +26,7 @@ from modeling_lavis.hub.families import (
     resize_square,
 )
 from modeling_lavis.hub.key_maps import matches
+from modeling_lavis.hub.zoo import model_class_of
 
 _TIED = "tied weight, equal to the one that is used"
 
@@ -330,7 +331,7 @@ class _Planner:
     def _error_message(self) -> str:
         what = self.source_name if not self.transfer else f"{self.source_name} (to be converted to {self.name})"
         lines = [
-            f"The checkpoint, recognized as {what}, does not fit {self.architecture.model_class}. Nothing was written."
+            f"The checkpoint, recognized as {what}, does not fit {model_class_of(self.name)}. Nothing was written."
         ]
         for kind, names in self.problems.items():
             shown = "".join(f"\n    {name}" for name in names[:20])

@@ -74,7 +74,6 @@ _NEW_LAYERS = NewWeights(
 
 ARCHITECTURES = {
     "albef_pretrain": Architecture(
-        model_class="AlbefForPreTraining",
         modules=common.ENCODERS | common.PROJECTIONS | {"itm_head", "temp"},
         momentum_modules=common.ENCODERS | common.PROJECTIONS,
         queues=common.QUEUES,
@@ -82,14 +81,12 @@ ARCHITECTURES = {
         renames=_PRETRAINING_RENAMES,
     ),
     "albef_feature_extractor": Architecture(
-        model_class="AlbefModel",
         modules=common.ENCODERS | common.PROJECTIONS | {"temp"},
         sources=("albef_pretrain", "albef_retrieval"),
         renames=_PRETRAINING_RENAMES,
         drops=dict.fromkeys(_PRETRAINED, _DROP_MLM_HEAD),
     ),
     "albef_retrieval": Architecture(
-        model_class="AlbefForImageTextRetrieval",
         modules=common.ENCODERS | common.PROJECTIONS | {"itm_head", "temp"},
         momentum_modules=common.ENCODERS | common.PROJECTIONS,
         queues=common.QUEUES | common.ID_QUEUE,
@@ -98,14 +95,12 @@ ARCHITECTURES = {
         drops={"albef_pretrain": _DROP_MLM_HEAD},
     ),
     "albef_vqa": Architecture(
-        model_class="AlbefForQuestionAnswering",
         modules=common.ENCODERS | {"text_decoder"},
         momentum_modules=common.ENCODERS | {"text_decoder"},
         sources=_PRETRAINED,
         transfer_renames=dict.fromkeys(_PRETRAINED, _answer_decoder_from_pretraining()),
     ),
     "albef_nlvr": Architecture(
-        model_class="AlbefForImagesAndTextClassification",
         modules=common.ENCODERS | {"cls_head"},
         momentum_modules=common.ENCODERS | {"cls_head"},
         sources=("albef_nlvr_pretrain", *_PRETRAINED),
@@ -116,7 +111,6 @@ ARCHITECTURES = {
         },
     ),
     "albef_classification": Architecture(
-        model_class="AlbefForImageAndTextClassification",
         modules=common.ENCODERS | {"cls_head"},
         momentum_modules=common.ENCODERS | {"cls_head"},
         sources=(*_PRETRAINED, "albef_retrieval"),
@@ -125,10 +119,8 @@ ARCHITECTURES = {
     ),
     # pretrain_model_nlvr.pth: a text encoder with pairs of fusion layers, trained on text assignment
     "albef_nlvr_pretrain": Architecture(
-        model_class="AlbefForImagesAndTextClassification",
         modules=common.ENCODERS | {"ta_head"},
         momentum_modules=common.ENCODERS,
-        is_source_only=True,
     ),
 }
 

@@ -24,21 +24,17 @@ _PRETRAINING_MODULES = frozenset({"prompter", "mpm_head"})
 
 ARCHITECTURES = {
     "alpro_retrieval": Architecture(
-        model_class="AlproForVideoTextRetrieval",
         modules=common.ENCODERS | common.PROJECTIONS | {"itm_head", "temp"},
         sources=("alpro_pretrain",),
     ),
     "alpro_qa": Architecture(
-        model_class="AlproForVideoQuestionAnswering",
         modules=common.ENCODERS | {"classifier"},
         sources=("alpro_pretrain", "alpro_retrieval"),
         new_weights=(_NEW_CLASSIFIER,),
     ),
     # alpro_pretrain.pt, which LAVIS only fine-tunes from
     "alpro_pretrain": Architecture(
-        model_class="AlproForVideoTextRetrieval",
         modules=common.ENCODERS | common.PROJECTIONS | _PRETRAINING_MODULES | {"itm_head", "temp"},
-        is_source_only=True,
     ),
 }
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from modeling_lavis.hub import settings as shared
-from modeling_lavis.hub.families import model_class_of
 from modeling_lavis.hub.shapes import Shapes, size_of, text_encoder_prefix
+from modeling_lavis.hub.zoo import model_class_of
 
 # Maximum number of tokens of a text, [CLS] and [SEP] included.
 MAX_TEXT_LENGTHS = {"alpro_retrieval": 35, "alpro_qa": 40}

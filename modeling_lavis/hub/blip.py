@@ -34,14 +34,12 @@ _NEW_MERGE_LAYERS = NewWeights(
 
 ARCHITECTURES = {
     "blip_pretrain": Architecture(
-        model_class="LavisBlipForPreTraining",
         modules=common.ENCODERS | common.PROJECTIONS | {"itm_head", "temp", "text_decoder"},
         momentum_modules=common.ENCODERS | common.PROJECTIONS,
         queues=common.QUEUES,
         new_weights=common.NEW_QUEUES,
     ),
     "blip_retrieval": Architecture(
-        model_class="LavisBlipForImageTextRetrieval",
         modules=common.ENCODERS | common.PROJECTIONS | {"itm_head", "temp"},
         momentum_modules=common.ENCODERS | common.PROJECTIONS,
         queues=common.QUEUES | common.ID_QUEUE,
@@ -49,36 +47,30 @@ ARCHITECTURES = {
         new_weights=(*common.NEW_QUEUES, common.NEW_ID_QUEUE, common.NEW_TEMPERATURE),
     ),
     "blip_image_text_matching": Architecture(
-        model_class="LavisBlipForImageTextRetrieval",
         modules=common.ENCODERS | common.PROJECTIONS | {"itm_head", "temp"},
         sources=("blip_retrieval", "blip_pretrain"),
         new_weights=(common.OPTIONAL_TEMPERATURE,),  # missing from checkpoints that LAVIS saved: its class has none
     ),
     "blip_feature_extractor": Architecture(
-        model_class="LavisBlipModel",
         modules=common.ENCODERS | common.PROJECTIONS | {"temp"},
         sources=("blip_pretrain", "blip_retrieval", "blip_image_text_matching"),
         new_weights=(common.NEW_TEMPERATURE,),
     ),
     "blip_caption": Architecture(
-        model_class="LavisBlipForConditionalGeneration",
         modules=frozenset({"visual_encoder", "text_decoder"}),
         sources=("blip_pretrain",),
     ),
     "blip_vqa": Architecture(
-        model_class="LavisBlipForQuestionAnswering",
         modules=common.ENCODERS | {"text_decoder"},
         sources=("blip_pretrain",),
     ),
     "blip_nlvr": Architecture(
-        model_class="LavisBlipForImagesAndTextClassification",
         modules=common.ENCODERS | {"cls_head"},
         sources=_WITH_TEXT_ENCODER,
         transfer_renames=dict.fromkeys(_WITH_TEXT_ENCODER, _COPY_CROSS_ATTENTION),
         new_weights=(common.NEW_HEAD, _NEW_MERGE_LAYERS),
     ),
     "blip_classification": Architecture(
-        model_class="LavisBlipForImageAndTextClassification",
         modules=common.ENCODERS | {"cls_head"},
         momentum_modules=common.ENCODERS | {"cls_head"},
         sources=(*_WITH_TEXT_ENCODER, "blip_caption"),

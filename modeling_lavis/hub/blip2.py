@@ -56,7 +56,6 @@ _LANGUAGE_MODEL_DTYPES = {"blip2_opt": torch.float16, "blip2_t5": torch.bfloat16
 
 def _second_stage(name: str, part: str) -> Architecture:
     return Architecture(
-        model_class="LavisBlip2ForConditionalGeneration",
         modules=_SHARED_MODULES | {f"{part}_proj", f"{part}_model"},
         sources=("blip2",),
         new_weights=(_NEW_PROJECTION,),
@@ -72,15 +71,13 @@ def _second_stage(name: str, part: str) -> Architecture:
 
 
 ARCHITECTURES = {
-    "blip2": Architecture(model_class="LavisBlip2ForPreTraining", modules=_FIRST_STAGE),
+    "blip2": Architecture(modules=_FIRST_STAGE),
     "blip2_feature_extractor": Architecture(
-        model_class="LavisBlip2Model",
         modules=_FIRST_STAGE - {"itm_head"},
         sources=("blip2",),
         drops={"blip2": (_DROP_CAPTION_HEAD, _DROP_ITM_HEAD)},
     ),
     "blip2_image_text_matching": Architecture(
-        model_class="LavisBlip2ForImageTextRetrieval",
         modules=_FIRST_STAGE,
         sources=("blip2",),
         drops={"blip2": (_DROP_CAPTION_HEAD,)},

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from modeling_lavis.hub import settings as shared
-from modeling_lavis.hub.families import model_class_of
 from modeling_lavis.hub.shapes import (
     BLOCK_NUMBER,
     Shapes,
@@ -25,6 +24,7 @@ from modeling_lavis.hub.shapes import (
     size_of,
     with_intermediate_size,
 )
+from modeling_lavis.hub.zoo import model_class_of
 
 LANGUAGE_DEFAULTS = {"num_beams": 5, "max_new_tokens": 30, "min_length": 1}
 MAX_TEXT_LENGTH = 32

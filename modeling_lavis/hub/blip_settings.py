@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from modeling_lavis.hub import settings as shared
-from modeling_lavis.hub.families import model_class_of
 from modeling_lavis.hub.shapes import Shapes, text_sizes
+from modeling_lavis.hub.zoo import model_class_of
 
 PROMPT = "a picture of "
 # Maximum number of tokens of a text, [CLS] and [SEP] included. Other architectures are bounded by the positions only.

@@ -109,7 +109,7 @@ def convert(
         settings, resized_parts = {**settings, **parts.settings}, parts.resized
     loaded_tokenizer = None if architecture in family.without_tokenizer else family.load_tokenizer(tokenizer)
     model_config = _build_config(family, architecture, source_architecture, weights, settings, loaded_tokenizer, origin)
-    model = _build_on_meta(family.architectures[architecture].model_class, model_config)
+    model = _build_on_meta(zoo.model_class_of(architecture), model_config)
     try:
         plan = make_plan(
             family,

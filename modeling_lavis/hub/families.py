@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from modeling_lavis.hub.key_maps import KeyMap, Rename, matches
-from modeling_lavis.hub.zoo import FAMILIES, family_name
+from modeling_lavis.hub.zoo import family_name, model_class_of
 from modeling_lavis.models.vision_vit import interpolate_grid_positions
 
 MOMENTUM_SUFFIX = "_m"
@@ -75,10 +75,10 @@ class Drop:
 @dataclass(frozen=True)
 class Architecture:
     """
-    One architecture of the original projects.
+    One architecture of the original projects. Checkpoints of those that [`~modeling_lavis.hub.zoo.architectures`] does
+    not name only initialize others.
 
     Args:
-        model_class (`str`): name of the model class in `modeling_lavis`.
         modules (`frozenset[str]`): modules of the original model, without momentum encoders and queues.
         momentum_modules (`frozenset[str]`, *optional*, defaults to `frozenset()`): modules of which the original model
             keeps a momentum copy.
@@ -92,13 +92,10 @@ class Architecture:
             of this architecture.
         drops (`Mapping[str, tuple[Drop, ...]]`, *optional*, defaults to `{}`): weights that this architecture does not
             use, by the architecture of the checkpoint.
-        is_source_only (`bool`, *optional*, defaults to `False`): whether its checkpoints only initialize other
-            architectures, and cannot be converted as such.
         frozen_dtypes (`Mapping[str, torch.dtype]`, *optional*, defaults to `{}`): dtypes in which the original model
             keeps frozen modules, by our module name.
     """
 
-    model_class: str
     modules: frozenset[str]
     momentum_modules: frozenset[str] = frozenset()
     queues: frozenset[str] = frozenset()
@@ -107,7 +104,6 @@ class Architecture:
     new_weights: tuple[NewWeights, ...] = ()
     renames: tuple[Rename, ...] = ()
     drops: Mapping[str, tuple[Drop, ...]] = field(default_factory=dict)
-    is_source_only: bool = False
     frozen_dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
 
     @property
@@ -241,12 +237,6 @@ def _guess_format(names: list[str]) -> str:
     return ""
 
 
-def _table(name: str) -> Family:
-    """The table of a family, which the module of its name has."""
-    family: Family = importlib.import_module(f"modeling_lavis.hub.{name}").FAMILY
-    return family
-
-
 def family_of(architecture: str) -> Family:
     """
     Return the family that an architecture of the original projects belongs to.
@@ -254,18 +244,6 @@ def family_of(architecture: str) -> Family:
     Raises:
         ValueError: If there is no such architecture. The message lists the known ones.
     """
-    if architecture not in architectures():
-        raise ValueError(f"Unknown architecture {architecture!r}; expected one of: {', '.join(architectures())}.")
-    return _table(family_name(architecture))
-
-
-def architectures() -> list[str]:
-    """Return the names of all architectures that can be converted."""
-    return [
-        name for family in FAMILIES for name, entry in _table(family).architectures.items() if not entry.is_source_only
-    ]
-
-
-def model_class_of(architecture: str) -> str:
-    """Return the name of the model class of an architecture; raises `ValueError` if it is unknown."""
-    return family_of(architecture).architectures[architecture].model_class
+    model_class_of(architecture)  # raises an error with all architectures for an unknown one
+    family: Family = importlib.import_module(f"modeling_lavis.hub.{family_name(architecture)}").FAMILY
+    return family

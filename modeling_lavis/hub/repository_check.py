@@ -7,10 +7,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from modeling_lavis.hub.accounting import targets_of
-from modeling_lavis.hub.families import model_class_of
 from modeling_lavis.hub.json_files import read_object
 from modeling_lavis.hub.writing import INDEX_NAME, WEIGHTS_NAME
-from modeling_lavis.hub.zoo import ZooEntry
+from modeling_lavis.hub.zoo import ZooEntry, model_class_of
 from modeling_lavis.models.head_loading import check_index
 
 _Shapes = dict[str, tuple[int, ...]]

@@ -55,7 +55,7 @@ class ZooEntry:
     @property
     def tasks(self) -> tuple[str, ...]:
         """Tasks that the model is for; one of [`TASKS`]."""
-        return _TASKS_OF[self.architecture]
+        return _ARCHITECTURES[self.architecture][1]
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -68,33 +68,50 @@ class ZooEntry:
         return str(self.facts["source"])
 
 
-# Names as of the tasks of recipes; a feature extractor is not trained.
-_TASKS_OF = {
-    "albef_pretrain": ("pretraining",),
-    "albef_feature_extractor": ("features",),
-    "albef_retrieval": ("retrieval",),
-    "albef_vqa": ("vqa",),
-    "albef_classification": ("classification",),
-    "albef_nlvr": ("nlvr",),
-    "alpro_retrieval": ("video-retrieval",),
-    "alpro_qa": ("video-qa",),
-    "blip_pretrain": ("pretraining",),
-    "blip_feature_extractor": ("features",),
-    "blip_image_text_matching": ("retrieval",),
-    "blip_retrieval": ("retrieval",),
-    "blip_caption": ("captioning",),
-    "blip_vqa": ("vqa",),
-    "blip_nlvr": ("nlvr",),
-    "blip_classification": ("classification",),
-    "blip2": ("pretraining", "captioning", "retrieval"),
-    "blip2_feature_extractor": ("features",),
-    "blip2_image_text_matching": ("retrieval",),
-    "blip2_opt": ("captioning", "vqa"),
-    "blip2_t5": ("captioning", "vqa"),
+# Class of the model, and its tasks under the names that recipes have; a feature extractor is not trained.
+_ARCHITECTURES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "albef_pretrain": ("AlbefForPreTraining", ("pretraining",)),
+    "albef_feature_extractor": ("AlbefModel", ("features",)),
+    "albef_retrieval": ("AlbefForImageTextRetrieval", ("retrieval",)),
+    "albef_vqa": ("AlbefForQuestionAnswering", ("vqa",)),
+    "albef_nlvr": ("AlbefForImagesAndTextClassification", ("nlvr",)),
+    "albef_classification": ("AlbefForImageAndTextClassification", ("classification",)),
+    "alpro_retrieval": ("AlproForVideoTextRetrieval", ("video-retrieval",)),
+    "alpro_qa": ("AlproForVideoQuestionAnswering", ("video-qa",)),
+    "blip_pretrain": ("LavisBlipForPreTraining", ("pretraining",)),
+    "blip_retrieval": ("LavisBlipForImageTextRetrieval", ("retrieval",)),
+    "blip_image_text_matching": ("LavisBlipForImageTextRetrieval", ("retrieval",)),
+    "blip_feature_extractor": ("LavisBlipModel", ("features",)),
+    "blip_caption": ("LavisBlipForConditionalGeneration", ("captioning",)),
+    "blip_vqa": ("LavisBlipForQuestionAnswering", ("vqa",)),
+    "blip_nlvr": ("LavisBlipForImagesAndTextClassification", ("nlvr",)),
+    "blip_classification": ("LavisBlipForImageAndTextClassification", ("classification",)),
+    "blip2": ("LavisBlip2ForPreTraining", ("pretraining", "captioning", "retrieval")),
+    "blip2_feature_extractor": ("LavisBlip2Model", ("features",)),
+    "blip2_image_text_matching": ("LavisBlip2ForImageTextRetrieval", ("retrieval",)),
+    "blip2_opt": ("LavisBlip2ForConditionalGeneration", ("captioning", "vqa")),
+    "blip2_t5": ("LavisBlip2ForConditionalGeneration", ("captioning", "vqa")),
 }
 #: tasks of published checkpoints
-TASKS = tuple(dict.fromkeys(task for tasks in _TASKS_OF.values() for task in tasks))
+TASKS = tuple(dict.fromkeys(task for _, tasks in _ARCHITECTURES.values() for task in tasks))
 FAMILIES = ("albef", "alpro", "blip", "blip2")
+
+
+def architectures() -> list[str]:
+    """Return the names of all architectures that can be converted."""
+    return list(_ARCHITECTURES)
+
+
+def model_class_of(architecture: str) -> str:
+    """
+    Return the name of the model class of an architecture.
+
+    Raises:
+        ValueError: If there is no such architecture. The message lists the known ones.
+    """
+    if architecture not in _ARCHITECTURES:
+        raise ValueError(f"Unknown architecture {architecture!r}; expected one of: {', '.join(_ARCHITECTURES)}.")
+    return _ARCHITECTURES[architecture][0]
 
 
 def family_name(architecture: str) -> str:

@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from modeling_lavis.hub.families import model_class_of
-from modeling_lavis.hub.zoo import ZooEntry, entries
+from modeling_lavis.hub.zoo import ZooEntry, entries, model_class_of
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -103,7 +102,7 @@ def parameter_count(text: str | float | None) -> float | None:
     Return a number of parameters that may be written with a unit: `"300M"`, `"2.7B"`, `"500k"` or `"1000"`.
 
     Raises:
-        ValueError: If it is no such number.
+        ValueError: If it is not such a number.
     """
     if text is None or isinstance(text, int | float):
         return text

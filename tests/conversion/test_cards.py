@@ -16,7 +16,6 @@ from huggingface_hub.utils import validate_repo_id
 import modeling_lavis
 from modeling_lavis.hub import cards, zoo
 from modeling_lavis.hub.convert import convert
-from modeling_lavis.hub.families import family_of
 from modeling_lavis.hub.outputs import published_outputs
 from modeling_lavis.hub.scores import published_scores
 from modeling_lavis.model_card import metadata_problems
@@ -93,7 +92,7 @@ def test_settings_and_facts_do_not_overlap() -> None:
 
 
 def card_of(entry: zoo.ZooEntry, **options: Any) -> ModelCard:
-    model_class = family_of(entry.architecture).architectures[entry.architecture].model_class
+    model_class = zoo.model_class_of(entry.architecture)
     return ModelCard(cards.card_for_entry(entry, "ORG/NAME", model_class, **options))
 
 
@@ -235,5 +234,5 @@ def test_usage_code_runs_on_converted_models(
     assert capsys.readouterr().out.strip()
     made: dict[str, Any] = {}
     exec(compile(code_with_remote_code, "README.md", "exec"), made)
-    expected = family_of(architecture).architectures[architecture].model_class
+    expected = zoo.model_class_of(architecture)
     assert type(made["model"]).__name__ == expected

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor, GenerationConfig
 
 import modeling_lavis
-from modeling_lavis.hub.blip import ARCHITECTURES
+from modeling_lavis.hub import zoo
 from modeling_lavis.hub.convert import convert
 from tests.conversion.golden_sets import BLIP, arguments, checkpoint, settings, weights
 
@@ -25,7 +25,7 @@ def expected_key(name: str) -> str:
 def test_repository_of_each_golden_set(architecture: str, tmp_path: Path) -> None:
     report = convert(**arguments(architecture, tmp_path / "repo"))
     model, info = AutoModel.from_pretrained(tmp_path / "repo", output_loading_info=True)
-    assert type(model).__name__ == ARCHITECTURES[architecture].model_class == report.model_class
+    assert type(model).__name__ == zoo.model_class_of(architecture) == report.model_class
     assert not any(info.values()), info
 
     original = weights(architecture)

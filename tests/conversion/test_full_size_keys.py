@@ -49,7 +49,7 @@ def conversion_plan(
     source_architecture = family.recognize(sources)
     shapes = {name: tuple(tensor.shape) for name, tensor in sources.items()}
     config = family.build_config(architecture, source_architecture, shapes, settings, tokenizer or FullSizeTokenizer())
-    model = _build_on_meta(family.architectures[architecture].model_class, config)
+    model = _build_on_meta(zoo.model_class_of(architecture), config)
     return make_plan(family, architecture, source_architecture, sources, model, resize_allowed=resize), config
 
 

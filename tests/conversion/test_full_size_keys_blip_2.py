@@ -48,7 +48,7 @@ def test_every_key_is_used_or_dropped_for_a_reason(path: Path) -> None:
         settings["language_model_config"] = language_model_config(zoo.get(architecture, model_type))
     shapes = {name: tuple(tensor.shape) for name, tensor in sources.items()}
     config = FAMILY.build_config(architecture, source_architecture, shapes, settings, FullSizeTokenizer())
-    model = _build_on_meta(FAMILY.architectures[architecture].model_class, config)
+    model = _build_on_meta(zoo.model_class_of(architecture), config)
     plan = make_plan(FAMILY, architecture, source_architecture, sources, model, resize_allowed=False)
 
     used = {filled.source for filled in plan.filled.values()}

@@ -19,9 +19,9 @@ from benchmarks import full_size
 from benchmarks.zoo_conversion import auto_class_of
 from modeling_lavis.hub import convert, parts, zoo
 from modeling_lavis.hub.checkpoints import Checkpoint
-from modeling_lavis.hub.families import model_class_of
 from modeling_lavis.hub.repository_check import check_repository
 from modeling_lavis.hub.writing import WrittenWeights
+from modeling_lavis.hub.zoo import model_class_of
 from modeling_lavis.hub.zoo_conversion import convert_entry
 from tests.conversion.golden_sets import GOLDENS
 

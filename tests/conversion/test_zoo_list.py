@@ -6,6 +6,7 @@ import pytest
 
 from modeling_lavis.cli.main import main
 from modeling_lavis.hub import zoo, zoo_list
+from modeling_lavis.hub.families import family_of
 
 
 def names(**conditions: object) -> set[str]:
@@ -23,6 +24,16 @@ def test_conditions_select_checkpoints() -> None:
     assert "blip_caption__base_coco" in small and "blip_caption__large_coco" not in small
     assert names(min_size="10B") == {"blip2_t5__pretrain_flant5xxl"}
     assert names(min_size=1e10, max_size="2b") == set()
+
+
+def test_every_architecture_is_in_the_table_of_its_family() -> None:
+    known = zoo.architectures()
+    assert {entry.architecture for entry in zoo.entries().values()} == set(known)
+    tables = {name: family_of(name).architectures for name in known}
+    assert all(name in table for name, table in tables.items())
+    others = {name for table in tables.values() for name in table} - set(known)
+    sources = {name for table in tables.values() for entry in table.values() for name in entry.sources}
+    assert others == {"albef_nlvr_pretrain", "alpro_pretrain"} and others <= sources
 
 
 @pytest.mark.parametrize(

@@ -55,11 +55,11 @@ def _licence(facts: dict[str, Any]) -> str:
 def table() -> str:
     """The table, without the markers around it."""
     import modeling_lavis
-    from modeling_lavis.hub import families, zoo
+    from modeling_lavis.hub import zoo
 
     heads: dict[str, list[str]] = {}
-    for architecture in families.architectures():
-        heads.setdefault(families.model_class_of(architecture), []).append(architecture)
+    for architecture in zoo.architectures():
+        heads.setdefault(zoo.model_class_of(architecture), []).append(architecture)
     lines = [
         "| Architecture in LAVIS | Class | Auto class | Published checkpoints and scores | Licence |",
         "| --- | --- | --- | --- | --- |",

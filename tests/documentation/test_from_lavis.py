@@ -30,7 +30,7 @@ def test_every_call_of_lavis_is_on_the_page() -> None:
 
 
 def test_every_architecture_is_on_the_page() -> None:
-    from modeling_lavis.hub.families import architectures
+    from modeling_lavis.hub.zoo import architectures
 
     text = PAGE.read_text(encoding="utf-8")
     assert [name for name in architectures() if f"`{name}`" not in text and f'"{name}"' not in text] == []

@@ -14,7 +14,6 @@ from modeling_lavis.evaluation.tasks import evaluate
 from modeling_lavis.hub import outputs as outputs_module
 from modeling_lavis.hub import zoo
 from modeling_lavis.hub.convert import convert
-from modeling_lavis.hub.families import family_of
 from modeling_lavis.hub.outputs import KINDS, load, published_images, published_outputs
 from modeling_lavis.hub.recordings import record
 from modeling_lavis.hub.scores import published_scores
@@ -36,7 +35,7 @@ def test_published_outputs_are_complete() -> None:
             numbers = [value for value in output.expected.values() if not isinstance(value, str)]
             assert not numbers or output.tolerance or output.relative_tolerance
             # the class of the architecture has this kind of output
-            model_class = family_of(entry.architecture).architectures[entry.architecture].model_class
+            model_class = zoo.model_class_of(entry.architecture)
             stand_in = object.__new__(getattr(modeling_lavis, model_class))
             if output.kind in ("caption_loss", "features", "classes", "match"):
                 assert KINDS[output.kind].fits(stand_in), (entry.name, output.kind)

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 import modeling_lavis
 from modeling_lavis.hub import cards
 from modeling_lavis.hub.convert import convert
-from modeling_lavis.hub.families import model_class_of
+from modeling_lavis.hub.zoo import model_class_of
 from modeling_lavis.model_card import metadata_problems
 from modeling_lavis.training import run_card as module
 from modeling_lavis.training.recipe_options import HEADS_OF_TASKS
