@@ -80,12 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     silence_developer_logs()
     print_logged_warnings()
-    parser = build_parser(argv[0] if argv else None, argv[1:])
     try:
-        args = parser.parse_args(argv)
-    except SystemExit as stop:  # argparse has already printed the error or the help
-        return stop.code if isinstance(stop.code, int) else 2
-    try:
+        parser = build_parser(argv[0] if argv else None, argv[1:])
+        if not argv:
+            parser.print_help(sys.stderr)
+            return 2
+        try:
+            args = parser.parse_args(argv)
+        except SystemExit as stop:  # argparse has already printed the error or the help
+            return stop.code if isinstance(stop.code, int) else 2
         return args.run(args)
     except UsageError as error:
         warn(str(error))

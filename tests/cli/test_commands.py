@@ -485,9 +485,17 @@ class TestCommand:
         assert main([command, "--help"]) == 0
         assert f"usage: modeling-lavis {command}" in capfd.readouterr().out
 
+    def test_missing_package_is_named(self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        """The arguments of `train` need transformers' Trainer, which needs accelerate."""
+        monkeypatch.setattr("modeling_lavis.import_utils.is_available", lambda module: module != "accelerate")
+        assert main(["train", "blip-caption-coco"]) == 1
+        error = capfd.readouterr().err
+        assert error.startswith("error: ") and 'pip install "modeling-lavis[train]"' in error
+
     def test_version_and_unknown_commands(self, capfd: pytest.CaptureFixture[str]) -> None:
         import modeling_lavis
 
         assert main(["--version"]) == 0
         assert capfd.readouterr().out == f"modeling-lavis {modeling_lavis.__version__}\n"
-        assert main([]) == 2 and main(["describe"]) == 2
+        assert main([]) == 2 and "list the training recipes" in capfd.readouterr().err
+        assert main(["describe"]) == 2

@@ -7,7 +7,6 @@ from typing import Any
 
 from PIL import Image
 
-from modeling_lavis.embedded import embedded_images
 from tests.documentation.materials import TOKENIZER, photos, place, with_sizes
 
 CONFIGURATIONS = dict.fromkeys(("blip_coco_caption_base.pth", "model_base_caption.pth"), "blip_caption/config.json")
@@ -42,7 +41,6 @@ def prepare(folder: Path) -> dict[str, Any]:
     for path in photos().values():
         shutil.copy(path, folder / "holiday")
     shutil.copy(photos()["coffee"], "photo.jpg")
-    shutil.copy(embedded_images()[7].path, "people.png")
     (folder / "photos").mkdir()
     for split, names in (("train", ("coffee", "chelsea")), ("val", ("coffee",))):
         rows = [{"image": f"{name}.png", "caption": "a dog in the house"} for name in names]
