@@ -2,7 +2,7 @@
 """Stand-ins for the published checkpoints: files with exactly their keys, shapes and dtypes, and random values.
 
 The keys are those that the original builds from its own configurations (`tests/goldens/full_size_keys`). BLIP-2's
-frozen parts are separate files, as published; they have the blocks that the original does not use besides.
+frozen parts are separate files, as published; these also have the blocks that the original does not use.
 """
 
 import hashlib

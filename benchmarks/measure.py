@@ -51,7 +51,7 @@ def peak_bytes(device: torch.device = _CPU) -> int:
 
 
 class AnonymousPeak:
-    """Context manager that samples the memory of this process that is no page of a file: the kernel cannot drop it."""
+    """Context manager that samples the memory of this process that backs no file, which the kernel cannot drop."""
 
     def __init__(self, seconds: float = 0.02) -> None:
         self.bytes = 0

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         values={"model.image_size": args.image_size},
         num_train_epochs=args.epochs,
         per_device_train_batch_size=args.batch_size,
-        resume=True,  # a job that was stopped goes on
+        resume=True,  # continue a job that was stopped
         **on_processors,
     )
     trainer = result.trainer

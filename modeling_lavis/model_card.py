@@ -2,7 +2,7 @@
 """Model cards: metadata in YAML and a text from a template. Values are data, whatever they contain.
 
 A value is never read as a template, as YAML or as Markdown of its own: metadata are serialized and read back, values
-stand in one line of the text, and `escaped` names what does not come from this package.
+are in one line of the text, and `escaped` names what does not come from this package.
 """
 
 import re
@@ -156,7 +156,7 @@ def _is_valid(name: str, text: str) -> bool:
 
 
 def _in_one_line(value: Any) -> Any:
-    """A value whose strings, at any depth, stand in one line."""
+    """A value whose strings, at any depth, are in one line."""
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, Mapping):

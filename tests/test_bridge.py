@@ -59,7 +59,7 @@ def test_unknown_names_and_places(tmp_path: Path) -> None:
         repositories.repository_of(entry, repositories=tmp_path)
     with pytest.raises(OSError, match="neither a folder of converted repositories nor the name"):
         repositories.repository_of(entry, repositories="./absent")
-    with pytest.raises(OSError, match="so it is no repository"):
+    with pytest.raises(OSError, match="so it is not a repository"):
         repositories.repository_of(entry, checkpoint=tmp_path)
     assert repositories.repository_of(entry, repositories="some-org") == "some-org/blip-caption-base-coco"
     assert repositories.repository_of(entry, checkpoint="org/own") == "org/own"

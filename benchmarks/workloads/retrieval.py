@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two-stage retrieval: ALBEF at 384 pixels, re-ranking of the 16 best candidates of every image and every text.
 
-`rerank` is the same with encoded images: encoding of texts, ITC similarities, and ITM scores of the candidates.
+`rerank` starts from encoded images: encoding of texts, ITC similarities, and ITM scores of the candidates.
 """
 
 from dataclasses import dataclass

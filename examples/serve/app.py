@@ -27,7 +27,7 @@ def prepare(content: bytes, question: str | None, text: list[str] | None) -> Any
     try:
         image = Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP"))  # its size, not yet its pixels
     except Exception as error:  # decoders raise unrelated types
-        raise HTTPException(415, "The body is no JPEG, PNG or WebP image.") from error
+        raise HTTPException(415, "The body is not a JPEG, PNG or WebP image.") from error
     if image.width * image.height > MAX["PIXELS"]:
         raise HTTPException(413, f"The image has {image.width} x {image.height} pixels; at most {MAX['PIXELS']}.")
     if hasattr(row := prepare_row({"image": image, "question": question, "text": text}), "message"):

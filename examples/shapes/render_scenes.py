@@ -87,7 +87,9 @@ def split_question(question: str) -> tuple[str, list[str], str]:
     """
     found = _QUESTION.fullmatch(question)
     if found is None or not {found["subject"], found["place"]} <= {*NOUNS, *KINDS}:
-        raise ValueError(f"{question!r} is no question of the grammar; expected one such as 'is a circle a square?'.")
+        raise ValueError(
+            f"{question!r} is not a question of the grammar; expected one such as 'is a circle a square?'."
+        )
     return found["subject"], re.findall("|".join(RELATIONS), found["relations"]), found["place"]
 
 

@@ -15,7 +15,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "index",
         help="index images or videos for search",
         description="Index the features of images or videos in a folder, for `modeling-lavis search`. The same command "
-        "brings the index up to date: files that are new or have changed are added, and it goes on after an "
+        "brings the index up to date: files that are new or have changed are added, and it resumes after an "
         "interruption. Without inputs and --remove, files that have changed or are missing are listed."
         + JOB_INPUTS.replace("With --output also", "Also"),
     )

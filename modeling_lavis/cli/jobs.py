@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--output` of the verbs that work on collections: a job that can be interrupted and goes on."""
+"""`--output` of the verbs that work on collections: a job that can be interrupted and resumed."""
 
 import argparse
 import functools
@@ -39,7 +39,7 @@ def add_job_options(parser: argparse.ArgumentParser, output: bool = True, engine
     """Add the options of jobs; `output` and `engine` say whether to add `--output` and those of engines, too."""
     group = parser.add_argument_group(
         "collections",
-        "With --output the results are written to files. The same command goes on with a job that was interrupted; "
+        "With --output the results are written to files. The same command resumes a job that was interrupted; "
         "inputs that failed are listed with their reasons in failures.jsonl in the folder of the job, OUTPUT.job or "
         "OUTPUT/.VERB.job.",
     )

@@ -16,7 +16,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="merge the outputs of the parts of a job",
         description="Merge the outputs that caption, answer, match or embed wrote with --shard 1/N to --shard N/N: the "
         "rows and failures of one command without --shard, in its order, which then counts as finished. Parts that are "
-        "missing, not finished or of different jobs are refused. The same command goes on with a merge that was "
+        "missing, not finished or of different jobs are refused. The same command resumes a merge that was "
         "interrupted.",
     )
     parser.add_argument("parts", metavar="PART", nargs="+", help="outputs of all parts, with the folders of their jobs")

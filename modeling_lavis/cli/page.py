@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`modeling-lavis page`: a page in the browser to try models on."""
+"""`modeling-lavis page`: a page in the browser to try models."""
 
 import argparse
 import signal

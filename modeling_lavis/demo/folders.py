@@ -16,7 +16,7 @@ class AllowedFolders:
         folders (`Iterable[str | os.PathLike]`): the folders.
 
     Raises:
-        NotADirectoryError: one of them is no folder.
+        NotADirectoryError: one of them is not a folder.
     """
 
     def __init__(self, folders: Iterable[str | os.PathLike[str]] = ()) -> None:
@@ -24,7 +24,7 @@ class AllowedFolders:
         for folder in folders:
             path = Path(folder).expanduser()
             if not path.is_dir():
-                raise NotADirectoryError(f"{folder} is no folder. Give one that exists.")
+                raise NotADirectoryError(f"{folder} is not a folder. Give one that exists.")
             self.folders.append(path.resolve())
 
     def __bool__(self) -> bool:
@@ -64,14 +64,14 @@ class AllowedFolders:
         """A folder that exists; raises as `check`, and `NotADirectoryError`."""
         path = self.check(text, what)
         if not path.is_dir():
-            raise NotADirectoryError(f"The {what} {path} does not exist, or is no folder.")
+            raise NotADirectoryError(f"The {what} {path} does not exist, or is not a folder.")
         return path
 
     def file(self, text: str | None, what: str = "file") -> Path:
         """A file that exists; raises as `check`, and `FileNotFoundError`."""
         path = self.check(text, what)
         if not path.is_file():
-            raise FileNotFoundError(f"The {what} {path} does not exist, or is no file.")
+            raise FileNotFoundError(f"The {what} {path} does not exist, or is not a file.")
         return path
 
 

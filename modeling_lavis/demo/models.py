@@ -26,7 +26,7 @@ class PageModel:
 
     Args:
         name (`str`): folder or Hub id.
-        modality (`str`): what it takes besides texts, `"image"` or `"video"`.
+        modality (`str`): what it takes in addition to texts, `"image"` or `"video"`.
         pipelines (`Mapping[str, Any]`): its pipelines by kind of tab; they share model and processor.
     """
 

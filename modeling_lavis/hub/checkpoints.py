@@ -117,7 +117,7 @@ def _load_torch(path: Path, mapped: bool) -> Any:
             check_legacy(path)
     except PromiseError as error:
         raise CheckpointError(
-            f"{path} is no checkpoint that PyTorch has written: it {error}. Do not use it."
+            f"{path} is not a checkpoint that PyTorch has written: it {error}. Do not use it."
         ) from error
     try:
         if path.suffix != ".safetensors":
@@ -232,7 +232,7 @@ def _only_tensors(path: Path, weights: Mapping[Any, Any], where: str) -> dict[st
     if len(longest) > _MAX_KEY_LENGTH:
         raise CheckpointError(
             f"{path} has a key of {len(longest):,} characters ({_shown(longest)}...); expected at most "
-            f"{_MAX_KEY_LENGTH}. It is no checkpoint of a model."
+            f"{_MAX_KEY_LENGTH}. It is not a checkpoint of a model."
         )
     return dict(weights)
 
@@ -276,7 +276,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _shown(name: Any) -> str:
-    """A key for messages; one that is no text by its type, because it may be of any size."""
+    """A key for messages; one that is not a string by its type, because it may be of any size."""
     return f"{name:.80}" if isinstance(name, str) else f"a key of type {type(name).__name__}"
 
 

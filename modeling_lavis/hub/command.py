@@ -46,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser, by_name: bool = False) -> Non
     named.add_argument(
         "--all",
         metavar="FAMILY",
-        help="all published checkpoints of albef, alpro, blip or blip2, each into a folder in OUTPUT; goes on after a "
-        "failure, and checks those that are there already instead of converting them again; --push-to-hub takes a user "
-        "or an organization then",
+        help="all published checkpoints of albef, alpro, blip or blip2, each into a folder in OUTPUT; continues after "
+        "a failure, and checks those that are there already instead of converting them again; --push-to-hub then takes "
+        "a user or an organization",
     )
     parser.add_argument(
         "--mirror",
@@ -196,7 +196,7 @@ def run_script(description: str, prefix: str, family: str, arguments: list[str] 
     parser = argparse.ArgumentParser(description=description)
     add_arguments(parser, names_checkpoints(arguments))
     args = parser.parse_args(arguments)
-    # the family of an architecture, or of the name that stands instead of one
+    # the family of an architecture, or of the name given instead of one
     architecture = args.zoo or args.architecture if args.all is None else args.all
     if args.all != prefix.rstrip("_") if args.all else not architecture.replace("-", "_").startswith(prefix):
         parser.error(

@@ -141,7 +141,7 @@ def _shards_of(index: Path) -> list[str]:
         files = sorted(set(read_json(index)["weight_map"].values()))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise OSError(
-            f"{index} is no index of weight files ({type(error).__name__}: {error}). Copy it again."
+            f"{index} is not an index of weight files ({type(error).__name__}: {error}). Copy it again."
         ) from error
     for file in files:
         if not isinstance(file, str) or file in ("", ".", "..") or "/" in file or "\\" in file:

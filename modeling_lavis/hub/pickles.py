@@ -48,7 +48,7 @@ def check_archive(path: Path) -> list[str]:
     Raises:
         PromiseError: an entry is compressed, the entries together have more bytes than the file, the directory or the
             pickle is too large, or the pickle promises more than the file has.
-        zipfile.BadZipFile: the file is no complete zip archive.
+        zipfile.BadZipFile: the file is not a complete zip archive.
     """
     size = path.stat().st_size
     _check_directory(path, size)

@@ -157,7 +157,7 @@ def publish(
             request, `"refs/pr/N"`.
         create_pr (`bool`, *optional*, defaults to `False`): open a pull request instead of committing to the branch.
         dry_run (`bool`, *optional*, defaults to `False`): only check and list the files, without network.
-        include (`Iterable[str]`, *optional*): patterns of files to publish besides those of a model.
+        include (`Iterable[str]`, *optional*): patterns of files to publish in addition to those of a model.
         exclude (`Iterable[str]`, *optional*): patterns of files to leave out. State of a training run, such as
             checkpoints, always stays here.
         commit_message (`str`, *optional*): first line of the commit.

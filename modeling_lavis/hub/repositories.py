@@ -80,8 +80,8 @@ def _own(entry: ZooEntry, checkpoint: str) -> str:
         return str(_converted(entry, f"{entry.repository}-{key[:16]}", path))
     if path.is_dir() and not (path / "config.json").is_file():
         raise FileNotFoundError(
-            f"{path} has no config.json, so it is no repository. Give a folder that save_pretrained or modeling-lavis "
-            "convert has written, a file of LAVIS, or a Hub id."
+            f"{path} has no config.json, so it is not a repository. Give a folder that save_pretrained or "
+            "modeling-lavis convert has written, a file of LAVIS, or a Hub id."
         )
     return checkpoint
 

@@ -21,7 +21,7 @@ from modeling_lavis.models.configuration_base import FrozenPart
 CARD = "README.md"
 _PROCESSORS = CONFIGURATIONS[1:]
 
-#: files that a model, its processor or its code is loaded from, besides weights and code
+#: files that a model, its processor or its code is loaded from, apart from weights and code
 _LOADED = (
     INDEX_NAME,
     CODE_RECORD,

@@ -24,7 +24,7 @@ ANSWER_DEFAULTS = {"num_beams": 3, "max_length": 10, "min_length": 1}
 
 _LARGE_DEPTH = 24
 _LARGE_DROP_PATH = 0.1
-# Options besides the sizes: name in the settings -> name in our configurations.
+# Options other than sizes: name in the settings -> name in our configurations.
 VISION_OPTIONS = {name: name for name in ("layer_norm_eps", "drop_path_rate")}
 TEXT_OPTIONS = {
     name: name

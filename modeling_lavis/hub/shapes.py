@@ -13,7 +13,7 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
 HEAD_DIM = 64  # of every published encoder whose settings do not give the number of heads
-#: Pattern of the number of a block in a key; longer numbers are no blocks.
+#: Pattern of the number of a block in a key; longer numbers are not blocks.
 BLOCK_NUMBER = r"([0-9]{1,6})"
 
 

@@ -175,7 +175,7 @@ def convert_all(
     **options: Any,
 ) -> list[EntryResult]:
     """
-    Convert published checkpoints, each into a folder of its own, and go on after a failure.
+    Convert published checkpoints, each into a folder of its own, and continue after a failure.
 
     It can be repeated: a repository that is there already is checked and not converted again.
 

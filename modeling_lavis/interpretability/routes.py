@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How attention leads from the words of a text to the patches of its pictures, in each family.
 
-A route reads recorded attention in two ways: `attended` multiplies what one layer attends to, `rolled_out` goes on from
-layer to layer: the states of tokens, which say how much comes from which patch, are combined with what attention makes
-of them. Cross-attention combines those of the text with those of the image.
+A route reads recorded attention in two ways: `attended` multiplies what one layer attends to, `rolled_out` continues
+from layer to layer: the states of tokens, which say how much comes from which patch, are combined with what attention
+makes of them. Cross-attention combines those of the text with those of the image.
 
 Shapes: M pictures (1, 2 images, or the frames of a video), T text tokens, P patches, N = P + 1 image tokens (class
 token first), F frames, Q query tokens.

@@ -175,7 +175,9 @@ def _classification(model: Any, processor: Any, pixels: Any, text: str | None, t
     index = names.get(str(target))
     if index is None:
         some = ", ".join(repr(label) for label in list(labels.values())[:5])
-        raise ValueError(f"target is {target!r}, which is no class of the model; expected one of {some}, or a number.")
+        raise ValueError(
+            f"target is {target!r}, which is not a class of the model; expected one of {some}, or a number."
+        )
 
     def run(record: AttentionRecord) -> Scored:
         logits = model(**pixels, **tokens).logits[0].float()

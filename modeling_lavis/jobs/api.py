@@ -134,7 +134,7 @@ def caption(data: Any, model: Any, output: Any = None, *, prompt: str | None = N
 
     ```
 
-    The same call goes on with a job that was interrupted.
+    The same call resumes a job that was interrupted.
 
     Args:
         data: what `docs/collections.md` lists: paths, URLs, a data set of `datasets`, a list or an iterable of images
@@ -424,7 +424,7 @@ def make_sink(output: Path, task: Task, data: Any, job: JobOptions) -> Sink:
 
 
 def identity(verb: str, pipe: Any, given: Mapping[str, Any], data: Any, sink: Sink, job: JobOptions) -> dict[str, Any]:
-    """What identifies a job besides its source."""
+    """What identifies a job, apart from its source."""
     names = _names(data)
     return {
         "verb": verb,

@@ -22,7 +22,7 @@ class ItemMaker:
 
     Args:
         modality (`str`): `"image"` or `"video"`.
-        texts (`tuple[str, ...]`, *optional*): columns that the model takes besides, such as `question`.
+        texts (`tuple[str, ...]`, *optional*): further columns that the model takes, such as `question`.
         columns (`Mapping[str, str]`, *optional*): names of columns in the records, where they differ.
         media_root (`str`, *optional*): folder of relative paths; by default that of the file that names them.
         trusted (`bool`, *optional*, defaults to `False`): whether records may name any path: the user's own objects.
@@ -64,7 +64,7 @@ class ItemMaker:
         used = {self._media.name, *self.texts, *_TIMES}
         names = {self.column(name, record) for name in used}
         has_media, value = find_value(record, self._media, self.columns)
-        # a path in a column of another name, which `find_value` knows, is no further column
+        # a path in a column of another name, which `find_value` knows, is not a further column
         names |= {key for key, entry in record.items() if "file_name" in key and has_media and entry is value}
         fields = {key: entry for key, entry in record.items() if key not in names}
         name = place

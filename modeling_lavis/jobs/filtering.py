@@ -100,7 +100,7 @@ def capfilt(
     Caption the images of a collection, score these captions and the texts from the web with a filter, and write those
     that match as a data set for training, which `load_data` reads (CapFilt, https://arxiv.org/abs/2201.12086).
 
-    The same call goes on with jobs that were interrupted.
+    The same call resumes jobs that were interrupted.
 
     Args:
         data: as for [`caption`], but nothing that can be read only once. Texts from the web are in the column `text` or
@@ -311,7 +311,7 @@ def _path(item: Item, output: Path) -> str:
     medium = item.row["image"]
     path = medium.get("path") if isinstance(medium, Mapping) and medium.get("bytes") is None else medium
     if not isinstance(path, (str, os.PathLike)) or "://" in os.fspath(path) or os.fspath(path).startswith("data:"):
-        raise ValueError(f"{item.name} is no file that a row could name; write WebDataset shards.")
+        raise ValueError(f"{item.name} is not a file that a row could name; write WebDataset shards.")
     relative = Path(os.path.relpath(path, output.absolute().parent)).as_posix()
     return os.path.abspath(path) if relative.startswith("../") else relative
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What identifies a model and rows in memory, so that a job does not go on with others."""
+"""What identifies a model and rows in memory, so that a job is not resumed with others."""
 
 import json
 import os

@@ -2,8 +2,9 @@
 """What a job works on: items, in blocks of fixed size.
 
 A block is the unit of everything: its rows are decoded, batched, computed and written together, its place in the
-collection does not depend on what was done before, and no batch has rows of two blocks. So a job that goes on after an
-interruption, a part of it on another machine (`Shard`), and a worker of a cluster compute the very same numbers.
+collection does not depend on what was done before, and no batch has rows of two blocks. So a job that is resumed
+after an interruption, a part of it on another machine (`Shard`), and a worker of a cluster compute the very same
+numbers.
 """
 
 from collections.abc import Mapping
@@ -105,7 +106,7 @@ class Shard:
         """
         index, slash, count = text.partition("/")
         if not slash or not index.isdecimal() or not count.isdecimal():
-            raise ValueError(f"{text!r} is no part of a collection; expected I/N, such as 1/8 to 8/8.")
+            raise ValueError(f"{text!r} is not a part of a collection; expected I/N, such as 1/8 to 8/8.")
         return cls(int(index) - 1, int(count))
 
     def __contains__(self, unit: object) -> bool:

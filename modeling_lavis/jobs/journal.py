@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a job: what it is, how far it is, and files that grow.
+"""The folder of a job: what it is, how far it has come, and files that grow.
 
 | file | content |
 | --- | --- |
-| `job.json` | what identifies the job; a command with something else does not go on with it |
+| `job.json` | what identifies the job; a command that differs in it does not resume the job |
 | `journal.jsonl` | a line per finished block: its place, its numbers of rows, and the sizes of the files after it |
 | `failures.jsonl` | a line per input without a result: `{"file": ..., "error": ...}` |
 | `texts.jsonl` | a line per text file that was written, if the output is text files |
 | `files.jsonl` | the list of files, if the input was one |
 | `summary.json` | written at the end |
 
-A block is finished when its line stands in the journal. What a process that was killed wrote after that is removed when
-the job goes on. Without `job.json` no other file of the folder counts: the process was killed while it began a job, or
-while it removed one.
+A block is finished when its line is in the journal. What a killed process wrote after that is removed when the job
+is resumed. Without `job.json` no other file of the folder counts: the process was killed while it began a job, or while
+it removed one.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ from modeling_lavis.jobs.items import Position
 
 JOB, FILES = "job.json", "files.jsonl"
 _JOURNAL = "journal.jsonl"
-_STATE = (_JOURNAL, FILES, "summary.json", "texts.jsonl")  # what a job that goes on reads, besides its output
+_STATE = (_JOURNAL, FILES, "summary.json", "texts.jsonl")  # what a job that is resumed reads, apart from its output
 _REMOVING = "is_being_removed"
 _VERSION = 2
 _SYNC_SECONDS = 1.0
 
 
 class JobError(ValueError):
-    """A job that cannot begin or go on; the message says why, and what to do."""
+    """A job that cannot begin or be resumed; the message says why, and what to do."""
 
 
 class GrowingFile:
@@ -165,7 +165,7 @@ class Journal:
 
     def begin_removal(self) -> Any:
         """
-        Note that the job is going to be removed, so that no other run goes on with what is left of it.
+        Note that the job is going to be removed, so that no other run resumes what is left of it.
 
         Returns:
             What identifies the job, `None` if that cannot be read.
@@ -196,7 +196,7 @@ class Journal:
             failed (`int`): how many of them have no result.
             seconds (`float`): time since the block before.
             sizes (`Mapping[str, int]`): sizes of the growing files after it, by name.
-            note (`Mapping[str, Any]`): what the output needs to go on.
+            note (`Mapping[str, Any]`): what the output needs to be continued.
         """
         entry = {"unit": position.unit, "block": position.block, "rows": rows, "failed": failed}
         self._write({**entry, "seconds": round(seconds, 3), "sizes": dict(sizes), "note": dict(note)})

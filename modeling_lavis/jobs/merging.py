@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The outputs of the parts of a job (`shard="i/n"`) as the output of the whole.
 
-Merging is a job itself, whose results are read instead of computed: it has a journal, goes on after an interruption,
+Merging is a job itself, whose results are read instead of computed: it has a journal, resumes after an interruption,
 and its folder is that of the job over everything, which then counts as finished.
 """
 
@@ -186,7 +186,7 @@ def _check(parts: Sequence[Part]) -> list[Part]:
     count = first.shard.count
     for part in parts:
         if part.shard == WHOLE:
-            raise JobError(f"{part.output} is no part: it was not written with --shard (shard=).")
+            raise JobError(f"{part.output} is not a part: it was not written with --shard (shard=).")
         if changes := list(differences({**first.job, "shard": count}, {**part.job, "shard": part.shard.count})):
             raise JobError(f"{part.output} is of another job than {first.output}: {'; '.join(changes)}.")
     ordered = sorted(parts, key=lambda part: part.shard.index)
@@ -290,7 +290,7 @@ class _Parts(Source):
 
 def _item(record: dict[str, Any], members: dict[str, bytes] | None) -> Item:
     name = record["file"]
-    # a place in a table or a shard is no file, beside which a text could be written
+    # a place in a table or a shard is not a file, beside which a text could be written
     row = {"image": name} if members is None and os.path.isfile(name) else {}
     return Item(name, row, record, members)
 

@@ -29,7 +29,7 @@ def open_source(data: Any, maker: ItemMaker, list_path: Path, own: Sequence[Path
             rows, or an iterable of them.
         maker (`ItemMaker`): makes items of records.
         list_path (`Path`): where a list of files is, or is to be written; one that exists is used as it is, so that a
-            job goes on with the files that it began with.
+            job that is resumed keeps the files that it began with.
         own (`Sequence[Path]`, *optional*): files that the job writes, which are left out where a folder or a glob has
             them.
 
@@ -85,7 +85,7 @@ def _from_arguments(arguments: Sequence[str], maker: ItemMaker, list_path: Path,
 
 def _check_folder(arguments: Sequence[str], list_path: Path) -> None:
     """
-    Raise `FileNotFoundError` if nothing that a job was begun with is there: it goes on in another working folder, or a
+    Raise `FileNotFoundError` if none of the inputs of a job is there: it is resumed in another working folder, or a
     disk is not mounted. All of its inputs would be failures.
     """
     with list_path.open(encoding="utf-8") as file:

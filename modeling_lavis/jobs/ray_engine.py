@@ -3,7 +3,7 @@
 
 Tasks of `ray.data` read blocks, actors with a model each (replicas) compute them, and the results come back in the
 order of the blocks, to be written as those of one machine are. Ray starts an actor that dies again, and repeats the
-block that it had; if the process that writes dies, the next one goes on by the journal.
+block that it had; if the process that writes dies, the next one resumes the job from the journal.
 """
 
 import contextlib

@@ -88,7 +88,7 @@ def run_job(
     unit: str = "items",
 ) -> Summary:
     """
-    Run a job, or go on with it.
+    Run a job, or resume it.
 
     Args:
         source (`Source`): where items come from.
@@ -106,7 +106,7 @@ def run_job(
 
     Raises:
         JobError: the job was begun differently, or its output is in the way. OSError: the disk is full, or an input
-            list cannot be read. In any case the same call goes on later.
+            list cannot be read. In any case the same call resumes the job later.
     """
     try:
         if not (journal.folder / JOB).exists():

@@ -120,7 +120,7 @@ class Sink:
     def _open(self, name: str, size: int) -> GrowingFile:
         path = self.folder / name
         if size and not path.exists():
-            raise JobError(f"{path} is missing, without which the job cannot go on. Start over with --restart.")
+            raise JobError(f"{path} is missing, without which the job cannot be resumed. Start over with --restart.")
         self.files[name] = GrowingFile(path, size)
         return self.files[name]
 
@@ -149,14 +149,14 @@ class Sink:
         return with_kept(result.record or {}, result.item.fields, self.keep)
 
     def add(self, result: Result) -> None:
-        """What a form of output writes for a result besides its record; an error makes the result a failure."""
+        """What a form of output writes for a result in addition to its record; an error makes the result a failure."""
 
     def sizes(self) -> dict[str, int]:
         """Sizes of the growing files."""
         return {name: file.flush() for name, file in self.files.items()}
 
     def note(self) -> dict[str, Any]:
-        """What [`open`] needs besides sizes."""
+        """What [`open`] needs in addition to the sizes."""
         return {}
 
     def sync(self) -> None:

@@ -38,7 +38,7 @@ class Source:
     is_one_pass = False
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the collection, as JSON; a job does not go on with another one."""
+        """What identifies the collection, as JSON; a job is not resumed with another one."""
         raise NotImplementedError
 
     def count(self, size: int, shard: Shard = WHOLE) -> int | None:
@@ -353,8 +353,8 @@ class Rows(Source):
 
 class Stream(Source):
     """
-    A stream of rows, such as a `datasets.IterableDataset` or a generator. It is read from the beginning to go on, and
-    identified by its first row.
+    A stream of rows, such as a `datasets.IterableDataset` or a generator. To resume a job, it is read from the
+    beginning; it is identified by its first row.
 
     Args:
         rows (`Iterable`): the rows.

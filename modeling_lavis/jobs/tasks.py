@@ -17,7 +17,7 @@ class Task:
     Args:
         verb (`str`): its name, that of a command.
         pipelines (`Mapping[str, str]`): tasks of `transformers.pipeline` by modality, `"image"` or `"video"`.
-        texts (`tuple[str, ...]`): columns that the model takes besides images or videos.
+        texts (`tuple[str, ...]`): columns that the model takes in addition to images or videos.
         make_record (`Callable`): function from a result of the pipeline and the row of the item to the columns of the
             record.
         text (`str`, *optional*): column of the record that stands for it in a text file.

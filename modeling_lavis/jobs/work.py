@@ -26,7 +26,7 @@ from modeling_lavis.jobs.tasks import Task
 from modeling_lavis.pipelines.inputs import Failure
 
 _T = TypeVar("_T")
-# A model that fails for each of its first rows is not used further: the reason is no property of the rows.
+# A model that fails for each of its first rows is not used any more: the rows are not the reason.
 _FAILURES_AT_START = 8
 _DECODER_NICENESS = 5
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
@@ -97,8 +97,8 @@ class Worker:
 
     def expect_results(self) -> None:
         """
-        Take it as known that the model works: a job that goes on has results already, and rows on which the model fails
-        are failures, also if they are the first.
+        Assume that the model works: a job that is resumed has results already, and rows on which the model fails are
+        failures, even if they are the first.
         """
         self._succeeded = max(self._succeeded, 1)
 
@@ -109,7 +109,7 @@ class Worker:
 
     def stream(self, blocks: Iterable[Block]) -> Iterator[tuple[Block, list[Result]]]:
         """
-        Compute blocks one after the other, and prepare the rows of the next ones meanwhile.
+        Compute blocks one after the other, while the rows of the next ones are prepared.
 
         Args:
             blocks (`Iterable[Block]`): the blocks; read in a thread.
@@ -224,7 +224,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def read_ahead(values: Iterable[_T], size: int = 1) -> Iterator[_T]:
     """
-    Iterate in a thread, so that reading goes on while a value is used.
+    Iterate in a thread, so that reading continues while a value is used.
 
     Args:
         values (`Iterable`): the values. Errors are raised where the value would have been.
@@ -286,7 +286,7 @@ def draft_size(pipe: Any) -> int | None:
 
 @contextlib.contextmanager
 def _seeded(seed: int, position: Position, number: int, device: torch.device) -> Iterator[None]:
-    """Context with random numbers that depend on the place of a batch alone; those of the caller go on afterwards."""
+    """Draw random numbers that depend on the place of a batch alone, and restore the generator of the caller."""
     digest = sha256(f"{seed}:{position.unit}:{position.block}:{number}".encode()).digest()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)

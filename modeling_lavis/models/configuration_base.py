@@ -93,7 +93,7 @@ UNFINISHED = ".partial-"
 _MAX_FILE_BYTES = 2**26
 # Entries of a file that name the implementation of a layer, which can be code of a Hub repository.
 _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
-# What a file may not replace, besides methods.
+# What a file may not replace, in addition to methods.
 _RESERVED = frozenset({"attribute_map", "sub_configs", "sub_configs_defaults", "vocabulary_parts", "tokenizer_fields"})
 _DTYPES = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 _MAX_LABELS = 2**20
@@ -410,7 +410,7 @@ def check_names(kind: type, values: Mapping[str, Any]) -> None:
     """Raise `ValueError` for an entry of a file that would replace a method or a table of the class."""
     for name in values:
         if name.startswith("__") or name in _RESERVED or callable(getattr(kind, name, None)):
-            raise ValueError(f"{name!r:.80} is no entry of a {kind.__name__}, but part of its code. Remove it")
+            raise ValueError(f"{name!r:.80} is not an entry of a {kind.__name__}, but part of its code. Remove it")
 
 
 def estimated_parameters(config: Any) -> int:

@@ -165,7 +165,7 @@ class LavisBlip2Config(LavisVocabularyConfig):
         return super()._vocabularies() if self.qformer_config.use_text else {}
 
     def validate_image_token_id(self) -> None:
-        """Raise `ValueError` when `image_token_id` is no token id of the language model."""
+        """Raise `ValueError` when `image_token_id` is not a token id of the language model."""
         if self.image_token_id is None:
             return
         text: Any = None if self.text_config is None else self.text_config.get_text_config()

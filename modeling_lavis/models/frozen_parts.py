@@ -20,7 +20,7 @@ class FrozenPartsMixin(LavisPreTrainedModel):
     configuration, and lets a repository leave them out and reference other repositories instead.
     """
 
-    #: parameters that a repository has to contain, besides those of frozen modules
+    #: parameters that a repository has to contain, apart from those of frozen modules
     needed_parameters: tuple[str, ...] = ()
 
     def frozen_names(self) -> list[str]:

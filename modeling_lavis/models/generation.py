@@ -117,7 +117,7 @@ def mask_targets(
         attention_mask (`Tensor` of shape `(B, T)`, *optional*): 0 for padding.
         labels (`Tensor`, *optional*): the same ids with -100 at positions that the loss ignores. Labels of another
             shape or with other ids, such as captions beside their prompts, belong to another text and mask nothing.
-        start_token_id (`int`, *optional*): the first token of each text is no target if it has this id; by default,
+        start_token_id (`int`, *optional*): the first token of each text is not a target if it has this id; by default,
             whatever its id is.
 
     Returns:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `generate` does besides transformers' loop: guidance towards the image, checks of token ids, one form of
+"""What `generate` does in addition to transformers' loop: guidance towards the image, checks of token ids, one form of
 lengths, and beam search with the scores of the original.
 
 Shapes: B images or prompts, R rows (beams or returned sequences, a multiple of B), V vocabulary size, T tokens so far.
@@ -119,7 +119,7 @@ def check_token_options(options: Mapping[str, Any], default: Any, vocab_size: in
         vocab_size (`int`): vocabulary size of the decoder.
 
     Raises:
-        ValueError: An id is no integer of the vocabulary.
+        ValueError: An id is not an integer of the vocabulary.
     """
     for name, smallest in _TOKEN_OPTIONS.items():
         value = stated(options, default, name)

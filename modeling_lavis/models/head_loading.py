@@ -160,11 +160,11 @@ def check_index(path: str | os.PathLike) -> None:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         names = set(content["weight_map"].values())
         if not isinstance(content["metadata"], dict):
-            raise ValueError("its metadata are no object")
+            raise ValueError("its metadata are not an object")
         wrong = [name for name in names if not name or name in (".", "..") or os.path.basename(name) != name]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{path} cannot be used: it is no index of weights ({error}). Save the model again."
+            f"{path} cannot be used: it is not an index of weights ({error}). Save the model again."
         ) from error
     if wrong:
         raise ValueError(f"{path} names the file {wrong[0]!r:.80}; expected files of its own folder. Do not use it.")

@@ -478,7 +478,7 @@ def read_options(
 
     Raises:
         OSError: there is no file, or it is not valid JSON.
-        ValueError: an option is wrong, or the file contains something else than options. The message names the file.
+        ValueError: an option is wrong, or the file contains anything other than options. The message names the file.
     """
     error: Exception | None = None
     try:

@@ -75,7 +75,7 @@ class LavisPreTrainedModel(PreTrainedModel):
 
     #: whether this model has warned that parameters in half precision are trained
     has_reported_half_precision = False
-    #: options of `forward` that are not among its arguments and go on to a part of the model, or are ignored
+    #: options of `forward` that are not among its arguments and are passed on to a part of the model, or ignored
     passed_on_options: tuple[str, ...] = ()
 
     #: whether `finish_step` has to be called after the next step of the optimizer, and whether it ever was

@@ -115,7 +115,7 @@ class LavisBlip2ForImageTextRetrieval(ImageTextRetrievalMixin, LavisBlip2PreTrai
     """
     BLIP-2 for image-text retrieval and matching (https://arxiv.org/abs/2301.12597, section 3.2): the LAVIS architecture
     `blip2_image_text_matching`. It trains with the contrastive and matching losses; the original trains
-    [`LavisBlip2ForPreTraining`], with a captioning loss besides, whose checkpoints this class loads.
+    [`LavisBlip2ForPreTraining`], whose checkpoints this class loads, has a captioning loss in addition.
 
     Args:
         config ([`LavisBlip2Config`]): model configuration without a language model.

@@ -42,7 +42,7 @@ def online_weight(module: nn.Module, name: str) -> Tensor:
         name (`str`): name of the weight in the module without adapters.
 
     Raises:
-        ValueError: the adapter is of a kind whose effect is no change of the weight, or the weight is quantized.
+        ValueError: the adapter is of a kind whose effect is not a change of the weight, or the weight is quantized.
     """
     *path, leaf = name.split(".")
     for part in path:

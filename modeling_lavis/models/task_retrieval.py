@@ -447,7 +447,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
 
     def _exclude_matches(self, input_ids: Tensor, image_ids: Tensor | None) -> tuple[tuple[int, ...], Tensor]:
         """
-        Number of pairs of each process, and the boolean `(B, B)` or `(B, W)` of candidates that are no negatives.
+        Number of pairs of each process, and the boolean `(B, B)` or `(B, W)` of candidates that are not negatives.
 
         A batch that cannot be trained on in one process raises in all of them: others would wait for it for ever.
         """

@@ -48,7 +48,7 @@ MAX_FRAME_PIXELS = 2**27
 _BOXES_WITH_BOXES = frozenset({b"moov", b"trak", b"edts", b"mdia", b"minf", b"stbl", b"moof", b"traf"})
 _MAX_BOXES = 1_000_000
 _MAX_EDITED_SAMPLES = 2**26
-# what PyAV raises besides errors of its own for streams whose header contradicts itself
+# what PyAV raises in addition to its own errors for streams whose header contradicts itself
 _WRONG_STREAM = (ArithmeticError, AttributeError, IndexError, MemoryError, RuntimeError, TypeError, ValueError)
 
 FrameSelector = Callable[[int, Callable[[float], int]], Sequence[int]]

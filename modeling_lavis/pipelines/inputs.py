@@ -76,7 +76,7 @@ def parse_inputs(value: Any, is_single_input: Callable[[Any], bool] = is_image) 
     if isinstance(value, (list, tuple, np.ndarray, torch.Tensor)):
         return Inputs(list(value), single=False, lazy=False)
     if isinstance(value, Iterable) or (hasattr(value, "__getitem__") and isinstance(value, Sized)):
-        # bytes and open files are iterable, but what they yield is no input
+        # bytes and open files are iterable, but what they yield is not an input
         if not isinstance(value, (bytes, bytearray)) and not hasattr(value, "read"):
             return Inputs(value, single=False, lazy=True)
     raise TypeError(

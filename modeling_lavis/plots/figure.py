@@ -51,7 +51,7 @@ def check_plot_file(path: str | os.PathLike) -> Path:
         raise ValueError(f"The plot is {file}; expected a file name that ends in {' or '.join(SUFFIXES)}.")
     folder = file.absolute().parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise NotADirectoryError(f"The plot is {file}, but {folder} is no folder that can be written to. Make it.")
+        raise NotADirectoryError(f"The plot is {file}, but {folder} is not a folder that can be written to. Make it.")
     if file.exists() and not file.is_file():
         raise IsADirectoryError(f"The plot is {file}, which is a folder or no regular file. Give the path of a file.")
     require("matplotlib", extra="plot", purpose="plots")

@@ -171,7 +171,7 @@ def _check_unicode(name: str | None) -> None:
     try:
         (name or "").encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{name!r} is no valid Unicode, which a table of rows needs. Rename the file.") from None
+        raise ValueError(f"{name!r} is not valid Unicode, which a table of rows needs. Rename the file.") from None
 
 
 def read_features(folder: Path) -> Features | None:

@@ -89,7 +89,7 @@ class Searcher:
                 `top_k`.
             rerank (`bool`, *optional*, defaults to `True`): rank the candidates again by matching logit plus cosine
                 similarity, from the hidden states that the index has, or else from their files. Without a text, or for
-                items that are no files and have no states, the score is the cosine similarity.
+                items that are not files and have no states, the score is the cosine similarity.
             exact (`bool`, *optional*, defaults to `False`): compare with all items, also if there is a FAISS index.
 
         Returns:

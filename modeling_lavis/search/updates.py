@@ -2,7 +2,7 @@
 """Updates of an index: what is new or has changed is computed, and the next version of the index written with it.
 
 Features are computed by a job in the hidden folder `.update-N` of the index. The head of an index counts its updates.
-So after a process was killed, the folder tells how far it was: the next run goes on with the job of the next number,
+So after a process was killed, the folder tells how far it had come: the next run resumes the job of the next number,
 and removes those that are in the index already.
 """
 

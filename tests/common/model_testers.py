@@ -187,7 +187,7 @@ def _encoders() -> list[Subject]:
 
 
 def _seq2seq() -> Subject:
-    """BLIP-2 with T5, which is no case of the contract tests."""
+    """BLIP-2 with T5, which is not a case of the contract tests."""
     return Subject(
         "LavisBlip2ForConditionalGeneration_t5",
         lavis_blip_2_cases.OPT.model_class,

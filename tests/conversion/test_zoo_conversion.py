@@ -128,7 +128,7 @@ def test_check_finds_what_is_wrong_with_a_repository(tmp_path: Path, monkeypatch
         (lambda: (folder / "tokenizer.json").write_text("{"), "not a whole repository"),
         (lambda: (folder / "config.json").write_text("{"), "not a whole repository"),
         (lambda: (folder / "README.md").unlink(), "not a whole repository"),
-        (lambda: (folder / INDEX_NAME).write_text("[" * 100_000), "is no index of weights"),
+        (lambda: (folder / INDEX_NAME).write_text("[" * 100_000), "is not an index of weights"),
         (lambda: (folder / INDEX_NAME).write_text('{"metadata": {}, "weight_map": {"a": "../b"}}'), "its own folder"),
     ):
         zoo_conversion.convert_entry(entry, folder, mirror=mirror, max_shard_size="100KB", overwrite=True)

@@ -23,7 +23,7 @@ def test_commands_of_the_documentation_are_understood() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--allow", "missing"], "--allow: missing is no folder. Give one that exists."),
+        (["--allow", "missing"], "--allow: missing is not a folder. Give one that exists."),
         (["--model", " "], "' ' is empty"),
         (["--max-upload", "0"], "'0' is not a positive integer"),
     ],

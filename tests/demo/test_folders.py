@@ -50,11 +50,11 @@ def test_nothing_and_what_does_not_exist(folders: AllowedFolders, tmp_path: Path
     for nothing in (None, "", "  "):
         with pytest.raises(ValueError, match="There is no checkpoint. Type its path."):
             folders.file(nothing, "checkpoint")
-    with pytest.raises(NotADirectoryError, match="is no folder"):
+    with pytest.raises(NotADirectoryError, match="is not a folder"):
         folders.folder(str(tmp_path / "own" / "file.txt"))
-    with pytest.raises(FileNotFoundError, match="is no file"):
+    with pytest.raises(FileNotFoundError, match="is not a file"):
         folders.file(str(tmp_path / "own" / "inside"))
-    with pytest.raises(NotADirectoryError, match="is no folder. Give one that exists."):
+    with pytest.raises(NotADirectoryError, match="is not a folder. Give one that exists."):
         AllowedFolders([tmp_path / "missing"])
     assert not AllowedFolders() and folders
     with pytest.raises(PermissionError, match=r"\(none\)"):

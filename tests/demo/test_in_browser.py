@@ -1,4 +1,4 @@
-"""The page in a real browser: every tab, phones, dark pages, the keyboard, and files that are no images."""
+"""The page in a real browser: every tab, phones, dark pages, the keyboard, and files that are not images."""
 
 import http.client
 import json
@@ -170,7 +170,7 @@ def test_files_that_are_no_images(page: Server, browser: Browser, tmp_path: Path
     browser.open(page.address)
     content = SINGER.path.read_bytes()
     huge = PIL.Image.effect_noise((1400, 1400), 100)
-    (tmp_path / "text.png").write_text("this is no image")
+    (tmp_path / "text.png").write_text("this is not an image")
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
     bomb = bytearray(content)
     bomb[16:24] = (60_000).to_bytes(4, "big") * 2  # the size in the header, and its checksum

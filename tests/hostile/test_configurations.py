@@ -44,9 +44,9 @@ def test_kernels_in_parts_are_not_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["to_dict", "from_pretrained", "__class__", "save_pretrained", "attribute_map"])
 def test_methods_are_not_replaced(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"'{name}' is no entry"):
+    with pytest.raises(ValueError, match=f"'{name}' is not an entry"):
         LavisBlipConfig.from_pretrained(written(tmp_path, **{name: "x"}))
-    with pytest.raises(ValueError, match=f"text_config: .*'{name}' is no entry"):
+    with pytest.raises(ValueError, match=f"text_config: .*'{name}' is not an entry"):
         LavisBlip2Config(text_config={"model_type": "opt", name: "x"})
 
 

@@ -59,7 +59,7 @@ def attempt(target: Target, place: Path, what: str) -> tuple[str, str]:
 
 def main(name: str, count: int, seed: int, folder: Path) -> None:
     channel = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no message
+    os.dup2(2, 1)  # what libraries print is not a message
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)

@@ -27,7 +27,7 @@ def pointer(sha256: str, size: int) -> bytes:
 
 
 def is_large(path: str, sample: bytes, size: int) -> bool:
-    """Whether the Hub stores a file as a large one: by its name, its size, or because it is no text."""
+    """Whether the Hub stores a file as a large one: by its name, its size, or because it is not text."""
     if size == 0:
         return False
     named = any(fnmatch.fnmatchcase(path.rpartition("/")[2], pattern) for pattern in LARGE_FILES)

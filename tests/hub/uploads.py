@@ -79,7 +79,7 @@ class UploadHandler(AccessHandler):
         for item in content["objects"]:
             entry: dict[str, Any] = {"oid": item["oid"], "size": item["size"]}
             if not re.fullmatch(r"[0-9a-f]{64}", item["oid"]):
-                entry["error"] = {"code": 422, "message": f"{item['oid']} is no sha256"}
+                entry["error"] = {"code": 422, "message": f"{item['oid']} is not a sha256"}
             elif not self.hub.objects.path(item["oid"]).is_file():
                 verify = {"href": f"{self.hub.endpoint}/{repository.name}.git/info/lfs/objects/verify"}
                 entry["actions"] = {"upload": self._upload_action(item["oid"], item["size"]), "verify": verify}

@@ -139,7 +139,7 @@ def test_weights_that_are_not_finite(
     assert main(arguments) == 1
 
     def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
+        raise AssertionError(f"{name} is not JSON")
 
     report = json.loads(capfd.readouterr().out, parse_constant=refuse)
     assert report["agrees"] is False and {entry["found"] for entry in report["comparisons"]} == {"nan"}

@@ -176,7 +176,7 @@ def test_classes_by_name_and_number(head: Make) -> None:
     likely = explain(case.model, case.processor, case.picture, TEXT)
     assert by_name.score == by_number.score and by_number.target == "yes"
     assert likely.score >= 0.5
-    with pytest.raises(ValueError, match="'maybe', which is no class of the model; expected one of 'no', 'yes'"):
+    with pytest.raises(ValueError, match="'maybe', which is not a class of the model; expected one of 'no', 'yes'"):
         explain(case.model, case.processor, case.picture, TEXT, target="maybe")
 
 

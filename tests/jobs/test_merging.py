@@ -154,7 +154,7 @@ def test_parts_that_do_not_belong_together_are_named(pictures: Path, tmp_path: P
     refused("part 2/3 is given twice", first, second, third, second)
     refused("part2.jsonl is of another job than .*seed was null, now it is 1", first, other, third)
     refused("part1.jsonl is of another job than .*shard was 3, now it is 2", first, halves)
-    refused("whole.jsonl is no part", whole)
+    refused("whole.jsonl is not a part", whole)
     refused("is not the output of a job", pictures / "part0")
     with pytest.raises(JobError, match="is one of the parts"):
         merge_shards([first, second, third], second)

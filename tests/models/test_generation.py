@@ -285,7 +285,7 @@ def test_seq2seq_trainer_with_predict_with_generate(case: Case, tmp_path: Path) 
     assert result.metrics["test_loss"] > 0
     assert result.predictions.shape[0] == 6 and not result.predictions[:, 7:].any()  # filled up with padding
     call = {name: value for name, value in batches[0].items() if name not in case.training(3)}
-    if case is CAPTIONING:  # the prompt consists of the tokens that are no labels
+    if case is CAPTIONING:  # the prompt consists of the tokens that are not labels
         call["input_ids"], call["attention_mask"] = call["input_ids"][:, :2], call["attention_mask"][:, :2]
     wanted = model.generate(**call, num_beams=2, max_length=7)
     width = min(wanted.shape[1], result.predictions.shape[1])

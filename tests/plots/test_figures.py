@@ -205,7 +205,7 @@ def test_files_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for path, kind, message in (
         (tmp_path / "plot.pdf", ValueError, "ends in .png or .svg"),
         (tmp_path / "plot", ValueError, "ends in .png or .svg"),
-        (tmp_path / "missing" / "plot.png", OSError, "missing is no folder"),
+        (tmp_path / "missing" / "plot.png", OSError, "missing is not a folder"),
         (tmp_path / "folder.png", OSError, "is a folder"),
     ):
         with pytest.raises(kind, match=message):

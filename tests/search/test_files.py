@@ -52,7 +52,7 @@ def test_names_that_are_no_unicode(tmp_path: Path) -> None:
     for _ in range(2):
         made = build(data, tmp_path / "index")
         assert (made.items, made.failed) == (1, 1)
-        assert "is no valid Unicode" in Path(made.failures).read_text()
+        assert "is not valid Unicode" in Path(made.failures).read_text()
 
 
 def test_deep_folders(tmp_path: Path) -> None:
