@@ -134,7 +134,7 @@ def _check_saved(path: str) -> None:
             named += [entry["filename"] for entry in read_json(state)["_data_files"]] if os.path.isfile(state) else []
         wrong = [name for name in named if os.path.basename(name) != name or name in (".", "..")]
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(f"{path} is no folder that save_to_disk wrote: {type(error).__name__} {error}.") from error
+        raise DataError(f"{path} is not a folder that save_to_disk wrote: {type(error).__name__} {error}.") from error
     if wrong:
         raise DataError(f"{path} names {wrong[0]!r:.80}; expected files of its own folder. Do not use it.")
 

@@ -81,7 +81,7 @@ class SourceFile:
 
     def records_and_errors(self) -> Iterator[tuple[str, Record | DataError]]:
         """
-        Read the file, and go on after lines of JSON or CSV that are no records.
+        Read the file, and continue after lines of JSON or CSV that are not records.
 
         Yields:
             `tuple[str, Mapping[str, Any] | DataError]`: the place in the file, such as `row 17`, and the record or what
@@ -179,7 +179,7 @@ def _checked(record: Any, path: str, place: str) -> Record | DataError:
         return record
     return DataError(
         f"{path}, {place}: got {str(record)[:60]!r}; expected an object with the columns of a row. Lists of answers"
-        " or labels are no rows."
+        " or labels are not rows."
     )
 
 
@@ -249,7 +249,7 @@ def shard_samples(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     The samples of a WebDataset shard as they are stored: the key of each, and the content of its files by extension.
 
     Raises:
-        OSError: the file cannot be read. DataError: it is no tar archive, or ends too early.
+        OSError: the file cannot be read. DataError: it is not a tar archive, or ends too early.
     """
     key, members = None, dict[str, bytes]()
     try:
@@ -349,7 +349,7 @@ READERS: dict[str, Callable[[str], Iterator[tuple[str, Record | DataError]]]] = 
     "webdataset": read_shard,
     "classfolders": read_class_folders,
 }
-"""Readers by kind of file; they yield an error in the place of a line that is no record."""
+"""Readers by kind of file; they yield an error in the place of a line that is not a record."""
 
 _SUFFIXES = {
     ".json": "json",

@@ -345,7 +345,7 @@ def _change_image(image: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any
         axis = next((axis for axis in places if image.ndim == 3 and image.shape[axis] in (3, 4)), None)
         image = np.asarray(image)
         if axis is None:
-            raise ValueError(f"An array of shape {image.shape} is no color image; row changes need three channels.")
+            raise ValueError(f"An array of shape {image.shape} is not a color image; row changes need three channels.")
         return np.ascontiguousarray(np.moveaxis(change(np.moveaxis(image, axis, -1)), -1, axis))
     image = apply_exif_orientation(image)
     has_alpha = "A" in image.getbands() or "transparency" in image.info

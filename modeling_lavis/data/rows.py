@@ -121,7 +121,7 @@ class RowMaker:
         return row
 
     def problem(self, message: str, origin: str) -> dict[str, Any]:
-        """A row that stands for a record that is no row, for `on_bad_row="keep"`."""
+        """A row that stands for a record that is not a row, for `on_bad_row="keep"`."""
         empty = dict.fromkeys([*self.task.names, *self.keep])
         return {**empty, ORIGIN: _printable(origin), PROBLEM: _printable(message)}
 
@@ -211,7 +211,7 @@ def _check_unicode(text: str) -> None:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"got {text[:60]!r}, which is no Unicode text ({error.reason}).") from error
+            raise ValueError(f"got {text[:60]!r}, which is not valid Unicode ({error.reason}).") from error
 
 
 def _printable(text: str) -> str:

@@ -175,7 +175,7 @@ class VideoQuestionAnsweringCollator(VideoCollator):
             memorized from names in few questions.
 
     Raises:
-        ValueError: `mask_probability` is no probability.
+        ValueError: `mask_probability` is not a probability.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ class RetrievalEncoder:
 
     @property
     def modality(self) -> str:
-        """What is retrieved besides texts: `"image"` or `"video"`."""
+        """What is retrieved in addition to texts: `"image"` or `"video"`."""
         return "video" if self.image_argument == "pixel_values_videos" else "image"
 
     @property

@@ -63,7 +63,7 @@ def generate_scored(model: Any, inputs: Mapping[str, Any], options: Mapping[str,
 
 
 def _of_beams(ids: Tensor, steps: tuple[Tensor, ...], beam_indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities `(R, G)` of generated tokens, and which are no padding; `steps` are G tensors `(B n, V)`."""
+    """Log-probabilities `(R, G)` of generated tokens, and which are not padding; `steps` are G tensors `(B n, V)`."""
     length = beam_indices.shape[1]
     tokens = ids[:, ids.shape[1] - length :]
     kept = beam_indices >= 0

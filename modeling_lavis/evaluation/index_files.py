@@ -182,7 +182,7 @@ def read_head(folder: Path) -> dict[str, Any]:
     """
     path = folder / HEAD
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no index: it has no {HEAD}. Make one with `modeling-lavis index`.")
+        raise FileNotFoundError(f"{folder} is not an index: it has no {HEAD}. Make one with `modeling-lavis index`.")
     try:
         head = read_json(path)
     except ValueError as error:

@@ -160,7 +160,7 @@ def check_index_folder(folder: Path) -> None:
     others = [name for name in os.listdir(folder) if not name.startswith(".") and not DATA_FILE.fullmatch(name)]
     if foreign := sorted(name for name in others if name != FAILURES):
         raise FileExistsError(
-            f"{folder} is no index and is not empty: it has {foreign[0]}. Give another folder for the index."
+            f"{folder} is not an index and is not empty: it has {foreign[0]}. Give another folder for the index."
         )
 
 

@@ -46,7 +46,7 @@ class EvaluationResult:
                 answer}}`.
 
         Raises:
-            ValueError: the format is unknown, or the predictions are no answers to questions.
+            ValueError: the format is unknown, or the predictions are not answers to questions.
         """
         if format not in FORMATS:
             raise ValueError(f"format is {format!r}; expected one of {FORMATS}.")

@@ -96,7 +96,7 @@ def rotate(folder: str | os.PathLike, limit: int | None, best: str | os.PathLike
     Args:
         folder (`str` or `os.PathLike`): output folder of the run.
         limit (`int`, *optional*): number of checkpoints to keep; all if it is not positive.
-        best (`str` or `os.PathLike`, *optional*): checkpoint to keep, besides the last one.
+        best (`str` or `os.PathLike`, *optional*): checkpoint to keep in addition to the last one.
     """
     found = list_checkpoints(folder)
     if limit is None or limit <= 0:

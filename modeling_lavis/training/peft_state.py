@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run with adapters of peft changes besides the adapters: momentum encoders, feature queues and their pointer.
+"""What a run with adapters of peft changes beyond the adapters: momentum encoders, feature queues and their pointer.
 
 peft saves adapters only. A run could not be resumed exactly without these.
 """

@@ -152,7 +152,7 @@ class DataOptions:
         datasets (`tuple[str, ...]`, *optional*, defaults to `()`): data sets of the published run.
         transform (`str`, *optional*): training transform of images or videos, a function of `modeling_lavis.data`; by
             default the evaluation transform of the processor.
-        transform_options (`Mapping[str, Any]`, *optional*, defaults to `{}`): its options besides the size.
+        transform_options (`Mapping[str, Any]`, *optional*, defaults to `{}`): its options, apart from the size.
         processor (`Mapping[str, Any]`, *optional*, defaults to `{}`): options of the processor, for instance `prompt`,
             `max_text_length`, `cleaning`, `background`; saved with it.
         collator (`Mapping[str, Any]`, *optional*, defaults to `{}`): options of the task's collator in training.

@@ -151,7 +151,7 @@ def _refuse_original(source: str, recipe: Recipe) -> None:
 
 
 def _settings(recipe: Recipe, label2id: Mapping[str, int] | None, is_new: bool) -> dict[str, Any]:
-    """Fields of the configuration by the recipe; those of a loaded model are no sizes."""
+    """Fields of the configuration by the recipe; those of a loaded model are not sizes."""
     fields = copy.deepcopy(dict(recipe.model.config))
     if recipe.model.distillation_ramp_epochs is not None:
         fields.setdefault("use_momentum", True)  # soft targets, even if the model was saved without momentum encoders

@@ -184,7 +184,7 @@ class Recipe:
             for part in path:
                 section = section.setdefault(part, {})
                 if not isinstance(section, dict):
-                    raise ValueError(f"There is no field {name} in a recipe: {part} is no section.")
+                    raise ValueError(f"There is no field {name} in a recipe: {part} is not a section.")
             section[last] = value
         return read_recipe(content, self.name, f"The recipe {self.name} with {', '.join(values)}")
 
@@ -221,7 +221,7 @@ def load_recipe(name_or_file: str | os.PathLike) -> Recipe:
 
     Raises:
         OSError: there is no such recipe, or the file cannot be read.
-        ValueError: the file is no recipe; the message names file, field and what was expected.
+        ValueError: the file is not a recipe; the message names file, field and what was expected.
     """
     path = _find(name_or_file, Path())
     return read_recipe(_content(path, ()), path.stem, str(path))
@@ -237,7 +237,7 @@ def read_recipe(content: Mapping[str, Any], name: str, origin: str) -> Recipe:
         origin (`str`): where the content comes from, for errors.
 
     Raises:
-        ValueError: the content is no recipe; the message names origin, field and what was expected.
+        ValueError: the content is not a recipe; the message names origin, field and what was expected.
     """
     try:
         if "name" in content:
@@ -317,7 +317,7 @@ def _read(kind: Any, content: Any, prefix: str) -> Any:
     for name in content:
         if name not in known:
             names = ", ".join(entry for entry in known if entry != "name")
-            raise ValueError(f"{prefix}{name} is no field of a recipe; expected one of {names}.")
+            raise ValueError(f"{prefix}{name} is not a field of a recipe; expected one of {names}.")
     for name, entry in known.items():
         if name not in content and entry.default is MISSING and entry.default_factory is MISSING:
             raise ValueError(f"{prefix}{name} is missing; expected {_expectation(_hints(kind)[name])}.")

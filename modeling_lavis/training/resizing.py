@@ -23,7 +23,7 @@ def resize_images(model: Any, image_size: int, num_frames: int | None = None) ->
         num_frames (`int`, *optional*): number of frames; only for videos.
 
     Raises:
-        ValueError: the size is no multiple of the patch size, or the model has no encoder of videos.
+        ValueError: the size is not a multiple of the patch size, or the model has no encoder of videos.
     """
     for encoder in (module for module in model.modules() if isinstance(module, LavisViTModel)):
         config = encoder.config

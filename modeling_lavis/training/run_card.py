@@ -138,7 +138,7 @@ def run_card(
         language (`str` or `Sequence[str]`, *optional*): defaults to that of the start's card.
         license (`str`, *optional*): id of a licence; defaults to that of the start's card, with its name and link, else
             "unknown".
-        tags (`str` or `Sequence[str]`, *optional*): tags besides those of the package.
+        tags (`str` or `Sequence[str]`, *optional*): tags in addition to those of the package.
         model_name (`str`, *optional*): title; defaults to the name of the output folder.
         finetuned_from (`str`, *optional*): what training started from; defaults to where the weights were loaded from.
         tasks (`str` or `Sequence[str]`, *optional*): the first is the task of the results; by default that of the head.
@@ -177,7 +177,7 @@ def run_card(
             metric_value=value,
         )
         for name, value in metrics.items()
-        if math.isfinite(value)  # YAML's NaN is no number of the Hub
+        if math.isfinite(value)  # YAML's NaN is not a number of the Hub
     ]
     base = start if is_hub_id else facts.get("base_model")
     data = ModelCardData(

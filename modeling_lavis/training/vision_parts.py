@@ -189,7 +189,7 @@ def vision_config(part: VisionPart, family: str, changes: dict[str, Any]) -> dic
     Args:
         part ([`VisionPart`]): encoder to start from.
         family (`str`): model type of the new model.
-        changes (`dict[str, Any]`): fields to set besides those of the encoder, such as `image_size` and
+        changes (`dict[str, Any]`): fields to set in addition to those of the encoder, such as `image_size` and
             `drop_path_rate`.
 
     Raises:

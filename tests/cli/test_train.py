@@ -76,7 +76,7 @@ def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["small-captioning", *required, "--learning-rate", "fast"], 2, "invalid float value: 'fast'"),
         (["small-captioning", *required, "--output_dir", "x"], 2, "unrecognized arguments: --output_dir"),
         (["small-captioning", *required, "--set", "epochs"], 2, "--set is 'epochs'; expected NAME=VALUE"),
-        (["small-captioning", *required, "--set", "run.epoch=3"], 1, "run.epoch is no field of a recipe"),
+        (["small-captioning", *required, "--set", "run.epoch=3"], 1, "run.epoch is not a field of a recipe"),
         (["small-captioning", *required, "--model", str(tmp_path / "m.pth")], 1, "modeling-lavis convert"),
     ):
         assert main(["train", *arguments]) == status, arguments

@@ -1,4 +1,4 @@
-"""Rows that a dataset can have: missing fields, values of other types, ids and labels that are no integers."""
+"""Rows that a dataset can have: missing fields, values of other types, ids and labels that are not integers."""
 
 import hashlib
 import io

@@ -140,10 +140,10 @@ def test_csv_that_no_parser_takes(content: str, tmp_path: Path) -> None:
 
 HARMFUL = {
     "huge id": ({"image_id": 10**400}, "at most 64"),
-    "id of half a character": ({"image_id": "\ud800"}, "no Unicode text"),
-    "caption of half a character": ({"caption": "\udfff x"}, "no Unicode text"),
-    "one of several captions": ({"caption": ["a", "\ud800"]}, "no Unicode text"),
-    "path of half a character": ({"image": "\ud800.png"}, "no Unicode text"),
+    "id of half a character": ({"image_id": "\ud800"}, "not valid Unicode"),
+    "caption of half a character": ({"caption": "\udfff x"}, "not valid Unicode"),
+    "one of several captions": ({"caption": ["a", "\ud800"]}, "not valid Unicode"),
+    "path of half a character": ({"image": "\ud800.png"}, "not valid Unicode"),
     "nested caption": ({"caption": json.loads("[" * 400 + "]" * 400)}, "expected a text"),
     "absolute path": ({"image": "/etc/passwd"}, "leads out of"),
     "parent": ({"image": "../../x.png"}, "leads out of"),

@@ -77,4 +77,4 @@ def test_wrong_arguments(arguments: list[str], message: str, capfd: pytest.Captu
 
 def test_no_index(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["search", str(tmp_path), "a dog"]) == 1
-    assert "is no index" in capfd.readouterr().err
+    assert "is not an index" in capfd.readouterr().err

@@ -232,7 +232,7 @@ def test_files_that_came_during_the_interruption_are_indexed(pictures: Path, tmp
 
     with pytest.raises(KeyboardInterrupt):
         build(data, index, stop)
-    with pytest.raises(FileNotFoundError, match="is no index"):
+    with pytest.raises(FileNotFoundError, match="is not an index"):
         SearchIndex(index)
     save_pictures(data, [50])
     made = build_index(data, StubRetriever(), index, batch_size=2, block_size=2, num_workers=1, **SETTINGS)

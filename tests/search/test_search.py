@@ -197,7 +197,7 @@ def test_records_of_one_name_are_different_items(pictures: Path, retriever: Any,
 
 
 def test_what_cannot_be_indexed(pictures: Path, retriever: Any, tmp_path: Path) -> None:
-    with pytest.raises(FileExistsError, match="is no index and is not empty"):
+    with pytest.raises(FileExistsError, match="is not an index and is not empty"):
         build_index(pictures, retriever, pictures)
     for _ in range(2):  # the second time it is read again
         with pytest.raises(ValueError, match="nothing that can be read"):

@@ -108,7 +108,7 @@ def test_damaged_files_are_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_damaged_heads_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="is no index"):
+    with pytest.raises(FileNotFoundError, match="is not an index"):
         IndexFiles.open(tmp_path)
     write(tmp_path, unit(5, 4))
     head = json.loads((tmp_path / "index.json").read_text())

@@ -138,8 +138,8 @@ def base() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("colour", 1, "colour is no field of a recipe; expected one of title"),
-        ("optimizer.lr", 1, "optimizer.lr is no field of a recipe; expected one of learning_rate"),
+        ("colour", 1, "colour is not a field of a recipe; expected one of title"),
+        ("optimizer.lr", 1, "optimizer.lr is not a field of a recipe; expected one of learning_rate"),
         ("optimizer.learning_rate", "1e-5", "optimizer.learning_rate is '1e-5'; expected a number"),
         ("optimizer.learning_rate", True, "optimizer.learning_rate is True; expected a number"),
         ("optimizer.learning_rate", -1.0, "optimizer.learning_rate is -1.0; expected a number above 0"),
@@ -235,9 +235,9 @@ def test_changed_values_and_saving(tmp_path: Path) -> None:
     recipe.save(tmp_path / "albef-nlvr.json")
     assert load_recipe(tmp_path / "albef-nlvr.json") == recipe
     assert [path.name for path in tmp_path.iterdir()] == ["albef-nlvr.json"]
-    with pytest.raises(ValueError, match="albef-nlvr with run.epoch: run.epoch is no field"):
+    with pytest.raises(ValueError, match="albef-nlvr with run.epoch: run.epoch is not a field"):
         recipe.with_values({"run.epoch": 1})
-    with pytest.raises(ValueError, match="task is no section"):
+    with pytest.raises(ValueError, match="task is not a section"):
         recipe.with_values({"task.name": 1})
 
 

@@ -32,7 +32,7 @@ BEFORE_NO_LETTER = """
 """
 BEFORE_NO_LETTER_UNLESS_UPPER = "mfg mtg"
 BEFORE_NUMBER = "art ca fig figs no nos op pp prop"
-# Words before which a single letter with a period ends a sentence, and is no initial: "plan B. The ...".
+# Words before which a single letter with a period ends a sentence, and is not an initial: "plan B. The ...".
 _SENTENCE_STARTS = """
     A About According Additionally After An As At But He Her Here However If In It Last Many More Now Once One Other Our
     She Since So Some Such That The Their Then There These They This We What When While Yet You

@@ -17,7 +17,7 @@ def recall_at_k(
     """
     Recall at K: percentage of rows with a relevant column among the K best.
 
-    Columns that are no candidates in [`SimilarityMatrices`] have equal scores and rank in the order of the columns, so
+    Columns that are not candidates in [`SimilarityMatrices`] have equal scores and rank in the order of the columns, so
     K should not exceed the number of candidates.
 
     Args:
