@@ -235,8 +235,8 @@ def _cached_or_downloaded(url: str) -> Path:
         found = cache.newest()
         if found is None:
             raise OSError(
-                f"{url} is not in the cache ({cache.folder}) and downloads are disabled (HF_HUB_OFFLINE). Download the "
-                "file on another machine and give its path."
+                f"{url} is not in the cache ({cache.folder}), and nothing is downloaded: the Hub cannot be reached, or "
+                "HF_HUB_OFFLINE is set. Download the file on another machine and give its path."
             )
         return found
     with WeakFileLock(cache.lock):
