@@ -65,7 +65,7 @@ class Results:
 
 
 def warn(message: str, level: str = "error") -> None:
-    """Print an error message (or a warning, by `level`) on stderr, in one line."""
+    """Print an error message (or a warning or a note, by `level`) on stderr, in one line."""
     encoding = sys.stderr.encoding or "utf-8"
     with _without_progress_bar(sys.stderr):
         line = f"{level}: {one_line(message)}\n"

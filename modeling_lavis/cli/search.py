@@ -125,6 +125,8 @@ def _duplicates(index: Any, args: argparse.Namespace, results: Results) -> list[
         text = "\n".join([f"group {number}", *(f"  {one_line(entry)}" for entry in names)])
         results.add({"rows": rows, f"{name}s": names}, text)
         drawn += [(row, f"group {number}", entry) for row, entry in zip(rows, names)]
+    if not drawn:
+        warn(f"no two items have a cosine similarity of at least {args.dedupe:g}.", "note")
     return drawn
 
 

@@ -194,7 +194,7 @@ def verify(
         notes += [] if image is None else content.remarks(image)
     wanted = _choose_scores(scores, data, split, dataset)
     if not (outputs and image is not None) and not wanted:
-        raise NothingToVerify(_needs(name, entry, outputs, scores, data is not None))
+        raise NothingToVerify(_needs(name, entry, outputs, scores))
     model, processor = load(name, device=device, dtype=dtype, **options)
     if recording is None and image is not None and outputs:
         notes += _remarks_on_image(image, outputs)
@@ -296,7 +296,6 @@ def _needs(
     entry: zoo.ZooEntry | None,
     outputs: Sequence[ExpectedOutput],
     scores: Sequence[Score],
-    has_data: bool,
 ) -> str:
     """What is needed to verify something."""
     of = f" about {entry.name}" if entry else ""

@@ -30,10 +30,6 @@ ARGUMENTS: dict[str, list[str]] = {
 }
 
 
-def result_of(record: dict[str, Any]) -> Any:
-    return {key: value for key, value in record.items() if key != "file"}
-
-
 def assert_close(left: Any, right: Any, tolerance: float = 1e-4) -> None:
     """JSON values are equal, numbers up to a tolerance."""
     assert type(left) is type(right)

@@ -58,6 +58,8 @@ def test_index_and_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
     assert status == 1 and state["missing"] == ["photos/3.png"] and state["changed"] == []
     status, (removed,), _ = run("index", "--output", "photos.index", "--remove", "photos/copy.png", "--remove-missing")
     assert (status, removed["items"], removed["removed"]) == (0, 4, 2)
+    status, groups, err = run("search", "photos.index", "--dedupe", 0.999)
+    assert (status, groups) == (0, []) and err == "note: no two items have a cosine similarity of at least 0.999.\n"
 
 
 @pytest.mark.parametrize(
