@@ -221,10 +221,12 @@ def test_special_tokens_stay_where_trainers_assign_none(monkeypatch: pytest.Monk
             vars(self)[name] = value
 
     refusing = Config.__setattr__
-    monkeypatch.setattr("transformers.__version__", "5.24.0")
+    # the module that the package imported: transformers replaces its own in sys.modules, which may happen afterwards
+    installed = vars(inspect.getmodule(keep_special_tokens))["transformers"]
+    monkeypatch.setattr(installed, "__version__", "5.24.0")
     keep_special_tokens(Config)
     assert Config.__setattr__ is refusing
-    monkeypatch.setattr("transformers.__version__", "5.10.1")
+    monkeypatch.setattr(installed, "__version__", "5.10.1")
     for _ in range(2):  # one model after the other
         keep_special_tokens(Config)
     config = Config()
