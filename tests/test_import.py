@@ -77,7 +77,7 @@ def test_import_loads_no_heavy_packages() -> None:
 
 def test_verbs_import_themselves_alone_and_no_heavy_packages() -> None:
     """Building the parser of a verb imports its module only; arguments of `convert` and `train` need torch. So does
-    running verbs, except `zoo`."""
+    running verbs, except `zoo` and `recipes`."""
     code = """
 import sys
 from modeling_lavis.cli import main
@@ -91,6 +91,7 @@ for verb in main.VERBS:
     assert verb in ("convert", "train") or main.main([verb, "--help"]) == 0, verb
 assert imported() == all_verbs
 assert main.main(["zoo"]) == main.main(["zoo", "blip_caption/base_coco"]) == 0
+assert main.main(["recipes"]) == main.main(["recipes", "blip-caption-coco"]) == 0
 print()
 print(*sorted({"torch", "transformers", "numpy", "PIL"} & set(sys.modules)))
 """

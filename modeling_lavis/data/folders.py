@@ -103,7 +103,7 @@ def _in_folder(
             f"{folder} holds several sets of rows for {wanted}: {', '.join(found)}. Give the path of one of them"
             + (", or split=." if split is None else ".")
         )
-    raise DataError(f"{folder} holds no rows for {wanted}. {_description(folder, task, names)}")
+    raise DataError(f"{folder} holds no rows for {wanted}. {_description(folder, task)}")
 
 
 def _split_folders(folder: Path, split: str | None) -> list[Path]:
@@ -181,7 +181,7 @@ def _class_folders(folder: Path, split: str | None) -> dict[str, list[SourceFile
     return {}
 
 
-def _description(folder: Path, task: TaskColumns, names: ColumnNames) -> str:
+def _description(folder: Path, task: TaskColumns) -> str:
     """What the files of a folder lack, for the error that none fits."""
     needed = ", ".join(column.name for column in task.needed())
     parts = []

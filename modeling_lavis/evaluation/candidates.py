@@ -89,7 +89,7 @@ def exact_candidates(compare: Compare, image_features: Tensor, text_features: Te
             column = _best(similarity.T, k, start)
             t2i[block] = column if t2i[block] is empty else merge([t2i[block], column], k)
         i2t += found
-    return Candidates(_gather_rows(i2t, num_images, min(k, num_texts), device), _merge_processes(t2i, num_texts, k))
+    return Candidates(_gather_rows(i2t, num_images, min(k, num_texts), device), _merge_processes(t2i, k))
 
 
 def _compare(compare: Compare, images: Tensor, texts: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def _gather_rows(parts: list[Ranking], rows: int, k: int, device: torch.device) 
     )
 
 
-def _merge_processes(parts: list[Ranking], rows: int, k: int) -> Ranking:
+def _merge_processes(parts: list[Ranking], k: int) -> Ranking:
     """The best columns of each row among those that the processes found."""
     if world_size() == 1:
         return Ranking(torch.cat([part.indices for part in parts]), torch.cat([part.similarities for part in parts]))

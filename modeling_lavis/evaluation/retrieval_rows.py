@@ -90,7 +90,7 @@ class CaptionedImages:
         #: first row of each image
         self._first: list[int] = []
         self._number(range(len(rows)) if ids is None else ids, captions)
-        self._file_names = self._names_of_files(columns, None if ids is None else ids)
+        self._file_names = self._names_of_files(ids)
         self._fixed_length = fixed_length
 
     def _column(self, name: str, columns: set[str]) -> list[Any] | None:
@@ -123,7 +123,7 @@ class CaptionedImages:
         if without := sorted(set(range(len(numbers))) - set(self.owners)):
             raise ValueError(f"Row {self._first[without[0]]} has no caption; expected at least one for every image.")
 
-    def _names_of_files(self, columns: set[str], ids: Sequence[Any] | None) -> list[str] | None:
+    def _names_of_files(self, ids: Sequence[Any] | None) -> list[str] | None:
         """Files of the images, if the rows name files. `ValueError` if an image has two."""
         if hasattr(self._rows, "column_names"):
             if getattr(self._rows.features[self.modality], "dtype", None) != "string":

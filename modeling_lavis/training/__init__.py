@@ -4,33 +4,43 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from modeling_lavis.training.checkpoints import last_checkpoint
-from modeling_lavis.training.distillation import DistillationRamp
-from modeling_lavis.training.lora_targets import LORA_TARGET_MODULES, lora_target_modules
-from modeling_lavis.training.momentum import MomentumUpdate
-from modeling_lavis.training.optimization import (
-    SCHEDULES,
-    EpochSchedule,
-    constant_lr,
-    linear_warmup_cosine_lr,
-    linear_warmup_step_lr,
-    parameter_groups,
-)
-
 if TYPE_CHECKING:
+    from modeling_lavis.training.checkpoints import last_checkpoint
+    from modeling_lavis.training.distillation import DistillationRamp
+    from modeling_lavis.training.lora_targets import LORA_TARGET_MODULES, lora_target_modules
+    from modeling_lavis.training.momentum import MomentumUpdate
+    from modeling_lavis.training.optimization import (
+        SCHEDULES,
+        EpochSchedule,
+        constant_lr,
+        linear_warmup_cosine_lr,
+        linear_warmup_step_lr,
+        parameter_groups,
+    )
     from modeling_lavis.training.recipes import Recipe, list_recipes, load_recipe
     from modeling_lavis.training.run import TrainingResult, train
     from modeling_lavis.training.starting_points import from_pretrained_parts
     from modeling_lavis.training.trainer import LavisTrainer
 
-# Names that are imported on first access, with their modules.
+# Names that are imported on first access, with their modules: reading recipes needs no torch.
 _HOME_OF = {
+    "LORA_TARGET_MODULES": "lora_targets",
+    "SCHEDULES": "optimization",
+    "DistillationRamp": "distillation",
+    "EpochSchedule": "optimization",
     "LavisTrainer": "trainer",
+    "MomentumUpdate": "momentum",
     "Recipe": "recipes",
     "TrainingResult": "run",
+    "constant_lr": "optimization",
     "from_pretrained_parts": "starting_points",
+    "last_checkpoint": "checkpoints",
+    "linear_warmup_cosine_lr": "optimization",
+    "linear_warmup_step_lr": "optimization",
     "list_recipes": "recipes",
     "load_recipe": "recipes",
+    "lora_target_modules": "lora_targets",
+    "parameter_groups": "optimization",
     "train": "run",
 }
 
