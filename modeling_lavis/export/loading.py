@@ -72,7 +72,7 @@ def load_exported(folder: str | os.PathLike[str]) -> Any:
 
     Raises:
         ImportError: the package that runs the format is not installed.
-        OSError: the folder is incomplete, or is no exported model.
+        OSError: the folder is incomplete, or is not an exported model.
         ValueError: `export.json` names something that this version does not have.
     """
     import modeling_lavis

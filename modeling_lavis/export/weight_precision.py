@@ -3,7 +3,7 @@
 
 `float16` is a matter of storage: both engines convert such weights to float32 when they open a graph. `int8` weights
 are multiplied as they are: each output of a linear layer has its own scale, and the engine quantizes the inputs of the
-layer when it runs. What is no linear layer (embeddings, convolutions, normalization) is stored in float16 then.
+layer when it runs. What is not a linear layer (embeddings, convolutions, normalization) is stored in float16 then.
 """
 
 from pathlib import Path
