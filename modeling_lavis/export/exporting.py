@@ -49,7 +49,8 @@ def export_model(
     configuration, the processor, the generation configuration, and `export.json`, which says what each file is, what
     its inputs and outputs are, and how far the exported model is from the original. The comparison is part of the
     export: if an output differs by more than 1e-4, or an id or a ranking at all, nothing is written. Smaller weights
-    change outputs, so that the comparison only refuses what rounding does not explain, and `export.json` says how much changed.
+    change outputs, so that the comparison only refuses what rounding does not explain, and `export.json` says how much
+    changed.
 
     The language model of BLIP-2 is not exported. Its weights are copied in float32, and torch runs it.
 

@@ -23,7 +23,7 @@ def test_the_embedded_model() -> None:
     )
     assert "emoji" in str(warning(entry))
     text = " ".join(limits(entry))
-    assert "Images that are no emoji get the name of some emoji" in text and "identify people" in text
+    assert "Images that are not emoji get the name of some emoji" in text and "identify people" in text
     page = about([entry], models_by_tab([entry]), "64 MiB")
     assert "64 MiB" in page and "Questions: a model for <code>image-question-answering</code>" in page
     assert "Captions: a model for" not in page
