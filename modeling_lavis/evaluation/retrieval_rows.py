@@ -4,6 +4,7 @@
 Shapes: I images, S captions, k candidates per row.
 """
 
+import filecmp
 import hashlib
 import logging
 import os
@@ -40,6 +41,13 @@ class _OfRow(NamedTuple):
     """The identity of the image of a row without an id."""
 
     row: int
+
+
+def _are_equal_files(path: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether two paths are equal, or name files of equal content: some data sets have a file for each caption."""
+    if os.fspath(path) == os.fspath(other):
+        return True
+    return os.path.isfile(path) and os.path.isfile(other) and filecmp.cmp(path, other, shallow=False)
 
 
 class CaptionedImages:
@@ -124,7 +132,7 @@ class CaptionedImages:
             raise ValueError(f"Row {self._first[without[0]]} has no caption; expected at least one for every image.")
 
     def _names_of_files(self, ids: Sequence[Any] | None) -> list[str] | None:
-        """Files of the images, if the rows name files. `ValueError` if an image has two."""
+        """Files of the images, if the rows name files. `ValueError` if an image has two that are not equal."""
         if hasattr(self._rows, "column_names"):
             if getattr(self._rows.features[self.modality], "dtype", None) != "string":
                 return None  # reading the column would read all images
@@ -136,7 +144,7 @@ class CaptionedImages:
         first: dict[Any, int] = {}
         for row, identity in enumerate(range(len(names)) if ids is None else ids):
             before = first.setdefault(_OfRow(row) if identity is None else identity, row)
-            if os.fspath(names[row]) != os.fspath(names[before]):
+            if not _are_equal_files(names[row], names[before]):
                 raise ValueError(
                     f"The rows {before} and {row} have the same {self.modality}_id {identity!r}, but different files: "
                     f"{os.fspath(names[before])} and {os.fspath(names[row])}. Give every {self.modality} its own id."

@@ -3,6 +3,7 @@
 Shapes: I images, S texts, k candidates per row.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,11 @@ def test_bad_rows_are_left_out(blip: Any, tmp_path: Path, caplog: pytest.LogCapt
         evaluate_retrieval(*blip, rows, on_bad_row="keep")
 
 
-def test_ids_of_data_sets(blip: Any) -> None:
+def test_ids_of_data_sets(blip: Any, tmp_path: Path) -> None:
     """Rows of data sets are checked like those of lists; an image without an id is one of its own."""
+    row = {**emoji_rows()[0], "caption": "a", "image_id": 3}
+    copy = shutil.copyfile(row["image"], tmp_path / "copy.png")
+    assert CaptionedImages(load_data([row, {**row, "image": str(copy)}], "retrieval"), blip[1]).owners == [0, 0]
     rows = [{**row, "caption": "a", "image_id": 3} for row in emoji_rows()[:2]]
     with pytest.raises(ValueError, match="rows 0 and 1 have the same image_id 3, but different files"):
         CaptionedImages(load_data(rows, "retrieval"), blip[1])

@@ -177,7 +177,9 @@ def test_harmful_rows(name: str, tmp_path: Path) -> None:
 def test_saved_data_sets_name_files_of_their_folder_only(state: Any, tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text(json.dumps(state))
     (tmp_path / "dataset_info.json").write_text("{}")
-    with pytest.raises(DataError, match="names .*outside|expected files of its own folder|no folder that save_to_disk"):
+    with pytest.raises(
+        DataError, match="names .*outside|expected files of its own folder|not a folder that save_to_disk"
+    ):
         load_data(tmp_path, "captioning")
     (tmp_path / "state.json").unlink()
     (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": ["../other"]}))
