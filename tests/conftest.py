@@ -1,9 +1,28 @@
 """Fixtures of several test folders."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
+
+#: seconds since the epoch after which no test starts, set by `.ci/run`, whose time is limited
+DEADLINE = "LAVIS_TEST_DEADLINE"
+#: what runs first where there is a deadline
+_FIRST = ("parity", "models", "training", "conversion", "export", "hub")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With a deadline, tests of what users rely on most come first."""
+    if DEADLINE in os.environ:
+        tests = Path(__file__).parent
+        items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in _FIRST)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """After the deadline, the tests that are left are skipped, so that the others have a result."""
+    if time.time() > float(os.environ.get(DEADLINE, "inf")):
+        pytest.skip("the time for tests is over; run it by hand")
 
 
 @pytest.fixture(scope="session")
