@@ -1,4 +1,4 @@
-"""Fixtures of several test folders."""
+"""Fixtures of several test folders, and a deadline for all tests."""
 
 import os
 import time
