@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -66,20 +66,20 @@ class Results:
 
 def warn(message: str, level: str = "error") -> None:
     """Print an error message (or a warning or a note, by `level`) on stderr, in one line."""
-    encoding = sys.stderr.encoding or "utf-8"
-    with _without_progress_bar(sys.stderr):
-        line = f"{level}: {one_line(message)}\n"
-        sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding))
+    _write_to_stderr([f"{level}: {one_line(message)}"])
 
 
 def warn_lines(message: str, level: str = "error") -> None:
     """Print a report of several lines, such as a list of bad rows, on stderr: the first line as [`warn`] prints it."""
     first, *others = message.splitlines() or [""]
-    warn(first, level)
+    _write_to_stderr([f"{level}: {one_line(first)}", *map(one_line, others)])
+
+
+def _write_to_stderr(lines: Sequence[str]) -> None:
     encoding = sys.stderr.encoding or "utf-8"
     with _without_progress_bar(sys.stderr):
-        for line in others:
-            sys.stderr.write(f"{one_line(line)}\n".encode(encoding, "backslashreplace").decode(encoding))
+        for line in lines:
+            sys.stderr.write(f"{line}\n".encode(encoding, "backslashreplace").decode(encoding))
 
 
 def one_line(text: str) -> str:

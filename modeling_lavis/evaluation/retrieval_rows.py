@@ -97,8 +97,11 @@ class CaptionedImages:
         self.owners: list[int] = []
         #: first row of each image
         self._first: list[int] = []
-        self._number(range(len(rows)) if ids is None else ids, captions)
-        self._file_names = self._names_of_files(ids)
+        identities = [
+            _OfRow(row) if identity is None else identity for row, identity in enumerate(ids or [None] * len(rows))
+        ]
+        self._number(identities, captions)
+        self._file_names = self._names_of_files(identities)
         self._fixed_length = fixed_length
 
     def _column(self, name: str, columns: set[str]) -> list[Any] | None:
@@ -112,11 +115,10 @@ class CaptionedImages:
                 raise ValueError(f"Row {number} has no {name}, but row 0 has one; expected it in all rows or in none.")
         return [row[name] for row in self._rows]
 
-    def _number(self, ids: Iterable[Any], captions: Any) -> None:
+    def _number(self, identities: Sequence[Any], captions: Any) -> None:
         """Number the images, and list their captions."""
         numbers: dict[Any, int] = {}
-        for row, (identity, given) in enumerate(zip(ids, captions, strict=True)):
-            identity = _OfRow(row) if identity is None else identity
+        for row, (identity, given) in enumerate(zip(identities, captions, strict=True)):
             if identity not in numbers:
                 numbers[identity] = len(numbers)
                 self._first.append(row)
@@ -131,7 +133,7 @@ class CaptionedImages:
         if without := sorted(set(range(len(numbers))) - set(self.owners)):
             raise ValueError(f"Row {self._first[without[0]]} has no caption; expected at least one for every image.")
 
-    def _names_of_files(self, ids: Sequence[Any] | None) -> list[str] | None:
+    def _names_of_files(self, identities: Sequence[Any]) -> list[str] | None:
         """Files of the images, if the rows name files. `ValueError` if an image has two that are not equal."""
         if hasattr(self._rows, "column_names"):
             if getattr(self._rows.features[self.modality], "dtype", None) != "string":
@@ -142,8 +144,8 @@ class CaptionedImages:
         if not all(isinstance(name, (str, os.PathLike)) for name in names):
             return None
         first: dict[Any, int] = {}
-        for row, identity in enumerate(range(len(names)) if ids is None else ids):
-            before = first.setdefault(_OfRow(row) if identity is None else identity, row)
+        for row, identity in enumerate(identities):
+            before = first.setdefault(identity, row)
             if not _are_equal_files(names[row], names[before]):
                 raise ValueError(
                     f"The rows {before} and {row} have the same {self.modality}_id {identity!r}, but different files: "

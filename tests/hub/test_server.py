@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from modeling_lavis.models.transformers_compat import httpx
+from modeling_lavis.models.transformers_compat import httpx, major_minor
 from tests.hub.repositories import GIT_ATTRIBUTES
 from tests.hub.server import LoopbackHub
 
@@ -42,7 +42,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 def until_whole(cuts: int, transfer: Callable[[], Any]) -> Any:
     """A transfer that is cut so many times; huggingface_hub tries again by itself from 1.31 on, before its users do."""
-    tries_again = tuple(map(int, huggingface_hub.__version__.split(".")[:2])) >= (1, 31)
+    tries_again = major_minor(huggingface_hub.__version__) >= (1, 31)
     for _ in range(0 if tries_again else cuts):
         with pytest.raises((httpx.RemoteProtocolError, RuntimeError)):
             transfer()

@@ -37,8 +37,9 @@ def recall_at_k(
     scores = torch.as_tensor(scores)
     if scores.ndim != 2 or not len(scores):
         raise ValueError(f"scores has shape {tuple(scores.shape)}; expected (rows, columns) with at least one row.")
-    if bool(scores.isnan().any()):
-        row = int(scores.isnan().any(dim=1).nonzero()[0])
+    has_nan = scores.isnan().any(dim=1)
+    if bool(has_nan.any()):
+        row = int(has_nan.nonzero()[0])
         raise ValueError(f"Row {row} has scores that are NaN, which have no rank. Look for NaN in the model's weights.")
     if len(relevant) != scores.shape[0]:
         raise ValueError(f"Got {scores.shape[0]} rows of scores, but relevant columns for {len(relevant)} rows.")
