@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.utils.checkpoint import checkpoint
 
 from modeling_lavis import LavisViTConfig, LavisViTModel
+from modeling_lavis.models.transformers_compat import major_minor
 from modeling_lavis.models.vision_vit import ViTBlock
 from tests.models import albef_cases, alpro_cases, lavis_blip_2_cases, lavis_blip_cases
 from tests.models.contract import Case
@@ -49,6 +51,8 @@ def test_reentrant_checkpointing_gives_the_same_gradients(case: Case) -> None:
 def test_generation_in_training_mode(case: Case) -> None:
     """Without gradient nothing runs twice, so the cache is kept."""
     model = case.model()
+    if hasattr(model, "language_model") and major_minor(transformers.__version__) < (5, 24):
+        pytest.skip("these versions of transformers drop the cache of their language models' own layers")
     call = case.inputs(3)
     expected = model.generate(**call, max_new_tokens=6, num_beams=2)
     model.train()
