@@ -77,6 +77,12 @@ def move_padding_to_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Ten
     return input_ids.gather(1, order), attention_mask.gather(1, order)
 
 
+def move_padding_to_right(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as [`move_padding_to_left`], to the right."""
+    order = (~attention_mask.bool()).to(torch.uint8).argsort(dim=1, stable=True)
+    return input_ids.gather(1, order), attention_mask.gather(1, order)
+
+
 def as_prompt(
     input_ids: Tensor, attention_mask: Tensor | None, start_token_id: int, end_token_id: int, pad_token_id: int
 ) -> tuple[Tensor, Tensor | None]:
@@ -609,6 +615,7 @@ __all__ = [
     "images_for_decoder",
     "mask_targets",
     "move_padding_to_left",
+    "move_padding_to_right",
     "pad_after_end",
     "rank_continuations",
     "shared_cross_attention_cache",

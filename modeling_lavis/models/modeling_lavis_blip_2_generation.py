@@ -36,6 +36,7 @@ from .generation import (
     EncodedPrompts,
     mask_targets,
     move_padding_to_left,
+    move_padding_to_right,
     pad_after_end,
     rank_continuations,
 )
@@ -209,6 +210,9 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             check_input_ids(input_ids, attention_mask, getattr(self.get_input_embeddings(), "num_embeddings", None))
         if attention_mask is None:
             attention_mask = self._prompt_mask(input_ids)
+        if self.config.is_encoder_decoder:
+            # encoders with relative positions, such as T5, see the distance of the text from the query tokens
+            input_ids, attention_mask = move_padding_to_right(input_ids, attention_mask)
         batch, rows = image_embeds.shape[0], input_ids.shape[0]
         if rows % batch:
             raise ValueError(
@@ -382,9 +386,9 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         Args:
             inputs (`Tensor` of shape `(B, num_channels, height, width)`, *optional*): images, the same as
                 `pixel_values`.
-            input_ids, attention_mask (`Tensor` of shape `(R, T)`, *optional*): prompts. For a causal language model
-                padding on the right is moved to the left, where the processor puts it. Without a mask, pad tokens are
-                padding, unless the language model's pad token is also its first or last token.
+            input_ids, attention_mask (`Tensor` of shape `(R, T)`, *optional*): prompts, padded on either side: padding
+                is moved to where the processor puts it. Without a mask, pad tokens are padding, unless the language
+                model's pad token is also its first or last token.
             pixel_values (`Tensor` of shape `(B, num_channels, height, width)`, *optional*): images.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): accept images of another size by
                 interpolating the position embeddings.
@@ -527,12 +531,6 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         lengths = answer_attention_mask.bool().sum(dim=1)
         if bool((lengths == 0).any()):
             raise ValueError(f"The answer {int((lengths == 0).nonzero()[0])} has no tokens; expected at least one.")
-        if self.config.is_encoder_decoder and input_ids is not None and not _has_no_tokens(input_ids):
-            # encoders with relative positions, such as T5, see the distance of the question from the query tokens
-            mask = self._prompt_mask(input_ids) if attention_mask is None else attention_mask
-            if input_ids.ndim == 2 and mask.shape == input_ids.shape:  # build_prompt says what is wrong otherwise
-                order = (~mask.bool()).to(torch.uint8).argsort(dim=1, stable=True)
-                input_ids, attention_mask = input_ids.gather(1, order), mask.gather(1, order)
         prompt = self.build_prompt(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
         return_logits_on_input_device(self.language_model)
         prompts_class = EncodedPrompts if self.config.is_encoder_decoder else CausalPrompts
@@ -546,11 +544,9 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
                 f"The longest answer has {int(lengths.max())} tokens, {longest} with what is before it, but the "
                 f"language model has {limit} position embeddings. Shorten the questions or the answers."
             )
-        # padding on the right, wherever it was
-        order = (~answer_attention_mask.bool()).to(torch.uint8).argsort(dim=1, stable=True)
         return rank_continuations(
             prompts,
-            answer_input_ids.gather(1, order),
+            move_padding_to_right(answer_input_ids, answer_attention_mask)[0],
             lengths,
             num_candidates or len(lengths),
             chunk_size,

@@ -117,6 +117,19 @@ def test_llama_left_padding_and_several_sequences() -> None:
     assert torch.equal(single[0, -4:], both[1, -4:]), "left padding changed the output"
 
 
+def test_t5_takes_prompts_padded_on_either_side() -> None:
+    model = second_stage("t5")
+    left, right = prompts(2, side="left", pad=0), prompts(2, side="right", pad=0)
+    count = int(left["attention_mask"][1].sum())
+    assert count < left["attention_mask"].shape[1], "no row is padded"
+    right["input_ids"][1, :count] = left["input_ids"][1, -count:]
+    labels = torch.tensor([[5, 6, 1], [7, 8, 1]])
+    outputs = [model(pixel_values=pixels(2), labels=labels, **made) for made in (left, right)]
+    torch.testing.assert_close(outputs[0].logits, outputs[1].logits)
+    ids = [model.generate(pixel_values=pixels(2), max_new_tokens=5, **made).tolist() for made in (left, right)]
+    assert ids[0] == ids[1]
+
+
 def test_invalid_prompts_raise() -> None:
     model = second_stage("opt")
     long = torch.full((1, 60), 7)
