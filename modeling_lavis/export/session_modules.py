@@ -58,7 +58,7 @@ class LazyGraph:
             raise
         except Exception as error:  # each engine has types of its own
             raise OSError(
-                f"{self.path} cannot be opened: {error} Copy the folder again, or export the model again."
+                f"{self.path} cannot be opened: {' '.join(str(error).split())} Copy the folder again, or export the model again."
             ) from error
 
 

@@ -193,8 +193,8 @@ def with_language_model(kind: str) -> Any:
 
 
 _MATCHING = {name: {"match_head": name} for name in ("itc", "itm", "both")}
-# Five tokens: with the four query tokens, four would give eight keys, and torch's flex attention with a mask is wrong on
-# a CPU with AVX2 where the number of keys equals that of the floats in a vector register.
+# Five tokens: with the four query tokens, four would give eight keys. On a CPU with AVX2, torch's flex attention with a
+# mask is wrong for as many keys as a vector register has floats.
 _DECODER = {"decoder_input_ids": torch.tensor([[DEC, 5, 6, 7, 8], [DEC, 8, 9, 10, 11], [DEC, 11, 12, 13, 14]])}
 _OBJECTIVES = {"1.0.2": {"objective": "1.0.2"}, "trained image encoder": {"freeze_vision": False}}
 
