@@ -57,8 +57,9 @@ class LazyGraph:
         except MemoryError:
             raise
         except Exception as error:  # each engine has types of its own
+            reason = " ".join(str(error).split())  # OpenVINO's has several lines
             raise OSError(
-                f"{self.path} cannot be opened: {' '.join(str(error).split())} Copy the folder again, or export the model again."
+                f"{self.path} cannot be opened: {reason} Copy the folder again, or export the model again."
             ) from error
 
 
