@@ -210,20 +210,22 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             check_input_ids(input_ids, attention_mask, getattr(self.get_input_embeddings(), "num_embeddings", None))
         if attention_mask is None:
             attention_mask = self._prompt_mask(input_ids)
-        if self.config.is_encoder_decoder:
-            # encoders with relative positions, such as T5, see the distance of the text from the query tokens
-            input_ids, attention_mask = move_padding_to_right(input_ids, attention_mask)
         batch, rows = image_embeds.shape[0], input_ids.shape[0]
         if rows % batch:
             raise ValueError(
                 f"Got {rows} prompts for {batch} images; pass the same number for each image, in the images' order."
             )
+        placeholder = self.config.image_token_id
+        positions = None if placeholder is None else input_ids == placeholder
+        has_prefix = positions is None or not bool(positions.any())
+        if has_prefix and self.config.is_encoder_decoder:
+            # Encoders with relative positions, such as T5, see the distance of the text from the query tokens. Prompts
+            # with placeholders stay, as in transformers.
+            input_ids, attention_mask = move_padding_to_right(input_ids, attention_mask)
         text_embeds = self.get_input_embeddings()(input_ids)
         queries = self.language_projection(image_embeds.to(self.language_projection.weight.dtype))
         queries = queries.to(text_embeds.device, text_embeds.dtype).repeat_interleave(rows // batch, dim=0)
-        placeholder = self.config.image_token_id
-        positions = None if placeholder is None else input_ids == placeholder
-        if positions is not None and bool(positions.any()):
+        if positions is not None and not has_prefix:
             if bool((positions.sum(dim=1) != queries.shape[1]).any()):
                 raise ValueError(
                     f"Every prompt needs {queries.shape[1]} image placeholders (id {placeholder}), one per query "
@@ -231,12 +233,10 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
                     "the processor."
                 )
             embeds = text_embeds.masked_scatter(positions.unsqueeze(-1), queries)
-            has_prefix = False
         else:
             embeds = torch.cat([queries, text_embeds], dim=1)
             ones = attention_mask.new_ones(rows, queries.shape[1])
             attention_mask = torch.cat([ones.to(attention_mask.device), attention_mask], dim=1)
-            has_prefix = True
         self._check_length(input_ids.shape[1], embeds.shape[1])
         return Prompt(embeds, attention_mask, input_ids, image_embeds, has_prefix, vision_fields(vision))
 
