@@ -213,7 +213,8 @@ class LavisTimesformerModel(LavisViTModel):
     _no_split_modules = ["TimesformerBlock"]
     _can_record_outputs = {
         "hidden_states": TimesformerBlock,
-        "attentions": OutputRecorder(DividedAttention, index=1, layer_name="attn"),
+        # the dot: early versions of transformers would find "attn" in "temporal_attn", too
+        "attentions": OutputRecorder(DividedAttention, index=1, layer_name=".attn"),
         "temporal_attentions": OutputRecorder(DividedAttention, index=1, layer_name="temporal_attn"),
     }
     block_class = TimesformerBlock
