@@ -107,6 +107,7 @@ def load_exported(folder: str | os.PathLike[str]) -> Any:
             graph.name: LazyGraph(folder, graph, manifest.format) for graph in manifest.graphs if graph.module == name
         }
         model.set_submodule(name, _session_module(modules[name], graphs))
+        _check_layers(modules[name], graphs, folder)
     for name, place in manifest.in_torch.items():
         auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model.set_submodule(name, auto_class.from_pretrained(folder / place, dtype=torch.float32))
@@ -129,6 +130,18 @@ def _session_module(module: nn.Module, graphs: dict[str, LazyGraph]) -> SessionM
     if isinstance(module, LavisBertModel):
         return (SessionDecoder if "step" in graphs else SessionTextEncoder)(graphs, module.config)
     return SessionLayer(graphs)
+
+
+def _check_layers(module: nn.Module, graphs: dict[str, LazyGraph], folder: Path) -> None:
+    """Raise `ValueError` if graphs take or return keys of another number of layers than the configuration has."""
+    for graph in graphs.values():
+        for names in (graph.file.inputs, graph.file.outputs):
+            layers = sum(name.startswith(("past.", "new.")) and name.endswith(".key") for name in names)
+            if layers and layers != module.config.num_hidden_layers:
+                raise ValueError(
+                    f"{graph.path} has {layers} layers, but config.json of {folder} says "
+                    f"{module.config.num_hidden_layers}. Copy the folder again, or export the model again."
+                )
 
 
 def _check_complete(model: nn.Module, folder: Path) -> None:

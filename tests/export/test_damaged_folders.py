@@ -80,3 +80,14 @@ def test_damaged_graphs(tmp_path: Path, format_name: str) -> None:
         (tmp_path / file.file).write_bytes(content)
         with pytest.raises(OSError, match=f"{file.file} cannot be opened: .* Copy the folder again, or export"):
             LazyGraph(tmp_path, file, format_name).run({"pixel_values": torch.rand(1, 3, SIZE, SIZE)})
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_another_number_of_layers(tmp_path: Path, goldens: Path, untraced: None, layers: int) -> None:
+    source = save_model(tmp_path / "model", "ForConditionalGeneration", goldens / "tokenizer")
+    folder = export_model(source, tmp_path / "exported", "torch")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = layers
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"step.* has 2 layers, but config.json of .* says {layers}. Copy the folder"):
+        load_exported(folder)
