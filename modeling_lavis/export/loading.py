@@ -132,7 +132,7 @@ def _session_module(module: nn.Module, graphs: dict[str, LazyGraph]) -> SessionM
     return SessionLayer(graphs)
 
 
-def _check_layers(module: nn.Module, graphs: dict[str, LazyGraph], folder: Path) -> None:
+def _check_layers(module: Any, graphs: dict[str, LazyGraph], folder: Path) -> None:
     """Raise `ValueError` if graphs take or return keys of another number of layers than the configuration has."""
     for graph in graphs.values():
         for names in (graph.file.inputs, graph.file.outputs):
