@@ -303,31 +303,52 @@ def open_with(args: argparse.Namespace, load: Callable[[str, Any], Any]) -> Any:
     Raises:
         UsageError: If there is no such model or device, or `load` raises an error.
     """
-    with without_collections():
-        silence_libraries()
-        import torch
+    from modeling_lavis.hub.offline import check_place, parts_elsewhere, repository_access
 
-        importlib.import_module("transformers.pipelines")  # which `load` imports
-
-    from modeling_lavis.hub.offline import parts_elsewhere, repository_access
-
-    if args.device is not None:
-        try:
-            torch.empty(1, device=args.device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise UsageError(f"--device is {args.device}, which cannot be used: {first_line(error)}") from error
-    dtype = args.dtype if args.dtype == "auto" else getattr(torch, args.dtype)
     model = args.model if args.model is not None else embedded_model()
     if not model:
         raise UsageError("--model is an empty string. Give a folder or the id of a Hub repository.")
-    if os.path.isdir(model):
-        check_folder(model)
-    needed = [model, *(parts_elsewhere(model) if os.path.isdir(model) else ())]
     try:
-        with repository_access(needed):
-            return load(model, dtype)
+        check_place(model)
+        if os.path.isdir(model):
+            import_libraries()
+            check_folder(model)
+            names = [model, *parts_elsewhere(model)]
+        else:
+            names = [model]
+        with repository_access(names):
+            import_libraries()  # takes seconds, so that unknown names have been reported before
+            import torch
+
+            if args.device is not None:
+                check_device(args.device)
+            return load(model, args.dtype if args.dtype == "auto" else getattr(torch, args.dtype))
+    except UsageError:
+        raise
     except Exception as error:  # the readers of configurations, weights and tokenizers raise errors of many types
         raise UsageError(f"The model {model} cannot be used: {first_line(error)}") from error
+
+
+def import_libraries() -> None:
+    """Import torch and what [`open_pipeline`] needs of transformers, and silence them."""
+    with without_collections():
+        silence_libraries()
+        importlib.import_module("transformers.pipelines")
+
+
+def check_device(device: str) -> None:
+    """
+    Check that there is a device.
+
+    Raises:
+        UsageError: If it cannot be used.
+    """
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"--device is {device}, which cannot be used: {first_line(error)}") from error
 
 
 def check_folder(folder: str) -> None:

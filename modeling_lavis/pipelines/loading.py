@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
-from modeling_lavis.model_card import is_repo_id
+from modeling_lavis.hub.offline import check_place
 
 # Classes of transformers' BLIP and BLIP-2 checkpoints, and the classes of this package that load them.
 _LAVIS_CLASSES = {
@@ -59,8 +59,7 @@ class CheckpointHead:
         from modeling_lavis.models.modeling_base import HUB_OPTIONS
         from modeling_lavis.models.transformers_compat import with_pinned_revision
 
-        if not os.path.exists(name) and not is_repo_id(os.fspath(name)):
-            raise OSError(f"There is no folder {os.fspath(name)}, and a Hub id has the form 'owner/name'.")
+        check_place(name)
         if is_exported(name):
             return _remember(_load_exported(name, kwargs), _Loading(False, {}))
         kwargs = with_pinned_revision(name, kwargs)  # model and processor are of one state of the repository

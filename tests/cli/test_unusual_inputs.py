@@ -251,6 +251,16 @@ class TestUnknownModels:
         self.check(result, seconds)
         assert "cannot be reached" in result.stderr and "Check the name and the connection" in result.stderr
 
+    def test_reported_before_torch_is_imported(self) -> None:
+        code = (
+            "import sys\nfrom modeling_lavis.cli.main import main\nmain(sys.argv[1:])\nsys.exit('torch' in sys.modules)"
+        )
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+        for name, message in (("no/such/model", "There is no folder"), ("someone/unknown", "HF_HUB_OFFLINE")):
+            command = [sys.executable, "-c", code, "caption", "a.png", "--model", name]
+            result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+            assert result.returncode == 0 and message in result.stderr, result.stderr
+
     @pytest.mark.slow
     def test_silent_server(self, tmp_path: Path, photos: dict[str, Path]) -> None:
         with socket.socket() as silent:
