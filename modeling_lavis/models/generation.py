@@ -84,7 +84,11 @@ def move_padding_to_right(input_ids: Tensor, attention_mask: Tensor) -> tuple[Te
 
 
 def as_prompt(
-    input_ids: Tensor, attention_mask: Tensor | None, start_token_id: int, end_token_id: int, pad_token_id: int
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    start_token_id: int | list[int] | Tensor,
+    end_token_id: int,
+    pad_token_id: int,
 ) -> tuple[Tensor, Tensor | None]:
     """
     Turn tokenized texts into decoder prompts: start token first, no end token, left padding.
@@ -92,7 +96,8 @@ def as_prompt(
     Args:
         input_ids (`Tensor` of shape `(B, T)`): texts as a tokenizer returns them, padded on either side.
         attention_mask (`Tensor` of shape `(B, T)`, *optional*): 0 for padding; pad tokens are padding in any case.
-        start_token_id, end_token_id, pad_token_id (`int`): special tokens.
+        start_token_id (`int`, or one for each text): the first token.
+        end_token_id, pad_token_id (`int`): other special tokens.
 
     Returns:
         Ids `(B, T')` and their mask, which is `None` without padding.
@@ -108,7 +113,8 @@ def as_prompt(
     ids, mask = ids[:, -length:], mask[:, -length:]
     ids = ids.masked_fill(~mask, pad_token_id)
     first = mask & (mask.cumsum(dim=1) == 1)
-    ids = ids.masked_fill(first, start_token_id)
+    start = torch.as_tensor(start_token_id, dtype=ids.dtype, device=ids.device).reshape(-1, 1)
+    ids = torch.where(first, start, ids)
     return ids, None if bool(mask.all()) else mask.to(input_ids.dtype)
 
 
@@ -159,12 +165,26 @@ def images_for_decoder(
     return vision.last_hidden_state, vision_fields(vision)
 
 
-def pad_after_end(output: Any, end_token_id: int | list[int] | Tensor, pad_token_id: int) -> Any:
-    """Replace tokens after the end token (or one of several) by padding, in ids or an output with `sequences`; beam
-    search fills up with end tokens where the pad token is 0."""
+def pad_after_end(
+    output: Any, end_token_id: int | list[int] | Tensor, pad_token_id: int, prompt_length: int = 1
+) -> Any:
+    """
+    Replace tokens after the end token by padding. transformers' beam search fills up with end tokens where the pad
+    token is 0.
+
+    Args:
+        output (`Tensor` of shape `(B, T)`, or an output with `sequences`): token ids.
+        end_token_id (`int`, or several): end tokens.
+        pad_token_id (`int`): padding.
+        prompt_length (`int`, *optional*, defaults to 1): number of tokens that nothing ends: those of the prompt, and
+            the start token, which is BART's end token.
+
+    Returns:
+        The same as `output`.
+    """
     sequences = output if isinstance(output, Tensor) else output.sequences
     ends = torch.isin(sequences, torch.as_tensor(end_token_id, device=sequences.device))
-    ends[:, :1] = False  # BART's decoder starts with the end token
+    ends[:, :prompt_length] = False
     ended = ends.cumsum(dim=1)
     after = torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], dim=1) > 0
     sequences = sequences.masked_fill(after, pad_token_id)
@@ -232,8 +252,8 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
             inputs (`Tensor` of shape `(batch_size, num_channels, height, width)`, *optional*): images, the same as
                 `pixel_values`.
             input_ids (`Tensor` of shape `(batch_size, sequence_length)`, *optional*): prompts as the tokenizer or the
-                processor returns them. The first token is replaced by the decoder's start token, an end token is
-                removed, and padding is moved to the left.
+                processor returns them, one or several for each image, in the images' order. The first token is replaced
+                by the decoder's start token, an end token is removed, and padding is moved to the left.
             attention_mask (`Tensor` of shape `(batch_size, sequence_length)`, *optional*): 1 for prompt tokens.
             pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`, *optional*): images.
             encoder_outputs (`BaseModelOutput`, *optional*): hidden states from `encode_images` instead of images.
@@ -284,7 +304,20 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
             kwargs["decoder_input_ids"] = input_ids
             if mask is not None:
                 kwargs["decoder_attention_mask"] = F.pad(mask, (self.num_prefix_tokens, 0), value=1)
+            encoder_outputs = self._one_for_each_prompt(encoder_outputs, input_ids.shape[0])
         return self.generate_from_encoder_outputs(encoder_outputs, encode_blank, **kwargs)
+
+    def _one_for_each_prompt(self, encoder_outputs: BaseModelOutput, prompts: int) -> BaseModelOutput:
+        """Hidden states of images, repeated if each has several prompts; prompts of a single image can share them."""
+        states = encoder_outputs[0]
+        images = states.shape[0]
+        if prompts % images:
+            raise ValueError(
+                f"Got {prompts} prompts for {images} images; pass the same number for each image, in the images' order."
+            )
+        if prompts == images or (images == 1 and not self.num_prefix_tokens):
+            return encoder_outputs
+        return BaseModelOutput(last_hidden_state=states.repeat_interleave(prompts // images, dim=0))
 
     def _checked_options(self, options: dict[str, Any]) -> dict[str, Any]:
         """Options of `generate` with checked token ids, and `bos_token_id` as `decoder_start_token_id`."""
@@ -315,11 +348,9 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
         ends, pad = (stated(kwargs, default, f"{name}_token_id") for name in ("eos", "pad"))
         kwargs = into_generation_config(kwargs, given)
         output = GenerationMixin.generate(self, encoder_outputs=encoder_outputs, **kwargs)
-        return pad_after_end(
-            output,
-            self.config.eos_token_id if ends is None else ends,
-            self.config.pad_token_id if pad is None else int(pad),
-        )
+        if ends is None:
+            return output
+        return pad_after_end(output, ends, self.config.pad_token_id if pad is None else int(pad), prompt_length)
 
     def _logits_from(self, states: Tensor, options: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
         """Function from token ids `(rows, T)` to the logits `(rows, V)` of the next token, given encoder states."""
@@ -333,7 +364,7 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
                 mask = prompt_mask.repeat_interleave(input_ids.shape[0] // prompt_mask.shape[0], dim=0)
                 new_tokens = input_ids.shape[1] + self.num_prefix_tokens - mask.shape[1]
                 mask = F.pad(mask, (0, new_tokens), value=1)
-                positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+                positions = (mask.cumsum(dim=1) - 1 - self.num_prefix_tokens).clamp(min=0)[:, -input_ids.shape[1] :]
                 masks = {"decoder_attention_mask": mask, "decoder_position_ids": positions}
             output = self(
                 decoder_input_ids=input_ids, encoder_outputs=encoder_outputs, logits_to_keep=1, **masks, **inputs
@@ -551,7 +582,7 @@ class CausalPrompts:
         """Positions of the last `count` tokens (all by default), counted without padding, if the model takes them."""
         if not self.takes_positions:
             return {}
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
         return {"position_ids": positions if count is None else positions[:, -count:]}
 
 

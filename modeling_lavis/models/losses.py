@@ -262,7 +262,7 @@ def masked_lm_loss(
         selected = torch.ones_like(labels, dtype=torch.bool)
     else:
         selected = labels != IGNORE_INDEX
-    labels = labels[selected]
+    labels = labels[selected].long()
     count = (labels != IGNORE_INDEX).sum().clamp(min=1)
     logits = at_least_float32(head(hidden_states[selected]))
     loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum") / count
@@ -292,7 +292,7 @@ def token_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor
     """
     loss = F.cross_entropy(
         at_least_float32(logits.flatten(0, -2)),
-        labels.flatten(),
+        labels.flatten().long(),
         ignore_index=IGNORE_INDEX,
         label_smoothing=label_smoothing,
         reduction="none",

@@ -585,6 +585,22 @@ def set_first_token(input_ids: Tensor, token_id: int | None) -> Tensor:
     return torch.cat([first, input_ids[:, 1:]], dim=1)
 
 
+def start_after_padding(
+    input_ids: Tensor, attention_mask: Tensor, token_id: int, position_ids: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """
+    Ids `(B, T)` whose first token that is not padding is `token_id`, and positions `(B, T)` that count from there:
+    those that are given, if any, and `None` for a mask of four dimensions, whose texts start in slot 0.
+    """
+    if attention_mask.ndim != 2:
+        return set_first_token(input_ids, token_id), position_ids
+    check_input_ids(input_ids, attention_mask)
+    columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+    places = columns - attention_mask.bool().int().argmax(dim=1, keepdim=True)
+    ids = input_ids.masked_fill(places == 0, token_id)
+    return ids, places.clamp(min=0) if position_ids is None else position_ids
+
+
 def project_features(hidden_states: Tensor, projection: nn.Module) -> Tensor:
     """
     Project into the embedding space shared by images and texts, and normalize: `(..., D)` to `(..., P)`, at least in
@@ -625,6 +641,7 @@ __all__ = [
     "require_image_and_text",
     "saved_together",
     "set_first_token",
+    "start_after_padding",
     "temperature_parameter",
     "unfinished_folder",
     "update_feature_counts",

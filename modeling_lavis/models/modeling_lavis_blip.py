@@ -18,7 +18,7 @@ from .forward_options import head_forward
 from .generation import GroundedGenerationMixin, images_for_decoder, shared_cross_attention_cache
 from .head_loading import head_of
 from .losses import causal_lm_loss
-from .modeling_base import HeadStart, check_labels, mask_padding, set_first_token
+from .modeling_base import HeadStart, check_labels, mask_padding, set_first_token, start_after_padding
 from .momentum import MomentumDistillationMixin
 from .outputs import LavisGenerationOutput, LavisPreTrainingOutput
 from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel, get_image_features
@@ -306,7 +306,7 @@ class LavisBlipForConditionalGeneration(GroundedGenerationMixin, LavisBlipPreTra
         r"""
         Args:
             input_ids (`Tensor` of shape `(batch_size, sequence_length)`):
-                Captions; the first token is replaced by `[DEC]`.
+                Captions, padded on either side; the first token is replaced by `[DEC]`.
             labels (`Tensor` of shape `(batch_size, sequence_length)`, *optional*):
                 The captions, with -100 at positions that the loss ignores (prompt, padding). The loss is the
                 label-smoothed cross entropy, averaged over the other tokens.
@@ -319,8 +319,10 @@ class LavisBlipForConditionalGeneration(GroundedGenerationMixin, LavisBlipPreTra
                 raise ValueError(
                     "The decoder needs captions as input_ids (or decoder_input_ids); labels do not contain the prompt."
                 )
-            decoder_input_ids = set_first_token(input_ids, self.config.bos_token_id)
             decoder_attention_mask = mask_padding(input_ids, attention_mask, self.config.pad_token_id)
+            decoder_input_ids, decoder_position_ids = start_after_padding(
+                input_ids, decoder_attention_mask, self.config.bos_token_id, decoder_position_ids
+            )
         if labels is not None and labels.shape != decoder_input_ids.shape:
             raise ValueError(
                 f"Got labels of shape {tuple(labels.shape)} for captions of shape {tuple(decoder_input_ids.shape)}; "

@@ -334,19 +334,23 @@ class LavisBlip2ForPreTraining(ImageTextPreTrainingMixin, LavisBlip2PreTrainedMo
             cache = DynamicCache(config=self.config.qformer_config)
         if isinstance(cache, DynamicCache) and cache.get_seq_length() == 0:
             self._cache_query_tokens(cache, image_embeds, decoder_input_ids.shape[0])
-        output = self.qformer(
-            input_ids=decoder_input_ids,
-            attention_mask=decoder_attention_mask,
-            position_ids=decoder_position_ids,
-            past_key_values=cache,
-            causal=True,
-            **kwargs,
-        )
+        options: dict[str, Any] = {"position_ids": decoder_position_ids, "causal": True, **kwargs}
+        if isinstance(cache, DynamicCache) and cache.get_seq_length() == 0:
+            # layers under activation checkpointing cache nothing: query tokens and text run together
+            length = decoder_input_ids.shape[1]
+            mask = None if decoder_attention_mask is None else decoder_attention_mask[..., -length:]
+            output = self.query_images(image_embeds, decoder_input_ids, mask, **options)
+            hidden_states = output.last_hidden_state[:, self.config.num_query_tokens :]
+        else:
+            output = self.qformer(
+                input_ids=decoder_input_ids, attention_mask=decoder_attention_mask, past_key_values=cache, **options
+            )
+            hidden_states = output.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         if past_key_values is None and use_cache:
             past_key_values = cache
         return LavisGenerationOutput(
-            logits=self.cls(output.last_hidden_state[:, kept]),
+            logits=self.cls(hidden_states[:, kept]),
             encoder_last_hidden_state=image_embeds,
             image_embeds=image_embeds,
             decoder_hidden_states=output.hidden_states,
@@ -361,9 +365,14 @@ class LavisBlip2ForPreTraining(ImageTextPreTrainingMixin, LavisBlip2PreTrainedMo
         return self.config.num_query_tokens
 
     def _cache_query_tokens(self, cache: Cache, image_embeds: Tensor, rows: int) -> None:
-        """Run the query tokens of the images, and give each text row the keys and values of its image."""
+        """
+        Run the query tokens of the images, and give each text row the keys and values of its image. The cache stays
+        empty if layers cache nothing.
+        """
         per_image = DynamicCache(config=self.config.qformer_config)
         self.query_images(image_embeds, past_key_values=per_image)
+        if not per_image.get_seq_length():
+            return
         copies = rows // image_embeds.shape[0]
         for index, layer in enumerate(per_image.layers):
             keys, values = (states.repeat_interleave(copies, dim=0) for states in (layer.keys, layer.values))

@@ -42,7 +42,7 @@ from .generation import (
 )
 from .generation_options import LENGTHS, add_guidance, check_token_options, stated, with_original_beam_search
 from .losses import causal_lm_loss
-from .modeling_base import check_input_ids
+from .modeling_base import check_input_ids, check_labels
 from .modeling_lavis_blip_2_base import LavisBlip2PreTrainedModel
 from .outputs import IGNORE_INDEX, LavisGenerationOutput, RankedAnswers, vision_fields
 from .transformers_compat import CACHE_NAME, CACHE_NAMES, cache_output, return_logits_on_input_device
@@ -240,6 +240,9 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         self._check_length(input_ids.shape[1], embeds.shape[1])
         return Prompt(embeds, attention_mask, input_ids, image_embeds, has_prefix, vision_fields(vision))
 
+    def _vocab_size(self) -> int:
+        return getattr(self.get_input_embeddings(), "num_embeddings", self.config.text_config.vocab_size)
+
     def _prompt_mask(self, input_ids: Tensor) -> Tensor:
         """
         Padding mask of prompts without one: by the pad token, unless it is also the first or the last token of texts
@@ -332,6 +335,8 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
         prompt = self.build_prompt(pixel_values, input_ids, attention_mask, interpolate_pos_encoding, **recording)
         inputs = {"inputs_embeds": prompt.inputs_embeds, "attention_mask": prompt.attention_mask}
         loss = encoder_states = None
+        if labels is not None:
+            labels = check_labels(labels, self._vocab_size())
         if self.config.is_encoder_decoder:
             output = self.language_model(
                 **inputs,
@@ -442,8 +447,7 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
                 kwargs["inputs_embeds"], kwargs["attention_mask"] = _padding_before_empty_prompts(prompt)
                 # transformers includes the query tokens in these lengths, and not in others
                 _lengths_without_prompt(config, kwargs, prompt.input_ids.shape[1])
-        vocab_size = getattr(self.get_input_embeddings(), "num_embeddings", self.config.text_config.vocab_size)
-        check_token_options(kwargs, config, vocab_size)
+        check_token_options(kwargs, config, self._vocab_size())
 
         def make_blank_logits() -> Callable[[Tensor], Tensor]:
             blank = torch.zeros_like(pixel_values)  # normalized, so zero is the mean color
@@ -467,10 +471,10 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
                 f"The text grew beyond the {limit} position embeddings of the language model, of which query tokens "
                 f"and prompt use {prompt.inputs_embeds.shape[1]}. Ask for fewer new tokens (max_new_tokens)."
             ) from error
-        ends = config.eos_token_id
-        if self.config.is_encoder_decoder and isinstance(ends, int) and config.pad_token_id is not None:
-            output = pad_after_end(output, ends, config.pad_token_id)
-        return output
+        if config.eos_token_id is None or config.pad_token_id is None:
+            return output
+        prompt_length = 1 if self.config.is_encoder_decoder else prompt.input_ids.shape[1]
+        return pad_after_end(output, config.eos_token_id, config.pad_token_id, prompt_length)
 
     @torch.no_grad()
     def rank_answers(
@@ -580,7 +584,7 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             copies = input_ids.shape[0] // mask.shape[0]
             new_embeds = self.get_input_embeddings()(input_ids[:, prompt.input_ids.shape[1] :])
             full_mask = F.pad(mask.repeat_interleave(copies, dim=0), (0, new_embeds.shape[1]), value=1)
-            positions = {"position_ids": (full_mask.cumsum(dim=1) - 1).clamp(min=0)} if takes_positions else {}
+            positions = {"position_ids": (full_mask.long().cumsum(dim=1) - 1).clamp(min=0)} if takes_positions else {}
             output = model(
                 inputs_embeds=torch.cat([embeds.repeat_interleave(copies, dim=0), new_embeds], dim=1),
                 attention_mask=full_mask,

@@ -12,7 +12,7 @@ from transformers.image_processing_base import BatchFeature
 
 from .image_processing_lavis import reject_unknown
 from .outputs import IGNORE_INDEX
-from .processing_lavis import LavisProcessorMixin, list_of_texts, to_batch
+from .processing_lavis import LavisProcessorMixin, encoder_padding_side, list_of_texts, to_batch
 from .video_processing_lavis import LavisVideoProcessor
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -110,6 +110,7 @@ class AlproProcessor(LavisProcessorMixin):
         video_kwargs, kwargs = self._split_video_kwargs(kwargs)
         video_tensors = video_kwargs.pop("return_tensors", None)
         text_kwargs, _, return_tensors = self._split_kwargs(kwargs)
+        text_kwargs["padding_side"] = encoder_padding_side({**kwargs.get("text_kwargs", {}), **kwargs})
         return_tensors = return_tensors or video_tensors
         texts = None if text is None else list_of_texts(text)
         data: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from transformers.image_processing_base import BatchFeature
 
 from .image_processing_lavis import flatten_images
 from .outputs import IGNORE_INDEX
-from .processing_lavis import LavisProcessorMixin, list_of_texts, to_batch
+from .processing_lavis import LavisProcessorMixin, encoder_padding_side, list_of_texts, to_batch
 
 
 class ImageTextProcessorMixin(LavisProcessorMixin):
@@ -94,11 +94,13 @@ class ImageTextProcessorMixin(LavisProcessorMixin):
             raise ValueError(f"text_format is {text_format!r}; {type(self).__name__} expects {known}.")
         cleaning = kwargs.pop("cleaning", "own")
         text_kwargs, image_kwargs, return_tensors = self._split_kwargs(kwargs)
+        given = {**kwargs.get("text_kwargs", {}), **kwargs}
         if text_format == "prompt":
             # A truncated prompt is another prompt, so it is not truncated to the length of the tokenizer's options; and
             # text is generated after the right end of a prompt, wherever the tokenizer pads.
-            given = {**kwargs.get("text_kwargs", {}), **kwargs}
             text_kwargs.update({name: given.get(name) for name in ("max_length", "padding_side")})
+        else:
+            text_kwargs["padding_side"] = encoder_padding_side(given)
 
         data: dict[str, Any] = {}
         if images is not None:

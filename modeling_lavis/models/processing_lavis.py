@@ -525,6 +525,16 @@ def _value_of(option: Any) -> Any:
     return getattr(option, "value", option)
 
 
+def encoder_padding_side(given: Mapping[str, Any]) -> str:
+    """Padding side of texts for an encoder, wherever the tokenizer pads; `ValueError` for another one in a call."""
+    if given.get("padding_side") not in (None, "right"):
+        raise ValueError(
+            f"padding_side is {given['padding_side']!r}, but encoders read the first token of a text; leave "
+            "padding_side out."
+        )
+    return "right"
+
+
 def pad_rows(rows: list[list[int]], length: int, pad_token_id: int, padding_side: str) -> dict[str, list[list[int]]]:
     """Pad rows of token ids to `length` on the left or right; returns `input_ids` and `attention_mask`."""
     padded: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": []}
@@ -563,6 +573,7 @@ def _check_encodable(text: str) -> None:
 
 __all__ = [
     "LavisProcessorMixin",
+    "encoder_padding_side",
     "first_architecture",
     "generated_rows",
     "list_of_texts",

@@ -253,6 +253,7 @@ class QuestionAnsweringMixin(GroundedGenerationMixin, _AnsweringModel):
             answers = labels.masked_fill(labels == IGNORE_INDEX, self.config.pad_token_id)
             decoder_input_ids = set_first_token(answers, self.config.bos_token_id)
             decoder_attention_mask = (labels != IGNORE_INDEX).long()
+            decoder_attention_mask[:, 0] = 1  # the start token, which labels may leave out
             question_index = _question_of_each_answer(answer_counts, states.shape[0], labels.shape[0])
             logits_to_keep = 0
         if decoder_input_ids is None:

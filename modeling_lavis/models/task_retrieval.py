@@ -279,7 +279,7 @@ class ImageTextRetrievalMixin(_RetrievalModel):
         input_ids, attention_mask = texts["input_ids"], texts.get("attention_mask")
         attention_mask = mask_padding(input_ids, attention_mask, self.config.pad_token_id)
         pairs = check_pairs(pairs, images.shape[0], attention_mask.shape[0]).to(images.device)
-        lengths = attention_mask.sum(dim=1)
+        lengths = text_lengths(attention_mask)
         text_embeds = texts.get("text_embeds") if self.fuses_text_states else None
         if self.fuses_text_states and text_embeds is None and pairs.numel():
             longest = int(lengths.max())
@@ -734,12 +734,17 @@ def _same_image(image_ids: Tensor | None, counts: tuple[int, ...], input_ids: Te
     return match_ids(own + first_row(counts), torch.arange(sum(counts), device=own.device))
 
 
+def text_lengths(attention_mask: Tensor) -> Tensor:
+    """Lengths `(B,)` of texts with a mask `(B, T)`, up to the last token that is not padding."""
+    columns = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
+    return (attention_mask.bool() * columns).amax(dim=1)
+
+
 def trim_common_padding(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Remove columns on the right that are padding in every row: both `(B, T)` to `(B, longest text)`."""
     if torch.compiler.is_compiling():  # a length that depends on values would break the graph
         return input_ids, attention_mask
-    columns = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
-    length = max(int((attention_mask.bool() * columns).max()), 1)
+    length = max(int(text_lengths(attention_mask).max()), 1)
     return input_ids[:, :length], attention_mask[:, :length]
 
 

@@ -10,6 +10,7 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from modeling_lavis.models.generation import as_prompt
 from modeling_lavis.models.modeling_base import set_first_token
+from tests.models import lavis_blip_2_cases
 from tests.models.contract import Case, assert_same_state, perturb
 from tests.models.contract_training import BatchDataset
 from tests.models.lavis_blip_cases import ANSWERING, CAPTIONING, CLS, DEC, PAD, PRETRAINING, SEP, pixels, texts
@@ -157,6 +158,59 @@ def test_padded_prompts_equal_single_prompts(case: Case, strategy: str) -> None:
         alone = model.generate(call["pixel_values"][row : row + 1], input_ids=tokens, **options)
         assert alone[0, 0] == DEC and alone[0, 1:length].tolist() == tokens[0, 1:].tolist()
         assert alone[0, length:].tolist() == together[row, -5:].tolist()
+
+
+def test_end_tokens_within_prompts_end_nothing() -> None:
+    model = perturbed_model(CAPTIONING)
+    prompt = torch.tensor([[CLS, 7, 8, 9, SEP], [CLS, 7, 8, SEP, PAD]])
+    call = {"pixel_values": pixels(2), "input_ids": prompt, "attention_mask": (prompt != PAD).long()}
+    expected = model.generate(**call, max_new_tokens=6)
+    found = model.generate(**call, max_new_tokens=6, eos_token_id=[SEP, 8])
+    assert found[:, :4].tolist() == [[DEC, 7, 8, 9], [PAD, DEC, 7, 8]] and not (found[:, 4:] == PAD).all()
+    for row, other in zip(found[:, 4:].tolist(), expected[:, 4:].tolist(), strict=True):
+        length = next((place for place, token in enumerate(other) if token in (SEP, 8)), len(other) - 1) + 1
+        assert row[:length] == other[:length] and set(row[length:]) <= {PAD}
+
+
+def test_without_end_token_nothing_is_padded() -> None:
+    model = perturbed_model(CAPTIONING)
+    with torch.no_grad():
+        model.text_decoder.cls.predictions.bias[SEP] += 100.0
+    assert model.generate(pixel_values=pixels(1), max_new_tokens=4)[0].tolist() == [DEC, SEP]
+    model.generation_config.eos_token_id = None
+    assert model.generate(pixel_values=pixels(1), max_new_tokens=4)[0].tolist() == [DEC, *[SEP] * 4]
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("case", [CAPTIONING, PRETRAINING, lavis_blip_2_cases.PRETRAINING], ids=lambda case: case.name)
+def test_several_prompts_for_each_image(case: Case, images: int, num_beams: int) -> None:
+    model = case.model()
+    prompts = torch.tensor(
+        [[CLS, 7, 8, 9, SEP], [CLS, 7, 8, SEP, PAD], [CLS, 10, SEP, PAD, PAD], [CLS, 11, 12, 9, SEP]]
+    )
+    call: dict[str, Any] = {"attention_mask": (prompts != PAD).long(), "max_new_tokens": 4, "num_beams": num_beams}
+    found = model.generate(pixel_values=pixels(images), input_ids=prompts, **call)
+    single = pixels(images).repeat_interleave(4 // images, dim=0)
+    assert torch.equal(found, model.generate(pixel_values=single, input_ids=prompts, **call))
+    with pytest.raises(ValueError, match="Got 3 prompts for 2 images"):
+        model.generate(pixel_values=pixels(2), input_ids=prompts[:3])
+
+
+def test_training_on_left_padded_captions() -> None:
+    """The loss and the logits of captions do not depend on the side of their padding."""
+    model = perturbed_model(CAPTIONING)
+    right = texts(2)
+    count = int(right["attention_mask"][1].sum())
+    left = {name: value.clone() for name, value in right.items()}
+    for name, value in left.items():
+        value[1] = torch.cat([right[name][1, count:], right[name][1, :count]])
+    outputs = []
+    for batch in (right, left):
+        ignored = (batch["attention_mask"] == 0) | (batch["input_ids"] == CLS)
+        outputs.append(model(pixel_values=pixels(2), **batch, labels=batch["input_ids"].masked_fill(ignored, -100)))
+    torch.testing.assert_close(outputs[0].loss, outputs[1].loss)
+    torch.testing.assert_close(outputs[0].logits[1, :count], outputs[1].logits[1, -count:])
 
 
 def test_prompts_are_not_modified() -> None:

@@ -42,6 +42,18 @@ def test_scores_equal_one_pass_per_pair(case, max_rows: int) -> None:
 
 
 @CASES
+@pytest.mark.parametrize("max_rows", [1, 256])
+def test_texts_with_padding_anywhere(case, max_rows: int) -> None:
+    model, images, text_inputs = case.model(), pixels(2), texts(2, padded=False)
+    text_inputs["attention_mask"][0, 2] = 0
+    text_inputs["attention_mask"][1, -2:] = 0
+    pairs = torch.tensor([[0, 0], [1, 1], [1, 0]])
+    scores = model.score_pairs(images, text_inputs, pairs, max_rows=max_rows)
+    expected = score_one_by_one(model, images, text_inputs, pairs)
+    torch.testing.assert_close(scores.logits, expected, atol=1e-6, rtol=1e-5)
+
+
+@CASES
 def test_encoded_images_missing_mask_and_lists(case) -> None:
     model = case.model()
     images, text_inputs = pixels(3), texts(5)

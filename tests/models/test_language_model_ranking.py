@@ -58,6 +58,15 @@ def answer_rows() -> dict[str, Tensor]:
     return {"answer_input_ids": ids.masked_fill(mask == 0, 0), "answer_attention_mask": mask}
 
 
+@pytest.mark.parametrize("kind", ["opt", "gpt2"])
+def test_masks_of_other_types(kind: str) -> None:
+    model, questions, answers = second_stage(kind), question_rows(), answer_rows()
+    expected = model.rank_answers(pixels(3), **questions, **answers).scores
+    for dtype in (torch.float32, torch.bool, torch.int32):
+        questions["attention_mask"] = questions["attention_mask"].to(dtype)
+        assert torch.equal(model.rank_answers(pixels(3), **questions, **answers).scores, expected), dtype
+
+
 def scores_in_order(output: Any) -> Tensor:
     """Scores `(R, A)` in the order of the answer list."""
     return torch.empty_like(output.scores).scatter(1, output.candidates, output.scores)

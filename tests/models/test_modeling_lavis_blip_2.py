@@ -4,10 +4,22 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from modeling_lavis import LavisBlip2ForImageTextRetrieval, LavisBlip2ForPreTraining
 from tests.models.contract import perturb
-from tests.models.lavis_blip_2_cases import QUERIES, blip_2_config, one_image, pixels, texts
+from tests.models.lavis_blip_2_cases import (
+    CLS,
+    DEC,
+    PAD,
+    PRETRAINING,
+    QUERIES,
+    SEP,
+    blip_2_config,
+    one_image,
+    pixels,
+    texts,
+)
 
 
 @pytest.mark.parametrize("objective", ["main", "1.0.2"])
@@ -78,3 +90,30 @@ def test_repeated_texts_run_once_below_cross_attention() -> None:
     assert seen == [3, 3]
     with pytest.raises(ValueError, match="text_index needs query_embeds and input_ids"):
         model.qformer(**text_inputs, text_index=index)
+
+
+def test_captions_of_layers_that_cache_nothing() -> None:
+    model = PRETRAINING.model()
+    ids = torch.tensor([[DEC, 5, 6, 7], [DEC, 8, 9, PAD], [DEC, 5, 6, 9], [DEC, 8, 9, 5]])
+    mask = F.pad(ids != PAD, (model.config.num_query_tokens, 0), value=True).long()
+    call = {"pixel_values": pixels(2), "decoder_input_ids": ids, "decoder_attention_mask": mask}
+    expected = model(**call).logits
+    model.gradient_checkpointing_enable()
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    found = model(**call).logits
+    torch.testing.assert_close(found[mask[:, -4:] == 1], expected[mask[:, -4:] == 1])
+    found.sum().backward()
+
+
+def test_guidance_of_padded_prompts() -> None:
+    model = PRETRAINING.model()
+    ids = torch.tensor([[CLS, 7, 8, 9, SEP], [CLS, 7, 8, SEP, PAD]])
+    options: dict[str, Any] = {"guidance_scale": 2.0, "max_new_tokens": 3}
+    options.update(return_dict_in_generate=True, output_scores=True)
+    both = model.generate(pixel_values=pixels(2), input_ids=ids, attention_mask=(ids != PAD).long(), **options)
+    alone = model.generate(pixel_values=pixels(2)[1:], input_ids=ids[1:, :4], **options)
+    assert both.sequences[1, 1:].tolist() == alone.sequences[0].tolist()
+    torch.testing.assert_close(both.scores[0][1], alone.scores[0][0])

@@ -130,6 +130,26 @@ def test_t5_takes_prompts_padded_on_either_side() -> None:
     assert ids[0] == ids[1]
 
 
+def test_t5_beams_are_padded_after_any_of_several_end_tokens() -> None:
+    model = second_stage("t5")
+    call: dict[str, Any] = {"pixel_values": pixels(4), "num_beams": 3, "max_new_tokens": 12}
+    first = model.generate(**call)[0, 1:4].tolist()
+    for ends in ([34, first[0]], [first[1], 34], [first[2], 1]):
+        for row in model.generate(**call, eos_token_id=ends)[:, 1:].tolist():
+            length = next((place for place, token in enumerate(row) if token in ends), len(row) - 1) + 1
+            assert set(row[length:]) <= {0}, (ends, row)
+
+
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_labels_are_checked(kind: str) -> None:
+    model, made = second_stage(kind), prompts(2)
+    call = {"pixel_values": pixels(2), **made}
+    with pytest.raises(ValueError, match="Got the label 999"):
+        model(**call, labels=torch.full_like(made["input_ids"], 999))
+    expected = model(**call, labels=made["input_ids"]).loss
+    assert model(**call, labels=made["input_ids"].int()).loss == expected
+
+
 def test_invalid_prompts_raise() -> None:
     model = second_stage("opt")
     long = torch.full((1, 60), 7)

@@ -81,6 +81,21 @@ def test_scores_equal_the_training_loss() -> None:
         )
 
 
+def test_labels_may_leave_out_the_start_token() -> None:
+    model = ANSWERING.model()
+    call, labels = {"pixel_values": pixels(2), **texts(2)}, torch.tensor([[DEC, 10, 11, SEP], [DEC, 14, SEP, -100]])
+    expected = model(**call, labels=labels).loss
+    assert model(**call, labels=labels.masked_fill(labels == DEC, -100)).loss == expected
+
+
+def test_ids_of_32_bits() -> None:
+    model, call, answers = ANSWERING.model(), {"pixel_values": pixels(2), **texts(2)}, answer_list()
+    expected = model.rank_answers(**call, **answers, num_candidates=3)
+    narrow = {name: value.int() for name, value in {**answers, **texts(2)}.items()}
+    found = model.rank_answers(pixel_values=pixels(2), **narrow, num_candidates=3)
+    assert torch.equal(found.scores, expected.scores)
+
+
 def test_label_smoothing_changes_scores() -> None:
     call, answers = {"pixel_values": pixels(2), **texts(2)}, answer_list()
     smooth = ANSWERING.model().rank_answers(**call, **answers)

@@ -109,6 +109,18 @@ def test_side_of_padding(make: Callable[..., Any]) -> None:
     assert (left["labels"][0, :3] == -100).all() and (right["labels"][0, -3:] == -100).all()
 
 
+@pytest.mark.parametrize("make", [blip, qformer], ids=["BLIP", "Q-Former"])
+def test_texts_for_encoders_are_padded_on_the_right(make: Callable[..., Any]) -> None:
+    processor, texts = make(), ["a photo", LONG]
+    expected = processor(text=texts, text_format="encoder", padding=True, return_tensors="pt")
+    processor.tokenizer.padding_side = processor.tokenizer.init_kwargs["padding_side"] = "left"
+    found = processor(text=texts, text_format="encoder", padding=True, return_tensors="pt")
+    assert torch.equal(found["input_ids"], expected["input_ids"]) and found["attention_mask"][0, -1] == 0
+    for options in ({"padding_side": "left"}, {"text_kwargs": {"padding_side": "left"}}):
+        with pytest.raises(ValueError, match="padding_side is 'left', but encoders read the first token"):
+            processor(text=texts, text_format="encoder", **options)
+
+
 @each_processor
 @pytest.mark.parametrize("method", ["prompt_inputs", "caption_labels"])
 def test_refused_options(make: Callable[..., Any], method: str) -> None:
