@@ -4,7 +4,8 @@
 import copy
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ _SIZES = ("projection_dim", "initializer_range")
 _PARTS = ("vision_config", "text_config", "qformer_config", "answer_config")
 #: model types of transformers that heads of a family load, too
 _OF_TRANSFORMERS = {"lavis_blip": "blip", "lavis_blip_2": "blip-2"}
-_LABEL_COLUMNS = {"classification": "label", "nlvr": "label", "video-qa": "answer"}
+#: column with the classes of the tasks that have some
+LABEL_COLUMNS = {"classification": "label", "nlvr": "label", "video-qa": "answer"}
 _TEXT_COLUMNS = ("caption", "question", "answer", "sentence")
 _IMAGE_OPTIONS = ("background", "image_mean", "image_std")
 
@@ -52,7 +54,7 @@ def find_labels(recipe: Recipe, rows: Any, given: Any = None) -> dict[str, int] 
     Raises:
         ValueError: the rows have no labels.
     """
-    column = _LABEL_COLUMNS.get(recipe.task)
+    column = LABEL_COLUMNS.get(recipe.task)
     if column is None:
         if given is not None:
             raise ValueError(f"labels are given, but the task {recipe.task} has no classes; leave them out.")
@@ -68,7 +70,7 @@ def find_labels(recipe: Recipe, rows: Any, given: Any = None) -> dict[str, int] 
     )
     if names is not None:
         return {name: index for index, name in enumerate(names)}
-    counts = Counter(_column(rows, column))
+    counts = Counter(column_values(rows, column))
     counts.pop(None, None)
     if not counts:
         raise ValueError(f"The rows have no column {column!r} with labels; give labels=, or rows that have them.")
@@ -85,12 +87,13 @@ def find_labels(recipe: Recipe, rows: Any, given: Any = None) -> dict[str, int] 
 def frequent_answers(rows: Any) -> list[str]:
     """The answers of rows, each once, the most frequent first."""
     counts: Counter[str] = Counter()
-    for value in _column(rows, "answer"):
+    for value in column_values(rows, "answer"):
         counts.update([value] if isinstance(value, str) else value or [])
     return [answer for answer, _ in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))]
 
 
-def _column(rows: Any, name: str) -> Iterable[Any]:
+def column_values(rows: Any, name: str) -> Iterable[Any]:
+    """The values of a column of rows; none if a data set has no such column."""
     if hasattr(rows, "column_names") and hasattr(rows, "__len__"):
         return rows[name] if name in rows.column_names else []
     return (row.get(name) for row in rows)
@@ -152,6 +155,30 @@ def _refuse_original(source: str, recipe: Recipe) -> None:
     )
 
 
+@contextmanager
+def options_of(field: str) -> Iterator[None]:
+    """Context manager that names the field of a recipe whose options a function does not take."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(f"{field} of the recipe has an option that does not exist: {error}") from error
+
+
+def _check_config(recipe: Recipe, fields: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for fields that the configuration of the head, or of one of its parts, does not have."""
+    default = getattr(modeling_lavis, recipe.head).config_class()
+    for name, value in fields.items():
+        part = getattr(default, name, None)
+        unknown = [] if hasattr(default, name) else [name]
+        if isinstance(part, PreTrainedConfig) and isinstance(value, Mapping):
+            unknown = [f"{name}.{key}" for key in value if not hasattr(part, key)]
+        if unknown:
+            raise ValueError(
+                f"model.config of the recipe {recipe.name} has {', '.join(unknown)}, which a {type(default).__name__} "
+                "does not have."
+            )
+
+
 def _check_family(recipe: Recipe, source: str) -> None:
     """Raise `ValueError` for a model of another family than that of the recipe."""
     kind = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
@@ -167,6 +194,7 @@ def _check_family(recipe: Recipe, source: str) -> None:
 def _settings(recipe: Recipe, label2id: Mapping[str, int] | None, is_new: bool) -> dict[str, Any]:
     """Fields of the configuration by the recipe; those of a loaded model are not sizes."""
     fields = copy.deepcopy(dict(recipe.model.config))
+    _check_config(recipe, fields)
     if recipe.model.distillation_ramp_epochs is not None:
         fields.setdefault("use_momentum", True)  # soft targets, even if the model was saved without momentum encoders
     if not is_new:
@@ -195,16 +223,17 @@ def _new_model(
         tokenizer = _own_tokenizer(recipe, rows)
     if recipe.model.num_frames is not None:
         fields["vision_config"] = {**(fields.get("vision_config") or {}), "num_frames": recipe.model.num_frames}
-    model, processor = from_pretrained_parts(
-        recipe.head,
-        start.vision,
-        start.text,
-        tokenizer=tokenizer,
-        image_size=recipe.model.image_size,
-        language_model=language_model,
-        processor_options=options,
-        **fields,
-    )
+    with options_of("data.processor"):
+        model, processor = from_pretrained_parts(
+            recipe.head,
+            start.vision,
+            start.text,
+            tokenizer=tokenizer,
+            image_size=recipe.model.image_size,
+            language_model=language_model,
+            processor_options=options,
+            **fields,
+        )
     if start.smooth_positions:
         smooth_positions(model.vision_model)
         init_momentum_modules(getattr(model, "momentum_pairs", []))  # copies of the changed encoder
@@ -216,10 +245,10 @@ def _own_tokenizer(recipe: Recipe, rows: Any) -> Any:
     texts: list[str] = [str(recipe.data.processor.get("prompt", ""))]
     names = [name for name in _TEXT_COLUMNS if not (name == "answer" and recipe.task == "video-qa")]
     for name in names:
-        for value in _column(rows, name):
+        for value in column_values(rows, name):
             texts += [value] if isinstance(value, str) else [text for text in value or () if isinstance(text, str)]
     if not any(text.strip() for text in texts):
-        texts = [str(value) for value in _column(rows, _LABEL_COLUMNS.get(recipe.task, "label"))]  # images alone
+        texts = [str(value) for value in column_values(rows, LABEL_COLUMNS.get(recipe.task, "label"))]  # images alone
     is_cased = "cleaning" in recipe.data.processor and recipe.data.processor["cleaning"] is None
     tokenizer = train_tokenizer(texts, recipe.start.vocabulary_size or 1000, lowercase=not is_cased)
     if recipe.head == "LavisBlip2ForConditionalGeneration":
@@ -284,4 +313,4 @@ def _set_options(processor: Any, recipe: Recipe) -> None:
         setattr(processor, name, value)
 
 
-__all__ = ["find_labels", "frequent_answers", "prepare_start"]
+__all__ = ["LABEL_COLUMNS", "column_values", "find_labels", "frequent_answers", "options_of", "prepare_start"]

@@ -26,15 +26,28 @@ from modeling_lavis.evaluation.tasks import EVALUATIONS
 from modeling_lavis.import_utils import require
 from modeling_lavis.training.bad_rows import BadRowReport
 from modeling_lavis.training.lora_targets import lora_target_modules
-from modeling_lavis.training.recipe_start import find_labels, frequent_answers, prepare_start
+from modeling_lavis.training.recipe_start import (
+    LABEL_COLUMNS,
+    column_values,
+    find_labels,
+    frequent_answers,
+    options_of,
+    prepare_start,
+)
 from modeling_lavis.training.recipes import Recipe, Scaling, load_recipe
+from modeling_lavis.training.resuming import (
+    RECIPE_FILE,
+    check_same_run,
+    resumed_from,
+    stored_labels,
+    stored_processor,
+)
 from modeling_lavis.training.trainer import LavisTrainer
 
 logger = logging.get_logger(__name__)
 
 #: name, in the metrics, of the sum that selects the best model
 SELECTION = "selection"
-RECIPE_FILE = "recipe.json"
 
 _SCHEDULES = {"cosine": "linear_warmup_cosine_lr", "step": "linear_warmup_step_lr", "constant": "constant_lr"}
 # arguments of the Trainer, with the field of a recipe that says the same
@@ -48,6 +61,10 @@ _FIELDS = {
     "activation_checkpointing": "model.gradient_checkpointing",
     "seed": "run.seed",
 }
+
+
+# arguments of evaluations that are no options of a recipe: the run has them, or the rows as they were read
+_OF_THE_RUN = ("model", "processor", "rows", "batch_size", "columns", "image_root", "return_predictions")
 
 
 @dataclass(frozen=True)
@@ -147,7 +164,12 @@ def train(
         raise ValueError("train_data is missing; give a folder, a file, or rows.")
     plan = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     plan = _with_arguments(plan.with_values(values) if values else plan, arguments)
-    output, checkpoint = Path(output_dir), _resumed_from(Path(output_dir), resume, arguments)
+    output, checkpoint = Path(output_dir), resumed_from(Path(output_dir), resume, arguments)
+    if checkpoint is not None:
+        check_same_run(plan, checkpoint)
+        labels = stored_labels(checkpoint) if labels is None and plan.task in LABEL_COLUMNS else labels
+        if plan.start.is_new_model and model is None and processor is None:
+            processor = stored_processor(checkpoint)  # a vocabulary made from other data would exchange token ids
     set_seed(plan.run.seed)
 
     options: dict[str, Any] = {"columns": columns, "media_root": media_root}
@@ -157,6 +179,8 @@ def train(
     label2id = find_labels(plan, rows, labels)
     if check:
         _check(plan, rows, eval_rows, label2id, on_bad_row)
+    if eval_rows is not None and label2id is not None and on_bad_row == "raise":
+        _check_eval_labels(plan, eval_rows, label2id)
 
     model, processor = prepare_start(plan, model, processor, rows, label2id, language_model)
     if plan.model.lora is not None:
@@ -258,6 +282,21 @@ def _check(recipe: Recipe, rows: Any, eval_rows: Any, label2id: Any, on_bad_row:
             logger.warning(f"Data for {what}: {report}", extra={"is_report": True})
 
 
+def _check_eval_labels(recipe: Recipe, rows: Any, label2id: Mapping[str, int]) -> None:
+    """
+    Raise `ValueError` for labels of the evaluation data that are no classes, before an epoch is trained. Answers to
+    questions about videos may be others than the frequent ones.
+    """
+    if recipe.task == "video-qa":
+        return
+    for label in dict.fromkeys(column_values(rows, LABEL_COLUMNS[recipe.task])):
+        if isinstance(label, str) and label not in label2id:
+            raise ValueError(
+                f"The evaluation data have the label {label!r}, which is none of the classes {', '.join(label2id)}. "
+                "Give all classes as labels= (--labels), or leave these rows out."
+            )
+
+
 def _collator(recipe: Recipe, processor: Any, label2id: Any, on_bad_row: str) -> Any:
     """The training collator of a recipe."""
     options: dict[str, Any] = dict(recipe.data.collator)
@@ -265,10 +304,12 @@ def _collator(recipe: Recipe, processor: Any, label2id: Any, on_bad_row: str) ->
         options["row_changes"] = recipe.data.row_changes
     name = recipe.data.transform
     if name is not None:
-        options["transform"] = _transform(name, processor, recipe.data.transform_options)
-    return make_collator(
-        recipe.task, processor, training=name is not None, label2id=label2id, on_bad_row=on_bad_row, **options
-    )
+        with options_of("data.transform_options"):
+            options["transform"] = _transform(name, processor, recipe.data.transform_options)
+    with options_of("data.collator"):
+        return make_collator(
+            recipe.task, processor, training=name is not None, label2id=label2id, on_bad_row=on_bad_row, **options
+        )
 
 
 def _transform(name: str, processor: Any, options: Mapping[str, Any]) -> Callable[[Any], torch.Tensor]:
@@ -390,10 +431,10 @@ def _evaluation(
         options.setdefault("on_bad_row", on_bad_row)
     options.setdefault("num_workers", arguments.dataloader_num_workers)
     options.setdefault("progress", False if arguments.disable_tqdm else None)
-    if unknown := sorted(options.keys() - known.keys()):
+    allowed = [name for name in known if name not in _OF_THE_RUN]
+    if unknown := sorted(options.keys() - set(allowed)):
         raise ValueError(
-            f"evaluation.options has {', '.join(unknown)}; the evaluation of {recipe.task} takes "
-            f"{', '.join(name for name in known if name not in ('model', 'processor', 'rows'))}."
+            f"evaluation.options has {', '.join(unknown)}; the evaluation of {recipe.task} takes {', '.join(allowed)}."
         )
 
     def evaluate(model: Any, processor: Any, some_rows: Any) -> dict[str, float]:
@@ -409,30 +450,6 @@ def _evaluation(
         return {**metrics, SELECTION: sum(metrics[name] for name in recipe.evaluation.metric)}
 
     return evaluate
-
-
-def _resumed_from(output: Path, resume: bool | str, arguments: Mapping[str, Any]) -> str | None:
-    """The checkpoint to resume from, `None` for a new run; `ValueError` if the folder has those of another run."""
-    from modeling_lavis.training.checkpoints import last_checkpoint
-
-    # the argument of TrainingArguments, which transformers' Trainer does not read
-    given = resume or arguments.get("resume_from_checkpoint") or False
-    chosen = {"true": True, "false": False}.get(str(given).lower(), given)
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"The output folder {output} is a file; give the name of a folder.")
-    last = last_checkpoint(output) if output.is_dir() else None
-    if chosen is True:
-        return last
-    if chosen:
-        if not os.path.isdir(chosen):
-            raise FileNotFoundError(f"There is no checkpoint {chosen}; give a folder such as {output}/checkpoint-100.")
-        return os.fspath(chosen)
-    if last is not None:
-        raise ValueError(
-            f"{output} has the checkpoints of an earlier run, such as {Path(last).name}, which a new one would mix with"
-            " its own. Give resume=True (--resume) to continue it, another output folder, or delete them."
-        )
-    return None
 
 
 __all__ = ["RECIPE_FILE", "SELECTION", "TrainingResult", "train"]

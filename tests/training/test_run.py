@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModel, AutoProcessor, BlipConfig, BlipForImageTextRetrieval, TrainerCallback
 
 import modeling_lavis
 from modeling_lavis.embedded import embedded_model_path
 from modeling_lavis.training.recipe_start import find_labels, prepare_start
 from modeling_lavis.training.recipes import load_recipe
-from modeling_lavis.training.run import _resumed_from, _training_arguments, train
+from modeling_lavis.training.resuming import resumed_from
+from modeling_lavis.training.run import _training_arguments, train
 from tests.training.run_cases import tiny_values, write_data
 
 #: recipe by task, and a metric that its evaluation gives
@@ -230,6 +232,36 @@ def test_resumed_run_equals_one_without_stop(tmp_path: Path) -> None:
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
+def test_checkpoints_decide_classes_and_vocabulary(tmp_path: Path) -> None:
+    """A run that is resumed on other rows keeps the meaning of its classes and token ids."""
+    colors = ["red", "green", "blue", "grey"]
+    paths = [tmp_path / f"{color}.png" for color in colors]
+    for color, path in zip(colors, paths, strict=True):
+        Image.new("RGB", (16, 16), color).save(path)
+    rows = [{"image": str(path), "label": path.stem} for path in paths]
+    options = {"output_dir": tmp_path / "run", "values": tiny_values("small-classification"), **QUICK}
+    first = train("small-classification", train_data=rows, **{**options, "save_strategy": "steps", "save_steps": 1})
+    expected, vocabulary = first.model.config.label2id, first.processor.tokenizer.get_vocab()
+    again = train("small-classification", train_data=rows[2:], resume=True, **{**options, "max_steps": 2})
+    assert again.model.config.label2id == expected and again.trainer.state.global_step == 2
+    assert again.processor.tokenizer.get_vocab() == vocabulary
+    with pytest.raises(ValueError, match="whose task is classification; that of small-captioning is captioning"):
+        run("small-captioning", tmp_path, resume=True)
+    assert load_recipe(tmp_path / "run" / "recipe.json").task == "classification"
+
+
+def test_labels_and_options_of_evaluations_are_checked_first(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+    rows = [{"image": str(tmp_path / "red.png"), "label": label} for label in ("red", "blue")]
+    options = {"output_dir": tmp_path / "run", "values": tiny_values("small-classification"), **QUICK}
+    with pytest.raises(ValueError, match="evaluation data have the label 'green', which is none of the classes blue"):
+        train("small-classification", None, rows, [{**rows[0], "label": "green"}], **options)
+    options["values"] = {**options["values"], "evaluation.options": {"batch_size": 3}}
+    with pytest.raises(ValueError, match="evaluation.options has batch_size; the evaluation of classification takes"):
+        train("small-classification", None, rows, rows, **options)
+    assert not (tmp_path / "run" / "recipe.json").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -248,6 +280,16 @@ def test_resumed_run_equals_one_without_stop(tmp_path: Path) -> None:
             "evaluation.options has beams; the evaluation of captioning",
         ),
         ({"values": {"data.processor": {"colour": 3}}}, "colour"),
+        (
+            {"values": {"data.collator": {"foo": 1}}},
+            "data.collator of the recipe has .* not exist.*foo",
+        ),
+        ({"values": {"data.transform_options": {"foo": 1}}}, "data.transform_options of the recipe has .*foo"),
+        (
+            {"values": {"model.config.foo": 1}},
+            "model.config of the recipe small-captioning has foo, which",
+        ),
+        ({"values": {"model.config.text_config.foo": 1}}, "has text_config.foo, which"),
         ({"values": {"model.image_size": 30}}, "image_size 30 is not a multiple of patch_size 16"),
         ({"learning_rate": -1.0}, "optimizer.learning_rate is -1.0; expected a number above 0"),
     ],
@@ -305,24 +347,24 @@ def test_flags_of_transformers_are_whole_steps() -> None:
 
 def test_checkpoints_of_the_output_folder(tmp_path: Path) -> None:
     """A new run does not mix its checkpoints with those of another; the flag of transformers resumes, too."""
-    assert _resumed_from(tmp_path / "new", False, {}) is None
-    assert _resumed_from(tmp_path / "new", True, {}) is None
+    assert resumed_from(tmp_path / "new", False, {}) is None
+    assert resumed_from(tmp_path / "new", True, {}) is None
     old = tmp_path / "checkpoint-100"
     old.mkdir()
     (old / "model.safetensors").touch()
-    assert _resumed_from(tmp_path, False, {}) is None  # not whole
+    assert resumed_from(tmp_path, False, {}) is None  # not whole
     (old / "trainer_state.json").write_text("{}")
     for arguments in ({}, {"resume_from_checkpoint": None}, {"resume_from_checkpoint": "false"}):
         with pytest.raises(ValueError, match="has the checkpoints of an earlier run, such as checkpoint-100.*--resume"):
-            _resumed_from(tmp_path, False, arguments)
-    assert _resumed_from(tmp_path, True, {}) == str(old)
+            resumed_from(tmp_path, False, arguments)
+    assert resumed_from(tmp_path, True, {}) == str(old)
     for given in (True, "True", str(old)):
-        assert _resumed_from(tmp_path, False, {"resume_from_checkpoint": given}) == str(old)
-    assert _resumed_from(tmp_path, str(old), {}) == str(old)
+        assert resumed_from(tmp_path, False, {"resume_from_checkpoint": given}) == str(old)
+    assert resumed_from(tmp_path, str(old), {}) == str(old)
     with pytest.raises(FileNotFoundError, match="There is no checkpoint .*checkpoint-7; give a folder"):
-        _resumed_from(tmp_path, False, {"resume_from_checkpoint": str(tmp_path / "checkpoint-7")})
+        resumed_from(tmp_path, False, {"resume_from_checkpoint": str(tmp_path / "checkpoint-7")})
     with pytest.raises(ValueError, match="trainer_state.json is a file"):
-        _resumed_from(old / "trainer_state.json", False, {})
+        resumed_from(old / "trainer_state.json", False, {})
 
 
 def test_models_of_another_family() -> None:
