@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 import modeling_lavis
@@ -31,6 +32,8 @@ _PARTS = ("vision_config", "text_config", "qformer_config", "answer_config")
 _OF_TRANSFORMERS = {"lavis_blip": "blip", "lavis_blip_2": "blip-2"}
 _LABEL_COLUMNS = {"classification": "label", "nlvr": "label", "video-qa": "answer"}
 _TEXT_COLUMNS = ("caption", "question", "answer", "sentence")
+#: modules of the heads whose outputs are the classes
+_CLASSIFIERS = ("cls_head", "classifier")
 _IMAGE_OPTIONS = ("background", "image_mean", "image_std")
 
 
@@ -238,8 +241,9 @@ def _load(
         _check_family(recipe, source)
         raise
     queue_size = fields.pop("queue_size", None)
-    if label2id is not None and dict(stored.label2id or {}) != dict(label2id):
-        fields["ignore_mismatched_sizes"] = True  # the classifier of other classes is new
+    has_other_classes = label2id is not None and _has_other_classes(stored, fields["id2label"])
+    if has_other_classes:
+        fields["ignore_mismatched_sizes"] = True
     if recipe.family == "lavis_blip_2" and stored.text_config is None and recipe.head.endswith("Generation"):
         if language_model is None:
             raise ValueError(
@@ -249,6 +253,8 @@ def _load(
     frozen = {"vision_model", "language_model"} & set(recipe.model.frozen)
     options: dict[str, Any] = {"dtype": "auto" if recipe.family == "lavis_blip_2" and frozen else torch.float32}
     model = head.from_pretrained(source, allow_new_weights=True, **options, **fields)
+    if has_other_classes:
+        _renew_classifier(model)
     if queue_size is not None:
         resize_queue(model, queue_size)
     resize_images(model, recipe.model.image_size, recipe.model.num_frames)
@@ -263,6 +269,25 @@ def _load(
         processor = AutoProcessor.from_pretrained(source)
     _set_options(processor, recipe)
     return model, processor
+
+
+def _has_other_classes(stored: Any, id2label: Mapping[int, str]) -> bool:
+    """Whether a configuration has other classes, or another order of them. Classes without names may be any."""
+    own = dict(stored.id2label or {})
+    is_unnamed = own == {index: f"LABEL_{index}" for index in range(len(own))}
+    return len(own) != len(id2label) if is_unnamed else own != dict(id2label)
+
+
+def _renew_classifier(model: Any) -> None:
+    """Initialize the classifier of a loaded model, and its momentum copy, as those of a new model."""
+    for name, classifier in [(name, child) for name, child in model.named_children() if name in _CLASSIFIERS]:
+        for module in classifier.modules():
+            for key, weight in list(module.named_parameters(recurse=False)):
+                # transformers leaves weights as they are that it has marked as loaded
+                setattr(module, key, nn.Parameter(torch.empty_like(weight)))
+            model._init_weights(module)
+        if (momentum := getattr(model, f"{name}_m", None)) is not None:
+            momentum.load_state_dict(classifier.state_dict())
 
 
 def _set_options(processor: Any, recipe: Recipe) -> None:
