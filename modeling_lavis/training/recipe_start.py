@@ -37,7 +37,7 @@ _CLASSIFIERS = ("cls_head", "classifier")
 _IMAGE_OPTIONS = ("background", "image_mean", "image_std")
 
 
-def find_labels(recipe: Recipe, rows: Any, given: Any = None) -> dict[str, int] | None:
+def find_labels(recipe: Recipe, rows: Any, given: Any = None, model: Any = None) -> dict[str, int] | None:
     """
     Class indices of a task.
 
@@ -48,13 +48,67 @@ def find_labels(recipe: Recipe, rows: Any, given: Any = None) -> dict[str, int] 
             order, or a file with one of them. By default those of NLVR2 and SNLI-VE if the data have their names, else
             the names of the training data in alphabetical order, and of answers to questions about videos the most
             frequent `data.num_labels` of the recipe, the most frequent first.
+        model (`PreTrainedModel`, *optional*): a model of the recipe's head that is trained as it is: the indices are
+            those of its `config.label2id`, unless that has only the names that classes without names get. Anything else
+            that training starts from is ignored.
 
     Returns:
         `dict[str, int]`, or `None` for a task without classes.
 
     Raises:
-        ValueError: the rows have no labels.
+        ValueError: the rows have no labels, or their classes, or those that are given, are not those of the model.
     """
+    found = _find_labels(recipe, rows, given)
+    if found is None or not isinstance(model, getattr(modeling_lavis, recipe.head)):
+        return found
+    return _labels_of_model(recipe, rows, given, found, model.config)
+
+
+def _labels_of_model(
+    recipe: Recipe, rows: Any, given: Any, found: dict[str, int], config: PreTrainedConfig
+) -> dict[str, int]:
+    """The class indices of a model for those that were found; `ValueError` if they do not fit."""
+    own = dict(config.label2id or {})
+    is_by_number = given is None and found == {str(index): index for index in range(len(found))}
+    if is_by_number:
+        fits = len(found) <= (config.num_labels or 0)
+    elif _is_unnamed(config):
+        fits = len(found) == config.num_labels
+    elif given is not None:
+        fits = found == own
+    elif _names_of_indices(rows, _LABEL_COLUMNS[recipe.task]) is not None:
+        fits = found.items() <= own.items()
+    elif recipe.task == "video-qa":
+        fits = not own.keys().isdisjoint(found)  # training ignores other answers
+    else:
+        fits = found.keys() <= own.keys()
+    if not fits:
+        where = "labels" if given is not None else "data"
+        raise ValueError(
+            f"The model has the {len(own)} classes {_shortened(own)}, but the {where} have the {len(found)} classes"
+            f" {_shortened(found)}. Give the folder or Hub id of the model instead of the"
+            " model, so that it gets a new classifier of these classes, or a model whose config.label2id has them."
+        )
+    return found if _is_unnamed(config) else own
+
+
+def _shortened(label2id: Mapping[str, int]) -> str:
+    more = f", and {len(label2id) - 10} more" if len(label2id) > 10 else ""
+    return f"{dict(list(label2id.items())[:10])}{more}"
+
+
+def _is_unnamed(config: Any) -> bool:
+    """Whether classes have only the names that transformers gives to classes without names."""
+    return dict(config.id2label or {}) == {index: f"LABEL_{index}" for index in range(config.num_labels or 0)}
+
+
+def _names_of_indices(rows: Any, column: str) -> list[str] | None:
+    """Names of the classes of a column of `datasets.ClassLabel`, whose values are indices."""
+    features = getattr(rows, "features", None) or {}
+    return getattr(features.get(column), "names", None)
+
+
+def _find_labels(recipe: Recipe, rows: Any, given: Any) -> dict[str, int] | None:
     column = _LABEL_COLUMNS.get(recipe.task)
     if column is None:
         if given is not None:
@@ -66,9 +120,7 @@ def find_labels(recipe: Recipe, rows: Any, given: Any = None) -> dict[str, int] 
         return dict(given) if isinstance(given, Mapping) else {str(name): index for index, name in enumerate(given)}
     if recipe.task == "nlvr":
         return dict(PAIR_LABELS)
-    names = getattr(
-        getattr(rows, "features", {}).get(column) if getattr(rows, "features", None) else None, "names", None
-    )
+    names = _names_of_indices(rows, column)
     if names is not None:
         return {name: index for index, name in enumerate(names)}
     counts = Counter(_column(rows, column))
@@ -117,7 +169,7 @@ def prepare_start(
             subclass, which is trained as it is. By default what the recipe starts from: parts, or its own checkpoint.
         processor (`ProcessorMixin`, *optional*): processor of a model; by default that of the repository.
         rows: rows of the training data, for the vocabulary of a new model.
-        label2id (`Mapping[str, int]`, *optional*): classes.
+        label2id (`Mapping[str, int]`, *optional*): classes; a model whose classes have no names gets these names.
         language_model (`str` or `os.PathLike`, *optional*): language model for BLIP-2's second stage.
 
     Raises:
@@ -131,6 +183,9 @@ def prepare_start(
             )
         if processor is None:
             raise ValueError("A model without its processor cannot be trained; pass processor=, too.")
+        if label2id is not None and _is_unnamed(model.config) and len(label2id) == model.config.num_labels:
+            model.config.id2label = {index: name for name, index in label2id.items()}
+            model.config.label2id = dict(label2id)
         return model, processor
     language_model = language_model if language_model is not None else recipe.start.language_model
     if model is None and recipe.start.is_new_model:
@@ -273,9 +328,7 @@ def _load(
 
 def _has_other_classes(stored: Any, id2label: Mapping[int, str]) -> bool:
     """Whether a configuration has other classes, or another order of them. Classes without names may be any."""
-    own = dict(stored.id2label or {})
-    is_unnamed = own == {index: f"LABEL_{index}" for index in range(len(own))}
-    return len(own) != len(id2label) if is_unnamed else own != dict(id2label)
+    return stored.num_labels != len(id2label) if _is_unnamed(stored) else stored.id2label != dict(id2label)
 
 
 def _renew_classifier(model: Any) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from transformers import AutoModel, AutoProcessor, BlipConfig, BlipForImageTextRetrieval, TrainerCallback
@@ -324,6 +325,52 @@ def test_labels() -> None:
     assert find_labels(load_recipe("small-vqa"), answers) is None
     with pytest.raises(ValueError, match="The rows have no column 'label' with labels"):
         find_labels(classes, [{}])
+
+
+@pytest.mark.parametrize(
+    ("own", "data", "given", "expected"),
+    [
+        (("b", "a"), ("a", "b"), None, {"b": 0, "a": 1}),
+        (("b", "a"), ("a",), None, {"b": 0, "a": 1}),
+        (("b", "a"), (1, 0), None, {"b": 0, "a": 1}),
+        (("b", "a"), ("a", "b"), ("b", "a"), {"b": 0, "a": 1}),
+        (("b", "a"), ("a", "b"), ("a", "b"), None),
+        (("b", "a"), ("a", "c"), None, None),
+        (("b", "a"), (0, 1, 2), None, None),
+        (("LABEL_0", "LABEL_1"), ("a", "b"), None, {"a": 0, "b": 1}),
+        (("LABEL_0", "LABEL_1"), ("a", "b"), ("b", "a"), {"b": 0, "a": 1}),
+        (("LABEL_0", "LABEL_1"), (0,), None, {"0": 0}),
+        (("LABEL_0", "LABEL_1"), ("a", "b", "c"), None, None),
+    ],
+)
+def test_a_model_is_trained_with_its_own_classes(own: Any, data: Any, given: Any, expected: Any) -> None:
+    recipe, rows = load_recipe("small-classification"), [{"label": label} for label in data]
+    head = modeling_lavis.LavisBlipForImageAndTextClassification
+    config = modeling_lavis.LavisBlipConfig.from_pretrained(embedded_model_path(), id2label=dict(enumerate(own)))
+    model = head(config)
+    if expected is None:
+        with pytest.raises(ValueError, match="The model has the 2 classes .* but the .* Give the folder or Hub id"):
+            find_labels(recipe, rows, given, model)
+        return
+    found = find_labels(recipe, rows, given, model)
+    assert found == expected
+    prepare_start(recipe, model, object(), rows, found)
+    assert model.config.label2id == (expected if len(expected) == 2 else {"LABEL_0": 0, "LABEL_1": 1})
+
+
+def test_indices_of_a_column_of_classes_are_those_of_the_model() -> None:
+    recipe = load_recipe("small-classification")
+    config = modeling_lavis.LavisBlipConfig.from_pretrained(embedded_model_path(), id2label={0: "b", 1: "a"})
+    model = modeling_lavis.LavisBlipForImageAndTextClassification(config)
+    for names, fits in ((["b", "a"], True), (["a", "b"], False)):
+        rows = datasets.Dataset.from_dict(
+            {"label": [0, 1]}, features=datasets.Features({"label": datasets.ClassLabel(names=names)})
+        )
+        if fits:
+            assert find_labels(recipe, rows, None, model) == {"b": 0, "a": 1}
+            continue
+        with pytest.raises(ValueError, match="the data have the 2 classes {'a': 0, 'b': 1}"):
+            find_labels(recipe, rows, None, model)
 
 
 @pytest.mark.slow
