@@ -165,6 +165,9 @@ def _evaluate(
     id_field = "question_id" if is_answer else "id"
     target_name, id_name = names.get(collate.field, collate.field), names.get(id_field, id_field)
     id2label = {index: name for name, index in label2id.items()}
+    # of several names for one class, that of the model
+    known = (model.config.id2label or {}).items()
+    id2label |= {index: name for index, name in known if label2id.get(name) == index}
     to_index: Callable[[Any, Mapping[str, int]], int] = _answer_to_id if is_answer else label_to_id
 
     def record(row: Row, position: int) -> dict[str, Any]:

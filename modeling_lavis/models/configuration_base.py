@@ -109,6 +109,8 @@ _ERRORS = (
 )
 # keyword arguments that transformers' `from_dict` handles itself
 _NOT_MERGED = frozenset({"num_labels", "attn_implementation", "dtype", "torch_dtype", "name_or_path"})
+# two tables that say the same: given, one of them replaces both of a file
+_LABEL_TABLES = frozenset({"id2label", "label2id"})
 # Fields of the configurations, and the attribute of a tokenizer that has the same id.
 _FROM_TOKENIZER = {
     "pad_token_id": "pad_token_id",
@@ -148,6 +150,7 @@ class LavisPreTrainedConfig(PreTrainedConfig):
             del kwargs["model_type"]
         check_names(type(self), kwargs)
         _check_common_fields(self, kwargs)
+        _complete_label_tables(self)
         for name, spec in self.sub_configs_defaults.items():
             value = getattr(self, name)
             if value is None and not spec.optional:
@@ -229,7 +232,7 @@ class LavisPreTrainedConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """
         Build the configuration from a dictionary. Keyword arguments replace its values; a dictionary for a part
-        replaces only the values that it has.
+        replaces only the values that it has. Of `id2label` and `label2id` one is enough, and replaces both.
 
         Raises:
             ValueError: a value has the wrong type or is out of its range. The message names field and value.
@@ -242,6 +245,8 @@ class LavisPreTrainedConfig(PreTrainedConfig):
             check_implementations(values)
             values = cls.translate_dict(values)
             given = frozenset(field.name for field in fields(cls)) & kwargs.keys() - _NOT_MERGED
+            for name in _LABEL_TABLES if given & _LABEL_TABLES else ():
+                values.pop(name, None)
             for name in given:
                 values[name] = _merge(values.get(name), kwargs.pop(name))
             return super().from_dict(cls.prepare_dict(values, given), **kwargs)
@@ -473,6 +478,15 @@ def _check_common_fields(config: PreTrainedConfig, kwargs: Mapping[str, Any]) ->
     is_table = isinstance(names, Mapping) and all(isinstance(name, (str, int)) for name in names.values())
     if names is not None and not (is_table and names and all(str(key).isdecimal() for key in names)):
         raise ValueError(f"id2label is {names!r:.80}; expected the name of each class by its number.")
+
+
+def _complete_label_tables(config: PreTrainedConfig) -> None:
+    """Of `id2label` and `label2id`, make the one that is missing from the other."""
+    if config.id2label is None and config.label2id:
+        # transformers would replace the names that are given by LABEL_0, LABEL_1, ...
+        config.id2label = {int(index): name for name, index in config.label2id.items()}
+    elif config.label2id is None and config.id2label:
+        config.label2id = {str(name): int(index) for index, name in config.id2label.items()}
 
 
 # ---- special tokens ----

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 import modeling_lavis
@@ -33,10 +34,12 @@ _OF_TRANSFORMERS = {"lavis_blip": "blip", "lavis_blip_2": "blip-2"}
 #: column with the classes of the tasks that have some
 LABEL_COLUMNS = {"classification": "label", "nlvr": "label", "video-qa": "answer"}
 _TEXT_COLUMNS = ("caption", "question", "answer", "sentence")
+#: modules of the heads whose outputs are the classes
+_CLASSIFIERS = ("cls_head", "classifier")
 _IMAGE_OPTIONS = ("background", "image_mean", "image_std")
 
 
-def find_labels(recipe: Recipe, rows: Any, given: Any = None) -> dict[str, int] | None:
+def find_labels(recipe: Recipe, rows: Any, given: Any = None, model: Any = None) -> dict[str, int] | None:
     """
     Class indices of a task.
 
@@ -47,13 +50,67 @@ def find_labels(recipe: Recipe, rows: Any, given: Any = None) -> dict[str, int] 
             order, or a file with one of them. By default those of NLVR2 and SNLI-VE if the data have their names, else
             the names of the training data in alphabetical order, and of answers to questions about videos the most
             frequent `data.num_labels` of the recipe, the most frequent first.
+        model (`PreTrainedModel`, *optional*): a model of the recipe's head that is trained as it is: the indices are
+            those of its `config.label2id`, unless that has only the names that classes without names get. Anything else
+            that training starts from is ignored.
 
     Returns:
         `dict[str, int]`, or `None` for a task without classes.
 
     Raises:
-        ValueError: the rows have no labels.
+        ValueError: the rows have no labels, or their classes, or those that are given, are not those of the model.
     """
+    found = _find_labels(recipe, rows, given)
+    if found is None or not isinstance(model, getattr(modeling_lavis, recipe.head)):
+        return found
+    return _labels_of_model(recipe, rows, given, found, model.config)
+
+
+def _labels_of_model(
+    recipe: Recipe, rows: Any, given: Any, found: dict[str, int], config: PreTrainedConfig
+) -> dict[str, int]:
+    """The class indices of a model for those that were found; `ValueError` if they do not fit."""
+    own = dict(config.label2id or {})
+    is_by_number = given is None and found == {str(index): index for index in range(len(found))}
+    if is_by_number:
+        fits = len(found) <= (config.num_labels or 0)
+    elif _is_unnamed(config):
+        fits = len(found) == config.num_labels
+    elif given is not None:
+        fits = found == own
+    elif _names_of_indices(rows, LABEL_COLUMNS[recipe.task]) is not None:
+        fits = found.items() <= own.items()
+    elif recipe.task == "video-qa":
+        fits = not own.keys().isdisjoint(found)  # training ignores other answers
+    else:
+        fits = found.keys() <= own.keys()
+    if not fits:
+        where = "labels" if given is not None else "data"
+        raise ValueError(
+            f"The model has the {len(own)} classes {_shortened(own)}, but the {where} have the {len(found)} classes"
+            f" {_shortened(found)}. Give the folder or Hub id of the model instead of the"
+            " model, so that it gets a new classifier of these classes, or a model whose config.label2id has them."
+        )
+    return found if _is_unnamed(config) else own
+
+
+def _shortened(label2id: Mapping[str, int]) -> str:
+    more = f", and {len(label2id) - 10} more" if len(label2id) > 10 else ""
+    return f"{dict(list(label2id.items())[:10])}{more}"
+
+
+def _is_unnamed(config: Any) -> bool:
+    """Whether classes have only the names that transformers gives to classes without names."""
+    return dict(config.id2label or {}) == {index: f"LABEL_{index}" for index in range(config.num_labels or 0)}
+
+
+def _names_of_indices(rows: Any, column: str) -> list[str] | None:
+    """Names of the classes of a column of `datasets.ClassLabel`, whose values are indices."""
+    features = getattr(rows, "features", None) or {}
+    return getattr(features.get(column), "names", None)
+
+
+def _find_labels(recipe: Recipe, rows: Any, given: Any) -> dict[str, int] | None:
     column = LABEL_COLUMNS.get(recipe.task)
     if column is None:
         if given is not None:
@@ -65,9 +122,7 @@ def find_labels(recipe: Recipe, rows: Any, given: Any = None) -> dict[str, int] 
         return dict(given) if isinstance(given, Mapping) else {str(name): index for index, name in enumerate(given)}
     if recipe.task == "nlvr":
         return dict(PAIR_LABELS)
-    names = getattr(
-        getattr(rows, "features", {}).get(column) if getattr(rows, "features", None) else None, "names", None
-    )
+    names = _names_of_indices(rows, column)
     if names is not None:
         return {name: index for index, name in enumerate(names)}
     counts = Counter(column_values(rows, column))
@@ -117,7 +172,7 @@ def prepare_start(
             subclass, which is trained as it is. By default what the recipe starts from: parts, or its own checkpoint.
         processor (`ProcessorMixin`, *optional*): processor of a model; by default that of the repository.
         rows: rows of the training data, for the vocabulary of a new model.
-        label2id (`Mapping[str, int]`, *optional*): classes.
+        label2id (`Mapping[str, int]`, *optional*): classes; a model whose classes have no names gets these names.
         language_model (`str` or `os.PathLike`, *optional*): language model for BLIP-2's second stage.
 
     Raises:
@@ -131,6 +186,9 @@ def prepare_start(
             )
         if processor is None:
             raise ValueError("A model without its processor cannot be trained; pass processor=, too.")
+        if label2id is not None and _is_unnamed(model.config) and len(label2id) == model.config.num_labels:
+            model.config.id2label = {index: name for name, index in label2id.items()}
+            model.config.label2id = dict(label2id)
         return model, processor
     language_model = language_model if language_model is not None else recipe.start.language_model
     if model is None and recipe.start.is_new_model:
@@ -267,8 +325,9 @@ def _load(
         _check_family(recipe, source)
         raise
     queue_size = fields.pop("queue_size", None)
-    if label2id is not None and dict(stored.label2id or {}) != dict(label2id):
-        fields["ignore_mismatched_sizes"] = True  # the classifier of other classes is new
+    has_other_classes = label2id is not None and _has_other_classes(stored, fields["id2label"])
+    if has_other_classes:
+        fields["ignore_mismatched_sizes"] = True
     if recipe.family == "lavis_blip_2" and stored.text_config is None and recipe.head.endswith("Generation"):
         if language_model is None:
             raise ValueError(
@@ -278,6 +337,8 @@ def _load(
     frozen = {"vision_model", "language_model"} & set(recipe.model.frozen)
     options: dict[str, Any] = {"dtype": "auto" if recipe.family == "lavis_blip_2" and frozen else torch.float32}
     model = head.from_pretrained(source, allow_new_weights=True, **options, **fields)
+    if has_other_classes:
+        _renew_classifier(model)
     if queue_size is not None:
         resize_queue(model, queue_size)
     resize_images(model, recipe.model.image_size, recipe.model.num_frames)
@@ -292,6 +353,23 @@ def _load(
         processor = AutoProcessor.from_pretrained(source)
     _set_options(processor, recipe)
     return model, processor
+
+
+def _has_other_classes(stored: Any, id2label: Mapping[int, str]) -> bool:
+    """Whether a configuration has other classes, or another order of them. Classes without names may be any."""
+    return stored.num_labels != len(id2label) if _is_unnamed(stored) else stored.id2label != dict(id2label)
+
+
+def _renew_classifier(model: Any) -> None:
+    """Initialize the classifier of a loaded model, and its momentum copy, as those of a new model."""
+    for name, classifier in [(name, child) for name, child in model.named_children() if name in _CLASSIFIERS]:
+        for module in classifier.modules():
+            for key, weight in list(module.named_parameters(recurse=False)):
+                # transformers leaves weights as they are that it has marked as loaded
+                setattr(module, key, nn.Parameter(torch.empty_like(weight)))
+            model._init_weights(module)
+        if (momentum := getattr(model, f"{name}_m", None)) is not None:
+            momentum.load_state_dict(classifier.state_dict())
 
 
 def _set_options(processor: Any, recipe: Recipe) -> None:

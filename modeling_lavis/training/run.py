@@ -125,7 +125,7 @@ def train(
         model (`str`, `os.PathLike` or `PreTrainedModel`, *optional*): folder or Hub id of a model of this package, or
             of transformers' BLIP or BLIP-2, of any head of the family; or a model of the recipe's head or of a
             subclass, with `processor`, which is trained as it is: sizes, queue and processor are not those of the
-            recipe. By default what the recipe starts from.
+            recipe, and classes are those of its `config.label2id`. By default what the recipe starts from.
         train_data: data for training: all that [`~modeling_lavis.data.loading.load_data`] reads.
         eval_data (*optional*): data for evaluation after every epoch. Without, there is none.
         output_dir (`str` or `os.PathLike`, *optional*, defaults to `"run"`): folder of the run.
@@ -133,7 +133,8 @@ def train(
         language_model (`str` or `os.PathLike`, *optional*): language model for BLIP-2's second stage, for a model of
             the first.
         labels (`Mapping[str, int]`, `Sequence[str]`, `str` or `os.PathLike`, *optional*): class indices by name, names
-            in order, or a file with one of them; by default the labels of the training data.
+            in order, or a file with one of them; by default the labels of the training data, which a model that is not
+            a folder or Hub id has to know.
         answers (`Sequence[str]`, *optional*): closed list of answers that evaluation ranks, if the recipe ranks; by
             default those of the training data.
         train_split, eval_split (`str`, *optional*): splits of the sources.
@@ -176,7 +177,7 @@ def train(
     options["on_bad_row"] = "keep" if on_bad_row == "skip" or check else "raise"
     rows = load_data(train_data, plan.task, split=train_split, streaming=streaming, **options)
     eval_rows = None if eval_data is None else load_data(eval_data, plan.task, split=eval_split, **options)
-    label2id = find_labels(plan, rows, labels)
+    label2id = find_labels(plan, rows, labels, model)
     if check:
         _check(plan, rows, eval_rows, label2id, on_bad_row)
     if eval_rows is not None and label2id is not None and on_bad_row == "raise":

@@ -231,6 +231,20 @@ def test_classes_are_those_of_the_pipeline(pipe: Any) -> None:
     assert alone.predictions[0]["label"] == found.predictions[3]["label"]
 
 
+def test_classes_have_the_names_of_the_model(pipe: Any) -> None:
+    """Earlier versions left names of classes in `label2id` that the model has no more."""
+    classifier = pipe("image-text-classification", "ForImageAndTextClassification")
+    config = classifier.model.config
+    kept = config.id2label, config.label2id
+    try:
+        config.id2label = {0: "red", 1: "green", 2: "blue"}
+        config.label2id = {"red": 0, "green": 1, "blue": 2, "cat": 0, "dog": 1, "eel": 2}
+        (found,) = run(classifier, "classification", [{"image": image(0), "sentence": "a dog"}]).predictions
+    finally:
+        config.id2label, config.label2id = kept
+    assert found["label"] in ("red", "green", "blue")
+
+
 def test_pairs_are_those_of_the_pipeline(pipe: Any) -> None:
     classifier = pipe("image-pair-classification", "ForImagesAndTextClassification")
     rows = [

@@ -120,6 +120,24 @@ def test_a_part_that_is_given_to_loading_replaces_what_it_says(kind: Any, tmp_pa
         assert text.encoder_hidden_size == 64
 
 
+# ---- names of classes ----
+
+
+@pytest.mark.parametrize("given", [("id2label", "label2id"), ("id2label",), ("label2id",)], ids="+".join)
+def test_names_of_classes_that_are_given_replace_those_of_a_file(given: tuple[str, ...], tmp_path: Path) -> None:
+    LavisBlipConfig(id2label={0: "cat", 1: "dog", 2: "eel"}).save_pretrained(tmp_path)
+    tables: dict[str, Any] = {"id2label": {0: "blue", 1: "red"}, "label2id": {"blue": 0, "red": 1}}
+    config = LavisBlipConfig.from_pretrained(tmp_path, **{name: tables[name] for name in given})
+    assert {name: getattr(config, name) for name in tables} == tables and config.num_labels == 2
+    assert LavisBlipConfig.from_pretrained(tmp_path, num_labels=2).label2id == {"LABEL_0": 0, "LABEL_1": 1}
+
+
+def test_one_table_of_classes_is_enough() -> None:
+    assert LavisBlipConfig(id2label={0: "cat", 1: "dog"}).label2id == {"cat": 0, "dog": 1}
+    config = LavisBlipConfig.from_dict({"label2id": {"cat": 0, "dog": 1, "eel": 2}})
+    assert config.id2label == {0: "cat", 1: "dog", 2: "eel"} and config.num_labels == 3
+
+
 # ---- special tokens ----
 
 

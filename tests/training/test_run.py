@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from PIL import Image
@@ -30,6 +31,8 @@ RUNS = {
     "small-blip2-stage1": "recall_mean",
     "small-blip2-stage2": "exact_match",
 }
+#: the size of the model that is part of the package
+SIZE = {"model.image_size": 72}
 QUICK = {"use_cpu": True, "num_train_epochs": 1, "per_device_train_batch_size": 4, "disable_tqdm": True}
 
 
@@ -120,6 +123,42 @@ def test_lora(retriever: Path) -> None:
     assert trained and all("lora" in name for name in trained)
     assert (retriever / "small-retrieval" / "adapter_model.safetensors").is_file()
     assert "recall_mean" in result.metrics
+
+
+def save_classifier(folder: Path, *names: str) -> Any:
+    """A model with these classes, and its processor, in a folder."""
+    options: dict[str, Any] = {"allow_new_weights": True, "dtype": torch.float32, "id2label": dict(enumerate(names))}
+    model = modeling_lavis.LavisBlipForImageAndTextClassification.from_pretrained(embedded_model_path(), **options)
+    model.save_pretrained(folder)
+    AutoProcessor.from_pretrained(embedded_model_path()).save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("red", "blue"), ("dog", "eel"), ("cat", "eel", "dog"), ("cat", "dog", "eel", "fox"), ("cat", "dog", "eel")],
+)
+def test_a_classifier_of_other_classes_is_new(names: tuple[str, ...], tmp_path: Path) -> None:
+    saved = save_classifier(tmp_path, "cat", "dog", "eel").cls_head
+    recipe = load_recipe("small-classification").with_values({**SIZE, "model.config.use_momentum": True})
+    label2id = {name: index for index, name in enumerate(names)}
+    model, _ = prepare_start(recipe, str(tmp_path), None, [], label2id)
+    assert model.config.label2id == label2id and model.config.id2label == dict(enumerate(names))
+    assert model.cls_head[2].out_features == len(names)
+    is_new = names != ("cat", "dog", "eel")
+    assert torch.equal(model.cls_head[0].weight, saved[0].weight) is not is_new
+    assert model.cls_head[0].weight.std().item() == pytest.approx(saved[0].weight.std().item(), rel=0.1)
+    for online, momentum in zip(model.cls_head.parameters(), model.cls_head_m.parameters(), strict=True):
+        assert torch.equal(online, momentum) and online.requires_grad and not momentum.requires_grad
+
+
+def test_a_classifier_without_names_of_classes_is_kept(tmp_path: Path) -> None:
+    saved = save_classifier(tmp_path, "LABEL_0", "LABEL_1").cls_head
+    model, _ = prepare_start(
+        load_recipe("small-classification").with_values(SIZE), str(tmp_path), None, [], {"no": 0, "yes": 1}
+    )
+    assert model.config.id2label == {0: "no", 1: "yes"}
+    assert torch.equal(model.cls_head[2].weight, saved[2].weight)
 
 
 @pytest.mark.slow
@@ -328,6 +367,52 @@ def test_labels() -> None:
     assert find_labels(load_recipe("small-vqa"), answers) is None
     with pytest.raises(ValueError, match="The rows have no column 'label' with labels"):
         find_labels(classes, [{}])
+
+
+@pytest.mark.parametrize(
+    ("own", "data", "given", "expected"),
+    [
+        (("b", "a"), ("a", "b"), None, {"b": 0, "a": 1}),
+        (("b", "a"), ("a",), None, {"b": 0, "a": 1}),
+        (("b", "a"), (1, 0), None, {"b": 0, "a": 1}),
+        (("b", "a"), ("a", "b"), ("b", "a"), {"b": 0, "a": 1}),
+        (("b", "a"), ("a", "b"), ("a", "b"), None),
+        (("b", "a"), ("a", "c"), None, None),
+        (("b", "a"), (0, 1, 2), None, None),
+        (("LABEL_0", "LABEL_1"), ("a", "b"), None, {"a": 0, "b": 1}),
+        (("LABEL_0", "LABEL_1"), ("a", "b"), ("b", "a"), {"b": 0, "a": 1}),
+        (("LABEL_0", "LABEL_1"), (0,), None, {"0": 0}),
+        (("LABEL_0", "LABEL_1"), ("a", "b", "c"), None, None),
+    ],
+)
+def test_a_model_is_trained_with_its_own_classes(own: Any, data: Any, given: Any, expected: Any) -> None:
+    recipe, rows = load_recipe("small-classification"), [{"label": label} for label in data]
+    head = modeling_lavis.LavisBlipForImageAndTextClassification
+    config = modeling_lavis.LavisBlipConfig.from_pretrained(embedded_model_path(), id2label=dict(enumerate(own)))
+    model = head(config)
+    if expected is None:
+        with pytest.raises(ValueError, match="The model has the 2 classes .* but the .* Give the folder or Hub id"):
+            find_labels(recipe, rows, given, model)
+        return
+    found = find_labels(recipe, rows, given, model)
+    assert found == expected
+    prepare_start(recipe, model, object(), rows, found)
+    assert model.config.label2id == (expected if len(expected) == 2 else {"LABEL_0": 0, "LABEL_1": 1})
+
+
+def test_indices_of_a_column_of_classes_are_those_of_the_model() -> None:
+    recipe = load_recipe("small-classification")
+    config = modeling_lavis.LavisBlipConfig.from_pretrained(embedded_model_path(), id2label={0: "b", 1: "a"})
+    model = modeling_lavis.LavisBlipForImageAndTextClassification(config)
+    for names, fits in ((["b", "a"], True), (["a", "b"], False)):
+        rows = datasets.Dataset.from_dict(
+            {"label": [0, 1]}, features=datasets.Features({"label": datasets.ClassLabel(names=names)})
+        )
+        if fits:
+            assert find_labels(recipe, rows, None, model) == {"b": 0, "a": 1}
+            continue
+        with pytest.raises(ValueError, match="the data have the 2 classes {'a': 0, 'b': 1}"):
+            find_labels(recipe, rows, None, model)
 
 
 @pytest.mark.slow
