@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`load_data`: files, folders, shards, published annotation files and objects of the user as rows of a task."""
 
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
 import numpy as np
+import PIL.ExifTags
+import PIL.Image
 import torch
 
 from modeling_lavis import __version__
@@ -21,6 +24,8 @@ from modeling_lavis.files import read_json
 from modeling_lavis.import_utils import require
 
 _LOOK_AHEAD = 200  # rows looked at to find types, where not all are read before
+_PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")  # TIFF has the others: 32 bits, CMYK, YCbCr, LAB
+_STORED_AS = {"HSV": "RGB", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB"}  # modes that no lossless format has
 
 
 def load_data(
@@ -225,7 +230,7 @@ def _as_frames(row: Mapping[str, Any], task: TaskColumns, names: ColumnNames) ->
 
 
 def _encoded(rows: Sequence[dict[str, Any]], types: ColumnTypes) -> Any:
-    """Rows with images and videos as `{bytes, path}`; PIL images and arrays become PNG files, without loss."""
+    """Rows with images and videos as `{bytes, path}`; PIL images and arrays become PNG or TIFF files, without loss."""
     datasets: Any = require("datasets", extra="train", purpose="data sets")
     arrow: Any = require("pyarrow", extra="train")
     features, name = types.features(), types.task.media.name
@@ -235,9 +240,9 @@ def _encoded(rows: Sequence[dict[str, Any]], types: ColumnTypes) -> Any:
         value = row[name]
         try:
             if isinstance(value, list):
-                value = [feature.encode_example(entry) for entry in value]
+                value = [_encode(entry, feature) for entry in value]
             elif value is not None:
-                value = feature.encode_example(value)
+                value = _encode(value, feature)
         except (TypeError, ValueError, OSError, AttributeError) as error:
             raise DataError(
                 f"{row[ORIGIN]}, column {name!r}: cannot be stored ({error}). Expected a path, encoded bytes, a PIL"
@@ -245,6 +250,52 @@ def _encoded(rows: Sequence[dict[str, Any]], types: ColumnTypes) -> Any:
             ) from error
         converted.append({**row, name: value})
     return datasets.Dataset(arrow.Table.from_pylist(converted, schema=features.arrow_schema))
+
+
+def _encode(value: Any, feature: Any) -> Any:
+    """An image or a video as `{bytes, path}`, without loss."""
+    if isinstance(value, Mapping):
+        # datasets would take a file of that name instead of the bytes
+        return {"bytes": value.get("bytes"), "path": value.get("path")}
+    if not isinstance(value, PIL.Image.Image):
+        return feature.encode_example(value)
+    name = getattr(value, "filename", None)
+    if name and _is_unread(value, name):
+        # decoding it would keep its pixels in the list of the user, too
+        return {"bytes": None, "path": os.fspath(name)}
+    # datasets would take the file that the image was opened from, whatever was done to it since, or save it as JPEG
+    image = value.convert(_STORED_AS[value.mode]) if value.mode in _STORED_AS else value
+    content = io.BytesIO()
+    image.save(content, "PNG" if image.mode in _PNG_MODES else "TIFF", exif=_orientation(value))
+    return {"bytes": content.getvalue(), "path": None}
+
+
+def _orientation(image: PIL.Image.Image) -> PIL.Image.Exif:
+    """The EXIF orientation of an image, by which processors rotate it, without its other EXIF data."""
+    exif = PIL.Image.Exif()
+    try:
+        orientation = image.getexif().get(PIL.ExifTags.Base.Orientation)
+    except Exception:  # PIL raises unrelated types on corrupted EXIF data
+        return exif
+    if isinstance(orientation, int):
+        exif[PIL.ExifTags.Base.Orientation] = orientation
+    return exif
+
+
+def _is_unread(image: PIL.Image.Image, name: Any) -> bool:
+    """Whether an image is as `PIL.Image.open` returns that of its file, with no pixels read or changed."""
+    if not getattr(image, "tile", None):  # it is empty once the pixels are read
+        return False
+    try:
+        with PIL.Image.open(name) as opened:
+            return _header(image) == _header(opened)
+    except (OSError, ValueError):
+        return False
+
+
+def _header(image: Any) -> tuple[Any, ...]:
+    """What PIL knows of an image before it reads the pixels, with the frame."""
+    return image.format, image.mode, image.size, image.tile, image.tell()
 
 
 def _from_datasets(

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from modeling_lavis.data.columns import DataError
+from modeling_lavis.data.columns import ORIGIN, DataError
+from modeling_lavis.data.rows import content_id
 from modeling_lavis.import_utils import require
 from modeling_lavis.models.processing_image_text import answer_shares
 from modeling_lavis.models.tokenization_lavis import CLEANINGS, clean_text
@@ -78,7 +79,8 @@ def mix(
 
     Returns:
         `datasets.Dataset` or `datasets.IterableDataset`: the mixture. Image and video ids get the number of their data
-        set in front, so that equal ids of different data sets are not taken for one image.
+        set in front, so that equal ids of different data sets are not taken for one image. If some data sets have ids,
+        the rows without one get one.
 
     Raises:
         ValueError: numbers of arguments differ, a ratio is not positive, or an option is unknown.
@@ -201,10 +203,22 @@ class RowAdapter:
         self.encoded = {name for name, feature in features.items() if hasattr(_inner(feature), "decode")}
         self.texts = {name for name, feature in features.items() if getattr(feature, "dtype", None) == "string"}
 
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: Mapping[str, Any], position: int | None = None) -> dict[str, Any]:
+        """
+        Make a row of the mixture.
+
+        Args:
+            row (`Mapping[str, Any]`): row of the data set.
+            position (`int`, *optional*): its position, for map-style data sets, whose encoded images it lacks.
+        """
         made = {name: self._value(name, row.get(name)) for name in self.lists if name not in self.heavy}
         if "prompt" in made and made["prompt"] is None:
             made["prompt"] = ""  # rows of a batch have one, or none of them has
+        for name in _IDS:
+            if self.number is not None and name in made and made[name] is None:
+                own = content_id(row.get(name.removesuffix("_id")), str(row.get(ORIGIN)))
+                # rows of a batch have an id, or none of them has
+                made[name] = f"{self.number}:{own if position is None else f'row {position}'}"
         if self.options.weight is not None and made["answer"] is not None:
             answers, shares = made["answer"], made["weight"]
             if shares is None:
@@ -235,7 +249,8 @@ def _adapted(source: Any, options: TextOptions, number: int | None, features: An
         return source.map(RowAdapter(options, number, features), features=features)
     heavy = [name for name, feature in source.features.items() if _is_encoded(feature, library)]
     light = library.Features({name: feature for name, feature in features.items() if name not in heavy})
-    rest = source.remove_columns(heavy).map(RowAdapter(options, number, features, heavy), features=light)
+    adapter = RowAdapter(options, number, features, heavy)
+    rest = source.remove_columns(heavy).map(adapter, features=light, with_indices=True)
     if not heavy:
         return rest
     media = source.select_columns(heavy).cast(library.Features({name: features[name] for name in heavy}))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records of files as rows of the contract: names and types of columns, paths of images and videos."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,6 +132,8 @@ class RowMaker:
         name = f"{media.name}_id"
         if name in self.task.names and row[name] is None and self.names.get(name, name) is not None:
             _, value = find_value(record, media, self.names)
+            if isinstance(value, Mapping) and value.get("bytes") is None:
+                value = value.get("path")
             row[name] = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
 
     def _value(self, column: Column, value: Any, folder: str, textual: bool) -> Any:
@@ -378,8 +381,13 @@ class ColumnTypes:
         """
         converted: dict[str, Any] = {}
         has_bytes = self.has_bytes()
+        media, is_problem = self.task.media.name, row.get(PROBLEM) is not None
         for name in [*self.task.names, *self.keep]:
             value, seen = row.get(name), self.seen.get(name, set())
+            if name == f"{media}_id" and value is None and seen and not is_problem:
+                # collators need an id in all rows or in none
+                value = content_id(row.get(media), str(row.get(ORIGIN)))
+                value = value if "text" in seen else _as_integer(value)
             if name in self.task.names and value is not None and name != self.task.media.name:
                 kind = _type_of(value)
                 if "list" in seen and kind != "list":
@@ -394,7 +402,6 @@ class ColumnTypes:
                     )
             if seen or name in self.kept_values:
                 converted[name] = value
-        media = self.task.media.name
         if has_bytes and media in converted:
             value = converted[media]
             converted[media] = [_as_file(entry) for entry in value] if isinstance(value, list) else _as_file(value)
@@ -402,6 +409,29 @@ class ColumnTypes:
         if self.has_problems:
             converted[PROBLEM] = row.get(PROBLEM)
         return converted
+
+
+def content_id(medium: Any, otherwise: str) -> str:
+    """
+    An id of an image or a video that has none, where others have one: equal contents have equal ids.
+
+    Args:
+        medium: a path, `{"bytes", "path"}`, a list of them, or an object.
+        otherwise (`str`): the id of an object.
+    """
+    if isinstance(medium, str):
+        return medium
+    if isinstance(medium, Mapping):
+        content = medium.get("bytes")
+        return str(medium.get("path")) if content is None else f"sha1:{hashlib.sha1(content).hexdigest()}"
+    if isinstance(medium, list) and all(isinstance(entry, (str, Mapping)) for entry in medium):
+        return content_id({"bytes": "\n".join(content_id(entry, "") for entry in medium).encode()}, "")
+    return otherwise
+
+
+def _as_integer(text: str) -> int:
+    """An integer of 63 bits, the same in every process."""
+    return int.from_bytes(hashlib.sha1(text.encode()).digest()[:8], "big") >> 1
 
 
 def _as_file(value: Any) -> Any:
@@ -465,4 +495,4 @@ def _records(file: SourceFile, keep: bool) -> Iterator[tuple[str, Record | Excep
         yield "", error
 
 
-__all__ = ["ColumnNames", "ColumnTypes", "RowMaker", "find_value", "missing_columns", "rows_of"]
+__all__ = ["ColumnNames", "ColumnTypes", "RowMaker", "content_id", "find_value", "missing_columns", "rows_of"]

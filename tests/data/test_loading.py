@@ -304,6 +304,20 @@ def test_list_of_dicts(folder: Path) -> None:
         load_data([rows[0], {"image": "a"}], "captioning")
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_without_an_id_among_others(tmp_path: Path, streaming: bool) -> None:
+    path = {"bytes": None, "path": "red.png"}
+    images = [path, encoded("blue"), picture("red"), picture("red"), "red.png", encoded("blue")]
+    rows = load_data([{"image": image, "caption": "x"} for image in images], "retrieval", streaming=streaming)
+    ids = [row["image_id"] for row in rows]
+    assert ids[0] == ids[4] == "red.png" and ids[1] == ids[5] and len(set(ids)) == 4 and None not in ids
+    some: list[Any] = [{"image": encoded(color), "caption": "x"} for color in ("red", "blue", "blue")]
+    assert "image_id" not in load_data(some, "retrieval").column_names
+    some[0]["image_id"] = 3
+    ids = load_data(some, "retrieval")["image_id"]
+    assert ids[0] == 3 and ids[1] == ids[2] not in (3, None)
+
+
 def test_videos_as_arrays(tmp_path: Path) -> None:
     clip = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.full((3, 8, 8, 3), 50, np.uint8)
     rows = [{"video": video, "caption": "a", "video_id": 1} for video in (clip, clip.transpose(0, 3, 1, 2), list(clip))]

@@ -1,6 +1,7 @@
 """Mixtures of data sets: ratios, options of texts, types, ids, resuming."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from datasets import Dataset, Image, IterableDataset, List, Value
 from modeling_lavis.data.columns import DataError
 from modeling_lavis.data.loading import load_data
 from modeling_lavis.data.mixtures import mix
-from tests.data.data_files import encoded, picture
+from tests.data.data_files import encoded, picture, write_shard
 from tests.release.needs import needs
 
 
@@ -128,3 +129,14 @@ def test_wrong_arguments() -> None:
     other = data.map(lambda row: {"image": 1.5})
     with pytest.raises(DataError, match="column 'image' of data set 1 is .*float64"):
         mix([pairs, other])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_data_sets_with_and_without_ids(streaming: bool, tmp_path: Path) -> None:
+    samples = {color: {"png": encoded(color), "txt": color.encode()} for color in ("red", "blue")}
+    shard = load_data(write_shard(tmp_path / "a.tar", samples), "retrieval", streaming=streaming)
+    assert [row.get("image_id") for row in shard] == [None, None]
+    found = [row["image_id"] for row in mix([captions("a", 2, streaming), shard])]
+    assert len(set(found)) == 4 and None not in found
+    without = mix([shard, shard])
+    assert "image_id" not in without.features
