@@ -37,6 +37,9 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "re
 # The temperature is a number that training starts from, and queues hold features of past batches.
 _SET_BY_CONFIGURATION = frozenset({"temp", "image_queue", "text_queue", "idx_queue", "queue_ptr"})
 _MOMENTUM_SUFFIX = "_m"
+#: configuration of the head that an adapter was trained in, beside the adapter. Not `config.json`: transformers would
+#: take the folder for that of a whole model.
+HEAD_CONFIG_NAME = "head_config.json"
 # How large a model may be for its weights: more parameters per byte than any quantization has, and room for tiny ones.
 _PARAMETERS_PER_BYTE = 16
 _SMALL_MODEL = 10**8
@@ -472,6 +475,7 @@ def _by_module(model: nn.Module, names: list[str]) -> str:
 
 
 __all__ = [
+    "HEAD_CONFIG_NAME",
     "HUB_OPTIONS",
     "Adapter",
     "HeadStart",

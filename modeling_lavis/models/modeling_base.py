@@ -14,6 +14,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -205,8 +206,11 @@ class LavisPreTrainedModel(PreTrainedModel):
             if not is_own:
                 config = load_config(cls, source, kwargs)
                 config.architectures = [saved]
-                config = kwargs["config"] = cls.adapt_config(config, source, str(saved), allow_new_weights)
+                allows_copies = allow_new_weights or adapter is not None
+                config = kwargs["config"] = cls.adapt_config(config, source, str(saved), allows_copies)
                 start = cls.start_from(str(saved), config)
+                if adapter is not None:
+                    start = replace(start, copies_are_complete=True)  # the adapter was trained on these copies
             if start.key_mapping:
                 kwargs["key_mapping"] = {**start.key_mapping, **(kwargs.get("key_mapping") or {})}
             ignore = kwargs.pop("ignore_mismatched_sizes", False)
@@ -216,10 +220,11 @@ class LavisPreTrainedModel(PreTrainedModel):
                 if earlier is not None:
                     kwargs["config"] = earlier
                     model, info = cls._load_and_check(source, *args, **kwargs)
-            if not ignore:
-                check_shapes(model.config, source, info["mismatched_keys"])
             if adapter is not None:
                 info["missing_keys"] = {name for name in info["missing_keys"] if not adapter.has(name)}
+                info["mismatched_keys"] = {entry for entry in info["mismatched_keys"] if not adapter.has(entry[0])}
+            if not ignore:
+                check_shapes(model.config, source, info["mismatched_keys"])
             model.check_loaded(source, info)
             if not allow_new_weights and not wants_info:
                 check_new_weights(model, source, saved, info["missing_keys"], start)

@@ -194,6 +194,35 @@ def test_lora_trains_the_classifier_of_other_classes(tmp_path: Path) -> None:
         assert adapted.peft_config["default"].modules_to_save == expected
 
 
+def test_the_folder_of_a_run_with_lora_gives_the_trained_head(matcher: str, tmp_path: Path) -> None:
+    """Labels, image size and processor are those of the run, and the head is not that of the start."""
+    pytest.importorskip("peft")
+    from modeling_lavis.pipelines.loading import load
+
+    data = write_data(tmp_path / "data", "classification")
+    values = {"model.image_size": 96, "model.lora": {"r": 2, "init_lora_weights": False}}
+    result = train("small-classification", matcher, data, output_dir=tmp_path / "run", values=values, **QUICK)
+    image = tmp_path / "data" / "red.png"
+    own = type(load("image-text-classification", tmp_path / "run"))(
+        model=result.model.get_base_model(), processor=result.processor
+    )
+    expected = own(str(image), text="", top_k=4)
+    for folder in (tmp_path / "run", tmp_path / "run" / "checkpoint-1"):
+        pipe = load("image-text-classification", folder)
+        assert type(pipe.model) is modeling_lavis.LavisBlipForImageAndTextClassification
+        assert pipe.model.config.label2id == {"blue": 0, "green": 1, "red": 2, "yellow": 3}
+        assert pipe.model.config.vision_config.image_size == pipe.processor.image_processor.size["height"] == 96
+        found = pipe(str(image), text="", top_k=4)
+        assert [entry["label"] for entry in found] == [entry["label"] for entry in expected]
+        assert [entry["score"] for entry in found] == pytest.approx([entry["score"] for entry in expected], abs=1e-5)
+    assert type(AutoModel.from_pretrained(tmp_path / "run")).__name__ == "LavisBlipForImageTextRetrieval"
+    assert 'model="run")' in (tmp_path / "run" / "README.md").read_text()
+    config = tmp_path / "run" / "head_config.json"
+    config.write_text(config.read_text().replace("LavisBlipForImageAndTextClassification", "OtherHead"))
+    with pytest.raises(ValueError, match="head_config.json of .* names the head 'OtherHead'"):
+        load("image-text-classification", tmp_path / "run")
+
+
 def test_lora_needs_the_layers_that_it_adapts(matcher: str) -> None:
     pytest.importorskip("peft")
     recipe = load_recipe("blip-caption-lora").with_values(SIZE)
