@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.modeling_utils import load_state_dict
 from transformers.utils import (
+    ADAPTER_CONFIG_NAME,
     CONFIG_NAME,
     GENERATION_CONFIG_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
@@ -36,6 +37,9 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "re
 # The temperature is a number that training starts from, and queues hold features of past batches.
 _SET_BY_CONFIGURATION = frozenset({"temp", "image_queue", "text_queue", "idx_queue", "queue_ptr"})
 _MOMENTUM_SUFFIX = "_m"
+#: configuration of the head that an adapter was trained in, beside the adapter. Not `config.json`: transformers would
+#: take the folder for that of a whole model.
+HEAD_CONFIG_NAME = "head_config.json"
 # How large a model may be for its weights: more parameters per byte than any quantization has, and room for tiny ones.
 _PARAMETERS_PER_BYTE = 16
 _SMALL_MODEL = 10**8
@@ -90,8 +94,61 @@ def read_head(source: Any, options: Mapping[str, Any]) -> str | None:
     try:
         stored, _ = PreTrainedConfig.get_config_dict(place, **access)
     except (OSError, ValueError, TypeError, AttributeError):
-        return None  # loading names what is wrong, or finds the model of an adapter
+        return None  # loading names what is wrong
     return head_of(stored)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """
+    An adapter of peft.
+
+    Args:
+        base (`str`): folder or Hub id of the model that it was trained on.
+        revision (`str`, *optional*): branch, tag or commit of that model.
+        modules_to_save (`tuple[str, ...]`): modules of which it has all weights.
+    """
+
+    base: str
+    revision: str | None
+    modules_to_save: tuple[str, ...]
+
+    def has(self, name: str) -> bool:
+        """Whether it has a weight of the model."""
+        return any(f".{module}." in f".{name}" for module in self.modules_to_save)
+
+
+def read_adapter(source: Any, access: Mapping[str, Any]) -> Adapter | None:
+    """
+    The adapter of a repository that has no model of its own, `None` for others.
+
+    Args:
+        source (`str` or `os.PathLike`): folder or Hub id.
+        access (`Mapping[str, Any]`): those of `HUB_OPTIONS` that are given.
+
+    Raises:
+        ValueError: the file of the adapter names no model.
+    """
+    try:
+        if cached_file(source, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **access) is not None:
+            return None
+        found = cached_file(source, ADAPTER_CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **access)
+    except (OSError, ValueError):
+        return None  # loading says what is wrong
+    if found is None:
+        return None
+    try:
+        values = json.loads(Path(found).read_text(encoding="utf-8"))
+        base, revision = values.get("base_model_name_or_path"), values.get("revision")
+        modules = tuple(map(str, values.get("modules_to_save") or ()))
+        if not isinstance(base, str) or not base:
+            raise ValueError(f"base_model_name_or_path is {base!r:.80}; expected a folder or a Hub id")
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{ADAPTER_CONFIG_NAME} of {source} cannot be used: {error}. Correct it, or load the model that the "
+            "adapter was trained on, and the adapter by its load_adapter."
+        ) from error
+    return Adapter(base, revision if isinstance(revision, str) else None, modules)
 
 
 def read_weights(source: Any, access: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -141,7 +198,7 @@ def check_local_files(model_class: Any, source: Any, options: Mapping[str, Any])
     try:
         config = load_config(model_class, source, dict(options))
     except (OSError, ValueError):
-        return  # loading says what is wrong, or finds the model of an adapter
+        return  # loading says what is wrong
     if not stored or getattr(config, "frozen_parts", None) or options.get("frozen_parts"):
         return
     needed = estimated_parameters(config)
@@ -418,7 +475,9 @@ def _by_module(model: nn.Module, names: list[str]) -> str:
 
 
 __all__ = [
+    "HEAD_CONFIG_NAME",
     "HUB_OPTIONS",
+    "Adapter",
     "HeadStart",
     "check_generation_config",
     "check_index",
@@ -428,6 +487,7 @@ __all__ = [
     "head_of",
     "load_config",
     "new_weights",
+    "read_adapter",
     "read_generation_config",
     "read_head",
     "read_weights",

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +35,7 @@ from .head_loading import (
     check_new_weights,
     check_shapes,
     load_config,
+    read_adapter,
     read_generation_config,
     read_head,
     with_truncated_mlp,
@@ -172,7 +174,8 @@ class LavisPreTrainedModel(PreTrainedModel):
         taken over.
 
         Args:
-            pretrained_model_name_or_path (`str` or `os.PathLike`): folder or Hub id.
+            pretrained_model_name_or_path (`str` or `os.PathLike`): folder or Hub id; of an adapter of peft, too, which
+                is loaded into the model that it names.
             allow_new_weights (`bool`, *optional*, defaults to `False`): initialize weights that the checkpoint lacks,
                 as a start for training; the load report lists them. Momentum encoders, feature queues and temperature
                 never need it: they start from the online weights, with random features and from the configuration.
@@ -188,6 +191,13 @@ class LavisPreTrainedModel(PreTrainedModel):
             model, info = cls._load_weights(None, *args, **kwargs)
         else:
             kwargs = with_pinned_revision(source, kwargs)
+            place, access = source, {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
+            adapter = read_adapter(source, access)
+            if adapter is not None:
+                # revision and subfolder of the adapter say nothing about those of the model
+                kwargs = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
+                source = adapter.base
+                kwargs = with_pinned_revision(source, {**kwargs, "revision": adapter.revision})
             saved = read_head(source, kwargs)
             if not allow_new_weights:
                 check_local_files(cls, source, kwargs)
@@ -196,8 +206,11 @@ class LavisPreTrainedModel(PreTrainedModel):
             if not is_own:
                 config = load_config(cls, source, kwargs)
                 config.architectures = [saved]
-                config = kwargs["config"] = cls.adapt_config(config, source, str(saved), allow_new_weights)
+                allows_copies = allow_new_weights or adapter is not None
+                config = kwargs["config"] = cls.adapt_config(config, source, str(saved), allows_copies)
                 start = cls.start_from(str(saved), config)
+                if adapter is not None:
+                    start = replace(start, copies_are_complete=True)  # the adapter was trained on these copies
             if start.key_mapping:
                 kwargs["key_mapping"] = {**start.key_mapping, **(kwargs.get("key_mapping") or {})}
             ignore = kwargs.pop("ignore_mismatched_sizes", False)
@@ -207,11 +220,16 @@ class LavisPreTrainedModel(PreTrainedModel):
                 if earlier is not None:
                     kwargs["config"] = earlier
                     model, info = cls._load_and_check(source, *args, **kwargs)
+            if adapter is not None:
+                info["missing_keys"] = {name for name in info["missing_keys"] if not adapter.has(name)}
+                info["mismatched_keys"] = {entry for entry in info["mismatched_keys"] if not adapter.has(entry[0])}
             if not ignore:
                 check_shapes(model.config, source, info["mismatched_keys"])
             model.check_loaded(source, info)
             if not allow_new_weights and not wants_info:
                 check_new_weights(model, source, saved, info["missing_keys"], start)
+            if adapter is not None:
+                model.load_adapter(place, kwargs.get("adapter_name"), adapter_kwargs=access)
         check_offloading(model)
         keep_offloaded_parameters_in_float32(model)
         return (model, info) if wants_info else model

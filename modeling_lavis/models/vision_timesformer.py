@@ -294,4 +294,46 @@ class LavisTimesformerModel(LavisViTModel):
         return TimesformerOutput(last_hidden_state=pooled, pooler_output=pooled[:, 0])
 
 
-__all__ = ["LavisTimesformerModel", "TimesformerBlock", "TimesformerOutput"]
+def resize_images(model: Any, image_size: int, num_frames: int | None = None) -> None:
+    """
+    Let a model take images of another size, or clips of another number of frames, by interpolating its learned
+    position embeddings; those of its momentum encoder, too.
+
+    Args:
+        model (`PreTrainedModel`): a head of this package; changed in-place, with its configuration. Its processor has
+            options of its own.
+        image_size (`int`): side length of images or frames in pixels, a multiple of the patch size.
+        num_frames (`int`, *optional*): number of frames; only for videos.
+
+    Raises:
+        ValueError: the size is not a multiple of the patch size, or the model has no encoder of videos.
+    """
+    for encoder in (module for module in model.modules() if isinstance(module, LavisViTModel)):
+        config = encoder.config
+        if image_size < 1 or image_size % config.patch_size:
+            raise ValueError(
+                f"image_size is {image_size}; expected a multiple of the patch size {config.patch_size} of the model."
+            )
+        side = image_size // config.patch_size
+        positions = interpolate_grid_positions(
+            encoder.pos_embed.detach(), (side, side), align_corners=encoder.align_position_corners
+        )
+        _replace(encoder, "pos_embed", positions)
+        config.image_size = image_size
+        if num_frames is not None:
+            if not isinstance(encoder, LavisTimesformerModel):
+                raise ValueError(f"num_frames is {num_frames}, but {type(model).__name__} takes images.")
+            _replace(encoder, "time_embed", interpolate_sequence_positions(encoder.time_embed.detach(), num_frames))
+            encoder.config.num_frames = num_frames
+    model.config.vision_config.image_size = image_size
+    if num_frames is not None:
+        model.config.vision_config.num_frames = num_frames
+
+
+def _replace(module: nn.Module, name: str, value: Tensor) -> None:
+    old = module.get_parameter(name)
+    if value.shape != old.shape:
+        setattr(module, name, nn.Parameter(value.clone(), requires_grad=old.requires_grad))
+
+
+__all__ = ["LavisTimesformerModel", "TimesformerBlock", "TimesformerOutput", "resize_images"]

@@ -33,7 +33,8 @@ class CheckpointHead:
     """
     Loads models for `transformers.pipeline`, in the place of an Auto class. The class is the one that the checkpoint
     was saved from, not the usual class of a task, so that no head is left with untrained weights. Checkpoints of
-    transformers' own BLIP and BLIP-2 are loaded into the classes of this package.
+    transformers' own BLIP and BLIP-2 are loaded into the classes of this package. The folder of a run with adapters of
+    peft gives the head that was trained: with its labels and image size, and the adapters in it.
 
     Without a dtype, or with `"auto"`, the weights get the stored dtype here, and the pipeline converts them if its
     device is slow in that dtype (`precision`).
@@ -45,7 +46,7 @@ class CheckpointHead:
         Load the model of a folder or a Hub repository.
 
         Args:
-            name (`str` or `os.PathLike`): folder or Hub id, or the folder of an exported model.
+            name (`str` or `os.PathLike`): folder or Hub id, also of adapters, or the folder of an exported model.
             kwargs: options of `from_pretrained` (`dtype`, `revision`, `device_map`, ...).
 
         Raises:
@@ -56,7 +57,7 @@ class CheckpointHead:
 
         import modeling_lavis
         from modeling_lavis.export.manifest import is_exported
-        from modeling_lavis.models.modeling_base import HUB_OPTIONS
+        from modeling_lavis.models.head_loading import HUB_OPTIONS, read_adapter
         from modeling_lavis.models.transformers_compat import with_pinned_revision
 
         check_place(name)
@@ -64,16 +65,18 @@ class CheckpointHead:
             return _remember(_load_exported(name, kwargs), _Loading(False, {}))
         kwargs = with_pinned_revision(name, kwargs)  # model and processor are of one state of the repository
         hub_options = {option: kwargs[option] for option in HUB_OPTIONS if kwargs.get(option) is not None}
+        chooses_dtype = kwargs.get("dtype") in (None, "auto") and kwargs.get("torch_dtype") in (None, "auto")
+        if kwargs.get("trust_remote_code") is not None:
+            hub_options["trust_remote_code"] = kwargs["trust_remote_code"]
+        loading = _Loading(chooses_dtype, hub_options)
+        if read_adapter(name, hub_options) is not None:
+            return _remember(_load_adapted(name, hub_options, kwargs), loading)
         config, _ = PreTrainedConfig.get_config_dict(name, **hub_options)
         if "model_type" not in config:
             raise OSError(
                 f"{name} has no config.json with a model_type; expected a folder or a Hub id that was written by "
                 "save_pretrained or by `modeling-lavis convert`."
             )
-        chooses_dtype = kwargs.get("dtype") in (None, "auto") and kwargs.get("torch_dtype") in (None, "auto")
-        if kwargs.get("trust_remote_code") is not None:
-            hub_options["trust_remote_code"] = kwargs["trust_remote_code"]
-        loading = _Loading(chooses_dtype, hub_options)
         if config["model_type"] not in ("blip", "blip-2"):
             return _remember(AutoModel.from_pretrained(name, **kwargs), loading)
         architecture = (config.get("architectures") or ["?"])[0]
@@ -85,6 +88,45 @@ class CheckpointHead:
         kwargs.pop("code_revision", None)
         model_class = getattr(modeling_lavis, _LAVIS_CLASSES[architecture])
         return _remember(model_class.from_pretrained(name, **kwargs), loading)
+
+
+def _load_adapted(name: str | os.PathLike[str], hub_options: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """The head that adapters of peft were trained in, with the adapters."""
+    from transformers import AutoModel, PreTrainedConfig
+    from transformers.utils import PROCESSOR_NAME, cached_file
+
+    import modeling_lavis
+    from modeling_lavis.import_utils import require
+    from modeling_lavis.models.head_loading import HEAD_CONFIG_NAME, head_of
+    from modeling_lavis.models.vision_timesformer import resize_images
+
+    require("peft", extra="train", purpose=f"the adapters of {name}")
+    # transformers gives the configuration of the model that the adapters were trained on
+    options = {key: value for key, value in options.items() if key != "config"}
+    access = {key: value for key, value in hub_options.items() if key != "trust_remote_code"}
+
+    def has(file: str) -> bool:
+        return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **access) is not None
+
+    if has(HEAD_CONFIG_NAME):
+        values, _ = PreTrainedConfig.get_config_dict(name, _configuration_file=HEAD_CONFIG_NAME, **access)
+        head = getattr(modeling_lavis, str(head_of(values)), None)
+        if head is None:
+            raise ValueError(
+                f"{HEAD_CONFIG_NAME} of {name} names the head {head_of(values)!r}, which this package does not have; "
+                "load the class that was trained, and the adapters by its load_adapter."
+            )
+        config = head.config_class.from_dict(values)
+        options = {key: value for key, value in options.items() if key not in ("code_revision", "trust_remote_code")}
+        model = head.from_pretrained(name, id2label=config.id2label, **options)
+        vision = config.vision_config
+        resize_images(model, vision.image_size, getattr(vision, "num_frames", None))
+    else:
+        model = AutoModel.from_pretrained(name, **options)
+    if has(PROCESSOR_NAME):
+        # pipelines take the processor from where the model comes from
+        model.name_or_path, model.config._commit_hash = os.fspath(name), None
+    return model
 
 
 def _load_exported(folder: str | os.PathLike[str], options: Mapping[str, Any]) -> Any:

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run with adapters of peft changes beyond the adapters: momentum encoders, feature queues and their pointer.
+"""What a run with adapters of peft changes beyond the adapters: momentum encoders, feature queues and their pointer,
+and the configuration.
 
-peft saves adapters only. A run could not be resumed exactly without these.
+peft saves adapters only. A run could not be resumed exactly without these, and its model not be loaded.
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from modeling_lavis.models.head_loading import HEAD_CONFIG_NAME
 from modeling_lavis.training.momentum import heads_with_updates
 
 FILE_NAME = "momentum_and_queues.safetensors"
@@ -21,6 +24,19 @@ def save(model: Any, folder: Path) -> None:
     if state:
         # weights that momentum encoders share would not be written twice
         save_file({name: value.detach().clone().contiguous() for name, value in state.items()}, folder / FILE_NAME)
+
+
+def save_config(model: Any, folder: Path) -> None:
+    """
+    Write the configuration of a head with adapters, with its labels and sizes, beside the adapters.
+
+    Args:
+        model (`PreTrainedModel`): the head, without wrappers.
+        folder (`Path`): folder that exists.
+    """
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.to_json_file(folder / HEAD_CONFIG_NAME)
 
 
 def load(model: Any, folder: str) -> None:
@@ -56,4 +72,4 @@ def _state(model: Any) -> dict[str, Tensor]:
     return found
 
 
-__all__ = ["FILE_NAME", "load", "save"]
+__all__ = ["FILE_NAME", "load", "save", "save_config"]

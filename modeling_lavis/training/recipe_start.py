@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from transformers import AutoProcessor, PreTrainedConfig, PreTrainedModel
 import modeling_lavis
 from modeling_lavis.data.collators import ENTAILMENT_LABELS, PAIR_LABELS
 from modeling_lavis.data.folders import load_label2id
-from modeling_lavis.models.head_loading import head_of
+from modeling_lavis.models.head_loading import HeadStart, head_of, new_weights
 from modeling_lavis.models.momentum import init_momentum_modules
 from modeling_lavis.training.recipes import Recipe
 from modeling_lavis.training.resizing import resize_images, resize_queue
@@ -37,6 +37,22 @@ _TEXT_COLUMNS = ("caption", "question", "answer", "sentence")
 #: modules of the heads whose outputs are the classes
 _CLASSIFIERS = ("cls_head", "classifier")
 _IMAGE_OPTIONS = ("background", "image_mean", "image_std")
+
+
+class Start(NamedTuple):
+    """
+    What a recipe trains.
+
+    Args:
+        model (`PreTrainedModel`): the model.
+        processor (`ProcessorMixin`): its processor.
+        new_weights (`list[str]`): names of the weights that the repository does not have, or has for other classes,
+            without those that are copies of others.
+    """
+
+    model: Any
+    processor: Any
+    new_weights: list[str]
 
 
 def find_labels(recipe: Recipe, rows: Any, given: Any = None, model: Any = None) -> dict[str, int] | None:
@@ -161,7 +177,7 @@ def prepare_start(
     rows: Any,
     label2id: Mapping[str, int] | None,
     language_model: Any = None,
-) -> tuple[Any, Any]:
+) -> Start:
     """
     The model and the processor that a recipe trains.
 
@@ -189,10 +205,15 @@ def prepare_start(
         if label2id is not None and _is_unnamed(model.config) and len(label2id) == model.config.num_labels:
             model.config.id2label = {index: name for name, index in label2id.items()}
             model.config.label2id = dict(label2id)
-        return model, processor
+        return Start(model, processor, [])
     language_model = language_model if language_model is not None else recipe.start.language_model
     if model is None and recipe.start.is_new_model:
-        return _new_model(recipe, processor, rows, label2id, language_model)
+        if recipe.model.lora is not None:
+            raise ValueError(
+                f"The recipe {recipe.name} starts a new model and has model.lora, but adapters are saved without the"
+                " weights that they adapt. Give a model, or leave model.lora out."
+            )
+        return Start(*_new_model(recipe, processor, rows, label2id, language_model), [])
     source = recipe.start.model if model is None else os.fspath(model)
     if source is None:
         raise ValueError(f"The recipe {recipe.name} names nothing to start from; give a model.")
@@ -316,7 +337,7 @@ def _own_tokenizer(recipe: Recipe, rows: Any) -> Any:
 
 def _load(
     recipe: Recipe, source: str, processor: Any, label2id: Mapping[str, int] | None, language_model: Any
-) -> tuple[Any, Any]:
+) -> Start:
     head = getattr(modeling_lavis, recipe.head)
     fields = _settings(recipe, label2id, is_new=False)
     try:
@@ -336,9 +357,10 @@ def _load(
         fields["frozen_parts"] = {**(stored.frozen_parts or {}), "language_model": os.fspath(language_model)}
     frozen = {"vision_model", "language_model"} & set(recipe.model.frozen)
     options: dict[str, Any] = {"dtype": "auto" if recipe.family == "lavis_blip_2" and frozen else torch.float32}
-    model = head.from_pretrained(source, allow_new_weights=True, **options, **fields)
+    model, info = head.from_pretrained(source, allow_new_weights=True, output_loading_info=True, **options, **fields)
+    missing = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     if has_other_classes:
-        _renew_classifier(model)
+        missing |= _renew_classifier(model)
     if queue_size is not None:
         resize_queue(model, queue_size)
     resize_images(model, recipe.model.image_size, recipe.model.num_frames)
@@ -352,7 +374,8 @@ def _load(
     elif processor is None:
         processor = AutoProcessor.from_pretrained(source)
     _set_options(processor, recipe)
-    return model, processor
+    # copies are made again whenever the repository is loaded
+    return Start(model, processor, new_weights(model, missing, HeadStart(copies_are_complete=True)))
 
 
 def _has_other_classes(stored: Any, id2label: Mapping[int, str]) -> bool:
@@ -360,8 +383,9 @@ def _has_other_classes(stored: Any, id2label: Mapping[int, str]) -> bool:
     return stored.num_labels != len(id2label) if _is_unnamed(stored) else stored.id2label != dict(id2label)
 
 
-def _renew_classifier(model: Any) -> None:
-    """Initialize the classifier of a loaded model, and its momentum copy, as those of a new model."""
+def _renew_classifier(model: Any) -> set[str]:
+    """Initialize the classifier of a loaded model, and its momentum copy, as those of a new model; names of weights."""
+    renewed: set[str] = set()
     for name, classifier in [(name, child) for name, child in model.named_children() if name in _CLASSIFIERS]:
         for module in classifier.modules():
             for key, weight in list(module.named_parameters(recurse=False)):
@@ -370,6 +394,8 @@ def _renew_classifier(model: Any) -> None:
             model._init_weights(module)
         if (momentum := getattr(model, f"{name}_m", None)) is not None:
             momentum.load_state_dict(classifier.state_dict())
+        renewed |= {f"{name}.{key}" for key, _ in classifier.named_parameters()}
+    return renewed
 
 
 def _set_options(processor: Any, recipe: Recipe) -> None:
@@ -391,4 +417,4 @@ def _set_options(processor: Any, recipe: Recipe) -> None:
         setattr(processor, name, value)
 
 
-__all__ = ["LABEL_COLUMNS", "column_values", "find_labels", "frequent_answers", "options_of", "prepare_start"]
+__all__ = ["LABEL_COLUMNS", "Start", "column_values", "find_labels", "frequent_answers", "options_of", "prepare_start"]

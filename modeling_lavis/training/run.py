@@ -183,9 +183,9 @@ def train(
     if eval_rows is not None and label2id is not None and on_bad_row == "raise":
         _check_eval_labels(plan, eval_rows, label2id)
 
-    model, processor = prepare_start(plan, model, processor, rows, label2id, language_model)
+    model, processor, new_weights = prepare_start(plan, model, processor, rows, label2id, language_model)
     if plan.model.lora is not None:
-        model = _with_lora(model, plan)
+        model = _with_lora(model, plan, new_weights)
     collator = _collator(plan, processor, label2id, on_bad_row)
     evaluates = eval_rows is not None and bool(plan.evaluation.metric)
     if eval_rows is not None and not evaluates:
@@ -325,12 +325,47 @@ def _transform(name: str, processor: Any, options: Mapping[str, Any]) -> Callabl
     return training_transform(processor, **options)
 
 
-def _with_lora(model: Any, recipe: Recipe) -> Any:
-    """The model with adapters of peft."""
+def _with_lora(model: Any, recipe: Recipe, new_weights: Sequence[str]) -> Any:
+    """
+    The model with adapters of peft. Modules with weights that the start does not have are trained and saved completely,
+    because adapters are saved without the weights around them.
+
+    Raises:
+        ValueError: such a module is one with layers to adapt.
+    """
     peft: Any = require("peft", extra="train", purpose=f"the adapters of the recipe {recipe.name}")
+    from peft.tuners.tuners_utils import check_target_module_exists
+
     options = dict(recipe.model.lora or {})
     options.setdefault("target_modules", lora_target_modules(model))
-    return peft.get_peft_model(model, peft.LoraConfig(**options))
+    saved = list(options.get("modules_to_save") or ())
+    new = _modules_of(model, new_weights, saved)
+    config = peft.LoraConfig(**options)
+    adapted = [name for name, _ in model.named_modules() if check_target_module_exists(config, name)]
+    if lost := [part for part in new if not part or any(f"{name}.".startswith(f"{part}.") for name in adapted)]:
+        parts = ", ".join(sorted({part.partition(".")[0] or type(model).__name__ for part in lost}))
+        raise ValueError(
+            f"The start lacks weights of {parts}, whose layers model.lora would adapt, but adapters are saved without"
+            f" the weights that they adapt. Give a model that has these weights, such as a {recipe.head}, or train"
+            " without model.lora first."
+        )
+    config.modules_to_save = [*saved, *new] or None
+    return peft.get_peft_model(model, config)
+
+
+def _modules_of(model: Any, weights: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The largest modules with no other weights than these, or the owners of these; without parts of known modules."""
+    found: dict[str, None] = {}
+    for weight in weights:
+        name, _, _ = weight.rpartition(".")
+        if any(f".{entry}." in f".{name}." for entry in known):
+            continue
+        parent, _, _ = name.rpartition(".")
+        while parent and all(f"{parent}.{key}" in weights for key, _ in model.get_submodule(parent).named_parameters()):
+            name = parent
+            parent, _, _ = name.rpartition(".")
+        found[name] = None
+    return list(found)
 
 
 def _schedule_options(recipe: Recipe, factor: float) -> dict[str, Any]:

@@ -230,18 +230,10 @@ def _head(model: Any) -> tuple[str, str, str]:
 
 def _usage(repo: str, base: str | None, task: str, example: str) -> str:
     """Code that runs the model; `base` is the model that adapters were trained on."""
-    if base is None:
-        return (
-            "import modeling_lavis\nfrom transformers import pipeline\n\n"
-            f'print(pipeline("{task}", model={string_literal(repo)})({example}))'
-        )
+    note = "" if base is None else f"# adapters, loaded by peft into the model {string_literal(base)}\n"
     return (
-        "import modeling_lavis\nfrom peft import PeftModel\n"
-        "from transformers import AutoModel, AutoProcessor, pipeline\n\n"
-        f"base = AutoModel.from_pretrained({string_literal(base)})\n"
-        f"model = PeftModel.from_pretrained(base, {string_literal(repo)})\n"
-        f"processor = AutoProcessor.from_pretrained({string_literal(repo)})\n"
-        f'print(pipeline("{task}", model=model, processor=processor)({example}))'
+        f"import modeling_lavis\nfrom transformers import pipeline\n\n{note}"
+        f'print(pipeline("{task}", model={string_literal(repo)})({example}))'
     )
 
 

@@ -433,16 +433,23 @@ class LavisTrainer(Trainer):
         """
         if self._staged_for is not None:
             super().save_model(output_dir, _internal_call=True)
+            self._save_config_of_adapters(Path(output_dir if output_dir is not None else self.args.output_dir))
             return
         folder = Path(output_dir if output_dir is not None else self.args.output_dir)
         staging = folder / checkpoints.PARTIAL_MODEL
         super().save_model(str(staging), _internal_call=True)
+        self._save_config_of_adapters(staging)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             checkpoints.move_files(staging, folder)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save_config_of_adapters(self, folder: Path) -> None:
+        """Write the configuration, which peft does not save."""
+        if self.args.should_save and hasattr(self.model, "peft_config"):
+            peft_state.save_config(self._plain_model(), folder)
 
     def create_model_card(self, **facts: Any) -> None:
         """

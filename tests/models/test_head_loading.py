@@ -40,6 +40,56 @@ def family(name: str) -> str:
     return name.partition("For")[0].removesuffix("Model")
 
 
+# ---- adapters ----
+
+
+def save_adapter(base: Path, folder: Path, **options: Any) -> Any:
+    """A saved adapter whose base is a repository."""
+    peft = pytest.importorskip("peft", reason="adapters need the extra [train]")
+    model = AutoModel.from_pretrained(base)
+    targets = modeling_lavis.lora_target_modules(model)
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False, **options)
+    )
+    adapted.save_pretrained(folder)
+    return adapted
+
+
+def test_adapters_are_loaded_as_their_base_is(repositories: dict[str, Path], tmp_path: Path) -> None:
+    """Weights under other names are found, and heads that the base lacks are errors."""
+    captioner = modeling_lavis.LavisBlipForConditionalGeneration
+    save_adapter(repositories["LavisBlipForPreTraining"], tmp_path / "pretraining")
+    base = captioner.from_pretrained(repositories["LavisBlipForPreTraining"])
+    loaded = dict(captioner.from_pretrained(tmp_path / "pretraining").named_parameters())
+    assert any("lora_A" in name for name in loaded)
+    for name, value in base.named_parameters():
+        owner, _, leaf = name.rpartition(".")
+        found = loaded.get(name)
+        assert torch.equal(value, loaded[f"{owner}.base_layer.{leaf}"] if found is None else found), name
+    save_adapter(repositories["LavisBlipForImageTextRetrieval"], tmp_path / "retrieval")
+    with pytest.raises(ValueError, match="is a checkpoint of LavisBlipForImageTextRetrieval, which has no weights for"):
+        captioner.from_pretrained(tmp_path / "retrieval")
+    assert captioner.from_pretrained(tmp_path / "retrieval", allow_new_weights=True)
+
+
+def test_modules_of_an_adapter_are_not_new(repositories: dict[str, Path], tmp_path: Path) -> None:
+    head = modeling_lavis.LavisBlipForImageAndTextClassification
+    save_adapter(repositories[head.__name__], tmp_path, modules_to_save=["cls_head"])
+    path = tmp_path / "adapter_config.json"
+    values = json.loads(path.read_text())
+    values["base_model_name_or_path"] = str(repositories["LavisBlipForImageTextRetrieval"])
+    path.write_text(json.dumps(values))
+    options = {"num_labels": AutoModel.from_pretrained(repositories[head.__name__]).config.num_labels}
+    saved = load_file(tmp_path / "adapter_model.safetensors")["base_model.model.cls_head.0.weight"]
+    classifier = head.from_pretrained(tmp_path, **options).cls_head.modules_to_save["default"]
+    assert torch.equal(classifier[0].weight, saved)
+    path.write_text(json.dumps({**values, "base_model_name_or_path": None}))
+    with pytest.raises(
+        ValueError, match="adapter_config.json of .* base_model_name_or_path is None; expected a folder"
+    ):
+        head.from_pretrained(tmp_path)
+
+
 # ---- Auto classes ----
 
 

@@ -15,7 +15,7 @@ from modeling_lavis.embedded import embedded_model_path
 from modeling_lavis.training.recipe_start import find_labels, prepare_start
 from modeling_lavis.training.recipes import load_recipe
 from modeling_lavis.training.resuming import resumed_from
-from modeling_lavis.training.run import _training_arguments, train
+from modeling_lavis.training.run import _training_arguments, _with_lora, train
 from tests.training.run_cases import tiny_values, write_data
 
 #: recipe by task, and a metric that its evaluation gives
@@ -142,7 +142,7 @@ def test_a_classifier_of_other_classes_is_new(names: tuple[str, ...], tmp_path: 
     saved = save_classifier(tmp_path, "cat", "dog", "eel").cls_head
     recipe = load_recipe("small-classification").with_values({**SIZE, "model.config.use_momentum": True})
     label2id = {name: index for index, name in enumerate(names)}
-    model, _ = prepare_start(recipe, str(tmp_path), None, [], label2id)
+    model = prepare_start(recipe, str(tmp_path), None, [], label2id).model
     assert model.config.label2id == label2id and model.config.id2label == dict(enumerate(names))
     assert model.cls_head[2].out_features == len(names)
     is_new = names != ("cat", "dog", "eel")
@@ -154,11 +154,88 @@ def test_a_classifier_of_other_classes_is_new(names: tuple[str, ...], tmp_path: 
 
 def test_a_classifier_without_names_of_classes_is_kept(tmp_path: Path) -> None:
     saved = save_classifier(tmp_path, "LABEL_0", "LABEL_1").cls_head
-    model, _ = prepare_start(
-        load_recipe("small-classification").with_values(SIZE), str(tmp_path), None, [], {"no": 0, "yes": 1}
-    )
+    recipe = load_recipe("small-classification").with_values(SIZE)
+    model = prepare_start(recipe, str(tmp_path), None, [], {"no": 0, "yes": 1}).model
     assert model.config.id2label == {0: "no", 1: "yes"}
     assert torch.equal(model.cls_head[2].weight, saved[2].weight)
+
+
+@pytest.fixture(scope="module")
+def matcher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The retrieval model that is part of the package, without its decoder."""
+    folder = tmp_path_factory.mktemp("matcher")
+    model = modeling_lavis.LavisBlipForImageTextRetrieval.from_pretrained(embedded_model_path(), dtype=torch.float32)
+    model.save_pretrained(folder)
+    AutoProcessor.from_pretrained(embedded_model_path()).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("given", [None, ["cls_head"]])
+def test_lora_trains_and_saves_modules_that_the_start_lacks(given: Any, matcher: str, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    lora = {"r": 2, "modules_to_save": given}
+    recipe = load_recipe("small-classification").with_values({**SIZE, "model.lora": lora})
+    start = prepare_start(recipe, matcher, None, [], {"no": 0, "yes": 1})
+    adapted = _with_lora(start.model, recipe, start.new_weights)
+    trained = {name for name, value in adapted.named_parameters() if value.requires_grad and "lora" not in name}
+    assert len(trained) == 4 and all(".cls_head.modules_to_save.default." in name for name in trained)
+    adapted.save_pretrained(tmp_path)
+    options = {"allow_new_weights": True, "dtype": torch.float32, "id2label": {0: "no", 1: "yes"}}
+    base = modeling_lavis.LavisBlipForImageAndTextClassification.from_pretrained(matcher, **options)
+    loaded = peft.PeftModel.from_pretrained(base, tmp_path).merge_and_unload()
+    assert torch.equal(loaded.cls_head[0].weight, adapted.merge_and_unload().cls_head[0].weight)
+
+
+def test_lora_trains_the_classifier_of_other_classes(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    save_classifier(tmp_path, "cat", "dog")
+    recipe = load_recipe("small-classification").with_values({**SIZE, "model.lora": {"r": 2}})
+    for names, expected in ((("cat", "dog"), None), (("red", "blue"), ["cls_head"])):
+        start = prepare_start(recipe, str(tmp_path), None, [], {name: index for index, name in enumerate(names)})
+        adapted = _with_lora(start.model, recipe, start.new_weights)
+        assert adapted.peft_config["default"].modules_to_save == expected
+
+
+def test_the_folder_of_a_run_with_lora_gives_the_trained_head(matcher: str, tmp_path: Path) -> None:
+    """Labels, image size and processor are those of the run, and the head is not that of the start."""
+    pytest.importorskip("peft")
+    from modeling_lavis.pipelines.loading import load
+
+    data = write_data(tmp_path / "data", "classification")
+    values = {"model.image_size": 96, "model.lora": {"r": 2, "init_lora_weights": False}}
+    result = train("small-classification", matcher, data, output_dir=tmp_path / "run", values=values, **QUICK)
+    image = tmp_path / "data" / "red.png"
+    own = type(load("image-text-classification", tmp_path / "run"))(
+        model=result.model.get_base_model(), processor=result.processor
+    )
+    expected = own(str(image), text="", top_k=4)
+    for folder in (tmp_path / "run", tmp_path / "run" / "checkpoint-1"):
+        pipe = load("image-text-classification", folder)
+        assert type(pipe.model) is modeling_lavis.LavisBlipForImageAndTextClassification
+        assert pipe.model.config.label2id == {"blue": 0, "green": 1, "red": 2, "yellow": 3}
+        assert pipe.model.config.vision_config.image_size == pipe.processor.image_processor.size["height"] == 96
+        found = pipe(str(image), text="", top_k=4)
+        assert [entry["label"] for entry in found] == [entry["label"] for entry in expected]
+        assert [entry["score"] for entry in found] == pytest.approx([entry["score"] for entry in expected], abs=1e-5)
+    assert type(AutoModel.from_pretrained(tmp_path / "run")).__name__ == "LavisBlipForImageTextRetrieval"
+    assert 'model="run")' in (tmp_path / "run" / "README.md").read_text()
+    config = tmp_path / "run" / "head_config.json"
+    config.write_text(config.read_text().replace("LavisBlipForImageAndTextClassification", "OtherHead"))
+    with pytest.raises(ValueError, match="head_config.json of .* names the head 'OtherHead'"):
+        load("image-text-classification", tmp_path / "run")
+
+
+def test_lora_needs_the_layers_that_it_adapts(matcher: str) -> None:
+    pytest.importorskip("peft")
+    recipe = load_recipe("blip-caption-lora").with_values(SIZE)
+    start = prepare_start(recipe, matcher, None, [], None)
+    with pytest.raises(ValueError, match="The start lacks weights of text_decoder, .* such as a LavisBlipForCond"):
+        _with_lora(start.model, recipe, start.new_weights)
+    complete = prepare_start(recipe, str(embedded_model_path()), None, [], None)
+    assert complete.new_weights == []  # they are under other names
+    new = load_recipe("small-captioning").with_values({"model.lora": {"r": 2}})
+    with pytest.raises(ValueError, match="small-captioning starts a new model and has model.lora, .* Give a model"):
+        prepare_start(new, None, None, [], None)
 
 
 @pytest.mark.slow
