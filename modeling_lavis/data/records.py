@@ -18,7 +18,7 @@ from typing import Any
 
 import PIL.Image
 
-from modeling_lavis.data.columns import DataError
+from modeling_lavis.data.columns import DataError, is_plain_integer
 from modeling_lavis.files import parse_json
 from modeling_lavis.files import read_json as parse_file
 from modeling_lavis.import_utils import require
@@ -325,7 +325,7 @@ def sample_record(members: Mapping[str, bytes], path: str, key: str, image_exten
                 record[head or "caption"] = content.decode("utf-8")
             elif last == "cls":
                 label = content.decode("utf-8").strip()
-                record[head or "label"] = int(label) if label.isdecimal() else label
+                record[head or "label"] = int(label) if is_plain_integer(label) else label
         except ValueError as error:
             raise DataError(f"{path}, sample {key}: the file .{extension} cannot be read ({error}).") from error
     for kind, entries in media.items():
