@@ -1,6 +1,7 @@
 """Evaluations of tasks: predictions are those of the pipelines, whatever the form of the rows and the batches."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import datasets
 import pytest
 import torch
 
+from modeling_lavis.evaluation.question_answering import _metrics
 from modeling_lavis.evaluation.results import EvaluationResult
 from modeling_lavis.evaluation.tasks import EVALUATIONS, evaluate
 from tests.evaluation.tiny_tasks import ANSWERS, LABELS, caption_rows, clip, image, pipeline_maker, question_rows
@@ -166,6 +168,32 @@ def test_accuracy_of_answers_by_type(pipe: Any) -> None:
     rows[1]["answer"] = ["other"] * 10
     metrics = evaluate("vqa", answerer.model, answerer.processor, rows, answers=ANSWERS)
     assert metrics == {"accuracy": 80.0, "accuracy/answer_type/other": 100.0, "accuracy/answer_type/yes/no": 50.0}
+
+
+@pytest.mark.parametrize(
+    ("references", "message"),
+    [
+        ([["yes"] * 10, ["dog"] * 6 + ["man"] * 4, ["two", *["2"] * 9]], None),
+        ([["yes"] * 2, ["yes"] * 10], "1 of 2 questions have another number of answers.*question 0 with 2"),
+        ([["yes"] * 10, ["no"]], "1 of 2 questions have another number of answers.*question 1 with 1"),
+        (
+            [["a dog"] * 6 + ["a man"] * 4],
+            "equals an answer to 1 of 1 questions, for example 'a dog' of the question 0",
+        ),
+        ([["Two"] * 10], "equals an answer to 1 of 1 questions.*metric='exact'"),
+    ],
+)
+def test_answers_that_are_not_those_of_vqa(
+    references: list[list[str]], message: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    questions = [{"question_id": n, "answer": "yes", "references": given} for n, given in enumerate(references)]
+    for entry in questions:
+        entry.update(question_type=None, answer_type=None)
+    _metrics(questions, None)
+    assert len(caplog.records) == (message is not None)
+    assert message is None or re.search(message, caplog.text)
+    _metrics(questions, "exact")
+    assert len(caplog.records) == (message is not None)
 
 
 def test_ways_to_compare_answers(pipe: Any) -> None:
