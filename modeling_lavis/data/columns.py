@@ -230,6 +230,5 @@ __all__ = [
     "DataError",
     "TaskColumns",
     "contract_table",
-    "is_plain_integer",
     "task_columns",
 ]
