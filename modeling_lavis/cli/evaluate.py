@@ -94,7 +94,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     data.add_argument(
         "--num-workers", metavar="N", type=natural, default=0, help="processes that load images (%(default)s)"
     )
-    data.add_argument("--label2id", metavar="FILE", help="JSON: index of each label or answer (the model's)")
+    data.add_argument("--label2id", metavar="FILE", help="JSON: index of each label or answer, or a list (the model's)")
     output = parser.add_argument_group("predictions")
     output.add_argument("--output", metavar="FILE", type=Path, help="write the predictions, .json")
     output.add_argument("--output-format", choices=_FORMATS, help="form of the predictions (list)")
@@ -251,8 +251,13 @@ def _read_labels(path: str) -> Any:
             labels = json.load(file)
     except (OSError, ValueError) as error:
         raise UsageError(f"--label2id is {path}, which cannot be read: {first_line(error)}") from error
+    if isinstance(labels, list) and labels and all(isinstance(name, str) for name in labels):
+        return {name: index for index, name in enumerate(labels)}
     if not isinstance(labels, dict) or not all(type(index) is int for index in labels.values()):
-        raise UsageError(f"--label2id is {path}; expected a JSON object with an integer for each label.")
+        raise UsageError(
+            f"--label2id is {path}; expected a JSON object with an integer for each label, or a list of the labels in"
+            " the order of their indices."
+        )
     return labels
 
 

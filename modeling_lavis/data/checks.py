@@ -362,7 +362,11 @@ def _label_problem(value: Any, label2id: Mapping[str, int] | None) -> tuple[str,
         return None if isinstance(value, (str, int)) else ("label", f"is {value!r}; expected a name or an index.")
     if isinstance(value, int):
         known = set(label2id.values())
-        return None if value in known else ("label", f"is {value}; expected one of {sorted(known)[:20]}.")
+        return (
+            None
+            if value in known or str(value) in label2id
+            else ("label", f"is {value}; expected one of {sorted(known)[:20]}.")
+        )
     if value not in label2id:
         return "label", f"is {str(value)[:60]!r}, an unknown class; known are {sorted(label2id)[:20]}."
     return None

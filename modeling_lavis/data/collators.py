@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from modeling_lavis.data.columns import PROBLEM
+from modeling_lavis.data.columns import PROBLEM, is_plain_integer
 from modeling_lavis.models.image_conversion import load_image, open_image
 from modeling_lavis.models.processing_image_text import answer_shares
 
@@ -242,7 +242,7 @@ class ImageTextCollator(RowCollator):
 
     def _image_number(self, image_id: Any) -> int:
         if self.image_numbers is None:
-            return id_to_int(image_id)
+            return number_of_id(image_id)
         number = self.image_numbers.get(image_id)
         # hashed even if it is an integer, which another image may have as its number
         return _hash_id(image_id) if number is None else number
@@ -329,7 +329,7 @@ class ImagePairCollator(RowCollator):
             for training: whether to swap, with probability 1/2, the images of a pair, together with "left" and "right"
             in its sentence.
         label2id (`Mapping[str, int]`, *optional*, defaults to `{"False": 0, "True": 1}`):
-            label ids; integer labels are used unchanged.
+            label ids; integer labels that are not the name of a class are used unchanged.
         generator (`torch.Generator`, *optional*): source of randomness of `swap`; defaults to the global one of torch.
     """
 
@@ -379,7 +379,7 @@ class ClassificationCollator(RowCollator):
 
     Args (in addition to those of [`RowCollator`]):
         label2id (`Mapping[str, int]`, *optional*, defaults to the label ids of SNLI-VE):
-            label ids; integer labels are used unchanged.
+            label ids; integer labels that are not the name of a class are used unchanged.
         default_text (`str`, *optional*):
             text of rows without a sentence, to classify images alone; by default, every row needs a sentence.
     """
@@ -467,6 +467,12 @@ def id_to_int(image_id: Any) -> int:
     return integer if integer is not None and 0 <= integer < 2**63 else _hash_id(image_id)
 
 
+def number_of_id(image_id: Any) -> int:
+    """As [`id_to_int`], but "007" and "7" are different ids: only the plain form of an integer is taken for it."""
+    is_number = not isinstance(image_id, str) or is_plain_integer(image_id)
+    return id_to_int(image_id) if is_number else _hash_id(image_id)
+
+
 def _hash_id(image_id: Any) -> int:
     # Python's own hash of strings differs between processes
     return int.from_bytes(hashlib.sha1(str(image_id).encode()).digest()[:8], "big") >> 1
@@ -535,7 +541,8 @@ def label_to_id(label: Any, label2id: Mapping[str, int]) -> int:
     Convert a label to its id.
 
     Args:
-        label (`str`, `bool` or `int`): a name, a boolean, or the id itself.
+        label (`str`, `bool` or `int`): a name, a boolean, or the id itself. An integer that is the name of a class, as
+            in a CSV file, is taken for the name.
         label2id (`Mapping[str, int]`): id of each name.
 
     Returns:
@@ -551,7 +558,12 @@ def label_to_id(label: Any, label2id: Mapping[str, int]) -> int:
     integer = as_integer(label)
     if integer is None:
         raise ValueError(f"The label is {label!r}; expected an integer, or one of {sorted(label2id)}.")
-    return integer
+    return index_of_integer(integer, label2id)
+
+
+def index_of_integer(label: int, label2id: Mapping[str, int]) -> int:
+    """The id of a label that was read as an integer: that of the class of this name, or else the integer itself."""
+    return label2id.get(str(label), label)
 
 
 def choose_caption(caption: str | Sequence[str]) -> str:
@@ -579,8 +591,10 @@ __all__ = [
     "as_integer",
     "choose_caption",
     "id_to_int",
+    "index_of_integer",
     "label_to_id",
     "number_images",
+    "number_of_id",
     "open_row_image",
     "stack_transformed",
     "swap_left_right",

@@ -79,6 +79,8 @@ class TaskColumns:
         return [column for column in self.columns if column.needed in levels]
 
 
+_MAX_DIGITS = 19  # of an integer of 64 bits; longer ones stay texts
+
 MEDIA_KINDS = ("image", "images", "video")
 
 _IMAGE = Column("image", "image", INPUT, "the image")
@@ -191,6 +193,11 @@ def task_columns(task: str) -> TaskColumns:
     if task not in TASKS:
         raise ValueError(f"There is no task {task!r}; expected one of {', '.join(TASKS)}.")
     return TASKS[task]
+
+
+def is_plain_integer(text: str) -> bool:
+    """Whether a text is the decimal form of an integer from 0; "007", which may be another id than "7", is not."""
+    return len(text) < _MAX_DIGITS and text.isdecimal() and str(int(text)) == text
 
 
 def contract_table() -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from modeling_lavis.data.columns import DataError, TaskColumns
 from modeling_lavis.data.media_files import matching_paths
-from modeling_lavis.data.records import SourceFile, first_record, image_suffixes, kind_of, load_json
+from modeling_lavis.data.records import SourceFile, class_folders, first_record, image_suffixes, kind_of, load_json
 from modeling_lavis.data.rows import ColumnNames, missing_columns
 
 SPLIT_NAMES = {
@@ -173,7 +173,7 @@ def _annotation_files(
 def _class_folders(folder: Path, split: str | None) -> dict[str, list[SourceFile]]:
     suffixes = image_suffixes()
     for inner in [*_split_folders(folder, split), folder]:
-        classes = [entry for entry in sorted(inner.iterdir()) if entry.is_dir()]
+        classes = class_folders(inner)
         if inner == folder and any(has_split(entry.name, split) for entry in classes for split in SPLIT_NAMES):
             continue  # folders of splits
         if any(path.suffix.lower() in suffixes for entry in classes for path in entry.iterdir()):
@@ -224,8 +224,7 @@ def load_label2id(source: str | os.PathLike) -> dict[str, int]:
                     f"{path} has neither ans2label.json nor labels.json, nor a folder of images per class."
                 )
             inner = Path(next(iter(classes.values()))[0].path)
-            folders = sorted(entry.name for entry in inner.iterdir() if entry.is_dir())
-            return {name: index for index, name in enumerate(folders)}
+            return {folder.name: index for index, folder in enumerate(class_folders(inner))}
         if len(files) > 1:
             raise DataError(f"{path} has {' and '.join(file.name for file in files)}; give the path of one of them.")
         path = files[0]

@@ -14,7 +14,7 @@ import torch
 
 from modeling_lavis import __version__
 from modeling_lavis.data.annotations import ANNOTATIONS, annotation_files
-from modeling_lavis.data.columns import ORIGIN, DataError, TaskColumns, task_columns
+from modeling_lavis.data.columns import ORIGIN, DataError, TaskColumns, is_plain_integer, task_columns
 from modeling_lavis.data.folders import FORMATS, find_source, load_label2id, split_names
 from modeling_lavis.data.mixture_files import load_mixture, read_mixture
 from modeling_lavis.data.records import SourceFile
@@ -321,6 +321,7 @@ def _from_datasets(
         source = source.cast(datasets.Dataset.from_list(first).features)
     source = _rename(source, task, dict(columns or {}), keep_columns)
     source = without_decoding(source, task.media.name, datasets)
+    source = _with_names_of_classes(source, task, datasets)
     if media_root is not None:
         joined = RowMaker(task, {}, os.path.abspath(media_root))
         source = source.map(_JoinPaths(joined))
@@ -385,6 +386,38 @@ def _rename(source: Any, task: TaskColumns, columns: dict[str, Any], keep_column
     # one column may stand for two fields
     changed = {name: field for field, name in names.items() if field != name}
     return source.rename_columns(changed) if changed else source
+
+
+def _with_names_of_classes(source: Any, task: TaskColumns, datasets: Any) -> Any:
+    """
+    The data set, with names for integers that could be taken for the name of another class.
+
+    Folders "0" to "11" have the order "0", "1", "10", "11", "2", so that 2 would be "10" or "2".
+    """
+    for column in task.columns:
+        feature = (source.features or {}).get(column.name)
+        if column.kind != "label" or not isinstance(feature, datasets.ClassLabel):
+            continue
+        if not any(is_plain_integer(name) and int(name) != index for index, name in enumerate(feature.names)):
+            continue
+        named, text = _NamesOfClasses(column.name, feature.names), datasets.Value("string")
+        if isinstance(source, datasets.IterableDataset):
+            source = source.map(named, features=datasets.Features({**source.features, column.name: text}))
+            continue
+        alone = source.select_columns([column.name]).map(named, features=datasets.Features({column.name: text}))
+        source = datasets.concatenate_datasets([source.remove_columns([column.name]), alone], axis=1)
+    return source
+
+
+class _NamesOfClasses:
+    """Replaces the integers of a column of classes by their names."""
+
+    def __init__(self, column: str, names: Sequence[str]) -> None:
+        self.column, self.names = column, list(names)
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        value = row[self.column]
+        return {**row, self.column: self.names[value] if isinstance(value, int) and value >= 0 else None}
 
 
 def without_decoding(source: Any, name: str, datasets: Any) -> Any:

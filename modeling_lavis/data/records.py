@@ -18,7 +18,7 @@ from typing import Any
 
 import PIL.Image
 
-from modeling_lavis.data.columns import DataError
+from modeling_lavis.data.columns import DataError, is_plain_integer
 from modeling_lavis.files import parse_json
 from modeling_lavis.files import read_json as parse_file
 from modeling_lavis.import_utils import require
@@ -97,6 +97,11 @@ class SourceFile:
         except UnicodeDecodeError as error:
             raise DataError(f"{self.path} is not text in UTF-8 ({error}); save it as UTF-8.") from error
         except csv.Error as error:
+            if "field larger than field limit" in str(error):
+                raise DataError(
+                    f"{self.path} has a field of more than {csv.field_size_limit():,} characters, which Python's csv"
+                    " does not read. Look for a quotation mark that is not closed, or raise csv.field_size_limit."
+                ) from error
             raise DataError(f"{self.path} is not CSV: {error}. Save it again, as text in UTF-8.") from error
 
 
@@ -325,7 +330,7 @@ def sample_record(members: Mapping[str, bytes], path: str, key: str, image_exten
                 record[head or "caption"] = content.decode("utf-8")
             elif last == "cls":
                 label = content.decode("utf-8").strip()
-                record[head or "label"] = int(label) if label.isdecimal() else label
+                record[head or "label"] = int(label) if is_plain_integer(label) else label
         except ValueError as error:
             raise DataError(f"{path}, sample {key}: the file .{extension} cannot be read ({error}).") from error
     for kind, entries in media.items():
@@ -341,10 +346,15 @@ def sample_record(members: Mapping[str, bytes], path: str, key: str, image_exten
 # ---- folders ----
 
 
+def class_folders(path: Path) -> list[Path]:
+    """The folders in a folder of classes, in order of their names, without hidden ones (`.ipynb_checkpoints`)."""
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
 def read_class_folders(path: str) -> Iterator[tuple[str, Record]]:
     """Records `{image, label}` of a folder with one folder of images per class, in order of their names."""
     suffixes = image_suffixes()
-    for folder in sorted(entry for entry in Path(path).iterdir() if entry.is_dir()):
+    for folder in class_folders(Path(path)):
         for file in sorted(folder.rglob("*")):
             if file.suffix.lower() in suffixes and not file.name.startswith("."):
                 name = file.relative_to(path).as_posix()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from modeling_lavis.data.columns import ORIGIN, PROBLEM, Column, DataError, TaskColumns
+from modeling_lavis.data.columns import ORIGIN, PROBLEM, Column, DataError, TaskColumns, is_plain_integer
 from modeling_lavis.data.records import Record, SourceFile
 from modeling_lavis.files import parse_json
 from modeling_lavis.import_utils import require
@@ -19,7 +19,6 @@ ColumnNames = Mapping[str, str | Sequence[str] | None]
 
 # names that Hugging Face's imagefolder and videofolder give to columns of paths
 _FILE_NAME = "file_name"
-_MAX_DIGITS = 19  # of an integer of 64 bits; longer ones stay texts
 
 
 def find_value(record: Record, column: Column, names: ColumnNames) -> tuple[bool, Any]:
@@ -253,7 +252,7 @@ def _id_or_label(value: Any, textual: bool) -> int | str:
         return str(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if textual and isinstance(value, str) and value.isdecimal() and len(value) < _MAX_DIGITS:
+    if textual and isinstance(value, str) and is_plain_integer(value):
         value = int(value)
     if isinstance(value, str):
         _check_unicode(value)

@@ -12,7 +12,15 @@ from typing import Any
 
 import torch
 
-from modeling_lavis.data.collators import Row, RowCollator, as_integer, choose_caption, id_to_int, stack_transformed
+from modeling_lavis.data.collators import (
+    Row,
+    RowCollator,
+    as_integer,
+    choose_caption,
+    index_of_integer,
+    number_of_id,
+    stack_transformed,
+)
 from modeling_lavis.data.row_changes import exchange_words
 from modeling_lavis.models.outputs import IGNORE_INDEX
 from modeling_lavis.models.video_processing_lavis import load_video_frames
@@ -149,7 +157,7 @@ class VideoTextCollator(VideoCollator):
         batch: dict[str, Any] = {"pixel_values_videos": clips}
         batch.update(self._tokenize([choose_caption(self._field(row, "caption")) for row in rows]))
         if self.use_ids:
-            batch["image_ids"] = torch.tensor([id_to_int(self._field(row, "video_id")) for row in rows])
+            batch["image_ids"] = torch.tensor([number_of_id(self._field(row, "video_id")) for row in rows])
         batch["return_loss"] = True
         return batch
 
@@ -160,7 +168,7 @@ class VideoQuestionAnsweringCollator(VideoCollator):
 
     A batch has `pixel_values_videos` of shape `(B, F, 3, S, S)`, `input_ids` and `attention_mask` of shape `(B, T)`
     and, if the rows have answers, `labels` of shape `(B,)`: the class index of each answer, -100, which the loss
-    ignores, for unknown answers. Integer answers are used unchanged.
+    ignores, for unknown answers. Integer answers that are not the name of a class are used unchanged.
 
     Args (in addition to those of [`VideoCollator`]):
         label2id (`Mapping[str, int]`): the model's `config.label2id`, or LAVIS's `ans2label.json`.
@@ -245,7 +253,7 @@ class VideoQuestionAnsweringCollator(VideoCollator):
         label = as_integer(answer)
         if label is None:
             raise ValueError(f"The answer of a row is {answer!r}; expected a string, or the index of a class.")
-        return label
+        return index_of_integer(label, self.label2id)
 
 
 __all__ = ["VideoCollator", "VideoQuestionAnsweringCollator", "VideoTextCollator", "open_row_video", "opened_row_video"]

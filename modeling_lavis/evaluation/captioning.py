@@ -3,13 +3,14 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from modeling_lavis.data.collators import Row, RowCollator
 from modeling_lavis.evaluation.generating import best_sequences, with_newline
-from modeling_lavis.evaluation.prediction import Running, column_of, is_stream, predict, unwrapped
+from modeling_lavis.evaluation.prediction import Predictions, Running, column_of, is_stream, predict, unwrapped
 from modeling_lavis.evaluation.results import EvaluationResult, result_id
 from modeling_lavis.progress import Shown
 
@@ -93,7 +94,11 @@ def evaluate_captioning(
     id_name, caption_name = (names.get(name, name) for name in ("image_id", "caption"))
 
     def record(row: Row, position: int) -> dict[str, Any]:
-        return {"image_id": result_id(row, id_name, position), "references": _texts(row.get(caption_name))}
+        return {
+            "key": _key(row.get(id_name), position),
+            "image_id": result_id(row, id_name, position),
+            "references": _texts(row.get(caption_name)),
+        }
 
     def step(batch: dict[str, Any]) -> list[dict[str, Any]]:
         ids = best_sequences(model.generate(**batch["inputs"], **options), len(batch["prompts"]))
@@ -103,18 +108,19 @@ def evaluate_captioning(
     of_image: dict[Any, list[int]] = {}
     if not is_stream(rows):
         for position, value in enumerate(column_of(rows, id_name)):
-            of_image.setdefault(result_id({"image_id": value}, "image_id", position), []).append(position)
-    selection = [positions[0] for positions in of_image.values()] if of_image else None
+            of_image.setdefault(_key(value, position), []).append(position)
     running = Running(batch_size, num_workers, progress, on_bad_row)
-    found = predict(model, rows, collate, record, step, running, selection)
+    predict_rows = partial(predict, model, rows, collate, record, step, running)
+    found = _predict_one_of_each(list(of_image.values()), predict_rows) if of_image else predict_rows()
     images: dict[Any, dict[str, Any]] = {}
     for position, entry in found.rows.items():
-        known = images.setdefault(entry["image_id"], {**entry, "references": [], "position": position})
+        known = images.setdefault(entry["key"], {**entry, "references": [], "position": position})
         known["references"] += entry["references"]
     if of_image:
         captions = column_of(rows, caption_name)
-        for image_id, entry in images.items():
-            entry["references"] = [text for position in of_image[image_id] for text in _texts(captions[position])]
+        for key, entry in images.items():
+            used = [position for position in of_image[key] if position not in found.skipped]
+            entry["references"] = [text for position in used for text in _texts(captions[position])]
     predictions = [{"image_id": entry["image_id"], "caption": entry["caption"]} for entry in images.values()]
     metrics = _metrics(list(images.values()), java_metrics, processor.clean)
     if not return_predictions:
@@ -122,6 +128,26 @@ def evaluate_captioning(
     references = [entry["references"] for entry in images.values()] if metrics else []
     positions = [entry["position"] for entry in images.values()]
     return EvaluationResult(metrics, predictions, found.skipped, references, positions)
+
+
+def _key(image_id: Any, position: int) -> tuple[str, Any]:
+    """What rows of one image share; a row without an id is an image of its own."""
+    return ("row", position) if image_id is None else ("id", result_id({"id": image_id}, "id", position))
+
+
+def _predict_one_of_each(images: list[list[int]], predict_rows: Callable[..., Predictions]) -> Predictions:
+    """Predictions for one row of each image, the first that can be read of its positions."""
+    found = Predictions()
+    while images:
+        part = predict_rows([positions[0] for positions in images], needs_rows=not found.rows and _are_last(images))
+        found.rows.update(part.rows)
+        found.skipped.update(part.skipped)
+        images = [positions[1:] for positions in images if positions[0] in part.skipped and len(positions) > 1]
+    return Predictions(dict(sorted(found.rows.items())), dict(sorted(found.skipped.items())))
+
+
+def _are_last(images: list[list[int]]) -> bool:
+    return all(len(positions) == 1 for positions in images)
 
 
 def _metrics(

@@ -12,6 +12,7 @@ from modeling_lavis.data.collators import (
     ImagePairCollator,
     Row,
     as_integer,
+    index_of_integer,
     label_to_id,
 )
 from modeling_lavis.data.video_collators import VideoQuestionAnsweringCollator
@@ -170,9 +171,16 @@ def _evaluate(
     id2label |= {index: name for index, name in known if label2id.get(name) == index}
     to_index: Callable[[Any, Mapping[str, int]], int] = _answer_to_id if is_answer else label_to_id
 
+    # integers of a column of classes are positions in its own names, which may be another order
+    own_names = getattr((getattr(rows, "features", None) or {}).get(target_name), "names", None)
+
     def record(row: Row, position: int) -> dict[str, Any]:
         target = row.get(target_name)
+        if own_names is not None and isinstance(target, int) and 0 <= target < len(own_names):
+            target = own_names[target] if own_names[target] in label2id else target
         index = None if target is None else to_index(target, label2id)
+        if index is not None and not is_answer and index not in id2label:
+            raise ValueError(f"The label {target!r} is none of the classes {sorted(label2id)}, nor the index of one.")
         # an answer that the model does not know has no index
         reference = str(target) if index is None else id2label.get(index, str(target))
         return {id_field: result_id(row, id_name, position), "target": index, "reference": reference}
@@ -224,7 +232,7 @@ def _answer_to_id(answer: Any, label2id: Mapping[str, int]) -> int:
     index = as_integer(answer)
     if index is None:
         raise ValueError(f"The answer of a row is {answer!r}; expected a string, or the index of a class.")
-    return index
+    return index_of_integer(index, label2id)
 
 
 __all__ = ["evaluate_classification", "evaluate_image_pairs", "evaluate_video_question_answering"]

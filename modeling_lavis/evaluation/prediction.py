@@ -81,6 +81,7 @@ def predict(
     step: Callable[[dict[str, Any]], Sequence[dict[str, Any]]],
     running: Running,
     selection: Sequence[int] | None = None,
+    needs_rows: bool = True,
 ) -> Predictions:
     """
     Predict something for each row.
@@ -94,6 +95,7 @@ def predict(
         step (`Callable`): predictions of a batch, a dict for each row.
         running ([`Running`]): how it runs.
         selection (sequence of `int`, *optional*): positions of the rows to use; all by default. Not for streams.
+        needs_rows (`bool`, *optional*, defaults to `True`): whether it is an error that no row can be read.
 
     Returns:
         [`Predictions`]: of all rows, the same in every process.
@@ -118,7 +120,7 @@ def predict(
             raise
         failure = error  # the other processes wait for this one
     merged = _gather(found, failure)
-    if not merged.rows:
+    if not merged.rows and needs_rows:
         reasons = "".join(f" Row {position}: {reason}" for position, reason in list(merged.skipped.items())[:3])
         raise ValueError(f"There is nothing to evaluate: rows has no usable row; expected at least one.{reasons}")
     if merged.skipped and rank() == 0:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation of answers about images: generated freely, or ranked from a closed list."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,13 @@ from modeling_lavis.data.collators import Row, RowCollator
 from modeling_lavis.evaluation.generating import best_sequences, with_newline
 from modeling_lavis.evaluation.prediction import Running, move, predict, unwrapped
 from modeling_lavis.evaluation.results import EvaluationResult, result_id
+from modeling_lavis.models.distributed import rank
 from modeling_lavis.progress import Shown
+
+logger = logging.getLogger(__name__)
+
+#: numbers of answers to a question for which the accuracy of VQAv2 is meant; it has ten
+_ANNOTATORS = range(8, 13)
 
 #: How answers are compared, see [`evaluate_question_answering`].
 METRICS = ("vqa", "a-okvqa", "gqa", "exact")
@@ -73,7 +80,8 @@ def evaluate_question_answering(
         metric (`str`, *optional*): how answers are compared:
 
             * `"vqa"`: accuracy of VQAv2 and OK-VQA against ten annotators, with the official normalization of answers;
-              the default if there are several answers to a question. Also by `question_type` and `answer_type`.
+              the default if there are several answers to a question. Also by `question_type` and `answer_type`. With
+              another number of answers than about ten, a right answer scores less than 100, and a warning says so.
             * `"a-okvqa"`: a third of the number of annotators with exactly this answer, at most 1.
             * `"gqa"`: equal to the one answer after the normalization; the default if all questions have one answer.
             * `"exact"`: equal to one of the answers, as it is written.
@@ -172,6 +180,8 @@ def _metrics(questions: list[dict[str, Any]], metric: str | None) -> dict[str, f
     if metric is None:
         metric = "vqa" if any(len(given) > 1 for given in references) else "gqa"
     if metric == "vqa":
+        if rank() == 0:
+            _warn_of_answers(questions)
         return _vqa_metrics(questions, answers, references)
     if metric == "exact":
         return {"accuracy": 100 * sum(map(_is_in, answers, references)) / len(answers)}
@@ -183,6 +193,39 @@ def _metrics(questions: list[dict[str, Any]], metric: str | None) -> dict[str, f
             " answers of ten annotators, or 'exact' if each of the answers is right."
         )
     return {"accuracy": metrics.gqa_accuracy(answers, [given[0] for given in references])}
+
+
+def _warn_of_answers(questions: list[dict[str, Any]]) -> None:
+    """Log a warning if a right answer cannot have the full accuracy of VQAv2."""
+    from modeling_lavis.evaluation.metrics import normalize_answer, remove_punctuation
+
+    found = []
+    if few := [entry for entry in questions if len(entry["references"]) not in _ANNOTATORS]:
+        count = len(few[0]["references"])
+        found.append(
+            f"{len(few)} of {len(questions)} questions have another number of answers than about ten, for example the"
+            f" question {few[0]['question_id']!r} with {count}: of one answer a right prediction has an accuracy of 0,"
+            " of two equal ones 33.3"
+        )
+    unreachable = []
+    for entry in questions:
+        given = set(entry["references"])
+        compared = {remove_punctuation(text) for text in given} if len(given) > 1 else given
+        if not any(normalize_answer(text) == text for text in compared):
+            unreachable.append(entry)
+    if unreachable:
+        entry = unreachable[0]
+        found.append(
+            f"no prediction equals an answer to {len(unreachable)} of {len(questions)} questions, for example"
+            f" {entry['references'][0]!r:.80} of the question {entry['question_id']!r}, since predictions lose"
+            " capitals, articles and number words"
+        )
+    if found:
+        logger.warning(
+            f"The accuracy of metric='vqa', which is that of VQAv2, is too low: {'; '.join(found)}. Give metric='exact'"
+            " if each of the answers is right as it is written, metric='gqa' for one answer, or ten answers per"
+            " question in the form of VQAv2."
+        )
 
 
 def _vqa_metrics(questions: list[dict[str, Any]], answers: list[str], references: list[list[str]]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from modeling_lavis.data.columns import is_plain_integer
 from modeling_lavis.files import whole_file
 
 #: Forms of result files: a list of records (COCO captions, VQA), or A-OKVQA's mapping by question.
@@ -75,12 +76,16 @@ def _plain(value: Any) -> Any:
 
 
 def result_id(row: Mapping[str, Any], name: str, index: int) -> Any:
-    """The id of a row for result files: a number where it is one, as the servers expect; by default `index`."""
+    """
+    The id of a row for result files: a number where it is one, as the servers expect; by default `index`.
+
+    "007" stays a text, since "7" may be another id.
+    """
     value = row.get(name)
     if value is None:
         return index
     value = value.item() if hasattr(value, "item") else value
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+    return int(value) if isinstance(value, str) and is_plain_integer(value) else value
 
 
 __all__ = ["FORMATS", "EvaluationResult", "result_id", "write_json"]

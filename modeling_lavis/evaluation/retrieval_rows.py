@@ -106,13 +106,16 @@ class CaptionedImages:
 
     def _column(self, name: str, columns: set[str]) -> list[Any] | None:
         """Values of a column, without decoding images of a data set; `None` if there is no such column."""
-        if name not in columns:
-            return None
         if hasattr(self._rows, "column_names"):
-            return list(self._rows[name])
-        for number, row in enumerate(self._rows):
-            if name not in row:
-                raise ValueError(f"Row {number} has no {name}, but row 0 has one; expected it in all rows or in none.")
+            return list(self._rows[name]) if name in columns else None
+        having = [number for number, row in enumerate(self._rows) if name in row]
+        if not having:
+            return None
+        if len(having) < len(self._rows):
+            without = next(number for number, row in enumerate(self._rows) if name not in row)
+            raise ValueError(
+                f"Row {without} has no {name}, but row {having[0]} has one; expected it in all rows or in none."
+            )
         return [row[name] for row in self._rows]
 
     def _number(self, identities: Sequence[Any], captions: Any) -> None:

@@ -419,6 +419,18 @@ class LavisTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         peft_state.load(self.model if model is None else model, resume_from_checkpoint)
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As in transformers, but of equal metrics the last is the best: a metric may be 0 for many epochs."""
+        is_best = super()._determine_best_metric(metrics, trial)
+        name = self.args.metric_for_best_model
+        if is_best or name is None:
+            return is_best
+        if metrics[f"eval_{name.removeprefix('eval_')}"] != self.state.best_metric:
+            return False
+        if self.state.best_global_step:  # it is not set where no checkpoints are saved
+            self.state.best_global_step = self.state.global_step
+        return True
+
     def _load_best_model(self) -> None:
         """Load the best model, and what adapters do not include."""
         super()._load_best_model()

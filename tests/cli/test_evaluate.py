@@ -100,6 +100,9 @@ def test_classes_and_rows_that_cannot_be_read(evaluate: Any, pipe: Any, tmp_path
     options = ["--label2id", labels, "--json"]
     result = evaluate("classification", head, rows, *options)
     assert result.status == 0 and result.records[0]["metrics"] == {"accuracy": 1.0}
+    listed = tmp_path / "names.json"
+    listed.write_text(json.dumps(names))  # as train --labels takes it
+    assert evaluate("classification", head, rows, "--label2id", listed, "--json").records == result.records
     rows[1]["label"] = "perhaps"
     assert evaluate("classification", head, rows, *options).status == 1
     skipped = evaluate("classification", head, rows, *options, "--on-bad-row", "skip")

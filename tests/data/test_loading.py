@@ -80,6 +80,13 @@ def test_json_lines_under_the_name_of_json_and_other_names_of_columns(folder: Pa
     assert "caption" not in data.column_names and len(data) == 4
 
 
+def test_csv_with_a_quotation_mark_that_is_not_closed(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text('image,caption\na.png,"x\n' + "b.png,a dog\n" * 20_000)
+    with pytest.raises(DataError, match="a field of more than 131,072 characters.*quotation mark"):
+        load_data(path, "captioning")
+
+
 def test_csv_has_lists_numbers_and_pairs(folder: Path) -> None:
     left, right = (f"images/{path.name}" for path in sorted_pictures(folder)[:2])
     rows = [
@@ -192,6 +199,7 @@ def test_folders_of_classes(tmp_path: Path) -> None:
     for split in ("train", "val"):
         for color in COLORS:
             write_pictures(tmp_path / split / f"class {color}")
+    write_pictures(tmp_path / "train" / ".ipynb_checkpoints")
     data = load_data(tmp_path, "classification", split="train")
     assert len(data) == 16 and data["label"][-1] == "class red"
     names = load_label2id(tmp_path)

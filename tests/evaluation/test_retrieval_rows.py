@@ -275,6 +275,7 @@ ROW = {"image": "a.jpg", "caption": "a dog"}
         ([ROW, {**ROW, "caption": ["a", None]}], "Row 1 has the caption"),
         ([ROW, {**ROW, "caption": []}], "Row 1 has no caption"),
         ([{**ROW, "image_id": 3}, ROW], "Row 1 has no image_id, but row 0 has one"),
+        ([ROW, {**ROW, "image_id": 3}], "Row 0 has no image_id, but row 1 has one"),
         (
             [{**ROW, "image_id": 3}, {"image": "b.jpg", "caption": "a", "image_id": 3}],
             "rows 0 and 1 have the same image_id 3, but different files: a.jpg and b.jpg",

@@ -1,6 +1,7 @@
 """Evaluations of tasks: predictions are those of the pipelines, whatever the form of the rows and the batches."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import datasets
 import pytest
 import torch
 
+from modeling_lavis.evaluation.question_answering import _metrics
 from modeling_lavis.evaluation.results import EvaluationResult
 from modeling_lavis.evaluation.tasks import EVALUATIONS, evaluate
 from tests.evaluation.tiny_tasks import ANSWERS, LABELS, caption_rows, clip, image, pipeline_maker, question_rows
@@ -69,6 +71,31 @@ def test_one_caption_per_image(pipe: Any) -> None:
     run(captioner, "captioning", caption_rows(), generation_options=GENERATION, batch_size=4)
     hook.remove()
     assert counts == [4, 1]
+
+
+@pytest.mark.parametrize("as_rows", [list, iter])
+def test_images_with_ids_like_numbers_and_without_ids(pipe: Any, as_rows: Callable[..., Any]) -> None:
+    captioner = pipe("image-captioning", "ForConditionalGeneration")
+    rows: list[Any] = [{"image": image(0), "caption": "no id"}]
+    rows += [{"image": image(i), "caption": str(i), "image_id": key} for i, key in enumerate([0, "7", "007", "7"])]
+    found = run(captioner, "captioning", as_rows(rows), generation_options=GENERATION)
+    assert found.references == [["no id"], ["0"], ["1", "3"], ["2"]]
+    assert [entry["image_id"] for entry in found.predictions] == [0, 0, 7, "007"]
+
+
+@pytest.mark.parametrize("as_rows", [list, iter])
+def test_another_row_of_an_image_that_cannot_be_read(pipe: Any, tmp_path: Path, as_rows: Callable[..., Any]) -> None:
+    captioner, broken = pipe("image-captioning", "ForConditionalGeneration"), str(tmp_path / "missing.png")
+    rows = [{"image": broken, "caption": str(key), "image_id": key} for key in (0, 1, 2, 0)]
+    rows += [{"image": image(key), "caption": f"{key} again", "image_id": key} for key in (0, 1)]
+    found = run(captioner, "captioning", as_rows(rows), generation_options=GENERATION, on_bad_row="skip")
+    assert {entry["image_id"]: texts for entry, texts in zip(found.predictions, found.references, strict=True)} == {
+        0: ["0 again"],
+        1: ["1 again"],
+    }
+    assert list(found.skipped) == [0, 1, 2, 3] and sorted(found.positions) == [4, 5]
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        run(captioner, "captioning", as_rows(rows[:4]), on_bad_row="skip")
 
 
 @pytest.mark.slow
@@ -141,6 +168,32 @@ def test_accuracy_of_answers_by_type(pipe: Any) -> None:
     rows[1]["answer"] = ["other"] * 10
     metrics = evaluate("vqa", answerer.model, answerer.processor, rows, answers=ANSWERS)
     assert metrics == {"accuracy": 80.0, "accuracy/answer_type/other": 100.0, "accuracy/answer_type/yes/no": 50.0}
+
+
+@pytest.mark.parametrize(
+    ("references", "message"),
+    [
+        ([["yes"] * 10, ["dog"] * 6 + ["man"] * 4, ["two", *["2"] * 9]], None),
+        ([["yes"] * 2, ["yes"] * 10], "1 of 2 questions have another number of answers.*question 0 with 2"),
+        ([["yes"] * 10, ["no"]], "1 of 2 questions have another number of answers.*question 1 with 1"),
+        (
+            [["a dog"] * 6 + ["a man"] * 4],
+            "equals an answer to 1 of 1 questions, for example 'a dog' of the question 0",
+        ),
+        ([["Two"] * 10], "equals an answer to 1 of 1 questions.*metric='exact'"),
+    ],
+)
+def test_answers_that_are_not_those_of_vqa(
+    references: list[list[str]], message: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    questions = [{"question_id": n, "answer": "yes", "references": given} for n, given in enumerate(references)]
+    for entry in questions:
+        entry.update(question_type=None, answer_type=None)
+    _metrics(questions, None)
+    assert len(caplog.records) == (message is not None)
+    assert message is None or re.search(message, caplog.text)
+    _metrics(questions, "exact")
+    assert len(caplog.records) == (message is not None)
 
 
 def test_ways_to_compare_answers(pipe: Any) -> None:
@@ -227,6 +280,13 @@ def test_classes_are_those_of_the_pipeline(pipe: Any) -> None:
     assert evaluate("classification", classifier.model, classifier.processor, labelled) == {"accuracy": 0.75}
     with pytest.raises(ValueError, match="1 of 4 rows have no 'label'"):
         run(classifier, "classification", [rows[0], *labelled[1:]])
+    for label in (3, -1):
+        with pytest.raises(ValueError, match=f"label {label} is none of the classes.*nor the index"):
+            run(classifier, "classification", [{**rows[0], "label": label}])
+    names = datasets.ClassLabel(names=[LABELS[2], LABELS[0], LABELS[1]])
+    data = datasets.Dataset.from_list([{**rows[0], "label": names.str2int(LABELS[indices[0]])}])
+    data = data.cast_column("image", datasets.Image()).cast_column("label", names)
+    assert run(classifier, "classification", data).metrics == {"accuracy": 1.0}
     alone = run(classifier, "classification", [{"image": image(3)}], default_text="a cat")
     assert alone.predictions[0]["label"] == found.predictions[3]["label"]
 

@@ -158,6 +158,36 @@ def test_uploads_and_the_best_checkpoint_have_final_names(
         assert state["best_model_checkpoint"] == str(tmp_path / "run" / "checkpoint-2")
 
 
+@pytest.mark.parametrize("greater_is_better", [True, False])
+def test_of_equal_metrics_the_later_checkpoint_is_the_best(
+    goldens: Path, tmp_path: Path, greater_is_better: bool
+) -> None:
+    """A metric of whole captions is 0 for many epochs; the model of the first of them is almost untrained."""
+    rows = write_rows(tmp_path / "images", 4)
+    worse = -1.0 if greater_is_better else 1.0
+    values = iter([worse, 0.0, 0.0, worse])
+    trainer = retrieval_trainer(
+        goldens,
+        rows,
+        tmp_path / "run",
+        evaluation=lambda *_: {"recall": next(values)},
+        eval_dataset=rows,
+        max_steps=4,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        save_total_limit=1,
+        metric_for_best_model="recall",
+        greater_is_better=greater_is_better,
+        load_best_model_at_end=True,
+    )
+    trainer.train()
+    best = tmp_path / "run" / "checkpoint-3"
+    assert trainer.state.best_global_step == 3 and trainer.state.best_model_checkpoint == str(best)
+    assert differing(state_of(LavisBlipForImageTextRetrieval.from_pretrained(best)), state_of(trainer.model)) == []
+
+
 def test_the_saved_model_is_whole(goldens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = write_rows(tmp_path / "images", 4)
     trainer = retrieval_trainer(goldens, rows, tmp_path / "run")
