@@ -5,6 +5,7 @@ A value is never read as a template, as YAML or as Markdown of its own: metadata
 are in one line of the text, and `escaped` names what does not come from this package.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -147,6 +148,20 @@ def is_repo_id(name: str) -> bool:
     return True
 
 
+def check_place(name: str | os.PathLike[str]) -> None:
+    """
+    Check that a name can be that of a model.
+
+    Args:
+        name (`str` or `os.PathLike`): folder or Hub id.
+
+    Raises:
+        OSError: If it is neither an existing path nor has the form of a Hub id.
+    """
+    if not os.path.exists(name) and not is_repo_id(os.fspath(name)):
+        raise OSError(f"There is no folder {os.fspath(name)}, and a Hub id has the form 'owner/name'.")
+
+
 def _is_valid(name: str, text: str) -> bool:
     if name in ("base_model", "datasets"):
         return is_repo_id(text)
@@ -167,6 +182,7 @@ def _in_one_line(value: Any) -> Any:
 
 
 __all__ = [
+    "check_place",
     "code_span",
     "escaped",
     "fenced",

@@ -303,7 +303,8 @@ def open_with(args: argparse.Namespace, load: Callable[[str, Any], Any]) -> Any:
     Raises:
         UsageError: If there is no such model or device, or `load` raises an error.
     """
-    from modeling_lavis.hub.offline import check_place, parts_elsewhere, repository_access
+    from modeling_lavis.hub.offline import parts_elsewhere, repository_access
+    from modeling_lavis.model_card import check_place
 
     model = args.model if args.model is not None else embedded_model()
     if not model:

@@ -50,20 +50,6 @@ def repository_access(names: Iterable[str | None], check: bool = True) -> Iterat
         constants.HF_HUB_OFFLINE = was_offline
 
 
-def check_place(name: str | os.PathLike[str]) -> None:
-    """
-    Check that a name can be that of a model.
-
-    Args:
-        name (`str` or `os.PathLike`): folder or Hub id.
-
-    Raises:
-        OSError: If it is neither an existing path nor has the form of a Hub id.
-    """
-    if not os.path.exists(name) and not is_repo_id(os.fspath(name)):
-        raise OSError(f"There is no folder {os.fspath(name)}, and a Hub id has the form 'owner/name'.")
-
-
 def unreachable_reason() -> str | None:
     """Why the Hub cannot be reached, or `None` if it answers within [`TIMEOUT`] seconds, whatever it says."""
     found: list[str | None] = []

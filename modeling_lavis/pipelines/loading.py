@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
-from modeling_lavis.hub.offline import check_place
+from modeling_lavis.model_card import check_place
 
 # Classes of transformers' BLIP and BLIP-2 checkpoints, and the classes of this package that load them.
 _LAVIS_CLASSES = {

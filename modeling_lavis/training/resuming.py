@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoProcessor
+from transformers.utils import CONFIG_NAME
 
+from modeling_lavis.models.head_loading import HEAD_CONFIG_NAME
 from modeling_lavis.training.checkpoints import last_checkpoint
 from modeling_lavis.training.recipes import Recipe, load_recipe
 
@@ -73,10 +75,12 @@ def check_same_run(recipe: Recipe, checkpoint: str) -> None:
 
 
 def stored_labels(checkpoint: str) -> dict[str, int] | None:
-    """Class indices of a checkpoint, in their order; `None` if its folder has none, as that of adapters."""
-    path = Path(checkpoint) / "config.json"
-    label2id = json.loads(path.read_text(encoding="utf-8")).get("label2id") if path.is_file() else None
-    return None if label2id is None else dict(sorted(label2id.items(), key=lambda entry: entry[1]))
+    """Class indices of a checkpoint, of adapters, too, in their order; `None` if its folder has none."""
+    for name in (CONFIG_NAME, HEAD_CONFIG_NAME):
+        path = Path(checkpoint) / name
+        if path.is_file() and (label2id := json.loads(path.read_text(encoding="utf-8")).get("label2id")):
+            return dict(sorted(label2id.items(), key=lambda entry: entry[1]))
+    return None
 
 
 def stored_processor(checkpoint: str) -> Any:

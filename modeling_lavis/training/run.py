@@ -340,7 +340,8 @@ def _with_lora(model: Any, recipe: Recipe, new_weights: Sequence[str]) -> Any:
     options.setdefault("target_modules", lora_target_modules(model))
     saved = list(options.get("modules_to_save") or ())
     new = _modules_of(model, new_weights, saved)
-    config = peft.LoraConfig(**options)
+    with options_of("model.lora"):
+        config = peft.LoraConfig(**options)
     adapted = [name for name, _ in model.named_modules() if check_target_module_exists(config, name)]
     if lost := [part for part in new if not part or any(f"{name}.".startswith(f"{part}.") for name in adapted)]:
         parts = ", ".join(sorted({part.partition(".")[0] or type(model).__name__ for part in lost}))

@@ -406,6 +406,7 @@ def test_labels_and_options_of_evaluations_are_checked_first(tmp_path: Path) -> 
             "model.config of the recipe small-captioning has foo, which",
         ),
         ({"values": {"model.config.text_config.foo": 1}}, "has text_config.foo, which"),
+        ({"values": {"model.lora": {"foo": 1}}}, "model.lora of the recipe has .*foo"),
         ({"values": {"model.image_size": 30}}, "image_size 30 is not a multiple of patch_size 16"),
         ({"learning_rate": -1.0}, "optimizer.learning_rate is -1.0; expected a number above 0"),
     ],
