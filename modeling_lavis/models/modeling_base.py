@@ -610,9 +610,9 @@ def start_after_padding(
     Ids `(B, T)` whose first token that is not padding is `token_id`, and positions `(B, T)` that count from there:
     those that are given, if any, and `None` for a mask of four dimensions, whose texts start in slot 0.
     """
+    check_input_ids(input_ids, attention_mask)
     if attention_mask.ndim != 2:
         return set_first_token(input_ids, token_id), position_ids
-    check_input_ids(input_ids, attention_mask)
     columns = torch.arange(input_ids.shape[1], device=input_ids.device)
     places = columns - attention_mask.bool().int().argmax(dim=1, keepdim=True)
     ids = input_ids.masked_fill(places == 0, token_id)

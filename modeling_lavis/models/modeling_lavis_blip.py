@@ -18,7 +18,14 @@ from .forward_options import head_forward
 from .generation import GroundedGenerationMixin, images_for_decoder, shared_cross_attention_cache
 from .head_loading import head_of
 from .losses import causal_lm_loss
-from .modeling_base import HeadStart, check_labels, mask_padding, set_first_token, start_after_padding
+from .modeling_base import (
+    HeadStart,
+    check_labels,
+    check_text_length,
+    mask_padding,
+    set_first_token,
+    start_after_padding,
+)
 from .momentum import MomentumDistillationMixin
 from .outputs import LavisGenerationOutput, LavisPreTrainingOutput
 from .task_base import FeatureExtractionMixin, ImageTextPreTrainedModel, get_image_features
@@ -323,6 +330,7 @@ class LavisBlipForConditionalGeneration(GroundedGenerationMixin, LavisBlipPreTra
             decoder_input_ids, decoder_position_ids = start_after_padding(
                 input_ids, decoder_attention_mask, self.config.bos_token_id, decoder_position_ids
             )
+            check_text_length(input_ids.shape[1], self.config.text_config.max_position_embeddings)
         if labels is not None and labels.shape != decoder_input_ids.shape:
             raise ValueError(
                 f"Got labels of shape {tuple(labels.shape)} for captions of shape {tuple(decoder_input_ids.shape)}; "

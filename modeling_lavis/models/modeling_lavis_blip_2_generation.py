@@ -399,9 +399,10 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
                 interpolating the position embeddings.
             generation_config (`GenerationConfig`, *optional*): instead of the model's own.
             kwargs: options of transformers' `generate`. Lengths of a causal language model include the prompt, but not
-                the query tokens. A batch for training can be passed as it is: for a causal language model, the tokens
-                of `input_ids` that `labels` mark as targets are left out, and other inputs of the training loss are
-                ignored. `guidance_scale` compares with a blank image, see [`ImageGuidance`].
+                the query tokens, unless the prompt has placeholders for them. A batch for training can be passed as it
+                is: for a causal language model, the tokens of `input_ids` that `labels` mark as targets are left out,
+                and other inputs of the training loss are ignored. `guidance_scale` compares with a blank image, see
+                [`ImageGuidance`].
 
         Returns:
             Token ids that begin with the prompt (causal) or the decoder's start token (sequence-to-sequence), or an
