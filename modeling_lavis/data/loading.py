@@ -24,8 +24,9 @@ from modeling_lavis.files import read_json
 from modeling_lavis.import_utils import require
 
 _LOOK_AHEAD = 200  # rows looked at to find types, where not all are read before
-_PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")  # TIFF has the others: 32 bits, CMYK, YCbCr, LAB
-_STORED_AS = {"HSV": "RGB", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB"}  # modes that no lossless format has
+_PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")  # TIFF has the others: 32 bits, CMYK, LAB
+# modes that no lossless format has, or that early versions of PIL cannot read
+_STORED_AS = {"HSV": "RGB", "YCbCr": "RGB", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB"}
 
 
 def load_data(
