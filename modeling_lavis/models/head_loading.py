@@ -9,6 +9,7 @@ initialized at random, which is an error unless `allow_new_weights` asks for a s
 import copy
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 from transformers.modeling_utils import load_state_dict
 from transformers.utils import (
     ADAPTER_CONFIG_NAME,
+    ADAPTER_SAFE_WEIGHTS_NAME,
     CONFIG_NAME,
     GENERATION_CONFIG_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
@@ -149,6 +151,25 @@ def read_adapter(source: Any, access: Mapping[str, Any]) -> Adapter | None:
             "adapter was trained on, and the adapter by its load_adapter."
         ) from error
     return Adapter(base, revision if isinstance(revision, str) else None, modules)
+
+
+def load_saved_modules(model: nn.Module, source: Any, access: Mapping[str, Any]) -> None:
+    """
+    Load the modules that an adapter stores completely. Early versions of transformers load only its other weights.
+
+    Args:
+        model (`nn.Module`): model with the adapter.
+        source (`str` or `os.PathLike`): folder or Hub id of the adapter.
+        access (`Mapping[str, Any]`): those of `HUB_OPTIONS` that are given.
+    """
+    found = cached_file(source, ADAPTER_SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **access)
+    if found is None:
+        return
+    saved = {name.removeprefix("base_model.model."): value for name, value in load_state_dict(found).items()}
+    for name, parameter in model.named_parameters():
+        stored = saved.get(re.sub(r"modules_to_save\.[^.]+\.", "", name)) if "modules_to_save." in name else None
+        if stored is not None and not parameter.is_meta:
+            parameter.data.copy_(stored)
 
 
 def read_weights(source: Any, access: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -486,6 +507,7 @@ __all__ = [
     "check_shapes",
     "head_of",
     "load_config",
+    "load_saved_modules",
     "new_weights",
     "read_adapter",
     "read_generation_config",

@@ -35,6 +35,7 @@ from .head_loading import (
     check_new_weights,
     check_shapes,
     load_config,
+    load_saved_modules,
     read_adapter,
     read_generation_config,
     read_head,
@@ -230,6 +231,8 @@ class LavisPreTrainedModel(PreTrainedModel):
                 check_new_weights(model, source, saved, info["missing_keys"], start)
             if adapter is not None:
                 model.load_adapter(place, kwargs.get("adapter_name"), adapter_kwargs=access)
+                if adapter.modules_to_save:
+                    load_saved_modules(model, place, access)
         check_offloading(model)
         keep_offloaded_parameters_in_float32(model)
         return (model, info) if wants_info else model
