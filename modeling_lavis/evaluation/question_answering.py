@@ -213,7 +213,7 @@ def _warn_of_answers(questions: list[dict[str, Any]]) -> None:
         compared = {remove_punctuation(text) for text in given} if len(given) > 1 else given
         if not any(normalize_answer(text) == text for text in compared):
             unreachable.append(entry)
-    if unreachable:
+    if 2 * len(unreachable) > len(questions):  # the data of VQAv2 have a few
         entry = unreachable[0]
         found.append(
             f"no prediction equals an answer to {len(unreachable)} of {len(questions)} questions, for example"

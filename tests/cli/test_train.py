@@ -101,14 +101,14 @@ def test_bad_rows_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
-    """Two gloo processes train as one does with twice the batch."""
+    """Two gloo processes train as one does with twice the batch; the task is one without random negatives."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = str(server.getsockname()[1])
     steps = ("--gradient_accumulation_steps", "1", "--ddp_backend", "gloo", "--max_grad_norm", "0")
-    own = {"model.config.text_config": {**tiny_values("small-retrieval")["model.config.text_config"]}}
-    own["model.config.text_config"]["hidden_dropout_prob"] = 0.0
-    arguments = command("small-retrieval", tmp_path, *steps)
+    own = {"model.config.text_config": {**tiny_values("small-classification")["model.config.text_config"]}}
+    own["model.config.text_config"] |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    arguments = command("small-classification", tmp_path, *steps)
     arguments += [f"{name}={json.dumps(value)}" for name, value in own.items()]
     arguments += ["data.transform=null", "data.transform_options={}"]
     arguments[arguments.index("--num_train_epochs") + 1] = "2"

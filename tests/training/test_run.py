@@ -233,6 +233,8 @@ def test_lora_needs_the_layers_that_it_adapts(matcher: str) -> None:
         _with_lora(start.model, recipe, start.new_weights)
     complete = prepare_start(recipe, str(embedded_model_path()), None, [], None)
     assert complete.new_weights == []  # they are under other names
+    with pytest.raises(ValueError, match="model.lora of the recipe has an option that does not exist: .*foo"):
+        _with_lora(complete.model, recipe.with_values({"model.lora": {"foo": 1}}), [])
     new = load_recipe("small-captioning").with_values({"model.lora": {"r": 2}})
     with pytest.raises(ValueError, match="small-captioning starts a new model and has model.lora, .* Give a model"):
         prepare_start(new, None, None, [], None)
@@ -406,7 +408,6 @@ def test_labels_and_options_of_evaluations_are_checked_first(tmp_path: Path) -> 
             "model.config of the recipe small-captioning has foo, which",
         ),
         ({"values": {"model.config.text_config.foo": 1}}, "has text_config.foo, which"),
-        ({"values": {"model.lora": {"foo": 1}}}, "model.lora of the recipe has .*foo"),
         ({"values": {"model.image_size": 30}}, "image_size 30 is not a multiple of patch_size 16"),
         ({"learning_rate": -1.0}, "optimizer.learning_rate is -1.0; expected a number above 0"),
     ],
