@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from modeling_lavis.data.collators import open_row_image
+from modeling_lavis.data.collators import index_of_integer, open_row_image
 from modeling_lavis.data.columns import ORIGIN, PROBLEM, Column, DataError, TaskColumns, task_columns
 from modeling_lavis.data.video_collators import open_row_video
 from modeling_lavis.progress import Progress, Shown
@@ -362,11 +362,8 @@ def _label_problem(value: Any, label2id: Mapping[str, int] | None) -> tuple[str,
         return None if isinstance(value, (str, int)) else ("label", f"is {value!r}; expected a name or an index.")
     if isinstance(value, int):
         known = set(label2id.values())
-        return (
-            None
-            if value in known or str(value) in label2id
-            else ("label", f"is {value}; expected one of {sorted(known)[:20]}.")
-        )
+        is_known = index_of_integer(value, label2id) in known
+        return None if is_known else ("label", f"is {value}; expected one of {sorted(known)[:20]}.")
     if value not in label2id:
         return "label", f"is {str(value)[:60]!r}, an unknown class; known are {sorted(label2id)[:20]}."
     return None

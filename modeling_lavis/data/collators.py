@@ -7,7 +7,6 @@ call the processor on raw rows, so a `Trainer` needs `TrainingArguments(remove_u
 Shapes: B batch size, H height, W width, T text tokens, S total number of answers of a batch, L answer tokens.
 """
 
-import hashlib
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from modeling_lavis.data.columns import PROBLEM, is_plain_integer
+from modeling_lavis.data.columns import PROBLEM, hash_id, is_plain_integer
 from modeling_lavis.models.image_conversion import load_image, open_image
 from modeling_lavis.models.processing_image_text import answer_shares
 
@@ -245,7 +244,7 @@ class ImageTextCollator(RowCollator):
             return number_of_id(image_id)
         number = self.image_numbers.get(image_id)
         # hashed even if it is an integer, which another image may have as its number
-        return _hash_id(image_id) if number is None else number
+        return hash_id(image_id) if number is None else number
 
 
 class QuestionAnsweringCollator(RowCollator):
@@ -464,18 +463,13 @@ def id_to_int(image_id: Any) -> int:
         raise ValueError(f"The id of an image is {image_id!r}; expected an integer or a string in every row.")
     integer = int(image_id) if isinstance(image_id, str) and image_id.strip().isdecimal() else as_integer(image_id)
     # negative numbers mark empty slots of the queue
-    return integer if integer is not None and 0 <= integer < 2**63 else _hash_id(image_id)
+    return integer if integer is not None and 0 <= integer < 2**63 else hash_id(image_id)
 
 
 def number_of_id(image_id: Any) -> int:
     """As [`id_to_int`], but "007" and "7" are different ids: only the plain form of an integer is taken for it."""
     is_number = not isinstance(image_id, str) or is_plain_integer(image_id)
-    return id_to_int(image_id) if is_number else _hash_id(image_id)
-
-
-def _hash_id(image_id: Any) -> int:
-    # Python's own hash of strings differs between processes
-    return int.from_bytes(hashlib.sha1(str(image_id).encode()).digest()[:8], "big") >> 1
+    return id_to_int(image_id) if is_number else hash_id(image_id)
 
 
 def _open_bytes(source: Row) -> PIL.Image.Image:

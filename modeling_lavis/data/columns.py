@@ -4,9 +4,11 @@
 The names are those of LAVIS's annotation files. `docs/data.md` shows this table to users.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 INPUT, TARGET, OPTIONAL = "always", "for training and scores", "optional"
 
@@ -193,6 +195,17 @@ def task_columns(task: str) -> TaskColumns:
     if task not in TASKS:
         raise ValueError(f"There is no task {task!r}; expected one of {', '.join(TASKS)}.")
     return TASKS[task]
+
+
+def class_names(rows: Any, column: str) -> list[str] | None:
+    """Names of the classes of a column of `datasets.ClassLabel`, whose values are their indices; `None` for others."""
+    features = getattr(rows, "features", None) or {}
+    return getattr(features.get(column), "names", None)
+
+
+def hash_id(value: Any) -> int:
+    """An integer of 63 bits for an id, the same in every process, where Python's own hash of strings differs."""
+    return int.from_bytes(hashlib.sha1(str(value).encode()).digest()[:8], "big") >> 1
 
 
 def is_plain_integer(text: str) -> bool:

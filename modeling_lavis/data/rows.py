@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from modeling_lavis.data.columns import ORIGIN, PROBLEM, Column, DataError, TaskColumns, is_plain_integer
+from modeling_lavis.data.columns import ORIGIN, PROBLEM, Column, DataError, TaskColumns, hash_id, is_plain_integer
 from modeling_lavis.data.records import Record, SourceFile
 from modeling_lavis.files import parse_json
 from modeling_lavis.import_utils import require
@@ -386,7 +386,7 @@ class ColumnTypes:
             if name == f"{media}_id" and value is None and seen and not is_problem:
                 # collators need an id in all rows or in none
                 value = content_id(row.get(media), str(row.get(ORIGIN)))
-                value = value if "text" in seen else _as_integer(value)
+                value = value if "text" in seen else hash_id(value)
             if name in self.task.names and value is not None and name != self.task.media.name:
                 kind = _type_of(value)
                 if "list" in seen and kind != "list":
@@ -426,11 +426,6 @@ def content_id(medium: Any, otherwise: str) -> str:
     if isinstance(medium, list) and all(isinstance(entry, (str, Mapping)) for entry in medium):
         return content_id({"bytes": "\n".join(content_id(entry, "") for entry in medium).encode()}, "")
     return otherwise
-
-
-def _as_integer(text: str) -> int:
-    """An integer of 63 bits, the same in every process."""
-    return int.from_bytes(hashlib.sha1(text.encode()).digest()[:8], "big") >> 1
 
 
 def _as_file(value: Any) -> Any:

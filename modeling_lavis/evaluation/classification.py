@@ -15,6 +15,7 @@ from modeling_lavis.data.collators import (
     index_of_integer,
     label_to_id,
 )
+from modeling_lavis.data.columns import class_names
 from modeling_lavis.data.video_collators import VideoQuestionAnsweringCollator
 from modeling_lavis.evaluation.prediction import Running, predict, unwrapped
 from modeling_lavis.evaluation.results import EvaluationResult, result_id
@@ -172,7 +173,7 @@ def _evaluate(
     to_index: Callable[[Any, Mapping[str, int]], int] = _answer_to_id if is_answer else label_to_id
 
     # integers of a column of classes are positions in its own names, which may be another order
-    own_names = getattr((getattr(rows, "features", None) or {}).get(target_name), "names", None)
+    own_names = class_names(rows, target_name)
 
     def record(row: Row, position: int) -> dict[str, Any]:
         target = row.get(target_name)

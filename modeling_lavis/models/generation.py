@@ -83,6 +83,20 @@ def move_padding_to_right(input_ids: Tensor, attention_mask: Tensor) -> tuple[Te
     return input_ids.gather(1, order), attention_mask.gather(1, order)
 
 
+def text_positions(attention_mask: Tensor, num_prefix_tokens: int = 0) -> Tensor:
+    """
+    Positions of tokens, from 0 and without padding.
+
+    Args:
+        attention_mask (`Tensor` of shape `(B, T)`): 0 for padding.
+        num_prefix_tokens (`int`, *optional*, defaults to 0): number of first columns that are not text.
+
+    Returns:
+        `Tensor` of shape `(B, T)`: 0 for the prefix and for padding before the text.
+    """
+    return (attention_mask.long().cumsum(dim=1) - 1 - num_prefix_tokens).clamp(min=0)
+
+
 def as_prompt(
     input_ids: Tensor,
     attention_mask: Tensor | None,
@@ -364,7 +378,7 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
                 mask = prompt_mask.repeat_interleave(input_ids.shape[0] // prompt_mask.shape[0], dim=0)
                 new_tokens = input_ids.shape[1] + self.num_prefix_tokens - mask.shape[1]
                 mask = F.pad(mask, (0, new_tokens), value=1)
-                positions = (mask.cumsum(dim=1) - 1 - self.num_prefix_tokens).clamp(min=0)[:, -input_ids.shape[1] :]
+                positions = text_positions(mask, self.num_prefix_tokens)[:, -input_ids.shape[1] :]
                 masks = {"decoder_attention_mask": mask, "decoder_position_ids": positions}
             output = self(
                 decoder_input_ids=input_ids, encoder_outputs=encoder_outputs, logits_to_keep=1, **masks, **inputs
@@ -436,12 +450,15 @@ class GroundedGenerationMixin(GenerationMixin, _GenerativeModel):
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """Inputs of one decoding step; positions of left-padded prompts start at their first token."""
+        """
+        Inputs of one decoding step; positions of left-padded prompts start at their first token, and do not count what
+        is before the text.
+        """
         kwargs.pop("tokenizer", None)  # of stop strings; transformers passes it on to the model
         mask = kwargs.get("decoder_attention_mask")
         if mask is not None and mask.ndim == 2:
-            positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-            kwargs["decoder_position_ids"] = positions[:, -next_sequence_length:] if next_sequence_length else positions
+            length = next_sequence_length or input_ids.shape[1]
+            kwargs["decoder_position_ids"] = text_positions(mask, self.num_prefix_tokens)[:, -length:]
         return super().prepare_inputs_for_generation(input_ids, next_sequence_length=next_sequence_length, **kwargs)
 
 
@@ -582,7 +599,7 @@ class CausalPrompts:
         """Positions of the last `count` tokens (all by default), counted without padding, if the model takes them."""
         if not self.takes_positions:
             return {}
-        positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        positions = text_positions(mask)
         return {"position_ids": positions if count is None else positions[:, -count:]}
 
 
@@ -650,4 +667,5 @@ __all__ = [
     "pad_after_end",
     "rank_continuations",
     "shared_cross_attention_cache",
+    "text_positions",
 ]

@@ -399,17 +399,6 @@ class LavisBlip2ForPreTraining(ImageTextPreTrainingMixin, LavisBlip2PreTrainedMo
             self._cache_query_tokens(_self_attention_cache(cache), model_kwargs["encoder_outputs"][0], rows)
         return result
 
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Inputs of one decoding step; text positions do not count the query tokens."""
-        inputs = super().prepare_inputs_for_generation(input_ids, next_sequence_length=next_sequence_length, **kwargs)
-        if inputs.get("decoder_position_ids") is not None:
-            length = inputs["decoder_input_ids"].shape[1]
-            positions = inputs["decoder_position_ids"][:, -length:] - self.config.num_query_tokens
-            inputs["decoder_position_ids"] = positions.clamp(min=0)
-        return inputs
-
 
 def _self_attention_cache(cache: Any) -> Any:
     """The part of a cache that holds query tokens and text."""

@@ -39,6 +39,7 @@ from .generation import (
     move_padding_to_right,
     pad_after_end,
     rank_continuations,
+    text_positions,
 )
 from .generation_options import LENGTHS, add_guidance, check_token_options, stated, with_original_beam_search
 from .losses import causal_lm_loss
@@ -585,7 +586,7 @@ class LavisBlip2ForConditionalGeneration(GenerationMixin, LavisBlip2PreTrainedMo
             copies = input_ids.shape[0] // mask.shape[0]
             new_embeds = self.get_input_embeddings()(input_ids[:, prompt.input_ids.shape[1] :])
             full_mask = F.pad(mask.repeat_interleave(copies, dim=0), (0, new_embeds.shape[1]), value=1)
-            positions = {"position_ids": (full_mask.long().cumsum(dim=1) - 1).clamp(min=0)} if takes_positions else {}
+            positions = {"position_ids": text_positions(full_mask)} if takes_positions else {}
             output = model(
                 inputs_embeds=torch.cat([embeds.repeat_interleave(copies, dim=0), new_embeds], dim=1),
                 attention_mask=full_mask,

@@ -15,6 +15,7 @@ from transformers import AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 import modeling_lavis
 from modeling_lavis.data.collators import ENTAILMENT_LABELS, PAIR_LABELS
+from modeling_lavis.data.columns import class_names
 from modeling_lavis.data.folders import load_label2id
 from modeling_lavis.models.head_loading import HeadStart, head_of, new_weights
 from modeling_lavis.models.momentum import init_momentum_modules
@@ -94,7 +95,7 @@ def _labels_of_model(
         fits = len(found) == config.num_labels
     elif given is not None:
         fits = found == own
-    elif _names_of_indices(rows, LABEL_COLUMNS[recipe.task]) is not None:
+    elif class_names(rows, LABEL_COLUMNS[recipe.task]) is not None:
         fits = found.items() <= own.items()
     elif recipe.task == "video-qa":
         fits = not own.keys().isdisjoint(found)  # training ignores other answers
@@ -120,12 +121,6 @@ def _is_unnamed(config: Any) -> bool:
     return dict(config.id2label or {}) == {index: f"LABEL_{index}" for index in range(config.num_labels or 0)}
 
 
-def _names_of_indices(rows: Any, column: str) -> list[str] | None:
-    """Names of the classes of a column of `datasets.ClassLabel`, whose values are indices."""
-    features = getattr(rows, "features", None) or {}
-    return getattr(features.get(column), "names", None)
-
-
 def _find_labels(recipe: Recipe, rows: Any, given: Any) -> dict[str, int] | None:
     column = LABEL_COLUMNS.get(recipe.task)
     if column is None:
@@ -138,7 +133,7 @@ def _find_labels(recipe: Recipe, rows: Any, given: Any) -> dict[str, int] | None
         return dict(given) if isinstance(given, Mapping) else {str(name): index for index, name in enumerate(given)}
     if recipe.task == "nlvr":
         return dict(PAIR_LABELS)
-    names = _names_of_indices(rows, column)
+    names = class_names(rows, column)
     if names is not None:
         return {name: index for index, name in enumerate(names)}
     counts = Counter(column_values(rows, column))

@@ -72,11 +72,8 @@ def test_a_folder_goes_up_and_comes_down(hub: LoopbackHub, api: HfApi, tmp_path:
     assert again.oid == first.oid and not any(request.method == "PUT" for request in hub.requests[before:])
 
     information = api.model_info("org/name", files_metadata=True)
-    assert (information.pipeline_tag, information.library_name, information.sha) == (
-        "image-to-text",
-        "transformers",
-        first.oid,
-    )
+    expected = {"pipeline_tag": "image-to-text", "library_name": "transformers", "sha": first.oid}
+    assert {name: getattr(information, name) for name in expected} == expected
     sizes = {sibling.rfilename: sibling.size for sibling in information.siblings or []}
     assert sizes == {name: len(content) for name, content in FILES.items()}
     assert api.whoami()["name"] == hub.user
