@@ -5,7 +5,7 @@
 #   make test-slow   the tests that take longer than a few seconds each
 #   make test-browser  the pages in a headless Chromium (Debian: apt install chromium-driver npm)
 #   make test-engines  DeepSpeed, Ray and OpenVINO, in an environment of their own on top of the other one
-#   make test-lowest  the wheel with only its dependencies, then many of the tests, on the lowest versions that are supported
+#   make test-lowest  the wheel with only its dependencies, then the fast tests and some slow ones, on the lowest versions that are supported
 #   make release-check  build wheel and source distribution, and use them with only their dependencies
 #   make parity      replay the recordings of the original (folder in LAVIS_GOLDENS, default tests/goldens)
 #   make common      transformers' own common tests over all classes (its source distribution in TRANSFORMERS_SOURCE)
@@ -36,11 +36,8 @@ STAMP_PAGE := $(PAGE)/.installed
 # The lowest versions that pyproject.toml allows, on the lowest Python that is found: tests/release/lowest.txt.
 LOWEST := $(VENV)/lowest
 STAMP_LOWEST := $(LOWEST)/.installed
-# What depends on versions most: encoders, attention, generation, pipelines, conversion, evaluation and data.
-LOWEST_TESTS ?= tests/release tests/export tests/pipelines tests/conversion tests/evaluation tests/data tests/test_public_api.py \
-	tests/test_readme.py $(addprefix tests/models/test_,$(addsuffix .py,transformers_compat configurations attention \
-	attention_implementations text_bert vision_vit vision_timesformer beam_search generation losses))
-# Slow tests on them: what goes to a Hub and comes back, and conversion by name.
+# Tests on them: all fast ones, and of the slow ones what goes to a Hub and comes back, and conversion by name.
+LOWEST_TESTS ?= tests
 LOWEST_SLOW_TESTS ?= $(addprefix tests/hub/test_,$(addsuffix .py,commands interruptions revisions trainers)) tests/conversion/test_cards.py tests/conversion/test_zoo_conversion.py \
 	tests/conversion/test_zoo_downloads.py
 LOWEST_PYTHON ?= $(firstword $(shell for candidate in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python; do \

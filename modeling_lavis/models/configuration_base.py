@@ -102,7 +102,7 @@ _ERRORS = (
     StrictDataclassError,
     ValueError,
     TypeError,
-    KeyError,
+    LookupError,
     AttributeError,
     ArithmeticError,
     RecursionError,
@@ -209,7 +209,7 @@ class LavisPreTrainedConfig(PreTrainedConfig):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except ConfigurationError as error:
             raise error.located(pretrained_model_name_or_path) from error.__cause__
-        except (TypeError, AttributeError, KeyError, RecursionError) as error:
+        except (TypeError, AttributeError, LookupError, RecursionError) as error:
             raise _not_a_configuration(cls, pretrained_model_name_or_path, error) from error
 
     @classmethod
@@ -303,6 +303,8 @@ def _has_code(folder: str | os.PathLike[str], place: Any) -> bool:
 def build_part(name: str, make: Callable[..., PreTrainedConfig], values: dict[str, Any]) -> PreTrainedConfig:
     """`make(**values)`; errors name the part."""
     try:
+        # a language model of older versions of transformers takes any
+        _check_dtypes(values.get("dtype"), values.get("torch_dtype"))
         return make(**values)
     except _ERRORS as error:
         raise ValueError(f"{name}: {describe_error(error, values)}") from error
@@ -459,16 +461,20 @@ def check_range(name: str, value: Any, low: float, high: float) -> None:
         raise ValueError(f"{name} is {value!r:.80}; expected at most {high}.")
 
 
+def _check_dtypes(dtype: Any, torch_dtype: Any) -> None:
+    for name, value in (("dtype", dtype), ("torch_dtype", torch_dtype)):
+        # an instance of torch.dtype is recognized without an import of torch
+        if value is not None and value not in _DTYPES and not str(value).startswith("torch."):
+            raise ValueError(f"{name} is {value!r:.80}; expected one of {', '.join(_DTYPES)}.")
+
+
 def _check_common_fields(config: PreTrainedConfig, kwargs: Mapping[str, Any]) -> None:
     """Check what transformers' base class converts without a check."""
     kind = type(config).model_type
     given = kwargs.get("model_type", kind)
     if given is not None and given != kind:
         raise ValueError(f"model_type is {given!r:.80}; expected {kind!r} for a {type(config).__name__}.")
-    for name, dtype in (("dtype", config.dtype), ("torch_dtype", kwargs.get("torch_dtype"))):
-        # an instance of torch.dtype is recognized without an import of torch
-        if dtype is not None and dtype not in _DTYPES and not str(dtype).startswith("torch."):
-            raise ValueError(f"{name} is {dtype!r:.80}; expected one of {', '.join(_DTYPES)}.")
+    _check_dtypes(config.dtype, kwargs.get("torch_dtype"))
     labels = kwargs.get("num_labels")
     if labels is not None and (isinstance(labels, bool) or not isinstance(labels, int) or labels < 1):
         raise ValueError(f"num_labels is {labels!r}; expected at least 1.")

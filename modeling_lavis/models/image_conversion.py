@@ -166,9 +166,11 @@ def with_transparency(image: PIL.Image.Image) -> PIL.Image.Image | None:
     if not image.has_transparency_data:
         return None
     try:
-        if image.mode.startswith("I"):
-            # a 16-bit grayscale PNG with a transparent value, which PIL's own conversion ignores
-            alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8)
+        if image.mode == "1" or image.mode.startswith("I"):
+            # a PNG with a transparent value, which PIL's own conversion ignores: of 16 bits, or of one bit in Pillow 11
+            value = image.info["transparency"]
+            transparent = np.asarray(image) == (bool(int(value)) if image.mode == "1" else value)
+            alpha = np.where(transparent, 0, 255).astype(np.uint8)
             rgba = to_rgb(image)
             rgba.putalpha(PIL.Image.fromarray(alpha))
         else:

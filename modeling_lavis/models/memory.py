@@ -33,7 +33,7 @@ def has_hooks(*modules: nn.Module) -> bool:
     if not torch.compiler.is_compiling() and torch.nn.modules.module._has_any_global_hook():
         return True
     return any(
-        bool(part._forward_hooks) or bool(part._forward_pre_hooks) or "forward" in vars(part)
+        bool(part._forward_hooks) or bool(part._forward_pre_hooks) or "forward" in part.__dict__
         for module in modules
         for part in module.modules()
     )

@@ -18,6 +18,11 @@ from transformers.cache_utils import Cache
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Enable activation checkpointing, whose name was another before transformers 5.23."""
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+
+
 @dataclass(frozen=True)
 class Case:
     """

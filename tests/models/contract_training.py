@@ -13,6 +13,7 @@ from tests.models.contract import (
     Contract,
     assert_same_state,
     changed_names,
+    checkpoint_activations,
     clone_state_dict,
     momentum_pairs,
     perturb,
@@ -121,8 +122,7 @@ class TrainingContract(Contract):
         call = {**case.inputs(3), **case.training(3)}
         expected = gradients(case.model().train(), call)
         model = case.model().train()
-        model.activation_checkpointing_enable()
-        assert model.is_activation_checkpointing
+        checkpoint_activations(model)
         layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
         assert layers
         loss, found = gradients(model, call)

@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from modeling_lavis import LavisBlip2ForConditionalGeneration
 from modeling_lavis.models.generation import CausalPrompts
+from modeling_lavis.models.transformers_compat import major_minor
 from tests.models.contract import perturb
 from tests.models.lavis_blip_2_cases import LANGUAGE_MODELS, blip_2_config, pixels, second_stage
 from tests.models.tiny_tokenizers import KINDS, tiny_model, tiny_processor
@@ -109,7 +111,8 @@ def check(model: Any, atol: float, dtype: torch.dtype = torch.float64) -> None:
 
 @pytest.mark.parametrize("kind", ["opt", "gpt2", "t5"])
 def test_scores_are_those_of_each_answer_alone(kind: str) -> None:
-    check(second_stage(kind), 1e-10)
+    # T5 of older transformers computes its softmax in float32
+    check(second_stage(kind), 1e-5 if kind == "t5" and major_minor(transformers.__version__) < (5, 23) else 1e-10)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from modeling_lavis import AlbefForImageTextRetrieval, LavisViTConfig, LavisViTM
 from modeling_lavis.models import memory
 from modeling_lavis.models.memory import TunedLinear, fused_loss_backward, selective_recompute
 from tests.models.albef_cases import albef_config
+from tests.models.contract import checkpoint_activations
 from tests.models.lavis_blip_cases import one_image
 
 # ---- selective recompute ----
@@ -30,7 +31,7 @@ def test_gradients_equal_those_without_recompute(
     )
     model = LavisViTModel(config).train()
     if checkpointing:
-        model.activation_checkpointing_enable()
+        checkpoint_activations(model)
     pixels = torch.randn(2, 3, 32, 32)
 
     def gradients() -> list[torch.Tensor]:

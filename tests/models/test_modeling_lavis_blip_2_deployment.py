@@ -57,7 +57,7 @@ def test_device_map_of_opt_2_7b() -> None:
     gigabytes = sizes[""] / 2**30
     assert 7.0 < gigabytes < 7.8, "frozen parts in half precision"
     limit = {0: "3GiB", 1: "3GiB", "cpu": "10GiB"}
-    placed = accelerate.infer_auto_device_map(model, limit, no_split_module_classes=model._no_split_modules)
+    placed = accelerate.infer_auto_device_map(model, limit, no_split_module_classes=list(model._no_split_modules))
     assert set(placed.values()) == {0, 1, "cpu"}
     for device in (0, 1):
         assert sum(sizes[name] for name, where in placed.items() if where == device) <= 3 * 2**30
@@ -68,7 +68,7 @@ def test_device_map_of_opt_2_7b() -> None:
 
 @KINDS
 def test_offload_to_disk(kind: str, tmp_path: Path) -> None:
-    pytest.importorskip("accelerate")
+    pytest.importorskip("accelerate", minversion="1.15")
     model = second_stage(kind)
     model.save_pretrained(tmp_path / "model", max_shard_size="20KB")
     assert len(list((tmp_path / "model").glob("*.safetensors"))) > 2
@@ -88,7 +88,7 @@ def test_offload_to_disk(kind: str, tmp_path: Path) -> None:
 
 @KINDS
 def test_offloaded_float32_modules(kind: str, tmp_path: Path) -> None:
-    pytest.importorskip("accelerate")
+    pytest.importorskip("accelerate", minversion="1.15")
     second_stage(kind).save_pretrained(tmp_path / "model")
     whole = LavisBlip2ForConditionalGeneration.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
     device_map = {name: "disk" for name, _ in whole.named_children()} | {"query_tokens": "cpu", "vision_model": "cpu"}

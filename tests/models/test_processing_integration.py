@@ -87,14 +87,15 @@ def test_image_text_to_text_pipeline(captioner, photos, tmp_path: Path) -> None:
     model, made = captioner
     model.save_pretrained(tmp_path)
     made.save_pretrained(tmp_path)
-    run = pipeline("image-text-to-text", model=str(tmp_path), max_new_tokens=5, device="cpu")
+    run = pipeline("image-text-to-text", model=str(tmp_path), device="cpu")
     path = str(photos["coffee"])
-    (single,) = run(images=path, text="a photo of")
+    # given to every call: older versions of transformers drop the lengths that the pipeline is made with
+    (single,) = run(images=path, text="a photo of", max_new_tokens=5)
     ids = model.generate(**made(images=path, text="a photo of", return_tensors="pt"), max_new_tokens=5)
     assert single["generated_text"].startswith("a photo of")
     (rest,) = made.post_process_captions(ids, prompt="a photo of")
     assert single["generated_text"].removeprefix("a photo of").strip() == rest
-    batch = run(images=[path, str(photos["rocket"])], text=["a photo of", "a cat"])
+    batch = run(images=[path, str(photos["rocket"])], text=["a photo of", "a cat"], max_new_tokens=5)
     assert batch[0] == single and batch[1]["generated_text"].startswith("a cat")
 
 

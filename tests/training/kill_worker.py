@@ -41,8 +41,13 @@ def train(goldens: Path, folder: Path, epochs: int, pipe: int | None = None, **o
     return trainer
 
 
-def in_child(goldens: Path, folder: Path, epochs: int, moments: random.Random | None) -> bool:
-    """Train in a child process, which is killed within two steps if there are moments; whether it ended by itself."""
+def in_child(
+    goldens: Path, folder: Path, epochs: int, moments: random.Random | None, while_writing: bool = False
+) -> bool:
+    """
+    Train in a child process, which is killed within two steps if there are moments; whether it ended by itself. With
+    `while_writing`, it is killed once a checkpoint is being written: on a busy machine, random moments seldom find one.
+    """
     reading, writing = os.pipe()
 
     def work() -> None:
@@ -56,7 +61,11 @@ def in_child(goldens: Path, folder: Path, epochs: int, moments: random.Random | 
         for _ in range(moments.randint(1, 2)):
             select.select([reading], [], [], 60)
             os.read(reading, 1)
-        time.sleep(moments.uniform(0.0, 0.12))
+        if while_writing:
+            deadline = time.monotonic() + 60
+            while not has_half(folder) and time.monotonic() < deadline:
+                time.sleep(0.001)
+        time.sleep(moments.uniform(0.0, 0.005 if while_writing else 0.12))
         os.kill(child, signal.SIGKILL)
     else:
         while os.read(reading, 4096):
@@ -68,6 +77,11 @@ def in_child(goldens: Path, folder: Path, epochs: int, moments: random.Random | 
     return status == 0
 
 
+def has_half(run: Path) -> bool:
+    """Whether there is a checkpoint that is not whole."""
+    return run.exists() and any(path.name.startswith("_") for path in run.iterdir())
+
+
 def main(goldens: Path, folder: Path, kills: int, seed: int) -> None:
     torch.set_num_threads(1)
     logging.set_verbosity_error()
@@ -77,11 +91,11 @@ def main(goldens: Path, folder: Path, kills: int, seed: int) -> None:
     torch.save(state_of(undisturbed.model), folder / "undisturbed.pt")
     (folder / "rows").write_text(json.dumps(write_rows(folder / "images")))
     killed, halves = 0, 0
-    for _ in range(kills):
-        if in_child(goldens, run, epochs, moments):
+    for number in range(kills):
+        if in_child(goldens, run, epochs, moments, while_writing=number % 3 == 2):
             break
         killed += 1
-        halves += any(path.name.startswith("_") for path in run.iterdir()) if run.exists() else 0
+        halves += has_half(run)
     in_child(goldens, run, epochs, None)
     left = sorted(path.name for path in run.iterdir())
     (folder / "report.json").write_text(json.dumps({"killed": killed, "halves": halves, "left": left}))
