@@ -4,9 +4,10 @@
 
     python examples/towers/render_towers.py --output towers
 
-writes `towers/images/*.png` and `towers/train.json` with rows {images, sentence, label}. The images are those of the
-towers of NLVR (Suhr et al., 2017, https://aclanthology.org/P17-2034): the left one has two boxes with a tower each, the
-right one has the third. A statement is about the number of towers, or of blocks at a place, with certain traits:
+writes `towers/images/*.png`, `towers/statements.json` with rows {images, sentence, label}, and `towers/questions.json`
+with rows {image, question, question_id, answer} about one image. The images are those of the towers of NLVR (Suhr et
+al., 2017, https://aclanthology.org/P17-2034): the left one has two boxes with a tower each, the right one has the
+third. A statement is about the number of towers, or of blocks at a place, with certain traits:
 
     there are exactly two towers with a black block at the top
     there is a yellow block as the base of a tower with at least two blocks
@@ -47,7 +48,7 @@ TOWERS = [colors for height in range(1, len(ROWS) + 1) for colors in itertools.p
 
 
 class Trait(NamedTuple):
-    """What a tower can have: words that follow "a tower with", and the towers that have it."""
+    """A property of a tower: the phrase that follows "a tower with", and the set of towers that have the property."""
 
     words: str
     towers: frozenset[Tower]
@@ -183,7 +184,7 @@ def _blocks(number: int) -> str:
 
 
 def _runs(tower: Tower, length: int) -> list[Tower]:
-    """All blocks of a tower that follow one another, of a number."""
+    """All sequences of `length` consecutive blocks of a tower."""
     return [tower[start : start + length] for start in range(len(tower) - length + 1)]
 
 

@@ -76,6 +76,7 @@ def test_rendered_statements_agree_with_their_images(towers: ModuleType, tmp_pat
 def test_rendered_questions(towers: ModuleType, tmp_path: Path) -> None:
     assert towers.render_questions(tmp_path, questions=300, left_images=40) == 300
     rows = json.loads((tmp_path / "questions.json").read_text())
+    traits = {trait.words: trait.towers for kind in towers.all_traits().values() for trait in kind}
     compared = Counter()
     for row in rows:
         with Image.open(tmp_path / row["image"]) as image:
@@ -84,7 +85,9 @@ def test_rendered_questions(towers: ModuleType, tmp_path: Path) -> None:
             scene = [tower for tower in towers.read_pair(*pair) if tower]
         words, (answer,) = row["question"].rstrip("?").split(), row["answer"]
         if row["question"].startswith("how many towers"):
-            compared["towers"] += towers.NUMBERS.index(answer) <= len(scene)
+            such = traits[" ".join(words[4:])]
+            assert answer == towers.NUMBERS[sum(tower in such for tower in scene)], row
+            compared["towers"] += 1
         elif words[0] in ("what", "how"):
             tower = scene[0 if words[-2] != "middle" else 1]
             if words[0] == "what":
@@ -96,8 +99,11 @@ def test_rendered_questions(towers: ModuleType, tmp_path: Path) -> None:
                 assert answer == towers.NUMBERS[count], row
             compared[words[0]] += 1
         else:
-            assert answer in ("yes", "no"), row
-    assert min(compared[kind] for kind in ("towers", "what", "how")) > 20
+            count_words, _, trait = row["question"].partition(" with ")
+            holds = sum(tower in traits[trait] for tower in scene) in towers.TOWER_COUNTS[count_words]
+            assert answer == ("no", "yes")[holds], row
+            compared["truth"] += 1
+    assert min(compared[kind] for kind in ("towers", "what", "how", "truth")) > 20
 
 
 @pytest.mark.parametrize(("name", "task"), [("questions", "vqa"), ("statements", "nlvr")])

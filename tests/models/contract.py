@@ -19,8 +19,10 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Enable activation checkpointing, whose name was another before transformers 5.23."""
-    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    """Enable activation checkpointing, which older versions of transformers call gradient checkpointing."""
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    getattr(model, f"{kind}_checkpointing_enable")()
+    assert getattr(model, f"is_{kind}_checkpointing")
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def test_offloaded_language_models(kind: str, where: str, tmp_path: Path) -> Non
         assert torch.equal(offloaded.generate(**options), model.generate(**options))
 
 
-#: older versions of accelerate raise an error, as test_offloading says
+#: older versions of accelerate raise an error, see test_transformers_compat.py
 loads_offloaded = pytest.mark.skipif(
     major_minor(accelerate.__version__) < (1, 15), reason="offloading in `from_pretrained` needs accelerate 1.15"
 )
